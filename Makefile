@@ -1,0 +1,73 @@
+# virtbackup. `make help` names the targets.
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+DESTDIR ?=
+GO ?= go
+
+# Where there is no git, or no repository, the version is what VERSION says.
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## Names the targets.
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+.PHONY: deps
+deps: ## Installs what building and testing need (Debian), and the libnbd binding.
+	@scripts/deps.sh
+
+.PHONY: build
+build: ## Builds bin/virtbackup.
+	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/virtbackup ./cmd/virtbackup
+
+.PHONY: test
+test: deps ## Runs every test; a skipped one is a failure.
+	@scripts/test.sh
+
+SOAK ?= 30m
+.PHONY: soak
+soak: deps ## Runs the oracle test for longer (SOAK=30m).
+	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests
+
+# All points of a run, broken in every way: some 430 faults, and what else the
+# tests break. FAULTS chooses tests.
+FAULTS ?= Fault|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
+.PHONY: faults
+faults: deps ## Breaks virtbackup and what is around it, at every point (about twelve minutes).
+	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: deps ## Runs each fuzz target for a while (FUZZTIME=30s).
+	@scripts/fuzz.sh '$(FUZZTIME)'
+
+# Some rows only, or another number of rounds: see tests/bench/main_test.go.
+.PHONY: bench
+bench: deps ## Measures virtbackup, its peers and its budgets (about an hour, on a quiet machine).
+	@VIRTBACKUP_BENCH=full $(GO) test -count=1 -timeout 8h -v -run '^TestBench$$' ./tests/bench
+
+.PHONY: lint
+lint: deps ## Checks format, code, the arrows between packages, and the scripts.
+	@scripts/lint.sh
+
+.PHONY: demo
+demo: deps build ## A guided tour with a throwaway guest, in under three minutes.
+	@scripts/demo.sh
+
+.PHONY: install
+install: build ## Installs the binary and the systemd units (DESTDIR, PREFIX).
+	install -D -m 0755 bin/virtbackup '$(DESTDIR)$(PREFIX)/bin/virtbackup'
+	install -d -m 0755 '$(DESTDIR)$(PREFIX)/lib/systemd/system'
+	for unit in contrib/systemd/*; do \
+		sed 's|/usr/local/bin/virtbackup|$(PREFIX)/bin/virtbackup|g' "$$unit" \
+			>'$(DESTDIR)$(PREFIX)/lib/systemd/system/'"$${unit##*/}" || exit 1; \
+	done
+
+.PHONY: tidy
+tidy: ## go mod tidy, also where the libnbd module's host cannot be reached.
+	@scripts/tidy.sh
+
+.PHONY: clean
+clean: ## Removes what was built, and the caches.
+	rm -rf bin .cache

@@ -1,0 +1,137 @@
+#!/bin/bash
+# Installs what virtbackup is built and tested with: Debian packages, and the
+# Go binding of libnbd. Does nothing, in well under a second, where nothing is
+# missing; only installing packages needs root (or sudo).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# What the program needs to build and to run.
+build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils)
+# What a hypervisor is made of, and what the tests, the guest and the demo use.
+hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
+	libvirt-daemon-driver-qemu libvirt-clients)
+tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux procps
+	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup)
+packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
+
+say() { printf 'deps: %s\n' "$*"; }
+die() {
+	printf 'deps: %s\n' "$*" >&2
+	exit 1
+}
+
+need_go() {
+	local want have
+	want=$(sed -n 's/^go //p' go.mod)
+	command -v go >/dev/null || die "Go $want or newer is needed: https://go.dev/dl/"
+	have=$(go env GOVERSION)
+	[ "$(printf '%s\n' "$want" "${have#go}" | sort -V | head -n1)" = "$want" ] ||
+		die "Go $want or newer is needed, this is ${have#go}: https://go.dev/dl/"
+}
+
+# missing_packages prints those of $packages that dpkg does not know as installed.
+missing_packages() {
+	local have
+	have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
+		sed -n 's/ installed$//p' || true)
+	comm -23 <(printf '%s\n' "${packages[@]}" | sort -u) <(sort -u <<<"$have")
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		die "missing: run this as root: $*"
+	fi
+}
+
+need_packages() {
+	local missing
+	mapfile -t missing < <(missing_packages)
+	[ ${#missing[@]} -gt 0 ] || return 0
+	say "installing ${missing[*]}"
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -q update
+	as_root env DEBIAN_FRONTEND=noninteractive \
+		apt-get -q -y --no-install-recommends install "${missing[@]}"
+}
+
+# Elsewhere than on Debian this script only looks for the parts, and names them.
+need_parts() {
+	local part missing=()
+	for part in gcc pkg-config qemu-img qemu-nbd qemu-system-x86_64 virsh nbdkit \
+		nbdcopy cpio mke2fs debugfs busybox fincore strace; do
+		command -v "$part" >/dev/null || missing+=("$part")
+	done
+	pkg-config --exists libvirt 2>/dev/null || missing+=("libvirt's headers")
+	pkg-config --exists libnbd 2>/dev/null || missing+=("libnbd's headers")
+	[ ${#missing[@]} = 0 ] && return
+	say "missing: ${missing[*]}"
+	die "this is not Debian; install what is, there, ${packages[*]}"
+}
+
+# fetch_source VERSION DIR downloads libnbd's source package to DIR, with
+# apt lists of its own in DIR, so that the system's stay as they are.
+fetch_source() {
+	local version=$1 dir=$2 list
+	mkdir -p "$dir/parts" "$dir/lists/partial" "$dir/cache/archives/partial"
+	for list in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+		[ -f "$list" ] || continue
+		sed -n 's/^deb /deb-src /p' "$list" >"$dir/parts/${list##*/}"
+		[ "$list" != /etc/apt/sources.list ] || mv "$dir/parts/sources.list" "$dir/parts/main.list"
+	done
+	for list in /etc/apt/sources.list.d/*.sources; do
+		[ -f "$list" ] || continue
+		sed 's/^Types:.*/Types: deb-src/' "$list" >"$dir/parts/${list##*/}"
+	done
+	local options=(-q -o Dir::Etc::SourceList=/dev/null -o "Dir::Etc::SourceParts=$dir/parts"
+		-o "Dir::State::Lists=$dir/lists" -o "Dir::Cache=$dir/cache"
+		-o APT::Sandbox::User=root)
+	(cd "$dir" && apt-get "${options[@]}" update &&
+		apt-get "${options[@]}" source --download-only "libnbd=$version")
+}
+
+# need_binding makes libguestfs.org/libnbd available: as an ordinary module
+# where its host can be reached, else from Debian's source package of the
+# installed library, under third_party/ and with a go.work that says so.
+need_binding() {
+	local version stamp=third_party/libnbd.version
+	if [ -f go.work ] && [ -f third_party/libnbd/bindings.go ]; then
+		version=$(pkg-config --modversion libnbd)
+		if [ "$(cat "$stamp" 2>/dev/null)" = "$version" ]; then return; fi
+	elif GOWORK=off timeout 60 go mod download libguestfs.org/libnbd 2>/dev/null; then
+		return
+	fi
+	command -v dpkg-query >/dev/null ||
+		die "the Go module libguestfs.org/libnbd cannot be fetched from here"
+	# Not local: the trap runs after the function has returned.
+	work=$(mktemp -d)
+	trap 'rm -rf "$work"' EXIT
+	version=$(dpkg-query -W -f '${source:Version}' libnbd-dev)
+	say "libguestfs.org/libnbd comes from the source package libnbd $version"
+	fetch_source "$version" "$work" >"$work/log" 2>&1 || {
+		cat "$work/log" >&2
+		die "cannot fetch the source package libnbd $version"
+	}
+	mkdir "$work/new"
+	rm -f "$work"/*.asc
+	tar -xf "$work"/libnbd_*.orig.tar.* -C "$work/new" --strip-components=2 --wildcards \
+		'*/golang/*.go' '*/golang/*.h' '*/golang/go.mod' '*/golang/LICENSE'
+	rm -rf "$work/new/configure" "$work/new/examples"
+	rm -f "$work"/new/*_test.go
+	mkdir -p third_party
+	rm -rf third_party/libnbd
+	cp -r "$work/new" third_party/libnbd
+	printf 'go %s\nuse .\nreplace libguestfs.org/libnbd => ./third_party/libnbd\n' \
+		"$(sed -n 's/^go //p' go.mod)" >go.work
+	pkg-config --modversion libnbd >"$stamp"
+}
+
+need_go
+if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then
+	need_packages
+else
+	need_parts
+fi
+need_binding

@@ -1,0 +1,40 @@
+#!/bin/bash
+# Brings up libvirt's daemon where it does not answer yet, and waits for it:
+# through systemd where systemd runs this machine, else by hand.
+set -euo pipefail
+
+uri=qemu:///system
+
+answers() { timeout 10 virsh -c "$uri" version >/dev/null 2>&1; }
+
+# Without udev, /dev/kvm may belong to root alone. libvirt then finds KVM usable
+# when it probes QEMU (as root), unusable when it looks at what it found (as
+# libvirt-qemu), and probes anew, for four seconds, at almost every call. So
+# give the device the group and mode that udev's rules give it.
+if [ ! -d /run/systemd/system ] && [ "$(id -u)" = 0 ] && [ -c /dev/kvm ] &&
+	[ "$(stat -c %U:%G:%a /dev/kvm)" = root:root:600 ] && getent group kvm >/dev/null; then
+	chgrp kvm /dev/kvm
+	chmod 0660 /dev/kvm
+fi
+
+if answers; then exit 0; fi
+[ "$(id -u)" = 0 ] || {
+	echo "hypervisor: $uri does not answer; starting it needs root" >&2
+	exit 1
+}
+if [ -d /run/systemd/system ]; then
+	systemctl start libvirtd 2>/dev/null || systemctl start virtqemud.socket virtlogd.socket
+else
+	pidof virtlogd >/dev/null || virtlogd -d
+	pidof libvirtd >/dev/null || libvirtd -d
+fi
+for ((i = 0; i < 300; i++)); do
+	if answers; then
+		echo "hypervisor: $uri is up"
+		exit 0
+	fi
+	sleep 0.1
+done
+echo "hypervisor: $uri does not answer after 30 s:" >&2
+virsh -c "$uri" version >&2 || true
+exit 1

@@ -1,0 +1,39 @@
+#!/bin/bash
+# Format, vet, staticcheck and the arrows between packages (.golangci.yml);
+# what must build without cgo; and the scripts. The linter is built once.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=v2.15.0
+module=github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+linter=$PWD/.cache/bin/golangci-lint-$version-$(go env GOVERSION)
+
+if [ ! -x "$linter" ]; then
+	echo "lint: building golangci-lint $version (once, about 90 s)"
+	mkdir -p .cache/bin/new
+	GOWORK=off GOFLAGS='' GOBIN=$PWD/.cache/bin/new go install "$module@$version" 2>.cache/lint.log || {
+		cat .cache/lint.log >&2
+		exit 1
+	}
+	mv .cache/bin/new/golangci-lint "$linter"
+fi
+
+echo "lint: golangci-lint"
+"$linter" run ./...
+
+echo "lint: the build that tests break"
+go vet -tags faults ./fault ./cmd/virtbackup
+
+echo "lint: packages without cgo"
+pure=(./xml ./qcow2 ./directio ./repository ./verify)
+CGO_ENABLED=0 go vet "${pure[@]}" ./nbdcopy
+cgo=$(go list -deps -f '{{if not .Standard}}{{range .CgoFiles}}{{$.ImportPath}}/{{.}} {{end}}{{end}}' "${pure[@]}")
+if [ -n "${cgo// /}" ]; then
+	echo "lint: these need cgo: $cgo" >&2
+	exit 1
+fi
+
+if command -v shellcheck >/dev/null; then
+	echo "lint: shellcheck"
+	shellcheck scripts/*.sh .ci/run
+fi

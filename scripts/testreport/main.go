@@ -1,0 +1,156 @@
+// Testreport turns `go test -json` on standard input into what a person wants
+// to see: one line for each package, and the whole output of whatever failed.
+// What failed is said once more, in short, at the end. It exits 1 when a test failed, when one was skipped, and when none was run.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"sort"
+	"strings"
+)
+
+// event is one line of `go test -json`; see `go doc test2json`.
+type event struct {
+	Action     string
+	Package    string
+	ImportPath string // of build-output and build-fail
+	Test       string
+	Output     string
+}
+
+// report collects the outcome of a run.
+type report struct {
+	out                     io.Writer
+	output                  map[[2]string]*strings.Builder // by package and test, of tests that have not ended
+	passed, failed, skipped int
+	bad                     []string // packages that failed, builds included
+	why                     []string // what each failed test complained of
+}
+
+func newReport(out io.Writer) *report {
+	return &report{out: out, output: map[[2]string]*strings.Builder{}}
+}
+
+func main() {
+	r := newReport(os.Stdout)
+	if err := r.read(os.Stdin); err != nil {
+		fmt.Fprintln(os.Stderr, "testreport:", err)
+		os.Exit(1)
+	}
+	if !r.conclude() {
+		os.Exit(1)
+	}
+}
+
+// read takes every event; a line that is none is printed as it is.
+func (r *report) read(in io.Reader) error {
+	lines := bufio.NewReader(in)
+	for {
+		line, err := lines.ReadString('\n')
+		if line != "" {
+			var e event
+			if json.Unmarshal([]byte(line), &e) != nil {
+				_, _ = io.WriteString(r.out, line)
+			} else {
+				r.take(e)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the events of go test: %w", err)
+		}
+	}
+}
+
+func (r *report) take(e event) {
+	switch {
+	case e.Action == "build-output":
+		_, _ = io.WriteString(r.out, e.Output)
+	case e.Action == "build-fail":
+		r.bad = append(r.bad, e.ImportPath)
+	case e.Test == "":
+		r.takePackage(e)
+	default:
+		r.takeTest(e)
+	}
+}
+
+// takePackage prints the lines that belong to a package and to none of its
+// tests. When a package fails, tests that never ended (a panic, the time
+// limit) still have their output to show.
+func (r *report) takePackage(e event) {
+	switch e.Action {
+	case "output":
+		if e.Output != "PASS\n" {
+			_, _ = io.WriteString(r.out, e.Output)
+		}
+	case "fail":
+		r.bad = append(r.bad, e.Package)
+		for key := range r.output {
+			if key[0] == e.Package {
+				r.show(key)
+			}
+		}
+	}
+}
+
+func (r *report) takeTest(e event) {
+	key := [2]string{e.Package, e.Test}
+	switch e.Action {
+	case "output":
+		if r.output[key] == nil {
+			r.output[key] = &strings.Builder{}
+		}
+		r.output[key].WriteString(e.Output)
+	case "pass":
+		r.passed++
+		delete(r.output, key)
+	case "fail":
+		r.failed++
+		r.explain(key)
+		r.show(key)
+	case "skip":
+		r.skipped++
+		r.show(key)
+	}
+}
+
+// explain keeps in short why a test failed. One that only contains a test that
+// failed has nothing to say.
+func (r *report) explain(key [2]string) {
+	if b := r.output[key]; b != nil {
+		if found := complaints(b.String()); len(found) > 0 {
+			r.why = append(r.why, key[0]+" "+key[1]+":\n"+strings.Join(found, "\n"))
+		}
+	}
+}
+
+// show prints what a test said, and forgets it.
+func (r *report) show(key [2]string) {
+	if b := r.output[key]; b != nil {
+		_, _ = io.WriteString(r.out, b.String())
+	}
+	delete(r.output, key)
+}
+
+// conclude prints the closing lines and says whether all is well.
+func (r *report) conclude() bool {
+	sort.Strings(r.bad)
+	for _, name := range r.bad {
+		fmt.Fprintln(r.out, "FAIL", name)
+	}
+	if r.skipped > 0 {
+		fmt.Fprintln(r.out, "FAIL: a skipped test is a failure")
+	}
+	for _, why := range r.why {
+		fmt.Fprintln(r.out, why)
+	}
+	fmt.Fprintf(r.out, "%d passed, %d failed, %d skipped\n", r.passed, r.failed, r.skipped)
+	return r.failed == 0 && r.skipped == 0 && len(r.bad) == 0 && r.passed > 0
+}

@@ -1,0 +1,111 @@
+package directio
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// alignment of offsets and of memory that every file system takes with O_DIRECT.
+const alignment = 4096
+
+// Reader reads a file once in large pieces, past the page cache: what it sees is
+// what the disk holds, and the host's memory stays with the guests. Where
+// O_DIRECT does not work it reads through the page cache and empties it behind.
+// It is safe for concurrent use.
+type Reader struct {
+	file   *os.File
+	keep   bool // what is read stays in the page cache
+	direct atomic.Bool
+}
+
+// NewReader reads a file that stays the caller's, who sees to its end. Mode Never
+// leaves the page cache filled, for somebody who is going to read the same.
+func NewReader(file *os.File, mode Mode) (*Reader, error) {
+	r := &Reader{file: file, keep: mode == Never}
+	if mode == Never {
+		_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
+		return r, nil
+	}
+	err := setDirect(file, true)
+	if err != nil && (mode == Always || !errors.Is(err, unix.EINVAL)) {
+		return nil, err
+	}
+	r.direct.Store(err == nil)
+	return r, nil
+}
+
+// ReadPiece reads len(p) bytes at offset, fewer only at the end of the file,
+// which is not an error. offset is a multiple of 4096 and p is from Buffer.
+func (r *Reader) ReadPiece(p []byte, offset int64) (int, error) {
+	wasDirect := r.direct.Load()
+	n, err := r.file.ReadAt(p, offset)
+	// Some file systems accept the flag and refuse the read; and behind an end
+	// of the file that is not aligned, a second read refuses its offset.
+	if wasDirect && errors.Is(err, unix.EINVAL) {
+		if n, done := r.atEnd(n, offset); done {
+			return n, nil
+		}
+		if err := setDirect(r.file, false); err != nil {
+			return 0, err
+		}
+		r.direct.Store(false)
+		n, err = r.file.ReadAt(p, offset)
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return n, err
+}
+
+// atEnd tells whether a read got all up to the end of the file.
+func (r *Reader) atEnd(n int, offset int64) (int, bool) {
+	info, err := r.file.Stat()
+	return n, n > 0 && err == nil && offset+int64(n) == info.Size()
+}
+
+// ReadAt is that of io.ReaderAt. What O_DIRECT would not take goes through memory
+// of its own, with what is around it; what is read is not left in the page cache.
+func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
+	if len(p) == 0 || offset < 0 {
+		return r.file.ReadAt(p, offset)
+	}
+	start := offset &^ (alignment - 1)
+	length := (offset+int64(len(p))+alignment-1)&^(alignment-1) - start
+	buf := p
+	if start != offset || length != int64(len(p)) || uintptr(unsafe.Pointer(&p[0]))%alignment != 0 {
+		buf = Buffer(int(length))
+	}
+	n, err := r.ReadPiece(buf, start)
+	if err != nil {
+		return 0, err
+	}
+	r.Forget(start, length)
+	n = max(0, min(n-int(offset-start), len(p)))
+	if &buf[0] != &p[0] {
+		copy(p, buf[offset-start:][:n])
+	}
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// Forget empties the page cache of a piece that has been read, unless it is to
+// stay there.
+func (r *Reader) Forget(offset, length int64) {
+	if !r.keep && !r.direct.Load() {
+		_ = unix.Fadvise(int(r.file.Fd()), offset, length, unix.FADV_DONTNEED)
+	}
+}
+
+// Buffer returns memory of n bytes, a multiple of 4096, that O_DIRECT takes.
+func Buffer(n int) []byte {
+	b := make([]byte, n+alignment)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (alignment - 1)
+	return b[skip : skip+n : skip+n]
+}

@@ -1,0 +1,55 @@
+package directio
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// Any range may be asked for, whatever its alignment, with O_DIRECT and without.
+func TestReadAt(t *testing.T) {
+	content := make([]byte, 300_001)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for i := range content {
+		content[i] = byte(rnd.Uint32())
+	}
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	model := bytes.NewReader(content)
+	for _, mode := range []Mode{Auto, Never} {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		r, err := NewReader(f, mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 500 {
+			offset, p := rnd.Int64N(320_000), Buffer(64 << 10)[:rnd.IntN(60_000)]
+			switch i % 4 {
+			case 0: // as O_DIRECT would have it
+				offset, p = offset&^4095, p[:len(p)&^4095]
+			case 1:
+				offset = max(0, int64(len(content)-len(p))) // up to the very end
+			}
+			want := make([]byte, len(p))
+			wantN, wantErr := model.ReadAt(want, offset)
+			n, err := r.ReadAt(p, offset)
+			// At the very end io.ReaderAt leaves it open whether that is io.EOF.
+			if n != wantN || !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err == io.EOF) || wantN < len(p) && wantErr != err {
+				t.Fatalf("mode %v: %d bytes at %d: got %d, %v, want %d, %v", mode, len(p), offset, n, err, wantN, wantErr)
+			}
+		}
+	}
+	r := &Reader{}
+	if _, err := r.ReadAt(make([]byte, 1), -1); err == nil {
+		t.Error("no error for a negative offset")
+	}
+}

@@ -1,0 +1,67 @@
+package directio
+
+import (
+	"errors"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// behindRanges is how many writes may be in the page cache before the oldest is
+// waited for and dropped. 32 of 1 MiB keep any disk's queue full; a guest's
+// host has better use for more.
+const behindRanges = 32
+
+// writeBehind spares the host's page cache where O_DIRECT does not work: each
+// write is started on its way to the disk at once, and its pages are dropped
+// once it is there. Without it a backup pushes the page cache of every guest's
+// host out, and ends in one long fsync.
+type writeBehind struct {
+	mu    sync.Mutex
+	queue [behindRanges]span // ring, oldest at next
+	next  int
+}
+
+type span struct{ offset, length int64 }
+
+// wrote takes note of a write that is in the page cache now.
+func (b *writeBehind) wrote(f *os.File, offset, length int64) error {
+	if err := syncRange(f, span{offset, length}, unix.SYNC_FILE_RANGE_WRITE); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	oldest := b.queue[b.next]
+	b.queue[b.next] = span{offset, length}
+	b.next = (b.next + 1) % len(b.queue)
+	b.mu.Unlock()
+	if oldest.length == 0 {
+		return nil
+	}
+	const wait = unix.SYNC_FILE_RANGE_WAIT_BEFORE | unix.SYNC_FILE_RANGE_WRITE | unix.SYNC_FILE_RANGE_WAIT_AFTER
+	if err := syncRange(f, oldest, wait); err != nil {
+		return err
+	}
+	unix.Fadvise(int(f.Fd()), oldest.offset, oldest.length, unix.FADV_DONTNEED) // advice: may fail
+	return nil
+}
+
+// syncRange does not swallow write errors: sync_file_range(2) reports an error
+// of earlier writeback once, and the fsync that follows would not see it again.
+func syncRange(f *os.File, s span, flags int) error {
+	err := retryInterrupted(func() error { return unix.SyncFileRange(int(f.Fd()), s.offset, s.length, flags) })
+	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
+		return nil
+	}
+	return &os.PathError{Op: "sync_file_range", Path: f.Name(), Err: err}
+}
+
+// retryInterrupted repeats a system call that a signal interrupted, as package
+// os does: the Go runtime sends itself signals.
+func retryInterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}

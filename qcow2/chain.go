@@ -1,0 +1,167 @@
+package qcow2
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+)
+
+// Chain looks up what images chained onto each other hold, with a memory of
+// their L1 tables (128 KiB for 8 TiB) and what one Window takes. It reads images
+// of this package only: one cluster size, no subclusters, zstd.
+type Chain struct {
+	layers  []layer // the top image first
+	cluster int64   // bytes
+}
+
+// layer is one image of a chain.
+type layer struct {
+	r  io.ReaderAt
+	h  Header
+	l1 []byte
+	// visible is how many bytes of it the layers above let through: one that
+	// is shorter shows zeros behind its end.
+	visible int64
+}
+
+// ChainError says that an image of a chain cannot be read, or does not hold what
+// it should.
+type ChainError struct{ error }
+
+// Unwrap returns the cause.
+func (e *ChainError) Unwrap() error { return e.error }
+
+func chainError(format string, args ...any) error { return &ChainError{fmt.Errorf(format, args...)} }
+
+// OpenChain reads the headers and L1 tables of images, base first. The files
+// stay the caller's and must stay open; they are read by all readers of the chain
+// side by side. All errors of a chain are *ChainError.
+func OpenChain(images []io.ReaderAt) (*Chain, error) {
+	c := &Chain{}
+	for i := len(images) - 1; i >= 0; i-- {
+		if err := c.add(images[i]); err != nil {
+			return nil, chainError("image %d of %d of a chain: %w", i+1, len(images), err)
+		}
+	}
+	if len(c.layers) == 0 {
+		return nil, chainError("a chain without images")
+	}
+	return c, nil
+}
+
+func (c *Chain) add(r io.ReaderAt) error {
+	h, err := ReadHeader(r)
+	if err != nil {
+		return err
+	}
+	l := layer{r: r, h: h, l1: make([]byte, 8*h.neededL1()), visible: h.VirtualSize}
+	if n := len(c.layers); n > 0 {
+		l.visible = min(l.visible, c.layers[n-1].visible)
+	}
+	switch {
+	case h.Incompatible&(IncompatibleExternalData|IncompatibleExtendedL2) != 0 || h.Encryption != 0:
+		return fmt.Errorf("incompatible features %#x, encryption %d: not an image of this package", h.Incompatible, h.Encryption)
+	case c.cluster != 0 && c.cluster != int64(h.ClusterSize):
+		return fmt.Errorf("clusters of %d bytes, those above have %d", h.ClusterSize, c.cluster)
+	}
+	if _, err := io.ReadFull(io.NewSectionReader(r, h.L1Offset, int64(len(l.l1))), l.l1); err != nil {
+		return fmt.Errorf("read the L1 table: %w", err)
+	}
+	c.cluster = int64(h.ClusterSize)
+	c.layers = append(c.layers, l)
+	return nil
+}
+
+// Size is that of the disk in bytes.
+func (c *Chain) Size() int64 { return c.layers[0].h.VirtualSize }
+
+// ClusterSize is that of all images, in bytes.
+func (c *Chain) ClusterSize() int64 { return c.cluster }
+
+// covers is how much of the disk one L2 table describes, in bytes.
+func (c *Chain) covers() int64 { return c.cluster / 8 * c.cluster }
+
+// Windows is the number of windows that the disk has.
+func (c *Chain) Windows() int64 { return (c.Size() + c.covers() - 1) / c.covers() }
+
+// Window is the part of a disk that one L2 table describes.
+type Window struct {
+	Offset int64 // on the disk, bytes
+	chain  *Chain
+	cells  []cell
+}
+
+// cell is where a cluster's content stands.
+type cell struct {
+	layer int
+	entry uint64 // of the L2 table; 0 where the cluster reads as zeros
+	found bool
+}
+
+// Window looks up window i; nil if all of it reads as zeros.
+func (c *Chain) Window(i int64) (*Window, error) {
+	w := &Window{Offset: i * c.covers(), chain: c}
+	for n, l := range c.layers {
+		table, err := l.table(i, c.cluster)
+		if err != nil {
+			return nil, err
+		}
+		if table == nil && (w.cells == nil || l.visible >= w.Offset+c.covers()) {
+			continue
+		}
+		if w.cells == nil {
+			w.cells = make([]cell, c.cluster/8)
+		}
+		w.fill(n, l.visible, table)
+	}
+	if w.cells == nil {
+		return nil, nil
+	}
+	return w, nil
+}
+
+// table reads L2 table i; nil where there is none.
+func (l *layer) table(i, cluster int64) ([]byte, error) {
+	if i*8 >= int64(len(l.l1)) {
+		return nil, nil
+	}
+	offset := int64(binary.BigEndian.Uint64(l.l1[i*8:]) & offsetMask)
+	if offset == 0 {
+		return nil, nil
+	}
+	table := make([]byte, cluster)
+	if _, err := l.r.ReadAt(table, offset); err != nil {
+		return nil, chainError("read the L2 table at offset %d: %w", offset, err)
+	}
+	return table, nil
+}
+
+// fill enters what one layer says of clusters that those above leave open.
+func (w *Window) fill(layer int, visible int64, table []byte) {
+	for k := range w.cells {
+		cell := &w.cells[k]
+		switch {
+		case cell.found:
+		case w.At(k) >= visible:
+			cell.found = true
+		case table != nil:
+			entry := binary.BigEndian.Uint64(table[k*8:])
+			zero := entry&entryCompressed == 0 && entry&entryZero != 0
+			if data := entry&entryCompressed != 0 || entry&offsetMask != 0; data && !zero {
+				cell.layer, cell.entry, cell.found = layer, entry, true
+			} else if zero {
+				cell.found = true
+			}
+		}
+	}
+}
+
+// Len is the number of clusters, some of them behind the end of the disk where
+// it is the last window.
+func (w *Window) Len() int { return len(w.cells) }
+
+// At is the offset of cluster k on the disk.
+func (w *Window) At(k int) int64 { return w.Offset + int64(k)*w.chain.cluster }
+
+// HasData tells whether an image holds data for cluster k.
+func (w *Window) HasData(k int) bool { return w.cells[k].entry != 0 }

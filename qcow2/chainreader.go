@@ -1,0 +1,206 @@
+package qcow2
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// mostPacked is how much of a file is read at once for compressed clusters that
+// lie side by side, and how much for one of them at least, as they are no larger
+// than the largest cluster. A batch of package nbdcopy is that long.
+const mostPacked = 2 << 20
+
+// ChainReader reads the content of a chain for one caller at a time. It remembers
+// the window that it has looked at last.
+type ChainReader struct {
+	chain  *Chain
+	window *Window // nil where nothing of window number holds data
+	number int64   // -1: none yet
+	packed []byte  // page-aligned
+	zstd   *zstd.Decoder
+}
+
+// NewReader returns a reader; those of one chain may be used side by side.
+func (c *Chain) NewReader() *ChainReader { return &ChainReader{chain: c, number: -1} }
+
+// Size is that of the disk in bytes.
+func (r *ChainReader) Size() int64 { return r.chain.Size() }
+
+// cell looks up the cluster at an offset of the disk.
+func (r *ChainReader) cell(offset int64) (cell, error) {
+	c := r.chain
+	i := offset / c.covers()
+	if offset >= c.Size() {
+		return cell{}, nil
+	}
+	if i != r.number {
+		w, err := c.Window(i)
+		if err != nil {
+			return cell{}, err
+		}
+		r.window, r.number = w, i
+	}
+	if r.window == nil {
+		return cell{}, nil
+	}
+	return r.window.cells[(offset-r.window.Offset)/c.cluster], nil
+}
+
+// Read fills buf with the clusters at offsets, bytes and multiples of the chain's
+// cluster size, one behind the other. What no image has, behind the end of the
+// disk too, is zeros. Memory that is page-aligned is read into without a copy.
+func (r *ChainReader) Read(buf []byte, offsets []int64) error {
+	for len(offsets) > 0 {
+		n, err := r.readRun(buf, offsets)
+		if err != nil {
+			return chainError("read the cluster at guest offset %d: %w", offsets[0], err)
+		}
+		buf, offsets = buf[int64(n)*r.chain.cluster:], offsets[n:]
+	}
+	return nil
+}
+
+// readRun reads the first of the clusters, and those behind it that are read
+// together with it, and returns how many those are.
+func (r *ChainReader) readRun(buf []byte, offsets []int64) (int, error) {
+	first, err := r.cell(offsets[0])
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case first.entry == 0:
+		clear(buf[:r.chain.cluster])
+		return 1, nil
+	case first.entry&entryCompressed != 0:
+		return r.readPacked(first, buf, offsets)
+	}
+	return r.readPlain(first, buf, offsets)
+}
+
+// readPlain reads clusters that lie in one file as they will in buf.
+func (r *ChainReader) readPlain(first cell, buf []byte, offsets []int64) (int, error) {
+	cluster := r.chain.cluster
+	at := int64(first.entry & offsetMask)
+	n := 1
+	for ; n < len(offsets); n++ {
+		next, err := r.cell(offsets[n])
+		if err != nil {
+			return 0, err
+		}
+		if next.layer != first.layer || next.entry&entryCompressed != 0 || int64(next.entry&offsetMask) != at+int64(n)*cluster {
+			break
+		}
+	}
+	l := r.chain.layers[first.layer]
+	if _, err := io.ReadFull(io.NewSectionReader(l.r, at, int64(n)*cluster), buf[:int64(n)*cluster]); err != nil {
+		return 0, err
+	}
+	for i, offset := range offsets[:n] {
+		l.hide(buf[int64(i)*cluster:int64(i+1)*cluster], offset)
+	}
+	return n, nil
+}
+
+// hide zeroes what a cluster has behind the part of the image that shows.
+func (l *layer) hide(p []byte, offset int64) {
+	if end := l.visible - offset; end < int64(len(p)) {
+		clear(p[max(0, end):])
+	}
+}
+
+// readPacked reads compressed clusters of one file, in the order of the file and
+// within mostPacked bytes of it, at once, and unpacks them.
+func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
+	l := r.chain.layers[first.layer]
+	locate := (&locator{h: l.h}).data
+	if l.h.Compression != compressionZstd {
+		return 0, fmt.Errorf("compression type %d is not zstd", l.h.Compression)
+	}
+	parts := []Range{locate(first.entry)}
+	start, end := parts[0].Offset/pageSize*pageSize, parts[0].end()
+	for len(parts) < len(offsets) {
+		next, err := r.cell(offsets[len(parts)])
+		if err != nil {
+			return 0, err
+		}
+		part := locate(next.entry)
+		last := parts[len(parts)-1]
+		if next.layer != first.layer || next.entry&entryCompressed == 0 ||
+			part.Offset < last.Offset || part.Offset > last.end() || part.end() > start+mostPacked {
+			break
+		}
+		parts, end = append(parts, part), max(end, part.end())
+	}
+	packed, err := r.readFile(l, start, (end-start+pageSize-1)/pageSize*pageSize)
+	if err != nil {
+		return 0, err
+	}
+	cluster := r.chain.cluster
+	for i, part := range parts {
+		p := buf[int64(i)*cluster : int64(i+1)*cluster]
+		// The length is in sectors, so the last one may reach behind the end of the file.
+		if err := r.unpack(p, packed[min(part.Offset-start, int64(len(packed))):min(part.end()-start, int64(len(packed)))]); err != nil {
+			return 0, fmt.Errorf("unpack what is at offset %d of the image: %w", part.Offset, err)
+		}
+		l.hide(p, offsets[i])
+	}
+	return len(parts), nil
+}
+
+// readFile reads a part of a file, less of it where the file ends, into memory of
+// the reader.
+func (r *ChainReader) readFile(l layer, offset, length int64) ([]byte, error) {
+	if int64(len(r.packed)) < length {
+		r.packed = alignedBuffer(int(max(length, mostPacked+pageSize)))
+	}
+	n, err := l.r.ReadAt(r.packed[:length], offset)
+	if err == io.EOF {
+		err = nil
+	}
+	return r.packed[:n], err
+}
+
+// unpack fills p from a compressed cluster; what follows it in packed belongs to
+// another one.
+func (r *ChainReader) unpack(p, packed []byte) error {
+	var err error
+	if r.zstd == nil {
+		// With one decoder at a time it has no goroutine, so nothing to close.
+		if r.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(4*r.chain.cluster))); err != nil {
+			return err
+		}
+	}
+	if err := r.zstd.Reset(bytes.NewReader(packed)); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(r.zstd, p)
+	return err
+}
+
+// NextData finds the first run of clusters from offset on that some image of the
+// chain holds data for. Both are at cluster boundaries; from is end where there
+// are none before end. to may lie up to a cluster behind end or the disk's end.
+func (r *ChainReader) NextData(offset, end int64) (from, to int64, err error) {
+	cluster := r.chain.cluster
+	from = end
+	for pos := offset; pos < end && pos < r.Size(); {
+		c, err := r.cell(pos)
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case c.entry != 0 && from == end:
+			from = pos
+		case c.entry == 0 && from < end:
+			return from, pos, nil
+		}
+		pos += cluster
+		if r.window == nil {
+			pos = (r.number + 1) * r.chain.covers()
+		}
+		to = pos
+	}
+	return from, to, nil
+}

@@ -1,0 +1,174 @@
+package qcow2
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// randomBatch picks clusters as a copy does: mostly neighbours, ascending, some
+// of them behind the end of the disk.
+func randomBatch(rnd *rand.Rand, size, cluster int64) []int64 {
+	var offsets []int64
+	at := rnd.Int64N(size/cluster+2) * cluster
+	for range 1 + rnd.IntN(40) {
+		offsets = append(offsets, at)
+		at += cluster
+		if rnd.IntN(6) == 0 {
+			at += rnd.Int64N(6) * cluster
+		}
+	}
+	return offsets
+}
+
+// Readers side by side read what the chain shows, in batches of any shape.
+func TestChainReader(t *testing.T) {
+	for seed := range uint64(5) {
+		rnd := rand.New(rand.NewPCG(seed, 6))
+		cluster := []int{4096, 65536}[rnd.IntN(2)]
+		var sizes []int64
+		for range 1 + rnd.IntN(4) {
+			sizes = append(sizes, 512*(1+rnd.Int64N(4<<20/512)))
+		}
+		images, shown := chainOf(t, rnd, cluster, sizes...)
+		c, err := OpenChain(images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		padded := append(shown, make([]byte, 300*cluster)...)
+		var all sync.WaitGroup
+		for n := range uint64(3) {
+			rnd := rand.New(rand.NewPCG(seed, 7+n))
+			all.Go(func() {
+				r := c.NewReader()
+				for range 40 {
+					offsets := randomBatch(rnd, c.Size(), int64(cluster))
+					buf := bytes.Repeat([]byte{0xee}, len(offsets)*cluster)
+					if err := r.Read(buf, offsets); err != nil {
+						t.Error(err)
+						return
+					}
+					for i, off := range offsets {
+						if !bytes.Equal(buf[i*cluster:(i+1)*cluster], padded[off:off+int64(cluster)]) {
+							t.Errorf("seed %d, sizes %d: the cluster at %d, number %d of %d, is another", seed, sizes, off, i, offsets)
+							return
+						}
+					}
+				}
+			})
+		}
+		all.Wait()
+	}
+}
+
+// What NextData passes over is zeros, and what it finds is what windows say.
+func TestNextData(t *testing.T) {
+	for seed := range uint64(10) {
+		rnd := rand.New(rand.NewPCG(seed, 8))
+		images, shown := chainOf(t, rnd, 4096, 512*(1+rnd.Int64N(2<<20/512)), 512*(1+rnd.Int64N(2<<20/512)))
+		c, err := OpenChain(images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := c.NewReader()
+		hasData := func(off int64) bool {
+			w, err := c.Window(off / c.covers())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w != nil && w.HasData(int((off-w.Offset)/4096))
+		}
+		start := rnd.Int64N(c.Size()/4096+1) * 4096
+		end := min(start+rnd.Int64N(c.Size()+1), c.Size())
+		for pos := start; pos < end; {
+			from, to, err := r.NextData(pos, end)
+			if err != nil || from < pos || from > end || from < end && to <= from {
+				t.Fatalf("seed %d: from %d, to %d, %v", seed, from, to, err)
+			}
+			for ; pos < from; pos += 4096 {
+				if hasData(pos) || !bytes.Equal(shown[pos:min(pos+4096, c.Size())], make([]byte, min(4096, c.Size()-pos))) {
+					t.Fatalf("seed %d: the data at %d is passed over", seed, pos)
+				}
+			}
+			for ; from < end && pos < to; pos += 4096 {
+				if !hasData(pos) {
+					t.Fatalf("seed %d: there is no data at %d", seed, pos)
+				}
+			}
+			if from == end {
+				break
+			}
+		}
+	}
+}
+
+// brokenFile fails to read from an offset on, or has garbage there.
+type brokenFile struct {
+	io.ReaderAt
+	from int64
+	err  error
+}
+
+func (f *brokenFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.ReaderAt.ReadAt(p, off)
+	if off+int64(len(p)) <= f.from {
+		return n, err
+	}
+	if f.err != nil {
+		return 0, f.err
+	}
+	for i := range p {
+		p[i] = 0x55
+	}
+	return n, err
+}
+
+// Errors of a chain say so, and where, compressed and not.
+func TestChainReaderErrors(t *testing.T) {
+	boom := errors.New("boom")
+	for _, compression := range []Compression{None, Zstd} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		w, err := NewWriter(f, Options{VirtualSize: 1 << 20, Compression: compression})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Write([]int64{0}, bytes.Repeat([]byte("text"), 1<<14)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Finish(nil); err != nil {
+			t.Fatal(err)
+		}
+		broken := &brokenFile{ReaderAt: f, from: 1 << 62}
+		c, err := OpenChain([]io.ReaderAt{broken})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var chain *ChainError
+		buf := make([]byte, 1<<16)
+		r := c.NewReader()
+		if err := r.Read(buf, []int64{0}); err != nil {
+			t.Fatal(err)
+		}
+		broken.from, broken.err = 0, boom
+		if err := r.Read(buf, []int64{0}); !errors.As(err, &chain) || !errors.Is(err, boom) {
+			t.Errorf("%v: %v", compression, err)
+		}
+		if _, _, err := c.NewReader().NextData(0, 1<<20); !errors.As(err, &chain) || !errors.Is(err, boom) {
+			t.Errorf("%v: %v", compression, err)
+		}
+		if broken.err = nil; compression == Zstd {
+			if err := r.Read(buf, []int64{0}); !errors.As(err, &chain) {
+				t.Errorf("garbage in place of a frame: %v", err)
+			}
+		}
+	}
+}

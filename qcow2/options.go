@@ -1,0 +1,114 @@
+package qcow2
+
+import (
+	"fmt"
+	"strings"
+)
+
+const (
+	// defaultClusterSize is QEMU's own default, and the largest granularity of
+	// libvirt's dirty bitmaps: a dirty bit never covers half a cluster, so an
+	// overlay needs no old data merged in.
+	defaultClusterSize = 64 << 10
+
+	minClusterSize = 4 << 10 // O_DIRECT wants 4 KiB; qcow2 itself allows 512 bytes
+	maxClusterSize = 2 << 20 // the largest that QEMU opens
+
+	// QEMU's limits on what it holds in memory (block/qcow2.h: QCOW_MAX_L1_SIZE
+	// and QCOW_MAX_REFTABLE_SIZE). Larger images are valid but cannot be opened.
+	maxL1Bytes       = 32 << 20
+	maxRefTableBytes = 8 << 20
+
+	// sectorSize is the unit of disk sizes and of the lengths of compressed
+	// clusters, in bytes.
+	sectorSize = 512
+
+	// maxFileBytes is where the 56 bits of an offset in an L2 entry end.
+	maxFileBytes = 1 << 56
+)
+
+// Options say what image to write. VirtualSize aside, the zero value works: an
+// image of 64 KiB clusters without a backing file.
+type Options struct {
+	VirtualSize   int64  // bytes, any multiple of 512
+	ClusterSize   int    // bytes, a power of two from 4 KiB to 2 MiB; 0 means 64 KiB
+	BackingFile   string // as stored in the header, relative to the image's directory; "" means none
+	BackingFormat string // "qcow2" or "raw"; needed with BackingFile
+
+	Compression Compression // the zero value is None
+	Level       int         // of zstd, 1 (fast) to 9 (small); 0 means 3, QEMU's
+}
+
+// Validate says what NewWriter would refuse.
+func (o Options) Validate() error {
+	o = o.withDefaults()
+	cs := o.ClusterSize
+	if cs < minClusterSize || cs > maxClusterSize || cs&(cs-1) != 0 {
+		return fmt.Errorf("qcow2 cluster size %d: not a power of two from %d to %d", cs, minClusterSize, maxClusterSize)
+	}
+	if o.VirtualSize < 0 || o.VirtualSize%sectorSize != 0 {
+		return fmt.Errorf("qcow2 virtual size %d: not a multiple of 512 bytes", o.VirtualSize)
+	}
+	if limit := o.maxVirtualSize(); o.VirtualSize > limit {
+		return fmt.Errorf("qcow2 virtual size %d: more than the %d bytes that QEMU opens with clusters of %d bytes", o.VirtualSize, limit, cs)
+	}
+	if err := o.validateCompression(); err != nil {
+		return err
+	}
+	return o.validateBacking()
+}
+
+func (o Options) validateBacking() error {
+	if o.BackingFile == "" {
+		if o.BackingFormat != "" {
+			return fmt.Errorf("qcow2 backing format %q without a backing file", o.BackingFormat)
+		}
+		return nil
+	}
+	if err := checkBackingName(o.BackingFile); err != nil {
+		return err
+	}
+	// QEMU would connect or parse instead of opening a file.
+	if before, _, _ := strings.Cut(o.BackingFile, "/"); strings.Contains(before, ":") {
+		return fmt.Errorf("qcow2 backing file %q: QEMU reads what stands before the colon as a protocol", o.BackingFile)
+	}
+	if o.BackingFormat != "qcow2" && o.BackingFormat != "raw" {
+		return fmt.Errorf("qcow2 backing format %q: neither qcow2 nor raw", o.BackingFormat)
+	}
+	return nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.ClusterSize == 0 {
+		o.ClusterSize = defaultClusterSize
+	}
+	if o.Compression == Zstd && o.Level == 0 {
+		o.Level = defaultLevel
+	}
+	return o
+}
+
+// maxVirtualSize is the largest disk of which QEMU opens a completely filled
+// image: bounded by the L1 table and by the refcount table, of which a
+// sixty-fourth is set aside for the metadata's own clusters. No offset in the
+// file, of twice the disk at most, may be beyond the bits that L2 entries have.
+func (o Options) maxVirtualSize() int64 {
+	cs := int64(o.ClusterSize)
+	byL1 := maxL1Bytes / 8 * (cs / 8) * cs
+	byRefcounts := maxRefTableBytes / 8 * perBlock(o.ClusterSize) * cs
+	byOffset := int64(maxFileBytes)
+	if o.Compression != None {
+		byOffset = min(byOffset, 1<<compressedOffsetBits(o.ClusterSize))
+	}
+	return min(byL1, byRefcounts-byRefcounts/64, byOffset/2)
+}
+
+func checkBackingName(name string) error {
+	if len(name) > maxBackingName {
+		return fmt.Errorf("qcow2 backing file name of %d bytes: more than %d", len(name), maxBackingName)
+	}
+	if strings.ContainsRune(name, 0) {
+		return fmt.Errorf("qcow2 backing file %q: a NUL byte in the name", name)
+	}
+	return nil
+}

@@ -1,0 +1,100 @@
+package hypervisor
+
+import (
+	"errors"
+
+	"libvirt.org/go/libvirt"
+)
+
+// Checkpoints returns the <domaincheckpoint> documents of all checkpoints, parents before children
+// (virDomainListAllCheckpoints with TOPOLOGICAL, virDomainCheckpointGetXMLDesc with NO_DOMAIN, since 5.6).
+//
+// With sizes, and of a running domain, they say how many bytes a backup since each would export (XML_SIZE). Where libvirt
+// cannot tell for one checkpoint, that one comes without.
+func (d *Domain) Checkpoints(sizes bool) (docs []string, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		docs = nil
+		withSizes := sizes
+		if active, err := dom.IsActive(); err != nil || !active {
+			withSizes = false
+		}
+		checkpoints, err := dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+		for i := range checkpoints {
+			doc, xmlErr := checkpointXML(&checkpoints[i], withSizes)
+			_ = checkpoints[i].Free()
+			if errors.Is(xmlErr, libvirt.ERR_NO_DOMAIN_CHECKPOINT) {
+				continue // deleted meanwhile
+			}
+			if err == nil {
+				err = xmlErr
+			}
+			docs = append(docs, doc)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, about(err, "list the checkpoints of domain %s", d.name)
+	}
+	return docs, nil
+}
+
+func checkpointXML(checkpoint *libvirt.DomainCheckpoint, size bool) (string, error) {
+	if size {
+		doc, err := checkpoint.GetXMLDesc(libvirt.DOMAIN_CHECKPOINT_XML_NO_DOMAIN | libvirt.DOMAIN_CHECKPOINT_XML_SIZE)
+		if err == nil {
+			return doc, nil
+		}
+	}
+	return checkpoint.GetXMLDesc(libvirt.DOMAIN_CHECKPOINT_XML_NO_DOMAIN)
+}
+
+// CheckpointXML returns the <domaincheckpoint> document of one checkpoint, without sizes and without the domain
+// (virDomainCheckpointLookupByName, virDomainCheckpointGetXMLDesc, since 5.6); ErrNoCheckpoint if there is none.
+func (d *Domain) CheckpointXML(name string) (doc string, err error) {
+	err = d.withCheckpoint(name, func(checkpoint *libvirt.DomainCheckpoint) error {
+		doc, err = checkpointXML(checkpoint, false)
+		return err
+	})
+	return doc, about(err, "read checkpoint %s of domain %s", name, d.name)
+}
+
+// DeleteCheckpoint deletes a checkpoint and its bitmaps, which needs a running domain; its children stay, and remain
+// usable. With metadataOnly only libvirt's record goes, which is what is left to do where the bitmaps are lost
+// (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none.
+func (d *Domain) DeleteCheckpoint(name string, metadataOnly bool) error {
+	var flags libvirt.DomainCheckpointDeleteFlags
+	if metadataOnly {
+		flags = libvirt.DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
+	}
+	err := d.withCheckpoint(name, func(checkpoint *libvirt.DomainCheckpoint) error { return checkpoint.Delete(flags) })
+	return about(d.orNotRunning(err), "delete checkpoint %s of domain %s", name, d.name)
+}
+
+// RedefineCheckpoint gives libvirt back its record of a checkpoint whose bitmaps are still in the images
+// (virDomainCheckpointCreateXML with REDEFINE, since 5.6); parents have to come first. With validate libvirt checks the
+// bitmaps too (REDEFINE_VALIDATE, since 6.10, running domain only) and answers ErrCheckpointInconsistent.
+func (d *Domain) RedefineCheckpoint(doc string, validate bool) error {
+	flags := libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE
+	if validate {
+		flags |= libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
+	}
+	err := d.once(func(dom *libvirt.Domain) error {
+		checkpoint, err := dom.CreateCheckpointXML(doc, flags)
+		if err == nil {
+			_ = checkpoint.Free()
+		}
+		return err
+	})
+	return about(d.orNotRunning(err), "redefine a checkpoint of domain %s", d.name)
+}
+
+func (d *Domain) withCheckpoint(name string, f func(*libvirt.DomainCheckpoint) error) error {
+	return d.with(func(dom *libvirt.Domain) error {
+		checkpoint, err := dom.CheckpointLookupByName(name, 0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = checkpoint.Free() }()
+		return f(checkpoint)
+	})
+}

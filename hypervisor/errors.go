@@ -1,0 +1,107 @@
+package hypervisor
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirt"
+)
+
+// The kinds of failure that callers treat differently; test with errors.Is. Every error of this package that libvirt caused
+// is, or wraps, an *Error whose text is libvirt's own message.
+var (
+	ErrNoDomain               = errors.New("no such domain")
+	ErrNoJob                  = errors.New("no backup job")
+	ErrNoCheckpoint           = errors.New("no such checkpoint")
+	ErrCheckpointInconsistent = errors.New("checkpoint without a usable bitmap")
+	ErrBusy                   = errors.New("another job holds the domain")
+	ErrUnreachable            = errors.New("libvirt cannot be reached")
+	ErrRemote                 = errors.New("the connection leads to another host")
+	ErrAgent                  = errors.New("guest agent not usable")
+	ErrFreezing               = errors.New("it may still freeze them")
+	ErrNotRunning             = errors.New("the domain is not running")
+	ErrCheckpointExists       = errors.New("a checkpoint or bitmap of that name exists")
+	ErrSocket                 = errors.New("QEMU cannot create the NBD socket")
+	ErrScratch                = errors.New("the scratch file cannot be created")
+)
+
+// Error is a failure that libvirt reported.
+type Error struct {
+	Kind    error  // one of the sentinels above, or nil
+	Code    int    // virErrorNumber, for example 38 for VIR_ERR_SYSTEM_ERROR
+	Message string // libvirt's words
+}
+
+// Error returns libvirt's message alone: the caller's wrapping says what was tried and on what.
+func (e *Error) Error() string { return e.Message }
+
+// Is makes errors.Is(err, ErrBusy) and the like work.
+func (e *Error) Is(target error) bool { return e.Kind != nil && e.Kind == target }
+
+// kinds maps libvirt's codes (include/libvirt/virterror.h) to the sentinels.
+var kinds = map[libvirt.ErrorNumber]error{
+	libvirt.ERR_NO_DOMAIN:               ErrNoDomain,
+	libvirt.ERR_NO_DOMAIN_BACKUP:        ErrNoJob,
+	libvirt.ERR_NO_DOMAIN_CHECKPOINT:    ErrNoCheckpoint,
+	libvirt.ERR_CHECKPOINT_INCONSISTENT: ErrCheckpointInconsistent, // since 6.10
+	libvirt.ERR_OPERATION_TIMEOUT:       ErrBusy,
+	libvirt.ERR_AGENT_UNRESPONSIVE:      ErrAgent,
+	libvirt.ERR_AGENT_UNSYNCED:          ErrAgent,
+	libvirt.ERR_AGENT_COMMAND_TIMEOUT:   ErrAgent,
+	libvirt.ERR_AGENT_COMMAND_FAILED:    ErrAgent,
+}
+
+// beginFailures tells failures of virDomainBackupBegin apart that come with codes for everything (VIR_ERR_INTERNAL_ERROR,
+// VIR_ERR_OPERATION_FAILED, VIR_ERR_SYSTEM_ERROR, VIR_ERR_INVALID_ARG). The texts are those of libvirt 9.0.0 and QEMU 7.2;
+// where others say it otherwise an error has no kind, and its text still says it all.
+var beginFailures = []struct {
+	text string
+	kind error
+}{
+	{"'nbd-server-start'", ErrSocket},              // unable to execute QEMU command 'nbd-server-start': Failed to bind socket to …
+	{"Bitmap already exists", ErrCheckpointExists}, // … 'transaction': Bitmap already exists: check1
+	{"domain moment ", ErrCheckpointExists},        // domain moment check1 already exists
+	{"failed to create image file", ErrScratch},    // … '/none/vda.scratch': No such file or directory
+	{"'blockdev-add': Could not open", ErrScratch}, // … '/root/vda.scratch': Permission denied
+	{"' for backup of '", ErrScratch},              // store '/tmp/vda.scratch' for backup of 'vda' exists
+}
+
+// beginError gives an error of virDomainBackupBegin its kind.
+func beginError(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, f := range beginFailures {
+		if strings.Contains(err.Error(), f.text) {
+			return withKind(err, f.kind)
+		}
+	}
+	return err
+}
+
+// translate turns the binding's error, whose text is made for programmers, into an *Error. Others pass unchanged.
+func translate(err error) error {
+	var lv libvirt.Error
+	if !errors.As(err, &lv) {
+		return err
+	}
+	return &Error{Kind: kinds[lv.Code], Code: int(lv.Code), Message: lv.Message}
+}
+
+// withKind returns err as an error of that kind, unless it already has one.
+func withKind(err, kind error) error {
+	var e *Error
+	if errors.As(err, &e) && e.Kind == nil {
+		return &Error{Kind: kind, Code: e.Code, Message: e.Message}
+	}
+	return err
+}
+
+// about says what was tried on which domain.
+func about(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}

@@ -1,0 +1,63 @@
+package hypervisor
+
+import (
+	"errors"
+
+	"libvirt.org/go/libvirt"
+)
+
+// shutOffReasons names virDomainShutoffReason for people.
+var shutOffReasons = map[libvirt.DomainShutoffReason]string{
+	libvirt.DOMAIN_SHUTOFF_SHUTDOWN:      "the guest shut down",
+	libvirt.DOMAIN_SHUTOFF_DESTROYED:     "someone destroyed it",
+	libvirt.DOMAIN_SHUTOFF_CRASHED:       "its QEMU crashed",
+	libvirt.DOMAIN_SHUTOFF_MIGRATED:      "it was migrated to another host",
+	libvirt.DOMAIN_SHUTOFF_SAVED:         "it was saved",
+	libvirt.DOMAIN_SHUTOFF_FAILED:        "its QEMU failed",
+	libvirt.DOMAIN_SHUTOFF_FROM_SNAPSHOT: "a snapshot of it was reverted to",
+	libvirt.DOMAIN_SHUTOFF_DAEMON:        "libvirtd could not reconnect to its QEMU",
+}
+
+// WhyShutOff says why the domain is not running, "" if it is (virDomainGetState). One that is shutting down counts as shut
+// off: its QEMU ends within tenths of a second, which libvirt 9.0.0 notices 30 s late where a client reads from a backup job.
+func (d *Domain) WhyShutOff() (why string, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		state, reason, err := dom.GetState()
+		why = ""
+		switch {
+		case err == nil && state == libvirt.DOMAIN_SHUTDOWN:
+			// Whether the guest or someone outside began it is known only at its end.
+			why = "it is shutting down"
+		case err == nil && stateOf(state, reason) == ShutOff:
+			why = shutOffReason(libvirt.DomainShutoffReason(reason))
+		}
+		return err
+	})
+	if errors.Is(err, ErrNoDomain) {
+		return "it is no longer there, as a transient domain that has ended", nil
+	}
+	return why, about(err, "read the state of domain %s", d.name)
+}
+
+func shutOffReason(reason libvirt.DomainShutoffReason) string {
+	if why, known := shutOffReasons[reason]; known {
+		return why
+	}
+	return "nobody knows why"
+}
+
+// OutOfSpace names the disks, by target, of which a write of the guest has found no space: in the image, or in a scratch
+// file of a job (virDomainGetDiskErrors, VIR_DOMAIN_DISK_ERROR_NO_SPACE). libvirt forgets them when the guest goes on.
+func (d *Domain) OutOfSpace() (targets []string, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		targets = nil
+		all, err := dom.GetDiskErrors(0)
+		for _, e := range all {
+			if e.Error == libvirt.DOMAIN_DISK_ERROR_NO_SPACE {
+				targets = append(targets, e.Disk)
+			}
+		}
+		return err
+	})
+	return targets, about(err, "read the disk errors of domain %s", d.name)
+}

@@ -1,0 +1,169 @@
+package hypervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"libvirt.org/go/libvirt"
+)
+
+// BackupBegin starts a pull-mode job and, with a checkpointXML that is not "", creates a checkpoint at the same instant
+// (virDomainBackupBegin, since 6.0; incremental since 7.6). It is never tried twice.
+//
+// Whatever it returns, look the checkpoint up afterwards: libvirt keeps it when only the export failed. ErrBusy comes after
+// 30 s of waiting for the job that holds the domain: RunningJob says which. Further kinds are ErrNotRunning,
+// ErrCheckpointInconsistent, ErrNoCheckpoint (an incremental since one that libvirt does not know), ErrCheckpointExists,
+// ErrSocket and ErrScratch. The directory of the socket has to be writable for QEMU's user, that of the scratch files only
+// searchable: libvirtd creates those itself.
+//
+// A guest that shuts down in mid-job ends it, except where libvirt (since 11.10) can keep its QEMU, reset and paused, until
+// the job has ended.
+func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
+	flags, err := d.conn.beginFlags()
+	if err != nil {
+		return about(err, "begin backup of domain %s", d.name)
+	}
+	err = d.once(func(dom *libvirt.Domain) error { return dom.BackupBegin(backupXML, checkpointXML, flags) })
+	return about(d.orNotRunning(beginError(err)), "begin backup of domain %s", d.name)
+}
+
+// preservesShutdown is the first version of libvirt's daemon that knows VIR_DOMAIN_BACKUP_BEGIN_PRESERVE_SHUTDOWN_DOMAIN;
+// older ones refuse the flag.
+const preservesShutdown = 11_010_000
+
+// beginFlags are those of virDomainBackupBegin that the daemon knows (virConnectGetLibVersion).
+func (c *Conn) beginFlags() (flags libvirt.DomainBackupBeginFlags, err error) {
+	err = c.withRetry(func(conn *libvirt.Connect) error {
+		version, err := conn.GetLibVersion()
+		flags = flagsOf(version)
+		return err
+	})
+	return flags, err
+}
+
+func flagsOf(version uint32) libvirt.DomainBackupBeginFlags {
+	if version < preservesShutdown {
+		return 0
+	}
+	return libvirt.DOMAIN_BACKUP_BEGIN_PRESERVE_SHUTDOWN_DOMAIN
+}
+
+// BackupJob returns the <domainbackup> document of the running job, with all names filled in
+// (virDomainBackupGetXMLDesc, since 6.0); ErrNoJob if there is none, also if the domain does not run.
+func (d *Domain) BackupJob() (doc string, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		doc, err = dom.BackupGetXMLDesc(0)
+		return err
+	})
+	return doc, about(err, "read the backup job of domain %s", d.name)
+}
+
+// EndBackup ends the backup job (virDomainAbortJob, which is how a pull job ends) and waits until libvirt has none left. It
+// is not an error if there is none, or if the domain is gone. Call it after the last read has returned: the exports stay
+// readable for a moment without protection from the guest's writes.
+//
+// It ends whichever backup job the domain has: that it is the caller's own is the caller's to know (BackupJob). In clean-up
+// paths pass a context of its own; ctx is looked at between calls.
+func (d *Domain) EndBackup(ctx context.Context) error {
+	asked := false
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		_, err := d.BackupJob()
+		if errors.Is(err, ErrNoJob) || errors.Is(err, ErrNoDomain) {
+			return nil
+		}
+		if err == nil && !asked {
+			// Where the job ends by itself just now the call fails, and the next round sees no job.
+			err = d.with(func(dom *libvirt.Domain) error { return dom.AbortJob() })
+			asked = err == nil
+		}
+		if err := wait(ctx, pause, err); err != nil {
+			return about(err, "end backup of domain %s", d.name)
+		}
+	}
+}
+
+// wait sleeps, or returns ctx's error together with the reason why it had to wait at all.
+func wait(ctx context.Context, pause time.Duration, reason error) error {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		if reason != nil {
+			return fmt.Errorf("%w: %w", ctx.Err(), reason)
+		}
+		return fmt.Errorf("%w while the job was ending", ctx.Err())
+	}
+}
+
+// JobStats is what libvirt says about the running job.
+type JobStats struct {
+	Operation string        // "backup", "outgoing migration", …
+	Elapsed   time.Duration // since the job began
+	TempUsed  int64         // bytes in the scratch files: old blocks that the guest has overwritten meanwhile
+	TempTotal int64         // bytes that the scratch files can grow to
+}
+
+// JobStats returns the statistics of the running job, whose ever it is (virDomainGetJobStats; scratch since 7.10); ErrNoJob
+// if there is none, also if the domain does not run.
+func (d *Domain) JobStats() (JobStats, error) {
+	var stats JobStats
+	err := d.with(func(dom *libvirt.Domain) error {
+		info, err := dom.GetJobStats(0)
+		if err != nil {
+			return err
+		}
+		if info.Type == libvirt.DOMAIN_JOB_NONE {
+			return &Error{Kind: ErrNoJob, Message: "the domain has no job"}
+		}
+		stats = newJobStats(info)
+		return nil
+	})
+	if err = d.orNotRunning(err); errors.Is(err, ErrNotRunning) {
+		err = &Error{Kind: ErrNoJob, Message: "the domain is not running, and has no job"}
+	}
+	return stats, about(err, "read the job statistics of domain %s", d.name)
+}
+
+func newJobStats(info *libvirt.DomainJobInfo) JobStats {
+	return JobStats{
+		Operation: operationName(info.Operation),
+		Elapsed:   time.Duration(info.TimeElapsed) * time.Millisecond,
+		TempUsed:  int64(info.DiskTempUsed),
+		TempTotal: int64(info.DiskTempTotal),
+	}
+}
+
+// operations names virDomainJobOperation for people.
+var operations = map[libvirt.DomainJobOperationType]string{
+	libvirt.DOMAIN_JOB_OPERATION_START:           "start",
+	libvirt.DOMAIN_JOB_OPERATION_SAVE:            "save",
+	libvirt.DOMAIN_JOB_OPERATION_RESTORE:         "restore",
+	libvirt.DOMAIN_JOB_OPERATION_MIGRATION_IN:    "incoming migration",
+	libvirt.DOMAIN_JOB_OPERATION_MIGRATION_OUT:   "outgoing migration",
+	libvirt.DOMAIN_JOB_OPERATION_SNAPSHOT:        "snapshot",
+	libvirt.DOMAIN_JOB_OPERATION_SNAPSHOT_REVERT: "snapshot revert",
+	libvirt.DOMAIN_JOB_OPERATION_SNAPSHOT_DELETE: "snapshot deletion",
+	libvirt.DOMAIN_JOB_OPERATION_DUMP:            "dump",
+	libvirt.DOMAIN_JOB_OPERATION_BACKUP:          "backup",
+}
+
+func operationName(operation libvirt.DomainJobOperationType) string {
+	if name, known := operations[operation]; known {
+		return name
+	}
+	return "unknown"
+}
+
+// RunningJob says which job holds the domain, for the message that goes with ErrBusy: "backup", "outgoing migration", …, or
+// "" if there is none (virDomainGetJobStats).
+func (d *Domain) RunningJob() (string, error) {
+	stats, err := d.JobStats()
+	if errors.Is(err, ErrNoJob) {
+		return "", nil
+	}
+	return stats.Operation, err
+}

@@ -1,0 +1,173 @@
+package repository
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/qcow2"
+)
+
+// Link is one image of a chain.
+type Link struct {
+	Point Manifest
+	Disk  Disk
+	Path  string // of the image
+}
+
+// Chain returns the image files that a disk of a point needs, base first, the
+// point's own image last. Errors are those of Links.
+func (r *Repository) Chain(domain, id, target string) ([]string, error) {
+	links, err := r.Links(domain, id, target)
+	if err != nil {
+		return nil, err
+	}
+	var images []string
+	for _, l := range links {
+		images = append(images, l.Path)
+	}
+	return images, nil
+}
+
+// Links returns the images that a disk of a point needs, base first, the point's
+// own image last. It follows the manifests and holds the header of each image
+// against them, so that no backing file name in an image leads anywhere but to
+// the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
+// what was asked for, a *DamagedError for what lies below.
+func (r *Repository) Links(domain, id, target string) ([]Link, error) {
+	m, err := r.Point(domain, id)
+	if err != nil {
+		return nil, fmt.Errorf("chain of disk %s: %w", target, err)
+	}
+	d, ok := m.Disk(target)
+	if !ok {
+		return nil, fmt.Errorf("chain of disk %s of %s: %w", target, id, ErrNoDisk)
+	}
+	var links []Link
+	// The loop ends: Validate lets a parent's number only go down.
+	for {
+		path := filepath.Join(r.PointDir(domain, m.ID), d.Image)
+		if err := checkHeader(path, d); err != nil {
+			return nil, damagedFile(m, d.Image, err)
+		}
+		links = append(links, Link{m, d, path})
+		if d.Parent == "" {
+			slices.Reverse(links)
+			return links, nil
+		}
+		if m, d, err = r.parentOf(m, d); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// OpenChain opens the images of Links for reading, past the page cache where the
+// file system lets it. The caller closes them when nobody reads the chain any
+// more. What is wrong with the images is a *qcow2.ChainError.
+func OpenChain(links []Link) (_ *qcow2.Chain, close func(), err error) {
+	var files []*os.File
+	closeAll := func() {
+		for _, f := range files {
+			_ = f.Close() // only read
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+	var images []io.ReaderAt
+	for _, link := range links {
+		f, err := openRegular(link.Path)
+		if err != nil {
+			return nil, nil, err
+		}
+		files = append(files, f)
+		image, err := directio.NewReader(f, directio.Auto)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open %s: %w", link.Path, err)
+		}
+		images = append(images, image)
+	}
+	chain, err := qcow2.OpenChain(images)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
+	}
+	return chain, closeAll, nil
+}
+
+func damagedFile(m Manifest, name string, err error) error {
+	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
+}
+
+func (r *Repository) parentOf(m Manifest, d Disk) (Manifest, Disk, error) {
+	id, _, err := d.ParentImage()
+	if err != nil {
+		return Manifest{}, Disk{}, damagedPoint(m.Domain, m.ID, err)
+	}
+	parent, err := r.readManifest(m.Domain, id)
+	if err != nil {
+		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
+	}
+	pd, err := m.parentDisk(d, parent)
+	if err != nil {
+		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, err)
+	}
+	return parent, pd, nil
+}
+
+// parentDisk finds, in the parent point, the disk that d is chained onto, and
+// sees that the parent is the one that was there when the point was made.
+func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
+	_, image, err := d.ParentImage()
+	switch {
+	case err != nil:
+		return Disk{}, err
+	case !strings.EqualFold(parent.DomainUUID, m.DomainUUID):
+		return Disk{}, fmt.Errorf("%s needs it, but it is of another domain: UUID %s, not %s", m.ID, parent.DomainUUID, m.DomainUUID)
+	case !m.ParentTime.IsZero() && !m.ParentTime.Equal(parent.Time):
+		return Disk{}, fmt.Errorf("%s needs the point of %s, but this one shows %s: put here by hand", m.ID,
+			m.ParentTime.Format(time.RFC3339Nano), parent.Time.Format(time.RFC3339Nano))
+	}
+	for _, pd := range parent.Disks {
+		if pd.Image == image {
+			return pd, nil
+		}
+	}
+	return Disk{}, fmt.Errorf("%s needs its image %s, which its manifest does not have", m.ID, image)
+}
+
+// checkHeader holds the header of an image against its manifest.
+func checkHeader(path string, d Disk) error {
+	f, err := openRegular(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h, err := qcow2.ReadHeader(f)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return compareHeader(path, h, d)
+}
+
+func compareHeader(path string, h qcow2.Header, d Disk) error {
+	switch {
+	case h.BackingFile != d.Parent:
+		return fmt.Errorf("%s: backing file is %q, the manifest says %q", path, h.BackingFile, d.Parent)
+	case d.Parent != "" && h.BackingFormat != "qcow2":
+		return fmt.Errorf("%s: backing format is %q, not qcow2", path, h.BackingFormat)
+	case h.VirtualSize != d.VirtualSize:
+		return fmt.Errorf("%s: virtual size is %d bytes, the manifest says %d", path, h.VirtualSize, d.VirtualSize)
+	case h.ExternalData():
+		return fmt.Errorf("%s: its data is in another file", path)
+	case h.Corrupt() || h.Dirty():
+		return fmt.Errorf("%s: marked as corrupt or not closed: it was opened for writing since it was sealed", path)
+	}
+	return nil
+}

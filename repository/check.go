@@ -1,0 +1,230 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"lukechampine.com/blake3"
+
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/qcow2"
+)
+
+const (
+	// pieceLength is read at once, a multiple of RangeLength: large enough that
+	// a disk reads at its best also where every read waits for it.
+	pieceLength = 2 << 20
+
+	// checkReaders read and hash pieces of one image side by side, so that the
+	// disk is busy while processors hash. Memory is pieceLength for each.
+	checkReaders = 4
+
+	// mostSpans bounds the places that are told apart in one file. Behind that
+	// the last of them just grows.
+	mostSpans = 1000
+)
+
+// CheckOptions say how files are read. The zero value reads past the page cache.
+type CheckOptions struct {
+	// Cache leaves what was read in the page cache, for somebody who reads the
+	// same at about the same time.
+	Cache bool
+	// Progress, if set, is told of every piece how many bytes it had. Calls
+	// come from several goroutines.
+	Progress func(bytes int64)
+}
+
+// CheckImage reads every byte of an image and of its hash list once, and holds
+// them against each other and against the manifest. The manifest has the digest
+// of the list, so a list computed from the image proves the whole image without
+// the one on disk; that one says where damage is. Damage found is not an error;
+// the error says why there could be no check: ctx ended, or files may not be
+// read by this user.
+func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o CheckOptions) ([]Damage, error) {
+	c := &imageCheck{repo: r, point: m, disk: d, options: o,
+		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
+	if c.options.Progress == nil {
+		c.options.Progress = func(int64) {}
+	}
+	if err := c.run(ctx); err != nil {
+		return nil, fmt.Errorf("check %s: %w", c.name(d.Image), err)
+	}
+	return c.damage, nil
+}
+
+// imageCheck is the check of one image with its hash list.
+type imageCheck struct {
+	repo    *Repository
+	point   Manifest
+	disk    Disk
+	options CheckOptions
+
+	image  *os.File
+	reader *directio.Reader
+	size   int64 // of the image as it is
+	list   *storedList
+
+	mu      sync.Mutex
+	next    int64                   // piece that is judged next
+	pending map[int64][]rangeResult // pieces that were read before their turn
+
+	computed *blake3.Hasher // of the list that the image as it is would have
+	stored   *blake3.Hasher // of the list on disk, with the header it should have
+	differ   []span         // ranges of the image that differ from the list on disk
+	failed   []span         // ranges that could not be read
+
+	damage []Damage
+}
+
+// rangeResult is what one range of the image holds.
+type rangeResult struct {
+	sum [hashSize]byte
+	err error
+}
+
+func (c *imageCheck) name(file string) string {
+	return filepath.Join(c.point.Domain, c.point.ID, file)
+}
+
+func (c *imageCheck) path(file string) string {
+	return filepath.Join(c.repo.PointDir(c.point.Domain, c.point.ID), file)
+}
+
+func (c *imageCheck) run(ctx context.Context) (err error) {
+	if err := c.openList(); err != nil {
+		return err
+	}
+	defer c.list.close()
+	opened, err := c.openImage()
+	if err != nil || !opened {
+		return err
+	}
+	defer c.image.Close()
+	if err := c.read(ctx); err != nil {
+		return err
+	}
+	c.judge()
+	return nil
+}
+
+// openImage opens the image; where that is damage already it returns false.
+func (c *imageCheck) openImage() (bool, error) {
+	f, err := openRegular(c.path(c.disk.Image))
+	if err != nil {
+		if cannotCheck(err) {
+			return false, err
+		}
+		c.imageDamage(span{qcow2.Range{Offset: 0, Length: c.disk.ImageBytes}, reason(err)}, nil, true)
+		return false, nil
+	}
+	info, err := f.Stat()
+	if err == nil {
+		mode := directio.Auto
+		if c.options.Cache {
+			mode = directio.Never
+		}
+		c.reader, err = directio.NewReader(f, mode)
+	}
+	if err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	c.image, c.size = f, info.Size()
+	return true, nil
+}
+
+// read hashes the image with several readers and judges its ranges in order.
+func (c *imageCheck) read(ctx context.Context) error {
+	header := hashesHeader(c.disk.ImageBytes)
+	c.computed.Write(header)
+	c.stored.Write(header)
+	length := c.disk.ImageBytes
+	if c.size < length {
+		length = c.size &^ (RangeLength - 1)
+	}
+	pieces := (length + pieceLength - 1) / pieceLength
+	var taken atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	for range min(checkReaders, pieces) {
+		group.Go(func() error {
+			buf := directio.Buffer(pieceLength)
+			for {
+				i := taken.Add(1) - 1
+				if i >= pieces {
+					return nil
+				}
+				if err := ctx.Err(); err != nil {
+					return context.Cause(ctx)
+				}
+				n := min(pieceLength, length-i*pieceLength)
+				c.readPiece(buf, i*pieceLength, n)
+				c.options.Progress(n)
+			}
+		})
+	}
+	return group.Wait()
+}
+
+// readPiece reads, hashes and judges one piece. buf is for O_DIRECT, so it is
+// filled beyond n where the file goes on.
+func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
+	results := make([]rangeResult, 0, pieceLength/RangeLength)
+	got, err := c.reader.ReadPiece(buf, offset)
+	for at := int64(0); at < n; at += RangeLength {
+		want := min(RangeLength, n-at)
+		if err == nil && int64(got) >= at+want {
+			results = append(results, rangeResult{sum: hashRange(buf[at : at+want])})
+			continue
+		}
+		results = append(results, c.readRange(buf[at:min(at+RangeLength, int64(len(buf)))], offset+at, want))
+	}
+	c.reader.Forget(offset, n)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pending[offset/pieceLength] = results
+	for {
+		results, ok := c.pending[c.next]
+		if !ok {
+			return
+		}
+		delete(c.pending, c.next)
+		for i, result := range results {
+			c.compare(c.next*pieceLength+int64(i)*RangeLength, result)
+		}
+		c.next++
+	}
+}
+
+// readRange reads one range again, to tell it from its neighbours.
+func (c *imageCheck) readRange(buf []byte, offset, want int64) rangeResult {
+	got, err := c.reader.ReadPiece(buf, offset)
+	switch {
+	case err != nil:
+		return rangeResult{err: err}
+	case int64(got) < want:
+		return rangeResult{err: io.ErrUnexpectedEOF}
+	}
+	return rangeResult{sum: hashRange(buf[:want])}
+}
+
+// compare takes the ranges of the image in order.
+func (c *imageCheck) compare(offset int64, result rangeResult) {
+	place := qcow2.Range{Offset: offset, Length: min(RangeLength, c.disk.ImageBytes-offset)}
+	c.computed.Write(result.sum[:])
+	sum, ok := c.list.next()
+	if ok {
+		c.stored.Write(sum[:])
+	}
+	switch {
+	case result.err != nil:
+		c.failed = addSpan(c.failed, place, reason(result.err))
+	case ok && sum != result.sum:
+		c.differ = addSpan(c.differ, place, "")
+	}
+}

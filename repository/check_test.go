@@ -1,0 +1,344 @@
+package repository
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/directio"
+)
+
+// checkedLength is that of the image of oneImage: three ranges and a short one.
+const checkedLength = 3*RangeLength + 65536
+
+// oneImage makes a repository with one point of one image, whose content is no
+// qcow2 image but for its header.
+func oneImage(t testing.TB) (*Repository, Manifest) {
+	t.Helper()
+	r := newRepository(t)
+	l := mustLock(t, r, "vm1")
+	p, m := makePartial(t, l, point{id: "check1", kind: KindFull})
+	im, err := p.CreateImage("vda", directio.Auto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := int64(0); at < checkedLength; at += RangeLength {
+		if _, err := im.WriteAt(pageAligned(int(min(RangeLength, checkedLength-at)), uint64(at)), at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := im.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	m.Disks = []Disk{{Target: "vda", Kind: KindFull, VirtualSize: 8 << 20}}
+	if err := p.Seal(m); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	m, err = r.Point("vm1", "check1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, m
+}
+
+// checkOf checks the image of oneImage and sees that it was read as a whole.
+func checkOf(t *testing.T, r *Repository, m Manifest) []Damage {
+	t.Helper()
+	var both [][]Damage
+	for _, cache := range []bool{false, true} {
+		var read atomic.Int64
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Cache: cache, Progress: func(n int64) { read.Add(n) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, found)
+	}
+	if a, b := describe(both[0]), describe(both[1]); a != b {
+		t.Errorf("past the page cache: %s\nthrough it: %s", a, b)
+	}
+	return both[0]
+}
+
+func describe(found []Damage) string {
+	var lines []string
+	for _, d := range found {
+		s := d.String()
+		if d.Harmless {
+			s += " [harmless]"
+		}
+		lines = append(lines, s)
+	}
+	return strings.Join(lines, "\n")
+}
+
+func flip(t testing.TB, path string, at int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var b [1]byte
+	if _, err := f.ReadAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 0x10
+	if _, err := f.WriteAt(b[:], at); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Every kind of damage is found with its place; damage of the list alone is told
+// from damage of the image.
+func TestCheckImage(t *testing.T) {
+	const list = hashesHeaderSize + 4*hashSize
+	tests := map[string]struct {
+		spoil func(t *testing.T, image, hashes string) error
+		want  []string // one for each damage
+	}{
+		"nothing": {func(t *testing.T, image, hashes string) error { return nil }, nil},
+		"one byte": {func(t *testing.T, image, hashes string) error { flip(t, image, RangeLength+5); return nil },
+			[]string{"vda.qcow2: 1048576 bytes at offset 1048576: differs from what was written"}},
+		"neighbours are one place": {func(t *testing.T, image, hashes string) error {
+			for _, at := range []int64{0, RangeLength, 3 * RangeLength, checkedLength - 1} {
+				flip(t, image, at)
+			}
+			return nil
+		}, []string{"vda.qcow2: 2097152 bytes at offset 0: differs", "vda.qcow2: 65536 bytes at offset 3145728: differs"}},
+		"truncated within a range": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, RangeLength+9) },
+			[]string{"vda.qcow2: 2162688 bytes at offset 1048576: missing: the file ends at byte 1048585 of 3211264"}},
+		"empty": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, 0) },
+			[]string{"vda.qcow2: 3211264 bytes at offset 0: missing: the file ends at byte 0"}},
+		"flipped and truncated": {func(t *testing.T, image, hashes string) error {
+			flip(t, image, 0)
+			return os.Truncate(image, 2*RangeLength)
+		},
+			[]string{"1048576 bytes at offset 0: differs", "1114112 bytes at offset 2097152: missing"}},
+		"missing": {func(t *testing.T, image, hashes string) error { return os.Remove(image) },
+			[]string{"vda.qcow2: 3211264 bytes at offset 0: missing"}},
+		"appended": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, checkedLength+100) },
+			[]string{"vda.qcow2: 100 bytes at offset 3211264: was appended later; nothing reads it [harmless]"}},
+		"a link": {func(t *testing.T, image, hashes string) error {
+			return errors.Join(os.Rename(image, image+".x"), os.Symlink(image+".x", image))
+		}, []string{"is not a regular file: a symbolic link"}},
+		"a directory": {func(t *testing.T, image, hashes string) error {
+			return errors.Join(os.Remove(image), os.Mkdir(image, 0o700))
+		},
+			[]string{"is not a regular file"}},
+		"a pipe": {func(t *testing.T, image, hashes string) error {
+			return errors.Join(os.Remove(image), unix.Mkfifo(image, 0o600))
+		},
+			[]string{"is not a regular file"}},
+		"a hash": {func(t *testing.T, image, hashes string) error {
+			flip(t, hashes, hashesHeaderSize+2*hashSize)
+			return nil
+		},
+			[]string{"vda.hashes: 32 bytes at offset 96: differs from what was written; the image it belongs to is sound by the manifest [harmless]"}},
+		"the list's header": {func(t *testing.T, image, hashes string) error { flip(t, hashes, 24); return nil },
+			[]string{"vda.hashes: 32 bytes at offset 0: the header differs from what was written; the image it belongs to is sound by the manifest [harmless]"}},
+		"the list missing": {func(t *testing.T, image, hashes string) error { return os.Remove(hashes) },
+			[]string{"vda.hashes: missing; the image it belongs to is sound by the manifest [harmless]"}},
+		"the list truncated": {func(t *testing.T, image, hashes string) error { return os.Truncate(hashes, 70) },
+			[]string{"vda.hashes: 90 bytes at offset 70: missing: the file ends here; the image it belongs to is sound by the manifest [harmless]"}},
+		"the list appended": {func(t *testing.T, image, hashes string) error { return os.Truncate(hashes, list+32) },
+			[]string{"vda.hashes: 32 bytes at offset 160: was appended later; the image it belongs to is sound by the manifest [harmless]"}},
+		"image and a hash": {func(t *testing.T, image, hashes string) error {
+			flip(t, image, 0)
+			flip(t, hashes, hashesHeaderSize+hashSize)
+			return nil
+		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]",
+			"vda.qcow2: 2097152 bytes at offset 0: differs from what was written, or its hash list does, which is damaged too"}},
+		"image, and no list": {func(t *testing.T, image, hashes string) error { flip(t, image, 0); return os.Remove(hashes) },
+			[]string{"vda.hashes: missing [harmless]", "vda.qcow2: 3211264 bytes at offset 0: differs from what was written; where, its hash list would tell, which is gone"}},
+		"both of another point": {func(t *testing.T, image, hashes string) error {
+			data := pageAligned(checkedLength, 77)
+			sums := appendHashes(hashesHeader(checkedLength), data)
+			return errors.Join(os.WriteFile(image, data, 0o600), os.WriteFile(hashes, sums, 0o600))
+		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]", "vda.qcow2: 3211264 bytes at offset 0: is not the image that was written"}},
+	}
+	whole, m := oneImage(t)
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := copyOf(t, whole)
+			dir := r.PointDir("vm1", "check1")
+			if err := tt.spoil(t, filepath.Join(dir, "vda.qcow2"), filepath.Join(dir, "vda.hashes")); err != nil {
+				t.Fatal(err)
+			}
+			got := checkOf(t, r, m)
+			if len(got) != len(tt.want) {
+				t.Fatalf("got\n%s\nwant %d", describe(got), len(tt.want))
+			}
+			for i, want := range tt.want {
+				if !strings.Contains(describe(got[i:i+1]), want) {
+					t.Errorf("got\n%s\nwant %s", describe(got[i:i+1]), want)
+				}
+				if _, broken := got[i].Image(); broken == got[i].Harmless || broken != got[i].WholeDisk {
+					t.Errorf("%+v: the image is no qcow2, so the whole disk is affected or nothing", got[i])
+				}
+			}
+		})
+	}
+}
+
+// Every byte of a list of hashes and of a small file counts.
+func TestEveryByteOfSmallFiles(t *testing.T) {
+	r, m := oneImage(t)
+	dir := r.PointDir("vm1", "check1")
+	for at := range int64(hashesHeaderSize + 4*hashSize) {
+		flip(t, filepath.Join(dir, "vda.hashes"), at)
+		if got := checkOf(t, r, m); len(got) != 1 || !got[0].Harmless || at < got[0].Offset || at >= got[0].Offset+got[0].Length {
+			t.Fatalf("byte %d of the list: %s", at, describe(got))
+		}
+		flip(t, filepath.Join(dir, "vda.hashes"), at)
+	}
+	for at := range int64(len("<domain/>")) {
+		flip(t, filepath.Join(dir, DomainXML), at)
+		if got, err := r.CheckFile(m, DomainXML); err != nil || len(got) != 1 || got[0].Harmless {
+			t.Fatalf("byte %d of %s: %s, %v", at, DomainXML, describe(got), err)
+		}
+		var damaged *DamagedError
+		if _, err := r.ReadFile(m, DomainXML); !errors.As(err, &damaged) {
+			t.Fatalf("byte %d of %s: read with %v", at, DomainXML, err)
+		}
+		flip(t, filepath.Join(dir, DomainXML), at)
+	}
+	if data, err := r.ReadFile(m, DomainXML); err != nil || string(data) != "<domain/>" {
+		t.Errorf("read %q, %v", data, err)
+	}
+	if got := checkOf(t, r, m); len(got) != 0 {
+		t.Errorf("nothing is damaged any more: %s", describe(got))
+	}
+}
+
+func TestCheckImageEndsWithItsContext(t *testing.T) {
+	r, m := oneImage(t)
+	why := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(why)
+	if _, err := r.CheckImage(ctx, m, m.Disks[0], CheckOptions{}); !errors.Is(err, why) {
+		t.Errorf("got %v, want the cause", err)
+	}
+}
+
+func TestDamagedBy(t *testing.T) {
+	if err := DamagedBy([]Damage{{File: "vm1/check1/vda.hashes", Harmless: true}}); err != nil {
+		t.Errorf("harmless: %v", err)
+	}
+	r := chainOfThree(t)
+	err := DamagedBy([]Damage{
+		{Domain: "vm1", Point: "check2", File: "vm1/check2/vda.qcow2", Disk: "vda", Offset: 5, Length: 7, What: "differs", WholeDisk: true},
+		{Domain: "vm1", Point: "check2", File: "vm1/check2/vda.qcow2", Disk: "vda", Offset: 50, Length: 7, What: "differs"},
+	})
+	var damaged *DamagedError
+	if !errors.As(err, &damaged) || len(damaged.Points) != 1 {
+		t.Fatalf("got %v", err)
+	}
+	r.Explain(damaged)
+	if !slices.Equal(damaged.Lost, []string{"check2", "diff3"}) || !slices.Equal(damaged.Left, []string{"check1", "copy10"}) {
+		t.Errorf("lost %q, left %q", damaged.Lost, damaged.Left)
+	}
+	for _, want := range []string{"vda.qcow2: 7 bytes at offset 5", "at offset 50", "lost with it: check2 diff3", "not touched by it: check1 copy10"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error lacks %q:\n%v", want, err)
+		}
+	}
+	if want := "virtbackup restore vm1 --at copy10"; !strings.Contains(damaged.Hint(), want) {
+		t.Errorf("hint %q, want %q", damaged.Hint(), want)
+	}
+}
+
+// What is damaged in one point takes along those that need it, and no others.
+func TestExplain(t *testing.T) {
+	whole := chainOfThree(t)
+	tests := map[string]struct {
+		spoil      func(r *Repository) error
+		lost, left string
+	}{
+		"a manifest":  {func(r *Repository) error { return os.Remove(filepath.Join(r.PointDir("vm1", "check1"), ManifestName)) }, "check1 check2 diff3", "copy10"},
+		"a parent":    {func(r *Repository) error { return os.RemoveAll(r.PointDir("vm1", "check1")) }, "check2 diff3", "copy10"},
+		"domain.xml":  {func(r *Repository) error { return nil }, "check1", "check2 diff3 copy10"},
+		"not a point": {func(r *Repository) error { return os.Mkdir(r.PointDir("vm1", "old"), 0o700) }, "old check1", "check2 diff3 copy10"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			r := copyOf(t, whole)
+			e := &DamagedError{Points: []DamagedPoint{{Domain: "vm1", ID: "check1", File: DomainXML, Err: fs.ErrInvalid}}}
+			if err := tt.spoil(r); err != nil {
+				t.Fatal(err)
+			}
+			r.Explain(e)
+			if got := strings.Join(e.Lost, " "); got != tt.lost {
+				t.Errorf("lost %s, want %s", got, tt.lost)
+			}
+			if got := strings.Join(e.Left, " "); got != tt.left {
+				t.Errorf("left %s, want %s", got, tt.left)
+			}
+		})
+	}
+}
+
+// A point that stands where another one of its name stood is no parent.
+func TestParentOfAnotherTime(t *testing.T) {
+	a, b := chainOfThree(t), chainOfThree(t)
+	if err := errors.Join(os.RemoveAll(a.PointDir("vm1", "check1")),
+		os.CopyFS(a.PointDir("vm1", "check1"), os.DirFS(b.PointDir("vm1", "check1")))); err != nil {
+		t.Fatal(err)
+	}
+	_, err := a.Links("vm1", "diff3", "vda")
+	var damaged *DamagedError
+	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "put here by hand") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestVerified(t *testing.T) {
+	r := chainOfThree(t)
+	if got := r.Verified("vm1"); len(got) != 0 {
+		t.Errorf("got %v of nothing", got)
+	}
+	note := map[string]Verification{}
+	for _, id := range []string{"check1", "check2"} {
+		digest, err := r.ManifestDigest("vm1", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		note[id] = Verification{Manifest: digest, Sound: id == "check1"}
+	}
+	for range 2 {
+		if err := r.SetVerified("vm1", note); err != nil {
+			t.Fatal(err)
+		}
+		delete(note, "check1") // what was known before stays
+	}
+	if got := r.Verified("vm1"); len(got) != 2 || !got["check1"].Sound || got["check2"].Sound {
+		t.Errorf("got %v", got)
+	}
+	if points, err := r.Points("vm1"); err != nil || len(points) != 4 {
+		t.Errorf("points beside the file: %s, %v", ids(points), err)
+	}
+	note["check1"] = Verification{Manifest: note["check2"].Manifest, Sound: true}
+	note["../../check1"] = note["check1"]
+	if err := errors.Join(r.SetVerified("vm1", note), os.RemoveAll(r.PointDir("vm1", "check2"))); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Verified("vm1"); len(got) != 0 {
+		t.Errorf("of other manifests and points that are gone: %v", got)
+	}
+	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", VerifiedName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.Verified("vm1"); len(got) != 0 {
+		t.Errorf("of a damaged file: %v", got)
+	}
+}

@@ -1,0 +1,107 @@
+package repository
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// cannotCheck tells an error that says nothing of the repository.
+func cannotCheck(err error) bool {
+	for _, e := range []error{fs.ErrPermission, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// reason is an error without the path, which the damage has already.
+func reason(err error) string {
+	var path *fs.PathError
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "missing"
+	case errors.Is(err, errNotRegular):
+		return err.Error()
+	case errors.As(err, &path):
+		return fmt.Sprintf("cannot be read: %v", path.Err)
+	}
+	return fmt.Sprintf("cannot be read: %v", err)
+}
+
+// CheckHeader holds the header of an image against its manifest: sizes, backing
+// file, features. Damage is a *DamagedError.
+func (r *Repository) CheckHeader(m Manifest, d Disk) error {
+	if err := checkHeader(filepath.Join(r.PointDir(m.Domain, m.ID), d.Image), d); err != nil {
+		return damagedFile(m, d.Image, err)
+	}
+	return nil
+}
+
+// CheckFile holds a small file of a point (domain.xml) against the digest in the
+// manifest. Damage found is not an error.
+func (r *Repository) CheckFile(m Manifest, name string) ([]Damage, error) {
+	path := filepath.Join(r.PointDir(m.Domain, m.ID), name)
+	d := Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != DomainXML}
+	digest, err := Digest(path)
+	switch {
+	case err == nil && digest == m.Files[name]:
+		return nil, nil
+	case err == nil:
+		d.What = "differs from what was written"
+		if info, err := os.Lstat(path); err == nil {
+			d.Length = info.Size()
+		}
+	case cannotCheck(err):
+		return nil, err
+	default:
+		d.What = reason(err)
+	}
+	return []Damage{d}, nil
+}
+
+// ReadFile returns a small file of a point, held against the digest in the
+// manifest. Damage is a *DamagedError.
+func (r *Repository) ReadFile(m Manifest, name string) ([]byte, error) {
+	data, err := readSmall(filepath.Join(r.PointDir(m.Domain, m.ID), name))
+	switch {
+	case err != nil && cannotCheck(err):
+		return nil, fmt.Errorf("read %s of %s: %w", name, m.ID, err)
+	case err == nil && digestBytes(data) != m.Files[name]:
+		return nil, damagedFile(m, name, fmt.Errorf("%s: differs from what was written", filepath.Join(m.Domain, m.ID, name)))
+	case err == nil:
+		return data, nil
+	}
+	return nil, damagedFile(m, name, fmt.Errorf("%s: %s", filepath.Join(m.Domain, m.ID, name), reason(err)))
+}
+
+// DamagedBy is the error for damage that was found; nil for none, or only such
+// as no restore needs to mind.
+func DamagedBy(found []Damage) error {
+	type place struct{ domain, point, file string }
+	byPlace := map[place]damages{}
+	var order []place
+	for _, d := range found {
+		if d.Harmless {
+			continue
+		}
+		p := place{d.Domain, d.Point, filepath.Base(d.File)}
+		if byPlace[p] == nil {
+			order = append(order, p)
+		}
+		byPlace[p] = append(byPlace[p], d)
+	}
+	if len(order) == 0 {
+		return nil
+	}
+	e := &DamagedError{}
+	for _, p := range order {
+		e.Points = append(e.Points, DamagedPoint{Domain: p.domain, ID: p.point, File: p.file, Err: byPlace[p]})
+	}
+	return e
+}

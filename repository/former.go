@@ -1,0 +1,51 @@
+package repository
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+)
+
+// NamesOf lists the domains whose points carry this UUID, sorted: more than one
+// where a domain was renamed. It reads one manifest of each domain.
+func (r *Repository) NamesOf(uuid string) ([]string, error) {
+	domains, err := r.Domains()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, domain := range domains {
+		owner, err := r.quickOwner(domain)
+		if err != nil {
+			return nil, err
+		}
+		if strings.EqualFold(owner, uuid) {
+			names = append(names, domain)
+		}
+	}
+	return names, nil
+}
+
+// quickOwner is Owner without reading all manifests: the newest point that can
+// be read tells; "" where there is none.
+func (r *Repository) quickOwner(domain string) (string, error) {
+	entries, err := os.ReadDir(r.domainDir(domain))
+	if err != nil {
+		return "", fmt.Errorf("whose points are those of %s: %w", domain, err)
+	}
+	var ids []string
+	for _, e := range entries {
+		if _, _, err := ParsePointID(e.Name()); err == nil {
+			ids = append(ids, e.Name())
+		}
+	}
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(NextNumber(b), NextNumber(a)) })
+	for _, id := range ids {
+		if m, err := r.readManifest(domain, id); err == nil {
+			return m.DomainUUID, nil
+		}
+	}
+	return "", nil
+}

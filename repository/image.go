@@ -1,0 +1,198 @@
+package repository
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"lukechampine.com/blake3"
+
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/fault"
+)
+
+// Image is an image file that is written and hashed at once. Each write carries
+// whole ranges of RangeLength bytes and puts their hashes straight into the
+// hash list file, so memory does not grow with the image.
+type Image struct {
+	file   *directio.File
+	hashes *os.File
+
+	mu       sync.Mutex
+	size     int64
+	short    map[int64]int64 // ranges written in part: offset -> end
+	closed   bool
+	complete bool
+	digest   string
+}
+
+// createImage makes path.qcow2 and path.hashes; neither may exist.
+func createImage(path string, mode directio.Mode) (_ *Image, err error) {
+	im := &Image{short: map[int64]int64{}}
+	if im.file, err = directio.Create(path+imageSuffix, fileMode, mode); err != nil {
+		return nil, err
+	}
+	im.file.Grow()
+	im.hashes, err = os.OpenFile(path+hashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return nil, errors.Join(err, im.file.Close())
+	}
+	return im, nil
+}
+
+// Direct says whether the image is being written past the page cache.
+func (im *Image) Direct() bool { return im.file.Direct() }
+
+// WriteAt hashes and writes whole ranges: off is a multiple of RangeLength
+// bytes, len(p) of 512, and only the last range of the file may be shorter than
+// RangeLength. For O_DIRECT p starts at a multiple of 4096 in memory. A range
+// may be written again; its hash is replaced. p belongs to the caller and is
+// not kept. Concurrent calls for different ranges are safe.
+func (im *Image) WriteAt(p []byte, off int64) (int, error) {
+	if err := im.note(off, int64(len(p))); err != nil {
+		return 0, err
+	}
+	var one [hashSize]byte // the common write is of one range
+	sums := appendHashes(one[:0], p)
+	if _, err := im.hashes.WriteAt(sums, hashOffset(off)); err != nil {
+		return 0, fmt.Errorf("write hash of offset %d: %w", off, err)
+	}
+	if err := fault.Point("write image"); err != nil {
+		return 0, fmt.Errorf("write %d bytes at offset %d: %w", len(p), off, err)
+	}
+	n, err := im.file.WriteAt(p, off)
+	if err != nil {
+		return n, fmt.Errorf("write %d bytes at offset %d: %w", len(p), off, err)
+	}
+	return n, nil
+}
+
+// note checks a write and records what Finish must know of it.
+func (im *Image) note(off, length int64) error {
+	if off < 0 || off%RangeLength != 0 || length == 0 || length%512 != 0 || off > maxImage-length {
+		return fmt.Errorf("write %d bytes at offset %d of %s: not whole ranges", length, off, im.file.Name())
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.closed {
+		return fmt.Errorf("write at offset %d of %s: %w", off, im.file.Name(), os.ErrClosed)
+	}
+	end := off + length
+	im.size = max(im.size, end)
+	for start := range im.short {
+		if off <= start && start < end {
+			delete(im.short, start)
+		}
+	}
+	if tail := end % RangeLength; tail != 0 {
+		im.short[end-tail] = end
+	}
+	return nil
+}
+
+// ReadAt reads back what was written, at any offset and into any memory. It
+// must not run beside a write of the same range.
+func (im *Image) ReadAt(p []byte, off int64) (int, error) { return im.file.ReadAt(p, off) }
+
+// Sync puts the image's data on stable storage.
+func (im *Image) Sync() error { return im.file.Sync() }
+
+// Finish completes the hash list, puts both files on stable storage and closes
+// them. It returns the digest of the hash list and the length of the image in
+// bytes. Every range must have been written, and no write may be under way. A
+// failed image is closed by the point's Discard.
+func (im *Image) Finish() (hashes string, size int64, err error) {
+	if err := im.checkRanges(); err != nil {
+		return "", 0, fmt.Errorf("finish %s: %w", im.file.Name(), err)
+	}
+	if err := im.file.Truncate(im.size); err != nil { // space was allocated ahead
+		return "", 0, fmt.Errorf("finish image: %w", err)
+	}
+	if _, err := im.hashes.WriteAt(hashesHeader(im.size), 0); err != nil {
+		return "", 0, fmt.Errorf("finish hash list: %w", err)
+	}
+	digest, err := digestHashes(im.hashes, im.size)
+	if err != nil {
+		return "", 0, fmt.Errorf("finish %s: %w", im.hashes.Name(), err)
+	}
+	if err := errors.Join(im.file.Sync(), syncFile(im.hashes)); err != nil {
+		return "", 0, fmt.Errorf("finish image: %w", err)
+	}
+	if err := im.Close(); err != nil {
+		return "", 0, fmt.Errorf("finish image: %w", err)
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.complete, im.digest = true, digest
+	return digest, im.size, nil
+}
+
+func (im *Image) checkRanges() error {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.closed {
+		return os.ErrClosed
+	}
+	for start, end := range im.short {
+		if end != im.size {
+			return fmt.Errorf("the range at offset %d was written in part", start)
+		}
+	}
+	return nil
+}
+
+// digestHashes reads the whole list once, for its digest and to find ranges
+// that were never written: those have a hash of 32 zero bytes, which no data
+// has.
+func digestHashes(f *os.File, length int64) (string, error) {
+	h := blake3.New(hashSize, nil)
+	buf := make([]byte, windowHashes*hashSize)
+	end := hashesHeaderSize + hashSize*rangeCount(length)
+	for at := int64(0); at < end; {
+		n := min(int64(len(buf)), end-at)
+		if at == 0 {
+			n = hashesHeaderSize
+		}
+		if _, err := f.ReadAt(buf[:n], at); err != nil {
+			if errors.Is(err, io.EOF) {
+				err = errors.New("the last range was never written")
+			}
+			return "", err
+		}
+		if i := zeroHash(buf[:n]); i >= 0 {
+			return "", fmt.Errorf("the range at offset %d was never written", (at-hashesHeaderSize)/hashSize*RangeLength+int64(i)*RangeLength)
+		}
+		h.Write(buf[:n])
+		at += n
+	}
+	return formatDigest(h.Sum(nil)), nil
+}
+
+func zeroHash(sums []byte) int {
+	for i := 0; i+hashSize <= len(sums); i += hashSize {
+		if [hashSize]byte(sums[i:]) == [hashSize]byte{} {
+			return i / hashSize
+		}
+	}
+	return -1
+}
+
+// finished returns what Finish returned, ok only where it succeeded.
+func (im *Image) finished() (digest string, size int64, ok bool) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.digest, im.size, im.complete
+}
+
+// Close closes the files without completing them; it does nothing after Finish.
+func (im *Image) Close() error {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.closed {
+		return nil
+	}
+	im.closed = true
+	return errors.Join(im.file.Close(), im.hashes.Close())
+}

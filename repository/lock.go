@@ -1,0 +1,281 @@
+package repository
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const lockName = "lock"
+
+// lockAttempts bounds the retries after another process removed the directory
+// or the lock file between our steps. Each retry needs such a process to have
+// ended a run without a point at that very moment, so a handful is plenty.
+const lockAttempts = 50
+
+// Lock holds a domain of the repository for one run. The kernel releases it
+// when the process ends, however it ends.
+type Lock struct {
+	repo   *Repository
+	domain string
+	file   *os.File
+	made   bool // this lock made the directory
+
+	mu       sync.Mutex
+	unlocked bool
+}
+
+// LockedError says who holds the lock. PID is 0 where the holder did not get to
+// write it down.
+type LockedError struct {
+	Domain string
+	PID    int
+	Host   string
+	Since  time.Time
+}
+
+// Error names the holder.
+func (e *LockedError) Error() string {
+	if e.PID == 0 {
+		return fmt.Sprintf("domain %s is locked by another run", e.Domain)
+	}
+	return fmt.Sprintf("domain %s is locked by process %d on %s since %s",
+		e.Domain, e.PID, e.Host, e.Since.Local().Format(time.RFC3339))
+}
+
+// holder is the content of a lock file. It informs people only: what locks is
+// flock(2), so that a dead process is no obstacle.
+type holder struct {
+	PID     int       `json:"pid"`
+	Host    string    `json:"host"`
+	Started time.Time `json:"started"`
+}
+
+// Lock takes the lock of a domain without waiting and makes the domain's
+// directory where it is absent. The error is a *LockedError where another run
+// has it, in this process or another.
+func (r *Repository) Lock(domain string) (*Lock, error) {
+	if err := ValidName(domain); err != nil {
+		return nil, fmt.Errorf("lock domain: %w", err)
+	}
+	made := false
+	for range lockAttempts {
+		dirMade, err := r.makeDomainDir(domain)
+		if err != nil {
+			return nil, lockError(domain, err)
+		}
+		made = made || dirMade
+		f, err := r.tryLock(domain)
+		if errors.Is(err, errLockMoved) {
+			continue
+		}
+		if err != nil {
+			return nil, lockError(domain, err)
+		}
+		l := &Lock{repo: r, domain: domain, file: f, made: made}
+		// The run that made the repository may have failed and removed it.
+		if err := r.check(); err != nil {
+			return nil, lockError(domain, errors.Join(err, l.Unlock()))
+		}
+		writeHolder(f)
+		return l, nil
+	}
+	return nil, lockError(domain, errLockMoved)
+}
+
+func lockError(domain string, err error) error {
+	var locked *LockedError
+	switch {
+	case errors.As(err, &locked):
+		return err
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("lock domain %s: the repository is on a file system mounted read-only: %w", domain, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("lock domain %s: this user may not write to the repository: %w", domain, err)
+	}
+	return fmt.Errorf("lock domain %s: %w", domain, err)
+}
+
+func (r *Repository) makeDomainDir(domain string) (made bool, err error) {
+	err = os.Mkdir(r.domainDir(domain), dirMode)
+	if !errors.Is(err, fs.ErrExist) {
+		return err == nil, err
+	}
+	info, err := os.Lstat(r.domainDir(domain))
+	if err == nil && !info.IsDir() { // a symbolic link may lead outside
+		err = &fs.PathError{Op: "open", Path: r.domainDir(domain), Err: unix.ENOTDIR}
+	}
+	if errors.Is(err, fs.ErrNotExist) { // gone again: tryLock sees that, too
+		err = nil
+	}
+	return false, err
+}
+
+var errLockMoved = errors.New("the lock file was replaced again and again")
+
+// tryLock opens and locks the lock file. errLockMoved asks for another try: the
+// run that held the lock before removed the file (see removeIfEmpty), and a lock
+// on a file without a name would keep nobody out.
+func (r *Repository) tryLock(domain string) (*os.File, error) {
+	path := filepath.Join(r.domainDir(domain), lockName)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode) // os adds O_CLOEXEC
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errLockMoved
+	}
+	if err != nil {
+		return nil, err
+	}
+	err = flock(f)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = lockedBy(domain, f)
+	}
+	if err == nil && !stillAt(f, path) {
+		err = errLockMoved
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func flock(f *os.File) error {
+	err := retryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	if err != nil {
+		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
+	}
+	return nil
+}
+
+func stillAt(f *os.File, path string) bool {
+	open, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	named, err := os.Lstat(path)
+	return err == nil && os.SameFile(open, named)
+}
+
+// writeHolder notes who has the lock. Errors are let pass: the lock holds
+// without the note, and on a full disk a run must still be able to clean up.
+func writeHolder(f *os.File) {
+	host, _ := os.Hostname()
+	data, err := json.Marshal(holder{PID: os.Getpid(), Host: host, Started: time.Now().UTC()})
+	if err == nil && f.Truncate(0) == nil {
+		_, _ = f.WriteAt(append(data, '\n'), 0)
+	}
+}
+
+// lockedBy reads who holds the lock. Between the holder's flock and its write
+// the file is empty or stale for some microseconds; the short waits cover that.
+func lockedBy(domain string, f *os.File) error {
+	e := &LockedError{Domain: domain}
+	for range 5 {
+		buf := make([]byte, 4096)
+		n, _ := f.ReadAt(buf, 0)
+		var h holder
+		if json.Unmarshal(buf[:n], &h) == nil {
+			e.PID, e.Host, e.Since = h.PID, h.Host, h.Started
+			break
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	return e
+}
+
+// Repository is the repository that the lock belongs to.
+func (l *Lock) Repository() *Repository { return l.repo }
+
+// Domain is the name of the locked domain.
+func (l *Lock) Domain() string { return l.domain }
+
+// Unlock releases the lock; more calls do nothing. A directory that this lock
+// made and that holds nothing but the lock file is removed.
+func (l *Lock) Unlock() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unlocked {
+		return nil
+	}
+	l.unlocked = true
+	// So that the next holder is never taken for this one.
+	err := l.file.Truncate(0)
+	if l.made {
+		err = errors.Join(err, l.removeIfEmpty())
+	}
+	if err := errors.Join(err, l.file.Close()); err != nil {
+		return fmt.Errorf("unlock domain %s: %w", l.domain, err)
+	}
+	return nil
+}
+
+// removeIfEmpty runs under the lock. Whoever opened the lock file before it
+// went finds in tryLock that the name is gone and starts again; whoever makes a
+// new one in between keeps the directory, as rmdir fails.
+func (l *Lock) removeIfEmpty() error {
+	dir := l.repo.domainDir(l.domain)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	if len(entries) != 1 || entries[0].Name() != lockName {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {
+		return err
+	}
+	err = unix.Rmdir(dir)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+func (l *Lock) check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.unlocked {
+		return fmt.Errorf("domain %s: the lock was released", l.domain)
+	}
+	return nil
+}
+
+// Leftovers lists the names (".partial-…") of what runs that died left behind.
+func (l *Lock) Leftovers() ([]string, error) {
+	entries, err := os.ReadDir(l.repo.domainDir(l.domain))
+	if err != nil {
+		return nil, fmt.Errorf("list leftovers: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), partialPrefix) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// RemoveLeftover removes one of the names that Leftovers listed, with all that
+// is in it.
+func (l *Lock) RemoveLeftover(name string) error {
+	if err := l.check(); err != nil {
+		return fmt.Errorf("remove %q: %w", name, err)
+	}
+	rest, ok := strings.CutPrefix(name, partialPrefix)
+	if !ok || strings.Contains(rest, "/") {
+		return fmt.Errorf("remove %q: not a leftover", name)
+	}
+	// RemoveAll does not follow symbolic links.
+	if err := os.RemoveAll(filepath.Join(l.repo.domainDir(l.domain), name)); err != nil {
+		return fmt.Errorf("remove leftover: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,315 @@
+package repository
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+)
+
+// Kind is what a point, or one disk of it, holds.
+type Kind string
+
+// The kinds. A disk is KindFull or KindInc; a point may be any of them.
+const (
+	KindFull Kind = "full" // every cluster in use; a base for others
+	KindInc  Kind = "inc"  // changes since the parent; a base for others
+	KindDiff Kind = "diff" // changes since the parent; never a base
+	KindCopy Kind = "copy" // every cluster in use; never a base
+)
+
+// MethodRescan is how a disk became an inc without a bitmap: read in full, and
+// compared with its parent image.
+const MethodRescan = "rescan"
+
+// Values of Manifest.Consistency.
+const (
+	ConsistencyCrash      = "crash"      // as after a power cut
+	ConsistencyFilesystem = "filesystem" // the guest's file systems were frozen
+)
+
+// ManifestName is the file that makes a directory a point.
+const ManifestName = "manifest.json"
+
+// DomainXML is the file of a point that holds libvirt's definition of the domain.
+const DomainXML = "domain.xml"
+
+// Manifest describes one point. Fields are only ever added.
+type Manifest struct {
+	Format      int               `json:"format"`
+	Repository  string            `json:"repository"` // UUID of repository.json
+	ID          string            `json:"id"`
+	Kind        Kind              `json:"kind"`
+	Parent      string            `json:"parent,omitempty"`     // id of the point that this one is chained onto
+	ParentTime  time.Time         `json:"parent_time,omitzero"` // the instant that the parent shows: tells it from another of its name
+	Checkpoint  string            `json:"checkpoint,omitempty"` // name of libvirt's checkpoint
+	Domain      string            `json:"domain"`
+	DomainUUID  string            `json:"domain_uuid"`
+	Time        time.Time         `json:"time"`     // the instant that the point shows, UTC
+	Finished    time.Time         `json:"finished"` // when the copy was complete, UTC
+	Consistency string            `json:"consistency"`
+	Versions    Versions          `json:"versions"`
+	Disks       []Disk            `json:"disks"`
+	Gone        []string          `json:"gone,omitempty"` // disks of the parent that the domain no longer has
+	Warnings    []string          `json:"warnings,omitempty"`
+	Files       map[string]string `json:"files"` // name -> "blake3:<hex>" of every other small file
+}
+
+// Versions names the programs that took part.
+type Versions struct {
+	Virtbackup string `json:"virtbackup"`
+	Libvirt    string `json:"libvirt"`
+	QEMU       string `json:"qemu"`
+}
+
+// Disk describes the image of one disk in a point. Sizes are in bytes.
+type Disk struct {
+	Target       string `json:"target"`
+	Image        string `json:"image"` // file name in the point's directory
+	Kind         Kind   `json:"kind"`
+	Method       string `json:"method,omitempty"` // MethodRescan, or "" as the kind says
+	Reason       string `json:"reason,omitempty"` // why it is not what was asked
+	Parent       string `json:"parent,omitempty"` // parent image, relative: ../check1/vda.qcow2
+	VirtualSize  int64  `json:"virtual_size"`
+	Source       string `json:"source"`
+	SourceFormat string `json:"source_format"`
+	SourceID     string `json:"source_id,omitempty"` // tells the source from another file or device of its name
+	DataBytes    int64  `json:"data_bytes"`
+	ZeroBytes    int64  `json:"zero_bytes"`
+	ImageBytes   int64  `json:"image_bytes"`
+	Hashes       string `json:"hashes"` // "blake3:<hex>" of the hash list file
+}
+
+// Number is the N of the id, 0 where the id is not valid.
+func (m Manifest) Number() int {
+	_, n, _ := ParsePointID(m.ID)
+	return n
+}
+
+// IsBase says whether other points may be chained onto this one.
+func (m Manifest) IsBase() bool { return m.Kind == KindFull || m.Kind == KindInc }
+
+// Disk finds a disk by its target.
+func (m Manifest) Disk(target string) (Disk, bool) {
+	for _, d := range m.Disks {
+		if d.Target == target {
+			return d, true
+		}
+	}
+	return Disk{}, false
+}
+
+// HashesFile is the name of the disk's hash list in the point's directory.
+func (d Disk) HashesFile() string { return d.Target + hashesSuffix }
+
+// ParentImage splits Parent into the id of the point and the name of the image
+// there. Both are empty where the disk has no parent.
+func (d Disk) ParentImage() (id, image string, err error) {
+	if d.Parent == "" {
+		return "", "", nil
+	}
+	parts := strings.Split(d.Parent, "/")
+	if len(parts) != 3 || parts[0] != ".." {
+		return "", "", fmt.Errorf("parent image %q is not ../POINT/IMAGE", d.Parent)
+	}
+	if _, _, err := ParsePointID(parts[1]); err != nil {
+		return "", "", fmt.Errorf("parent image %q: %w", d.Parent, err)
+	}
+	if err := ValidName(parts[2]); err != nil {
+		return "", "", fmt.Errorf("parent image %q: %w", d.Parent, err)
+	}
+	return parts[1], parts[2], nil
+}
+
+// ParentPath is the backing file name for an image whose parent is image in the
+// point id.
+func ParentPath(id, image string) string { return path.Join("..", id, image) }
+
+// The manifest is the root of what a point's digests cover, so it carries its
+// own: the last member of the object, over all bytes of the file before it. The
+// length is fixed, so `head -c -90 manifest.json | b3sum` checks it by hand.
+const (
+	selfDigestStart  = ",\n  \"digest\": \"" + digestPrefix
+	selfDigestEnd    = "\"\n}\n"
+	selfDigestLength = len(selfDigestStart) + 64 + len(selfDigestEnd)
+)
+
+// encodeManifest returns the content of manifest.json.
+func encodeManifest(m Manifest) ([]byte, error) {
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	body := bytes.TrimSuffix(data, []byte("\n}"))
+	return append(body, selfDigestTail(body)...), nil
+}
+
+func selfDigestTail(body []byte) string {
+	return selfDigestStart + strings.TrimPrefix(digestBytes(body), digestPrefix) + selfDigestEnd
+}
+
+// ParseManifest reads the content of a manifest.json strictly: its digest, its
+// JSON and all that Validate asks for. Fields it does not know are ignored, as
+// newer versions may add them.
+func ParseManifest(data []byte) (Manifest, error) {
+	var m Manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return Manifest{}, fmt.Errorf("parse: %w", err)
+	}
+	// Before the digest: a newer format may keep it elsewhere.
+	if err := checkFormat(m.Format); err != nil {
+		return Manifest{}, err
+	}
+	at := len(data) - selfDigestLength
+	if at < 0 || string(data[at:]) != selfDigestTail(data[:at]) {
+		return Manifest{}, errors.New("content does not match its digest: damaged, or edited by hand")
+	}
+	if err := m.Validate(); err != nil {
+		return Manifest{}, err
+	}
+	return m, nil
+}
+
+// Validate says what is wrong with a manifest: names that would lead outside
+// the point's directory, kinds that do not fit together, impossible sizes.
+func (m Manifest) Validate() error {
+	if err := checkFormat(m.Format); err != nil {
+		return err
+	}
+	if !validUUID(m.Repository) {
+		return fmt.Errorf("repository %q is not a UUID", m.Repository)
+	}
+	if !validUUID(m.DomainUUID) {
+		return fmt.Errorf("domain_uuid %q is not a UUID", m.DomainUUID)
+	}
+	if err := ValidName(m.Domain); err != nil {
+		return fmt.Errorf("domain: %w", err)
+	}
+	if m.Consistency != ConsistencyCrash && m.Consistency != ConsistencyFilesystem {
+		return fmt.Errorf("unknown consistency %q", m.Consistency)
+	}
+	if m.Time.IsZero() {
+		return errors.New("no time")
+	}
+	if err := m.validateLineage(); err != nil {
+		return err
+	}
+	if err := m.validateDisks(); err != nil {
+		return err
+	}
+	return m.validateFiles()
+}
+
+// validateLineage holds kind, id and parent together. A parent's number is
+// always lower, so a chain of valid manifests cannot form a loop.
+func (m Manifest) validateLineage() error {
+	prefix, n, err := ParsePointID(m.ID)
+	if err != nil {
+		return err
+	}
+	want, known := map[Kind]string{
+		KindFull: PrefixCheck, KindInc: PrefixCheck, KindDiff: PrefixDiff, KindCopy: PrefixCopy,
+	}[m.Kind]
+	if !known {
+		return fmt.Errorf("unknown kind %q", m.Kind)
+	}
+	if prefix != want {
+		return fmt.Errorf("a point of kind %s cannot have the id %s", m.Kind, m.ID)
+	}
+	if m.Checkpoint != "" {
+		if err := ValidName(m.Checkpoint); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+	}
+	if m.Kind == KindFull || m.Kind == KindCopy {
+		if m.Parent != "" {
+			return fmt.Errorf("a point of kind %s cannot have the parent %q", m.Kind, m.Parent)
+		}
+		return nil
+	}
+	parentPrefix, parentN, err := ParsePointID(m.Parent)
+	if err != nil {
+		return fmt.Errorf("parent: %w", err)
+	}
+	if parentPrefix != PrefixCheck || parentN >= n {
+		return fmt.Errorf("%s cannot be the parent of %s", m.Parent, m.ID)
+	}
+	return nil
+}
+
+func (m Manifest) validateDisks() error {
+	seen := map[string]bool{ManifestName: true}
+	for _, d := range m.Disks {
+		if err := d.validate(); err != nil {
+			return fmt.Errorf("disk %q: %w", d.Target, err)
+		}
+		if id, _, _ := d.ParentImage(); id != "" && id != m.Parent {
+			return fmt.Errorf("disk %q: parent image %q is not in the parent point %q", d.Target, d.Parent, m.Parent)
+		}
+		for _, name := range []string{d.Image, d.HashesFile()} {
+			if seen[name] {
+				return fmt.Errorf("disk %q: file %q is named twice", d.Target, name)
+			}
+			seen[name] = true
+		}
+	}
+	for name := range m.Files {
+		if seen[name] {
+			return fmt.Errorf("file %q is named twice", name)
+		}
+	}
+	return nil
+}
+
+func (d Disk) validate() error {
+	if err := ValidName(d.Target); err != nil {
+		return err
+	}
+	if err := ValidName(d.Image); err != nil {
+		return fmt.Errorf("image: %w", err)
+	}
+	if _, _, err := d.ParentImage(); err != nil {
+		return err
+	}
+	switch {
+	case d.Kind != KindFull && d.Kind != KindInc:
+		return fmt.Errorf("unknown kind %q", d.Kind)
+	case (d.Kind == KindInc) != (d.Parent != ""):
+		return fmt.Errorf("kind %s does not go with the parent image %q", d.Kind, d.Parent)
+	case d.VirtualSize < 0 || d.DataBytes < 0 || d.ZeroBytes < 0 || d.ImageBytes < 0:
+		return errors.New("a size is negative")
+	case !validDigest(d.Hashes):
+		return fmt.Errorf("hashes: %q is not a digest", d.Hashes)
+	}
+	return nil
+}
+
+func (m Manifest) validateFiles() error {
+	for name, digest := range m.Files {
+		if err := ValidName(name); err != nil {
+			return fmt.Errorf("files: %w", err)
+		}
+		if !validDigest(digest) {
+			return fmt.Errorf("files: %q of %s is not a digest", digest, name)
+		}
+	}
+	for _, target := range m.Gone {
+		if err := ValidName(target); err != nil {
+			return fmt.Errorf("gone: %w", err)
+		}
+	}
+	return nil
+}
+
+func validDigest(s string) bool {
+	digits, ok := strings.CutPrefix(s, digestPrefix)
+	if !ok || len(digits) != 64 || strings.ToLower(digits) != digits {
+		return false
+	}
+	_, err := hex.DecodeString(digits)
+	return err == nil
+}

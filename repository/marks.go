@@ -1,0 +1,73 @@
+package repository
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
+const markPrefix = ".mark-"
+
+// SetMark leaves a note for the run that comes after this one, should this one
+// be killed: what it is about to do to the guest. A mark stands until ClearMark.
+//
+// It is not synced: the page cache outlives the process, and what ends the host
+// ends the guest, too. For the same reason a mark that was cut short, or is
+// empty, still stands.
+func (l *Lock) SetMark(name string, data []byte) error {
+	path, err := l.markPath(name)
+	if err != nil {
+		return fmt.Errorf("set mark %q: %w", name, err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, fileMode)
+	if err != nil {
+		return fmt.Errorf("set mark: %w", err)
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set mark: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
+}
+
+// Mark returns what SetMark left; ok tells whether there is such a mark.
+func (l *Lock) Mark(name string) (data []byte, ok bool, err error) {
+	path, err := l.markPath(name)
+	if err == nil {
+		data, err = readSmall(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read mark %q: %w", name, err)
+	}
+	return data, true, nil
+}
+
+// ClearMark removes a mark; no error if there is none.
+func (l *Lock) ClearMark(name string) error {
+	path, err := l.markPath(name)
+	if err == nil {
+		err = os.Remove(path)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("clear mark %q: %w", name, err)
+	}
+	return nil
+}
+
+func (l *Lock) markPath(name string) (string, error) {
+	if err := l.check(); err != nil {
+		return "", err
+	}
+	if err := ValidName(name); err != nil {
+		return "", err
+	}
+	return filepath.Join(l.repo.domainDir(l.domain), markPrefix+name), nil
+}

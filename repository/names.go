@@ -1,0 +1,103 @@
+package repository
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// maxName leaves room below the 255 bytes of a file name (NAME_MAX) for
+// ".partial-" before and ".hashes" behind.
+const maxName = 200
+
+// Prefixes of point ids.
+const (
+	PrefixCheck = "check" // full and inc: has a checkpoint of the same name
+	PrefixDiff  = "diff"
+	PrefixCopy  = "copy"
+)
+
+const partialPrefix = ".partial-"
+
+// ValidName says whether a name from outside (a domain, a disk's target, a
+// point id, a file in a manifest) may become one element of a path. Spaces are
+// allowed: libvirt allows them in the names of domains.
+func ValidName(name string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("empty name")
+	case len(name) > maxName:
+		return fmt.Errorf("name %q… is longer than %d bytes", name[:32], maxName)
+	case name[0] == '.':
+		return fmt.Errorf("name %q starts with a dot", name)
+	case name == lostFound:
+		return fmt.Errorf("name %q belongs to the file system", name)
+	case strings.ContainsRune(name, '/'):
+		return fmt.Errorf("name %q contains a slash", name)
+	case !utf8.ValidString(name):
+		return fmt.Errorf("name %q is not UTF-8", name)
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return fmt.Errorf("name %q contains a control character", name)
+	}
+	return nil
+}
+
+// ParsePointID splits a point id into its prefix (check, diff or copy) and its
+// number, 1 or more.
+func ParsePointID(id string) (prefix string, n int, err error) {
+	digits := strings.TrimLeft(id, "abcdefghijklmnopqrstuvwxyz")
+	prefix = id[:len(id)-len(digits)]
+	if prefix != PrefixCheck && prefix != PrefixDiff && prefix != PrefixCopy {
+		return "", 0, badPointID(id)
+	}
+	// Nine digits: no overflow when one is added, on any platform.
+	if digits == "" || len(digits) > 9 || digits[0] == '0' || strings.Trim(digits, "0123456789") != "" {
+		return "", 0, badPointID(id)
+	}
+	n, err = strconv.Atoi(digits)
+	if err != nil {
+		return "", 0, badPointID(id)
+	}
+	return prefix, n, nil
+}
+
+func badPointID(id string) error {
+	if len(id) > maxName {
+		id = id[:32] + "…"
+	}
+	return fmt.Errorf("%q is not the id of a point (checkN, diffN or copyN, N from 1)", id)
+}
+
+// NextNumber is the highest number of the given ids plus one, 1 for none. Names
+// that are no point ids (the checkpoints of other tools) do not count.
+func NextNumber(ids ...string) int {
+	highest := 0
+	for _, id := range ids {
+		if _, n, err := ParsePointID(id); err == nil {
+			highest = max(highest, n)
+		}
+	}
+	return highest + 1
+}
+
+// validUUID accepts the text form that libvirt and newUUID produce.
+func validUUID(s string) bool {
+	if len(s) != 36 {
+		return false
+	}
+	for i, c := range s {
+		switch i {
+		case 8, 13, 18, 23:
+			if c != '-' {
+				return false
+			}
+		default:
+			if !strings.ContainsRune("0123456789abcdefABCDEF", c) {
+				return false
+			}
+		}
+	}
+	return true
+}

@@ -1,0 +1,231 @@
+package repository
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/fault"
+)
+
+const (
+	imageSuffix  = ".qcow2"
+	hashesSuffix = ".hashes"
+)
+
+// Partial is a point in the making: a directory that nothing lists. Its methods
+// are safe for concurrent use.
+type Partial struct {
+	lock *Lock
+	id   string
+	dir  string
+
+	mu     sync.Mutex
+	done   bool // sealed or discarded
+	files  map[string]string
+	images map[string]*Image // by target
+}
+
+// Begin makes the directory of a new point. The caller ends it with Seal or
+// Discard. A point of this id must not exist, and no leftover of it.
+func (l *Lock) Begin(id string) (*Partial, error) {
+	if err := l.check(); err != nil {
+		return nil, fmt.Errorf("begin point %q: %w", id, err)
+	}
+	if _, _, err := ParsePointID(id); err != nil {
+		return nil, fmt.Errorf("begin point: %w", err)
+	}
+	sealed := l.repo.PointDir(l.domain, id)
+	if _, err := os.Lstat(sealed); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("begin point %s: %w", id, &fs.PathError{Op: "mkdir", Path: sealed, Err: fs.ErrExist})
+	}
+	dir := filepath.Join(l.repo.domainDir(l.domain), partialPrefix+id)
+	if err := os.Mkdir(dir, dirMode); err != nil {
+		return nil, fmt.Errorf("begin point %s: %w", id, err)
+	}
+	return &Partial{lock: l, id: id, dir: dir, files: map[string]string{}, images: map[string]*Image{}}, nil
+}
+
+// ID is the id that the point will have.
+func (p *Partial) ID() string { return p.id }
+
+// Dir is the directory until Seal renames it. Backing file names such as
+// ../check1/vda.qcow2 hold in it as they do after.
+func (p *Partial) Dir() string { return p.dir }
+
+// CreateImage makes TARGET.qcow2 and its hash list. Seal wants every image
+// finished; Discard closes and removes those that are not.
+func (p *Partial) CreateImage(target string, direct directio.Mode) (*Image, error) {
+	if err := ValidName(target); err != nil {
+		return nil, fmt.Errorf("create image: disk: %w", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done {
+		return nil, fmt.Errorf("create image of %s: point %s is closed", target, p.id)
+	}
+	im, err := createImage(filepath.Join(p.dir, target), direct)
+	if err != nil {
+		return nil, fmt.Errorf("create image of %s: %w", target, err)
+	}
+	p.images[target] = im
+	return im, nil
+}
+
+// WriteFile adds a small file (domain.xml, checkpoint.xml) to the point, on
+// stable storage. Seal puts its digest into the manifest.
+func (p *Partial) WriteFile(name string, data []byte) error {
+	if err := ValidName(name); err != nil {
+		return fmt.Errorf("write file of point %s: %w", p.id, err)
+	}
+	if name == ManifestName {
+		return fmt.Errorf("write file of point %s: %s is written by Seal", p.id, name)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done {
+		return fmt.Errorf("write %s: point %s is closed", name, p.id)
+	}
+	if err := writeFile(filepath.Join(p.dir, name), data); err != nil {
+		return fmt.Errorf("write file of point %s: %w", p.id, err)
+	}
+	p.files[name] = digestBytes(data)
+	return nil
+}
+
+// sealStep is one step of Seal; if the process dies between any two, the point
+// is either listed and whole, or not listed.
+type sealStep struct {
+	name string
+	do   func() error
+}
+
+// sealSteps is the order in which a point becomes durable and then listed:
+//
+//  1. Image.Finish has put images and hash lists on stable storage, and
+//     WriteFile the small files. Images first: they take minutes, and nothing
+//     may name them before they are whole.
+//  2. The manifest, last of the files: a directory with a valid manifest has
+//     everything that the manifest names.
+//  3. fsync of .partial-ID: the names of all these files are durable.
+//  4. fsync of REPO: the entry of DOMAIN is durable; a run before this one may
+//     have made it and died.
+//  5. The rename of .partial-ID to ID, the commit point. It comes after 1 to 4,
+//     so that a power cut cannot leave a listed point with a file missing.
+//  6. fsync of DOMAIN: the rename is durable. Only now may the run count on the
+//     point, and drop what it needed to make it again.
+func (p *Partial) sealSteps(manifest []byte) []sealStep {
+	repo, domain := p.lock.repo, p.lock.domain
+	sealed := repo.PointDir(domain, p.id)
+	return []sealStep{
+		{"write manifest", func() error { return writeFile(filepath.Join(p.dir, ManifestName), manifest) }},
+		{"sync point", func() error { return syncDir(p.dir) }},
+		{"sync repository", func() error { return syncDir(repo.dir) }},
+		{"rename point", func() error { return renameExclusive(p.dir, sealed) }},
+		{"sync domain", func() error { return syncDir(repo.domainDir(domain)) }},
+	}
+}
+
+// Seal makes the point durable and lists it. Format, Repository, ParentTime and
+// Files of the manifest, and Image, ImageBytes and Hashes of its disks, are filled in
+// from what was written; the rest must be valid. After an error nothing is
+// listed and the caller discards the point.
+func (p *Partial) Seal(m Manifest) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done {
+		return fmt.Errorf("seal point %s: it is closed", p.id)
+	}
+	if err := p.lock.check(); err != nil {
+		return fmt.Errorf("seal point %s: %w", p.id, err)
+	}
+	manifest, err := p.completeManifest(m)
+	if err != nil {
+		return fmt.Errorf("seal point %s: %w", p.id, err)
+	}
+	for _, step := range p.sealSteps(manifest) {
+		if err := fault.Around("seal: "+step.name, step.do); err != nil {
+			return fmt.Errorf("seal point %s: %s: %w", p.id, step.name, errors.Join(err, p.unseal()))
+		}
+	}
+	p.done = true
+	return nil
+}
+
+// unseal takes the rename back after the fsync that follows it failed: whether
+// the point would outlive a power cut is unknown, and a failed run lists
+// nothing.
+func (p *Partial) unseal() error {
+	if _, err := os.Lstat(p.dir); !errors.Is(err, fs.ErrNotExist) {
+		return nil // not renamed yet
+	}
+	return renameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
+}
+
+func (p *Partial) completeManifest(m Manifest) ([]byte, error) {
+	if m.ID != p.id || m.Domain != p.lock.domain {
+		return nil, fmt.Errorf("the manifest is that of %s of domain %s", m.ID, m.Domain)
+	}
+	m.Format = Format
+	m.Repository = p.lock.repo.id
+	m.Files = p.files
+	if m.Parent != "" && m.ParentTime.IsZero() {
+		parent, err := p.lock.repo.readManifest(m.Domain, m.Parent)
+		if err != nil {
+			return nil, fmt.Errorf("parent: %w", err)
+		}
+		m.ParentTime = parent.Time
+	}
+	disks, err := p.completeDisks(m.Disks)
+	if err != nil {
+		return nil, err
+	}
+	m.Disks = disks
+	if err := m.Validate(); err != nil {
+		return nil, err
+	}
+	return encodeManifest(m)
+}
+
+func (p *Partial) completeDisks(disks []Disk) ([]Disk, error) {
+	complete := make([]Disk, 0, len(disks))
+	for _, d := range disks {
+		im := p.images[d.Target]
+		if im == nil {
+			return nil, fmt.Errorf("disk %q has no image", d.Target)
+		}
+		hashes, size, ok := im.finished()
+		if !ok {
+			return nil, fmt.Errorf("the image of disk %q is not finished", d.Target)
+		}
+		d.Image, d.ImageBytes, d.Hashes = d.Target+imageSuffix, size, hashes
+		complete = append(complete, d)
+	}
+	if len(disks) != len(p.images) {
+		return nil, fmt.Errorf("%d images were made, the manifest has %d disks", len(p.images), len(disks))
+	}
+	return complete, nil
+}
+
+// Discard removes the point with all its files. It does nothing after Seal or
+// an earlier Discard, so that callers can defer it. Nobody may be writing to
+// its images any more.
+func (p *Partial) Discard() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done {
+		return nil
+	}
+	for _, im := range p.images {
+		im.Close() // the files go; an error here would tell nothing
+	}
+	if err := os.RemoveAll(p.dir); err != nil {
+		return fmt.Errorf("discard point %s: %w", p.id, err)
+	}
+	p.done = true
+	return nil
+}

@@ -1,0 +1,235 @@
+package repository
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// DamagedPoint is one directory that should be a point and cannot be read as
+// one.
+type DamagedPoint struct {
+	Domain string
+	ID     string // the directory's name; "" where it is above the points
+	File   string // the file that is damaged; "" where the point as a whole is
+	Err    error
+}
+
+// DamagedError lists what is damaged. Points returns it beside the points that
+// are sound.
+type DamagedError struct {
+	Points []DamagedPoint
+
+	// What follows from that, once [Repository.Explain] has found it out: the
+	// points of the domain that cannot be restored whole any more, and those
+	// that this damage leaves alone, oldest first.
+	Lost, Left []string
+}
+
+// Error names every damaged point and what is wrong with it, and what follows
+// from that.
+func (e *DamagedError) Error() string {
+	var lines []string
+	for _, p := range e.Points {
+		if p.ID == "" {
+			lines = append(lines, fmt.Sprintf("the repository is damaged: %v", p.Err))
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("point %s of domain %s is damaged: %v", p.ID, p.Domain, p.Err))
+	}
+	if len(e.Lost) > 0 {
+		lines = append(lines, "lost with it: "+strings.Join(e.Lost, " "))
+	}
+	if len(e.Left) > 0 {
+		lines = append(lines, "not touched by it: "+strings.Join(e.Left, " "))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Hint says what still restores, as far as that is known.
+func (e *DamagedError) Hint() string {
+	if len(e.Points) > 0 && e.Points[0].ID == "" {
+		return "docs/format.md says what stands where; the id in repository.json is in every manifest.json, too"
+	}
+	if len(e.Lost) == 0 {
+		return "virtbackup verify shows what is damaged, what is lost with it, and what still restores"
+	}
+	domain := ShellWord(e.Points[0].Domain)
+	if len(e.Left) == 0 {
+		return fmt.Sprintf("virtbackup verify %s shows which disks of these points still restore (restore --disk)", domain)
+	}
+	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR; virtbackup verify %s checks all points", domain, e.Left[len(e.Left)-1], domain)
+}
+
+// ShellWord is a name as it is typed on a command line.
+func ShellWord(name string) string {
+	if strings.ContainsFunc(name, func(c rune) bool { return !strings.ContainsRune("+-./:=@_", c) && !isAlnum(c) }) {
+		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+	}
+	return name
+}
+
+func isAlnum(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// Unwrap gives errors.Is and errors.As the causes.
+func (e *DamagedError) Unwrap() []error {
+	var errs []error
+	for _, p := range e.Points {
+		errs = append(errs, p.Err)
+	}
+	return errs
+}
+
+// Points returns the sealed points of a domain, oldest first, none where the
+// domain has no directory. Where directories cannot be read as points the error
+// is a *DamagedError and the sound points are returned all the same.
+//
+// The order is that of the numbers, not of the clock: numbers only grow, under
+// the lock, and so a parent always stands before its children, whatever the
+// host's clock did.
+func (r *Repository) Points(domain string) ([]Manifest, error) {
+	if err := ValidName(domain); err != nil {
+		return nil, fmt.Errorf("list points: domain: %w", err)
+	}
+	info, err := os.Lstat(r.domainDir(domain))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && !info.IsDir() { // a symbolic link may lead outside
+		return nil, &DamagedError{Points: []DamagedPoint{{Domain: domain, Err: fmt.Errorf("%s is not a directory", r.domainDir(domain))}}}
+	}
+	entries, err := os.ReadDir(r.domainDir(domain))
+	if err != nil {
+		return nil, fmt.Errorf("list points: %w", err)
+	}
+	var points []Manifest
+	damaged := &DamagedError{}
+	for _, e := range entries {
+		if !looksLikePoint(e) {
+			continue
+		}
+		m, err := r.readManifest(domain, e.Name())
+		if err != nil {
+			damaged.Points = append(damaged.Points, DamagedPoint{Domain: domain, ID: e.Name(), Err: err})
+			continue
+		}
+		points = append(points, m)
+	}
+	slices.SortFunc(points, compareAge)
+	if len(damaged.Points) > 0 {
+		return points, damaged
+	}
+	return points, nil
+}
+
+func compareAge(a, b Manifest) int {
+	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
+}
+
+// looksLikePoint: every visible directory should be a point, and whatever has a
+// point's name should be a directory. Dot names are runs under way, or somebody
+// else's.
+func looksLikePoint(e fs.DirEntry) bool {
+	if strings.HasPrefix(e.Name(), ".") || e.Name() == lostFound {
+		return false
+	}
+	_, _, err := ParsePointID(e.Name())
+	return e.IsDir() || err == nil
+}
+
+// Point returns the manifest of one sealed point. The error is ErrNoPoint where
+// there is no such directory, a *DamagedError where it cannot be read.
+func (r *Repository) Point(domain, id string) (Manifest, error) {
+	if err := ValidName(domain); err != nil {
+		return Manifest{}, fmt.Errorf("domain: %w", err)
+	}
+	if _, _, err := ParsePointID(id); err != nil {
+		return Manifest{}, fmt.Errorf("%w: %w", ErrNoPoint, err)
+	}
+	if _, err := os.Lstat(r.PointDir(domain, id)); errors.Is(err, fs.ErrNotExist) {
+		return Manifest{}, fmt.Errorf("%w: %s of domain %s", ErrNoPoint, id, domain)
+	}
+	m, err := r.readManifest(domain, id)
+	if err != nil {
+		return Manifest{}, damagedPoint(domain, id, err)
+	}
+	return m, nil
+}
+
+func damagedPoint(domain, id string, err error) error {
+	return &DamagedError{Points: []DamagedPoint{{Domain: domain, ID: id, Err: err}}}
+}
+
+// readManifest reads the manifest of a directory and holds it against its
+// place.
+func (r *Repository) readManifest(domain, id string) (Manifest, error) {
+	if _, _, err := ParsePointID(id); err != nil {
+		return Manifest{}, err
+	}
+	dir := r.PointDir(domain, id)
+	for _, dir := range []string{r.domainDir(domain), dir} {
+		info, err := os.Lstat(dir)
+		if err != nil {
+			return Manifest{}, err
+		}
+		if !info.IsDir() { // a symbolic link may lead outside
+			return Manifest{}, fmt.Errorf("%s is not a directory", dir)
+		}
+	}
+	data, err := readSmall(filepath.Join(dir, ManifestName))
+	if err != nil {
+		return Manifest{}, err
+	}
+	m, err := ParseManifest(data)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("%s: %w", ManifestName, err)
+	}
+	if m.ID != id || m.Domain != domain {
+		return Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", ManifestName, m.ID, m.Domain)
+	}
+	return m, nil
+}
+
+// OtherDomainError says that a domain's directory belongs to another domain of
+// the same name.
+type OtherDomainError struct {
+	Name string
+	Want string // UUID of the domain at hand
+	Have string // UUID that the points carry
+}
+
+// Error names both UUIDs.
+func (e *OtherDomainError) Error() string {
+	return fmt.Sprintf("the points of domain %s belong to the UUID %s, this domain has %s", e.Name, e.Have, e.Want)
+}
+
+// Owner is the UUID that the directory of a domain belongs to: that of its
+// newest point that can be read. It is empty where there are no points. Where
+// there are points and none can be read, the error says so.
+func (r *Repository) Owner(domain string) (string, error) {
+	points, err := r.Points(domain)
+	if len(points) > 0 {
+		return points[len(points)-1].DomainUUID, nil
+	}
+	return "", err
+}
+
+// CheckOwner returns an *OtherDomainError where the directory of the domain
+// belongs to another UUID than this one.
+func (r *Repository) CheckOwner(domain, uuid string) error {
+	have, err := r.Owner(domain)
+	if err != nil {
+		return err
+	}
+	if have != "" && !strings.EqualFold(have, uuid) {
+		return &OtherDomainError{Name: domain, Want: uuid, Have: have}
+	}
+	return nil
+}

@@ -1,0 +1,269 @@
+// Package repository keeps restore points in a directory tree (docs/format.md
+// describes it for people): the tree itself, manifests, the lock of a domain,
+// sealing, image files that are hashed as they are written, and hash lists.
+//
+//	REPO/repository.json
+//	REPO/DOMAIN/lock
+//	REPO/DOMAIN/check1/manifest.json ...   a sealed point
+//	REPO/DOMAIN/.partial-check2/ ...       a run under way, or what a crash left
+//
+// Names that come from outside (a domain's, a disk's, a manifest's) are checked
+// with ValidName before they become part of a path.
+package repository
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Format is the newest layout this package reads and the one it writes. It
+// grows only when an older reader would go wrong; added fields do not count.
+const Format = 1
+
+const (
+	descriptionName = "repository.json"
+	temporaryPrefix = ".repository.json-"
+	// lostFound is what mkfs.ext4 leaves in the root of a file system, which is
+	// where a repository on a disk of its own starts.
+	lostFound = "lost+found"
+
+	dirMode  = 0o700 // backups hold every secret that the guests hold
+	fileMode = 0o600
+)
+
+// Errors that callers tell apart with errors.Is.
+var (
+	ErrNotRepository = errors.New("not a virtbackup repository")
+	ErrAbsent        = errors.New("the directory does not exist") // always with ErrNotRepository
+	ErrNewerFormat   = errors.New("made by a newer virtbackup")
+	ErrNoPoint       = errors.New("no such restore point")
+	ErrNoDisk        = errors.New("no such disk in the restore point")
+)
+
+// Repository is an opened repository. It holds no descriptors and is safe for
+// concurrent use.
+type Repository struct {
+	dir string
+	id  string
+	// made are the directories that Create made for it, outermost first; nil
+	// where the repository was there before.
+	made  []string
+	isNew bool
+}
+
+// description is the content of repository.json.
+type description struct {
+	Format  int       `json:"format"`
+	ID      string    `json:"id"`
+	Created time.Time `json:"created"`
+}
+
+// Create opens the repository in dir, and makes it first where dir is absent or
+// empty. A directory with other content is refused with ErrNotRepository, so
+// that a mistyped path never mixes points into somebody's files. One that could
+// not be made leaves nothing behind.
+func Create(dir string) (*Repository, error) {
+	r, err := Open(dir)
+	if !errors.Is(err, ErrNotRepository) {
+		return r, err
+	}
+	made := absentDirs(dir)
+	isNew, err := create(dir)
+	if err == nil {
+		r, err = Open(dir)
+	}
+	if err != nil {
+		if isNew {
+			_ = os.Remove(filepath.Join(dir, descriptionName))
+		}
+		return nil, errors.Join(fmt.Errorf("create repository: %w", err), removeDirs(made))
+	}
+	if isNew {
+		r.isNew, r.made = true, made
+	}
+	return r, nil
+}
+
+func create(dir string) (isNew bool, err error) {
+	if err := makeDir(dir); err != nil {
+		return false, err
+	}
+	if err := checkEmpty(dir); err != nil {
+		return false, err
+	}
+	return writeDescription(dir)
+}
+
+// RemoveIfUnused undoes a Create that made the repository, if nobody has put
+// anything into it. For one that was there before, it does nothing.
+func (r *Repository) RemoveIfUnused() error {
+	if !r.isNew {
+		return nil
+	}
+	// First put repository.json aside, then look. Whoever opened the repository
+	// before makes a directory first and looks for repository.json then (see
+	// Lock): one of the two always sees the other.
+	path, aside := filepath.Join(r.dir, descriptionName), filepath.Join(r.dir, temporaryPrefix+r.id)
+	if err := os.Rename(path, aside); err != nil {
+		return fmt.Errorf("remove the unused repository: %w", err)
+	}
+	if err := checkEmpty(r.dir); err != nil {
+		return renameExclusive(aside, path)
+	}
+	r.isNew = false
+	return errors.Join(os.Remove(aside), removeDirs(r.made))
+}
+
+// check finds out that the repository has not been removed since it was opened.
+func (r *Repository) check() error {
+	now, err := Open(r.dir)
+	if err == nil && now.id != r.id {
+		err = fmt.Errorf("repository %s was made anew meanwhile", r.dir)
+	}
+	return err
+}
+
+// Open opens the repository in dir. The error is ErrNotRepository where dir or
+// its repository.json is absent (and ErrAbsent where it is dir),
+// ErrNewerFormat where this program is too old.
+func Open(dir string) (*Repository, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open repository: %w", err)
+	}
+	path := filepath.Join(dir, descriptionName)
+	data, err := readSmall(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open repository %s: %w", dir, notRepository(dir))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", dir, err)
+	}
+	d, err := parseDescription(data)
+	if err != nil && !errors.Is(err, ErrNewerFormat) {
+		err = &DamagedError{Points: []DamagedPoint{{File: descriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", dir, err)
+	}
+	return &Repository{dir: dir, id: d.ID}, nil
+}
+
+func notRepository(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrNotRepository, ErrAbsent)
+	}
+	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, descriptionName)
+}
+
+func parseDescription(data []byte) (description, error) {
+	var d description
+	if err := json.Unmarshal(data, &d); err != nil {
+		return d, fmt.Errorf("parse: %w", err)
+	}
+	if err := checkFormat(d.Format); err != nil {
+		return d, err
+	}
+	if !validUUID(d.ID) {
+		return d, fmt.Errorf("%q is not a UUID", d.ID)
+	}
+	return d, nil
+}
+
+func checkFormat(format int) error {
+	switch {
+	case format > Format:
+		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)
+	case format < 1:
+		return fmt.Errorf("unknown format %d", format)
+	}
+	return nil
+}
+
+// ID is the UUID of the repository. It stays when the directory moves.
+func (r *Repository) ID() string { return r.id }
+
+// Dir is the absolute path of the repository.
+func (r *Repository) Dir() string { return r.dir }
+
+// PointDir is the directory of a sealed point. Both names must be valid.
+func (r *Repository) PointDir(domain, id string) string {
+	return filepath.Join(r.dir, domain, id)
+}
+
+func (r *Repository) domainDir(domain string) string {
+	return filepath.Join(r.dir, domain)
+}
+
+// Domains lists the domains that have a directory, sorted by name. They may
+// hold no sealed point yet.
+func (r *Repository) Domains() ([]string, error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list domains: %w", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() && ValidName(e.Name()) == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// checkEmpty accepts what is there before a repository is: nothing, lost+found,
+// and temporary files of a Create that died.
+func checkEmpty(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name := e.Name()
+		// Another Create may have won since Open looked.
+		if name == lostFound || name == descriptionName || strings.HasPrefix(name, temporaryPrefix) {
+			continue
+		}
+		return fmt.Errorf("%s: %w, and not empty (it holds %q)", dir, ErrNotRepository, name)
+	}
+	return nil
+}
+
+// writeDescription puts repository.json in place, or leaves the one that
+// another process put there at the same moment.
+func writeDescription(dir string) (isNew bool, err error) {
+	d := description{Format: Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
+	data, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return false, err
+	}
+	f, err := os.CreateTemp(dir, temporaryPrefix+"*")
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(f.Name()) // no-op once renamed
+	if err := finishFile(f, append(data, '\n')); err != nil {
+		return false, err
+	}
+	err = renameExclusive(f.Name(), filepath.Join(dir, descriptionName))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return false, err
+	}
+	return err == nil, syncDir(dir)
+}
+
+// newUUID returns a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

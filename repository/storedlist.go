@@ -1,0 +1,91 @@
+package repository
+
+import (
+	"bytes"
+	"io"
+	"os"
+
+	"github.com/virtbackup/virtbackup/qcow2"
+)
+
+// openList opens the hash list and holds its header and length against what the
+// manifest says of the image, so that hashes are found whatever the header says.
+func (c *imageCheck) openList() error {
+	c.list = &storedList{count: rangeCount(c.disk.ImageBytes)}
+	f, err := openRegular(c.path(c.disk.HashesFile()))
+	if err != nil {
+		if cannotCheck(err) {
+			return err
+		}
+		c.list.found(qcow2.Range{}, reason(err))
+		return nil
+	}
+	c.list.file = f
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	want := hashOffset(0) + hashSize*c.list.count
+	switch size := info.Size(); {
+	case size < want:
+		c.list.found(qcow2.Range{Offset: size, Length: want - size}, "missing: the file ends here")
+	case size > want:
+		c.list.found(qcow2.Range{Offset: want, Length: size - want}, "was appended later")
+	}
+	header := make([]byte, hashesHeaderSize)
+	if n, _ := f.ReadAt(header, 0); !bytes.Equal(header[:n], hashesHeader(c.disk.ImageBytes)[:n]) {
+		c.list.found(qcow2.Range{Length: int64(n)}, "the header differs from what was written")
+	}
+	c.options.Progress(info.Size())
+	return nil
+}
+
+// storedList is the hash list on disk, read once from front to back.
+type storedList struct {
+	file  *os.File // nil where there is none
+	count int64    // hashes there should be
+	taken int64
+	buf   []byte
+	spans []span // what is wrong with it, apart from its hashes
+}
+
+func (l *storedList) found(at qcow2.Range, what string) {
+	l.spans = append(l.spans, span{at, what})
+}
+
+// next returns the hashes in order, and false behind the last or where the list
+// cannot be read.
+func (l *storedList) next() (sum [hashSize]byte, ok bool) {
+	if l.file == nil || l.taken == l.count {
+		return sum, false
+	}
+	if len(l.buf) < hashSize {
+		if l.buf = l.load(); len(l.buf) < hashSize {
+			l.count = l.taken // the rest is gone
+			return sum, false
+		}
+	}
+	l.taken++
+	copy(sum[:], l.buf)
+	l.buf = l.buf[hashSize:]
+	return sum, true
+}
+
+func (l *storedList) load() []byte {
+	buf := make([]byte, hashSize*min(windowHashes, l.count-l.taken))
+	at := hashesHeaderSize + l.taken*hashSize
+	n, err := l.file.ReadAt(buf, at)
+	if err != nil && err != io.EOF {
+		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, reason(err))
+	}
+	return buf[:n]
+}
+
+// complete tells whether the list has the right form, whatever its hashes.
+func (l *storedList) complete() bool { return l.file != nil && len(l.spans) == 0 }
+
+func (l *storedList) close() {
+	if l.file != nil {
+		l.file.Close()
+	}
+}

@@ -1,0 +1,110 @@
+package repository
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// VerifiedName is the file, beside a domain's points, that says when they were
+// last verified. It is information only: nothing relies on it, and it may be
+// deleted.
+const VerifiedName = "verified.json"
+
+const verifiedTemporary = ".verified-"
+
+// Verification is what the last verification of a point found.
+type Verification struct {
+	Time time.Time `json:"time"` // when it ended, UTC
+	// Manifest is the digest of the manifest.json that was verified. Where the
+	// point has another one now, this says nothing of it.
+	Manifest string `json:"manifest"`
+	Sound    bool   `json:"sound"` // the point restores, with all that it needs
+}
+
+// verifiedFile is the content of verified.json.
+type verifiedFile struct {
+	Format int                     `json:"format"`
+	Points map[string]Verification `json:"points"`
+}
+
+// Verified returns what is known of a domain's points, by their ids. What does
+// not belong to the points as they are now is left out; a file that cannot be
+// read is as good as none.
+func (r *Repository) Verified(domain string) map[string]Verification {
+	valid := map[string]Verification{}
+	for id, v := range r.readVerified(domain) {
+		if digest, err := r.ManifestDigest(domain, id); err == nil && digest == v.Manifest {
+			valid[id] = v
+		}
+	}
+	return valid
+}
+
+// ManifestDigest is the digest of a point's manifest.json as it is now.
+func (r *Repository) ManifestDigest(domain, id string) (string, error) {
+	if _, _, err := ParsePointID(id); err != nil {
+		return "", err
+	}
+	return Digest(filepath.Join(r.PointDir(domain, id), ManifestName))
+}
+
+func (r *Repository) readVerified(domain string) map[string]Verification {
+	data, err := readSmall(filepath.Join(r.domainDir(domain), VerifiedName))
+	if err != nil {
+		return nil
+	}
+	var f verifiedFile
+	if json.Unmarshal(data, &f) != nil || checkFormat(f.Format) != nil {
+		return nil
+	}
+	return f.Points
+}
+
+// SetVerified adds to what is known of a domain's points, and forgets those that
+// are gone. The file is replaced at once; of two calls at the same time one may
+// be lost.
+func (r *Repository) SetVerified(domain string, points map[string]Verification) error {
+	if err := ValidName(domain); err != nil {
+		return fmt.Errorf("note verification: domain: %w", err)
+	}
+	all := verifiedFile{Format: Format, Points: map[string]Verification{}}
+	for _, some := range []map[string]Verification{r.readVerified(domain), points} {
+		for id, v := range some {
+			if _, _, err := ParsePointID(id); err != nil {
+				continue
+			}
+			if _, err := os.Lstat(r.PointDir(domain, id)); !errors.Is(err, fs.ErrNotExist) {
+				all.Points[id] = v
+			}
+		}
+	}
+	if err := r.replaceVerified(domain, all); err != nil {
+		return fmt.Errorf("note verification: %w", err)
+	}
+	return nil
+}
+
+func (r *Repository) replaceVerified(domain string, all verifiedFile) error {
+	data, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		return err
+	}
+	dir := r.domainDir(domain)
+	f, err := os.CreateTemp(dir, verifiedTemporary+"*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // no-op once renamed
+	if err := finishFile(f, append(data, '\n')); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), filepath.Join(dir, VerifiedName)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}

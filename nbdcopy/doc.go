@@ -1,0 +1,19 @@
+// Package nbdcopy copies a disk that an NBD server exports: it asks block
+// status what holds data, what reads as zeros and what changed, reads only
+// that, over several connections with many requests in flight, and hands it to
+// a [Sink].
+//
+// It is the only package that uses libnbd; all but conn.go, reader.go and
+// copy.go builds without cgo. The way of the data:
+//
+//	             status connections                  data connections
+//	                    │                                  │
+//	extents ──▶ planner ──batches──▶ readers ──filled──▶ writers ──▶ Sink
+//	              ▲                                        │
+//	              └───────────── free buffers ◀────────────┘
+//
+// The planner takes a buffer from the pool before it makes a batch, and a
+// writer gives it back, so the pool bounds what is in flight, by bytes and by
+// count, whatever the size of the disk or the number of its extents. A channel
+// is crossed once a mebibyte, never once a cluster.
+package nbdcopy

@@ -1,0 +1,5 @@
+//go:build race
+
+package nbdcopy
+
+const raceDetector = true

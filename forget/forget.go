@@ -1,0 +1,255 @@
+// Package forget takes what we made away again: our checkpoints from libvirt, so
+// that a domain can be undefined or moved, and, if asked, points from the
+// repository.
+package forget
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/recovery"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Request is what to forget.
+type Request struct {
+	Domain string
+	// Point is the only one meant; "" is all.
+	Point string
+	// Points removes the points, too, not the checkpoints alone.
+	Points bool
+	// DryRun removes nothing.
+	DryRun bool
+	// As in recovery.Site.
+	SocketDir, ScratchDir string
+	AgentTimeout          time.Duration
+	Log                   *slog.Logger
+}
+
+// Result is what was removed; in a dry run, what would be.
+type Result struct {
+	Domain string `json:"domain"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	// Checkpoints of libvirt's, and points, in the order of their removal.
+	Checkpoints []string `json:"checkpoints"`
+	Points      []string `json:"points"`
+	// Recovered is what an earlier run had left.
+	Recovered []string `json:"recovered,omitempty"`
+	Notes     []string `json:"notes,omitempty"`
+}
+
+// work is one request under way.
+type work struct {
+	Request
+	conn   *hypervisor.Conn
+	repo   *repository.Repository
+	lock   *repository.Lock
+	domain *hypervisor.Domain // nil where libvirt does not know it
+	active bool
+	owned  bool // the points tell whose they are
+	result Result
+}
+
+// Run forgets a domain or one of its points. It works for a domain that is shut
+// off (its bitmaps stay in the images then) and, as far as points are concerned,
+// for one that libvirt does not know any more. Checkpoints of others stay.
+//
+// What can be refused is refused before anything is removed. Interrupted, it can
+// be done again.
+//
+// Errors: hypervisor.ErrNoDomain where neither libvirt nor the repository knows
+// the domain, repository.ErrNoPoint, *repository.NeededError for a point that
+// others need, *repository.LockedError, and whatever libvirt or the file system
+// reports.
+func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (result Result, retErr error) {
+	w := &work{Request: request, conn: conn}
+	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
+	if w.Log == nil {
+		w.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	var err error
+	if w.repo, err = repository.Open(dir); err != nil {
+		return w.result, err
+	}
+	if err := w.find(); err != nil {
+		return w.result, err
+	}
+	for _, name := range w.names() {
+		lock, err := w.repo.Lock(name)
+		if err != nil {
+			return w.result, err
+		}
+		defer func() { retErr = errors.Join(retErr, lock.Unlock()) }()
+		if name == w.Domain {
+			w.lock = lock
+		}
+	}
+	return w.result, w.run(ctx)
+}
+
+// names are those that a run could hold the domain by.
+func (w *work) names() []string {
+	if w.domain == nil || w.domain.Name() == w.Domain {
+		return []string{w.Domain}
+	}
+	return []string{w.Domain, w.domain.Name()}
+}
+
+// find looks the domain up by the UUID that the points carry: it may have
+// another name by now, and its name may be somebody else's.
+func (w *work) find() error {
+	here, err := w.repo.Domains()
+	if err != nil {
+		return err
+	}
+	uuid := ""
+	if slices.Contains(here, w.Domain) {
+		// Where no point can be read, only the name is left to go by.
+		uuid, _ = w.repo.Owner(w.Domain)
+	}
+	w.owned = uuid != "" || !slices.Contains(here, w.Domain)
+	if uuid == "" {
+		w.domain, err = w.conn.Domain(w.Domain)
+	} else {
+		w.domain, err = w.conn.DomainByUUID(uuid)
+	}
+	if errors.Is(err, hypervisor.ErrNoDomain) && slices.Contains(here, w.Domain) {
+		w.domain = nil
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	w.active, err = w.domain.Active()
+	return err
+}
+
+func (w *work) run(ctx context.Context) error {
+	points, err := w.points()
+	if err != nil {
+		return err
+	}
+	if w.Points {
+		if err := w.repo.CheckUnneeded(w.Domain, points); err != nil {
+			return err
+		}
+	}
+	if err := w.recover(ctx); err != nil {
+		return err
+	}
+	if err := w.forgetCheckpoints(points); err != nil {
+		return err
+	}
+	if err := w.removePoints(points); err != nil {
+		return err
+	}
+	w.remark()
+	return nil
+}
+
+// points lists those that are meant, oldest first.
+func (w *work) points() ([]string, error) {
+	all, err := w.repo.PointIDs(w.Domain)
+	switch {
+	case err != nil || w.Point == "":
+		return all, err
+	case !slices.Contains(all, w.Point):
+		return nil, fmt.Errorf("%w: %s of domain %s", repository.ErrNoPoint, w.Point, w.Domain)
+	}
+	return []string{w.Point}, nil
+}
+
+// recover does what every run does first. It gives libvirt back lost checkpoints,
+// too: only so can their bitmaps be deleted.
+func (w *work) recover(ctx context.Context) error {
+	if w.domain == nil || w.DryRun || !w.owned {
+		return nil
+	}
+	site := &recovery.Site{
+		Domain: w.domain, Repo: w.repo, Lock: w.lock, Log: w.Log,
+		SocketDir: w.SocketDir, ScratchDir: w.ScratchDir, AgentTimeout: w.AgentTimeout,
+	}
+	report, err := site.Recover(ctx, true)
+	w.result.Recovered = report.Fixed
+	return err
+}
+
+// forgetCheckpoints removes our checkpoints of these points, the newest first,
+// and, where all points are meant, those that have none.
+func (w *work) forgetCheckpoints(points []string) error {
+	if w.domain == nil {
+		return nil
+	}
+	docs, err := w.domain.Checkpoints(false)
+	if err != nil {
+		return err
+	}
+	all, err := checkpoint.Survey(docs, w.repo.ID(), checkpoint.Sealed(w.repo, w.Domain, w.domain.UUID()))
+	if err != nil {
+		return err
+	}
+	for _, c := range slices.Backward(all) {
+		leftOver := !c.Sealed && w.Point == ""
+		if !c.Ours || !leftOver && !slices.Contains(points, c.Name) {
+			continue
+		}
+		if !w.DryRun {
+			if _, err := checkpoint.Delete(w.domain, c.Name); err != nil {
+				return err
+			}
+			w.Log.Info("forgot checkpoint " + c.Name)
+		}
+		w.result.Checkpoints = append(w.result.Checkpoints, c.Name)
+	}
+	return nil
+}
+
+func (w *work) removePoints(points []string) error {
+	if !w.Points {
+		return nil
+	}
+	if w.DryRun {
+		slices.Reverse(points)
+		w.result.Points = append(w.result.Points, points...)
+		return nil
+	}
+	err := w.lock.RemovePoints(points, func(id string) {
+		w.Log.Info("removed point " + id)
+		w.result.Points = append(w.result.Points, id)
+	})
+	if err == nil && w.Point == "" {
+		err = w.lock.GiveUp()
+	}
+	return err
+}
+
+// remark says what the reader may not expect.
+func (w *work) remark() {
+	note := func(format string, args ...any) {
+		w.result.Notes = append(w.result.Notes, fmt.Sprintf(format, args...))
+	}
+	switch {
+	case w.domain == nil && w.Points:
+		note("libvirt does not know domain %s: there were only points to remove", w.Domain)
+	case w.domain == nil:
+		note("libvirt does not know domain %s: there are no checkpoints to forget, and the points stay (--points removes them)", w.Domain)
+	case w.domain.Name() != w.Domain:
+		note("libvirt calls domain %s now %s", w.Domain, w.domain.Name())
+	}
+	if w.domain == nil || w.active || len(w.result.Checkpoints) == 0 {
+		return
+	}
+	if w.Points {
+		note("the domain is shut off, so the bitmaps of these checkpoints stay in its images; qemu-img bitmap --remove IMAGE NAME deletes one")
+		return
+	}
+	note("the domain is shut off, so the bitmaps of these checkpoints stay in its images: "+
+		"the next run of a domain with this name, UUID (%s) and images finds them, and goes on", w.domain.UUID())
+}

@@ -1,0 +1,235 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/virtbackup/virtbackup/fault"
+)
+
+// Report is what was found, and what became of it.
+type Report struct {
+	Domain string `json:"domain"`
+	DryRun bool   `json:"dry_run,omitempty"`
+	// Fixed is what was put right; in a dry run, what would be.
+	Fixed []string `json:"fixed"`
+	// Left is what could not be put right yet, and why.
+	Left []string `json:"left"`
+	// Lost are checkpoints whose bitmaps are gone, and why that is known: their
+	// points restore, and are a base no more.
+	Lost []string `json:"lost"`
+}
+
+// finding is one thing that an earlier run left behind, and how to put it right.
+type finding struct {
+	what  string
+	later string // why that cannot be done now; "" if it can
+	fix   func(context.Context) error
+}
+
+// laterError is why something cannot be put right now, and keeps nothing else
+// from being done.
+type laterError struct{ why string }
+
+func (e *laterError) Error() string { return e.why }
+
+// unknownWhileOff is why no checkpoint is defined again for a domain that is off.
+const unknownWhileOff = "whether its bitmaps are still valid can be told only while the domain runs"
+
+// Look finds what there is to put right, and changes nothing.
+func (s *Site) Look() (Report, error) {
+	report := s.newReport()
+	report.DryRun = true
+	if err := s.Repo.CheckOwner(s.Lock.Domain(), s.Domain.UUID()); err != nil {
+		return report, err
+	}
+	found, err := s.find()
+	if err != nil {
+		return report, fmt.Errorf("look for what an earlier run left: %w", err)
+	}
+	for _, f := range found {
+		report.add(f)
+	}
+	missing, err := s.missing()
+	if err != nil {
+		return report, err
+	}
+	later, err := s.whileOff(unknownWhileOff)
+	if err != nil {
+		return report, err
+	}
+	for _, m := range missing {
+		report.add(finding{what: m.what() + ": to be defined again, if its bitmaps are still valid", later: later})
+	}
+	return report, nil
+}
+
+func (s *Site) newReport() Report {
+	return Report{Domain: s.Lock.Domain(), Fixed: []string{}, Left: []string{}, Lost: []string{}}
+}
+
+func (r *Report) add(f finding) {
+	if f.later != "" {
+		r.Left = append(r.Left, f.what+": "+f.later)
+		return
+	}
+	r.Fixed = append(r.Fixed, f.what)
+}
+
+// Recover puts right what an earlier run of this domain left when it was killed,
+// and gives libvirt back the checkpoints that it has lost. again tries those,
+// too, that were found to be lost for good before. Errors end it; what was done
+// until then is in the report, and a further Recover goes on.
+func (s *Site) Recover(ctx context.Context, again bool) (Report, error) {
+	report := s.newReport()
+	if err := s.Repo.CheckOwner(s.Lock.Domain(), s.Domain.UUID()); err != nil {
+		return report, err
+	}
+	found, err := s.find()
+	if err != nil {
+		return report, fmt.Errorf("look for what an earlier run left: %w", err)
+	}
+	for _, f := range found {
+		if err := s.fix(ctx, f, &report); err != nil {
+			return report, fmt.Errorf("clean up after an earlier run: %s: %w", f.what, err)
+		}
+	}
+	return report, s.redefine(again, &report)
+}
+
+func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
+	var later *laterError
+	if f.later == "" {
+		err := fault.Around("recover", func() error { return f.fix(ctx) })
+		if err != nil && !errors.As(err, &later) {
+			return err
+		}
+	}
+	if later != nil {
+		f.later = later.why
+	}
+	report.add(f)
+	if f.later == "" {
+		s.log().Info("cleaned up after an earlier run: " + f.what)
+	}
+	return nil
+}
+
+// find lists what is provably ours and belongs to no sealed point, in the order
+// in which it must go: the guest first, and a checkpoint cannot be deleted while
+// a job runs.
+func (s *Site) find() ([]finding, error) {
+	var all []finding
+	for _, look := range []func() ([]finding, error){s.findGuest, s.findCheckpoints, s.findPartials, s.findFiles} {
+		some, err := look()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, some...)
+	}
+	return all, nil
+}
+
+func (s *Site) findGuest() ([]finding, error) {
+	var all []finding
+	_, job, err := s.OurJob()
+	if err != nil {
+		return nil, err
+	}
+	paused, err := s.Domain.PausedForIO()
+	if err != nil {
+		return nil, err
+	}
+	_, wasPaused, pausedErr := s.readMark(markPaused)
+	_, frozen, frozenErr := s.readMark(markFrozen)
+	switch {
+	case job && paused:
+		all = append(all, finding{what: "a backup job, with the guest paused by an I/O error", fix: s.EndJob})
+	case job:
+		all = append(all, finding{what: "a backup job", fix: s.EndJob})
+	case wasPaused && paused:
+		all = append(all, finding{what: "the guest, paused by an I/O error", fix: s.resume})
+	case wasPaused:
+		all = append(all, finding{what: "a note that an I/O error had paused the guest", fix: s.resume})
+	}
+	if frozen {
+		all = append(all, finding{what: "a freeze of the guest's file systems", fix: s.thaw})
+	}
+	return all, errors.Join(pausedErr, frozenErr)
+}
+
+func (s *Site) findCheckpoints() ([]finding, error) {
+	checkpoints, err := s.Survey(false)
+	if err != nil {
+		return nil, err
+	}
+	later, err := s.whileOff("its bitmaps can be deleted only while the domain runs")
+	if err != nil {
+		return nil, err
+	}
+	var all []finding
+	for _, c := range checkpoints {
+		if c.Ours && !c.Sealed {
+			all = append(all, finding{"checkpoint " + c.Name, later, func(context.Context) error { return s.DeleteCheckpoint(c.Name) }})
+		}
+	}
+	return all, nil
+}
+
+// whileOff is why something cannot be done to a domain that is shut off, and ""
+// for one that runs.
+func (s *Site) whileOff(why string) (string, error) {
+	active, err := s.Domain.Active()
+	if err != nil || active {
+		return "", err
+	}
+	return why + "; the next run does it", nil
+}
+
+func (s *Site) findPartials() ([]finding, error) {
+	partials, err := s.Lock.Leftovers()
+	if err != nil {
+		return nil, err
+	}
+	var all []finding
+	for _, name := range partials {
+		all = append(all, finding{what: "the unfinished point " + name, fix: func(context.Context) error { return s.Lock.RemoveLeftover(name) }})
+	}
+	return all, nil
+}
+
+// findFiles lists sockets and scratch files of ours, and the directories of the
+// servers that disks were compared with. Those of a job that runs are not there
+// any more when their turn comes.
+func (s *Site) findFiles() ([]finding, error) {
+	var all []finding
+	seen := map[string]bool{}
+	for _, dir := range []string{RunDir(s.SocketDir), RunDir(s.ScratchDir), os.TempDir()} {
+		if seen[dir] {
+			continue
+		}
+		seen[dir] = true
+		entries, err := os.ReadDir(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		for _, e := range entries {
+			path := filepath.Join(dir, e.Name())
+			if s.ours(path) {
+				all = append(all, finding{what: path, fix: func(context.Context) error { return os.RemoveAll(path) }})
+			}
+		}
+	}
+	return all, nil
+}
+
+func removeIfExists(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

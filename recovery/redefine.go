@@ -1,0 +1,248 @@
+package recovery
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// markLost holds the names of checkpoints that libvirt does not list and whose
+// bitmaps are gone, so that not every run looks at them again.
+const markLost = "lost"
+
+// absent is a checkpoint that a point has and libvirt does not list: the domain
+// was undefined and defined again, is transient and was created again, was
+// renamed, has migrated; or somebody has deleted the checkpoint.
+type absent struct{ point repository.Manifest }
+
+func (a absent) what() string { return fmt.Sprintf("checkpoint %s, which libvirt has lost", a.name()) }
+
+func (a absent) name() string { return a.point.Checkpoint }
+
+// missing lists the absent checkpoints, oldest first.
+func (s *Site) missing() ([]absent, error) {
+	points, err := s.Repo.Points(s.Lock.Domain())
+	var damaged *repository.DamagedError
+	if err != nil && !errors.As(err, &damaged) {
+		return nil, err
+	}
+	there, err := s.Survey(false)
+	if err != nil {
+		return nil, err
+	}
+	var all []absent
+	for _, m := range points {
+		if m.Checkpoint == "" {
+			continue
+		}
+		if _, ok := checkpoint.Find(there, m.Checkpoint); !ok {
+			all = append(all, absent{m})
+		}
+	}
+	return all, nil
+}
+
+// redefine gives libvirt back its records of checkpoints whose bitmaps are still
+// valid, oldest first. A bitmap is persistent: QEMU keeps it in the image, and
+// goes on recording, whether libvirt knows of it or not.
+func (s *Site) redefine(again bool, report *Report) error {
+	missing, err := s.missing()
+	if err != nil {
+		return err
+	}
+	later, err := s.whileOff(unknownWhileOff)
+	if err != nil {
+		return err
+	}
+	known := s.knownLost()
+	if again {
+		known = nil
+	}
+	var lost []string
+	for _, a := range missing {
+		if slices.Contains(known, a.name()) {
+			lost = append(lost, a.name())
+			continue
+		}
+		if later != "" {
+			report.add(finding{what: a.what(), later: later})
+			continue
+		}
+		what, err := s.redefineOne(a)
+		var gone *goneError
+		switch {
+		case errors.As(err, &gone):
+			lost = append(lost, a.name())
+			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.name(), gone.why))
+			s.log().Debug(fmt.Sprintf("checkpoint %s is lost: %s", a.name(), gone.why))
+		case err != nil:
+			return fmt.Errorf("define checkpoint %s again: %w", a.name(), err)
+		default:
+			report.add(finding{what: what})
+			s.log().Info("defined again: " + what)
+		}
+	}
+	return s.keepLost(known, lost)
+}
+
+func (s *Site) knownLost() (names []string) {
+	if data, ok, err := s.Lock.Mark(markLost); err == nil && ok {
+		_ = json.Unmarshal(data, &names) // what cannot be read is looked at again
+	}
+	return names
+}
+
+// DeleteDead deletes a checkpoint of ours whose bitmaps are all lost, and notes
+// that they are, so that no later run tries to define it again.
+func (s *Site) DeleteDead(name string) error {
+	if err := s.DeleteCheckpoint(name); err != nil {
+		return err
+	}
+	known := s.knownLost()
+	if slices.Contains(known, name) {
+		return nil
+	}
+	return s.keepLost(known, append(slices.Clone(known), name))
+}
+
+func (s *Site) keepLost(before, now []string) error {
+	if slices.Equal(before, now) {
+		return nil
+	}
+	if len(now) == 0 {
+		return s.Lock.ClearMark(markLost)
+	}
+	data, err := json.Marshal(now)
+	if err != nil {
+		return err
+	}
+	return s.Lock.SetMark(markLost, data)
+}
+
+// goneError says why a checkpoint is not defined again.
+type goneError struct{ why string }
+
+func (e *goneError) Error() string { return e.why }
+
+// redefineOne defines a checkpoint again if at least one of its bitmaps is
+// valid. Where another is not, libvirt lists a checkpoint with a broken bitmap,
+// as after a crash of QEMU, and that disk alone does without.
+func (s *Site) redefineOne(a absent) (what string, err error) {
+	c, err := s.document(a)
+	if err != nil {
+		return "", err
+	}
+	doc, err := c.Marshal()
+	if err != nil {
+		return "", &goneError{err.Error()}
+	}
+	err = s.Domain.RedefineCheckpoint(doc, true)
+	if err == nil {
+		return a.what(), nil
+	}
+	if !errors.Is(err, hypervisor.ErrCheckpointInconsistent) {
+		return "", refusal(err)
+	}
+	if err := s.Domain.RedefineCheckpoint(doc, false); err != nil {
+		return "", refusal(err)
+	}
+	broken, valid, err := s.bitmaps(c.Name)
+	if err != nil {
+		return "", err
+	}
+	if valid > 0 {
+		return fmt.Sprintf("%s (without the bitmap of %s, which is missing or broken)", a.what(), strings.Join(broken, " and ")), nil
+	}
+	if _, err := checkpoint.Delete(s.Domain, c.Name); err != nil {
+		return "", err
+	}
+	return "", &goneError{"its bitmaps are missing or broken"}
+}
+
+// refusal tells what libvirt will not take from what only failed now.
+func refusal(err error) error {
+	for _, kind := range []error{hypervisor.ErrUnreachable, hypervisor.ErrNoDomain, hypervisor.ErrNotRunning, hypervisor.ErrBusy} {
+		if errors.Is(err, kind) {
+			return err
+		}
+	}
+	return &goneError{err.Error()}
+}
+
+// document is the checkpoint as the point recorded it, for the disks that the
+// domain has now.
+func (s *Site) document(a absent) (xml.Checkpoint, error) {
+	data, err := s.Repo.ReadFile(a.point, "checkpoint.xml")
+	var damaged *repository.DamagedError
+	if errors.As(err, &damaged) {
+		return xml.Checkpoint{}, &goneError{err.Error()}
+	}
+	if err != nil {
+		return xml.Checkpoint{}, err
+	}
+	c, err := xml.ParseCheckpoint(string(data))
+	if err != nil {
+		return c, &goneError{err.Error()}
+	}
+	if c.Name != a.name() || c.Description != checkpoint.Description(s.Repo.ID(), a.point.ID) {
+		return c, &goneError{"the point's checkpoint.xml is that of another"}
+	}
+	guest, err := s.guest()
+	if err != nil {
+		return c, err
+	}
+	c.Disks = slices.DeleteFunc(c.Disks, func(d xml.CheckpointDisk) bool {
+		_, has := guest.Disk(d.Target)
+		return !has
+	})
+	if !slices.ContainsFunc(c.Disks, func(d xml.CheckpointDisk) bool { return d.Bitmap != "" }) {
+		return c, &goneError{"the domain has none of its disks any more"}
+	}
+	return c, s.setParent(&c)
+}
+
+func (s *Site) guest() (xml.Domain, error) {
+	doc, err := s.Domain.XML()
+	if err != nil {
+		return xml.Domain{}, err
+	}
+	return xml.ParseDomain(doc)
+}
+
+// setParent drops a parent that libvirt does not list: it would refuse that. The
+// parent is of no use but for display, as each bitmap records by itself.
+func (s *Site) setParent(c *xml.Checkpoint) error {
+	if c.Parent == "" {
+		return nil
+	}
+	_, err := s.Domain.CheckpointXML(c.Parent)
+	if errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		c.Parent = ""
+		return nil
+	}
+	return err
+}
+
+// bitmaps tells the disks of a checkpoint with a broken bitmap, and how many
+// have a valid one.
+func (s *Site) bitmaps(name string) (broken []string, valid int, err error) {
+	all, err := s.Survey(true)
+	if err != nil {
+		return nil, 0, err
+	}
+	c, _ := checkpoint.Find(all, name)
+	broken = c.Broken()
+	for _, d := range c.Disks {
+		if c.Usable(d.Target) {
+			valid++
+		}
+	}
+	return broken, valid, nil
+}

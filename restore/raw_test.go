@@ -1,0 +1,63 @@
+package restore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"testing"
+)
+
+// writes notes the writes that a sink makes.
+type writes struct {
+	done []string
+	data [3 * rawCluster]byte
+	err  error
+}
+
+func (w *writes) WriteAt(p []byte, at int64) (int, error) {
+	w.done = append(w.done, fmt.Sprintf("%d+%d", at, len(p)))
+	return copy(w.data[at:], p), w.err
+}
+
+// Neighbours are one write, and the padding of the last cluster is not written.
+func TestRawImage(t *testing.T) {
+	const size = 2*rawCluster + 512
+	data := make([]byte, 3*rawCluster)
+	for i := range data {
+		data[i] = byte(1 + i/rawCluster)
+	}
+	tests := []struct {
+		name    string
+		offsets []int64
+		want    string
+	}{
+		{"one", []int64{0}, "[0+65536]"},
+		{"neighbours and the end", []int64{0, rawCluster, 2 * rawCluster}, "[0+131584]"},
+		{"the end alone", []int64{2 * rawCluster}, "[131072+512]"},
+		{"apart", []int64{0, 2 * rawCluster}, "[0+65536 131072+512]"},
+		{"backwards", []int64{rawCluster, 0}, "[65536+65536 0+65536]"},
+		{"none", nil, "[]"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &writes{}
+			if err := (rawImage{w, size}).Write(tt.offsets, data[:len(tt.offsets)*rawCluster]); err != nil {
+				t.Fatal(err)
+			}
+			if got := fmt.Sprint(w.done); got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+			for i, at := range tt.offsets {
+				n := min(rawCluster, size-at)
+				if !bytes.Equal(w.data[at:at+n], data[i*rawCluster:int64(i*rawCluster)+n]) {
+					t.Errorf("offset %d holds something else", at)
+				}
+			}
+		})
+	}
+	w := &writes{err: io.ErrShortWrite}
+	if err := (rawImage{w, size}).Write([]int64{0}, data[:rawCluster]); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("a write that fails: got %v", err)
+	}
+}

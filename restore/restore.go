@@ -1,0 +1,291 @@
+// Package restore turns a point back into images that stand alone.
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/nbdserver"
+	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// partialSuffix ends the name of an image that is not complete.
+const partialSuffix = ".partial"
+
+// disksAtOnce are restored side by side; each takes up to 32 MiB of memory.
+const disksAtOnce = 4
+
+// restorer is one restore.
+type restorer struct {
+	Request
+	repo  *repository.Repository
+	point repository.Manifest
+	disks []repository.Disk
+	xml   []byte
+	made  []string // what to remove if it fails, in the order of making
+
+	warnings []string
+}
+
+// Run restores the disks of a point to standalone images, and puts the domain's
+// XML beside them. Nothing is overwritten: the directory must be new or empty.
+// An image has its name only once it is complete and on stable storage, and all
+// files that it was made from have been read and held against their hashes; what
+// a failed restore made is removed.
+//
+// Errors: *UsageError, *NotFoundError, *repository.DamagedError, and whatever
+// the file system or qemu-nbd reports.
+func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
+	start := time.Now()
+	r := &restorer{Request: request.withDefaults(), repo: repo}
+	if err := r.validate(); err != nil {
+		return Result{}, err
+	}
+	if err := r.choose(); err != nil {
+		return Result{}, err
+	}
+	chains, err := r.chains()
+	if err != nil {
+		return Result{}, r.explain(err)
+	}
+	if r.xml, err = r.readXML(); err != nil {
+		return Result{}, err
+	}
+	if err := r.makeDir(); err != nil {
+		return Result{}, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.removeMade())
+		}
+	}()
+	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, r.point.Time.Local().Format(time.DateTime)))
+	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
+	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
+		return Result{}, err
+	}
+	if result.XML, err = r.restoreXML(); err != nil {
+		return Result{}, err
+	}
+	result.Warnings = r.warnings
+	result.Seconds = time.Since(start).Seconds()
+	return result, syncDir(r.Dir)
+}
+
+// choose finds the point and its disks.
+func (r *restorer) choose() error {
+	if err := repository.ValidName(r.Domain); err != nil {
+		return &NotFoundError{fmt.Sprintf("domain %q: %v", r.Domain, err), "virtbackup list"}
+	}
+	points, err := r.repo.Points(r.Domain)
+	var damaged *repository.DamagedError
+	if err != nil && !errors.As(err, &damaged) {
+		return err
+	}
+	r.point, err = Resolve(r.Domain, points, r.At)
+	if damaged != nil {
+		// A point that cannot be read may be the one that is asked for, or
+		// newer than the one found: never silently another.
+		if r.At == Latest || err != nil || r.point.ID != r.At {
+			r.repo.Explain(damaged)
+			return errors.Join(damaged, err)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, target := range r.Disks {
+		if _, ok := r.point.Disk(target); !ok {
+			return &NotFoundError{fmt.Sprintf("point %s of domain %s has no disk %q", r.point.ID, r.Domain, target),
+				fmt.Sprintf("virtbackup show %s@%s", r.Domain, r.point.ID)}
+		}
+	}
+	for _, d := range r.point.Disks {
+		if len(r.Disks) == 0 || slices.Contains(r.Disks, d.Target) {
+			r.disks = append(r.disks, d)
+		}
+	}
+	return nil
+}
+
+// chains lists the images of each disk, base first, checked before anything is
+// written.
+func (r *restorer) chains() ([][]repository.Link, error) {
+	all := make([][]repository.Link, len(r.disks))
+	for i, d := range r.disks {
+		chain, err := r.repo.Links(r.Domain, r.point.ID, d.Target)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = chain
+	}
+	return all, nil
+}
+
+// makeDir makes the directory, or sees that it is empty.
+func (r *restorer) makeDir() error {
+	entries, err := os.ReadDir(r.Dir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		r.made = append(r.made, absentDirs(r.Dir)...)
+		if err := os.MkdirAll(r.Dir, 0o700); err != nil {
+			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
+		}
+		return nil
+	case errors.Is(err, syscall.ENOTDIR):
+		return &UsageError{r.Dir + " is not a directory", "name a new directory with --to"}
+	case err != nil:
+		return fmt.Errorf("directory to restore to: %w", err)
+	case len(entries) > 0:
+		return &UsageError{fmt.Sprintf("%s is not empty (it has %s)", r.Dir, entries[0].Name()), "name a new directory with --to; nothing is ever overwritten"}
+	}
+	return nil
+}
+
+// absentDirs are the directories that MkdirAll will make, outermost first.
+func absentDirs(dir string) []string {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
+		return nil
+	}
+	return append(absentDirs(filepath.Dir(dir)), dir)
+}
+
+// removeMade undoes a failed restore.
+func (r *restorer) removeMade() error {
+	var errs []error
+	for _, path := range slices.Backward(r.made) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// restoreDisks restores all disks side by side, and names their images only
+// when all are complete and all that they were made from has proven sound.
+func (r *restorer) restoreDisks(ctx context.Context, chains [][]repository.Link) ([]Disk, error) {
+	disks := make([]Disk, len(r.disks))
+	for i, d := range r.disks {
+		disks[i] = Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
+			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))}
+		r.made = append(r.made, disks[i].Image+partialSuffix, disks[i].Image)
+	}
+	err := r.copyChecked(ctx, chains, func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(disksAtOnce)
+		for i := range disks {
+			group.Go(func() error {
+				if err := r.restoreDisk(ctx, chains[i], &disks[i]); err != nil {
+					return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
+				}
+				return nil
+			})
+		}
+		return group.Wait()
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range disks {
+		if err := os.Rename(d.Image+partialSuffix, d.Image); err != nil {
+			return nil, err
+		}
+	}
+	return disks, nil
+}
+
+// restoreDisk flattens a chain into one image.
+func (r *restorer) restoreDisk(ctx context.Context, chain []repository.Link, d *Disk) (err error) {
+	image := chain[len(chain)-1].Path
+	server, err := nbdserver.Serve(ctx, image)
+	if err != nil {
+		return err
+	}
+	defer server.Stop()
+	export, err := nbdcopy.Open(ctx, nbdcopy.Source{Socket: server.Socket()})
+	if err != nil {
+		return err
+	}
+	defer export.Close()
+	if export.Size() != d.VirtualSize {
+		return fmt.Errorf("%s has %d bytes, its manifest says %d", image, export.Size(), d.VirtualSize)
+	}
+	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	options := nbdcopy.Options{Progress: func(p nbdcopy.Progress) { r.Progress(d.Target, p.Copied, -1) }}
+	if d.Format == Raw {
+		d.DataBytes, err = copyRaw(ctx, export, file, options)
+	} else {
+		d.DataBytes, err = copyQCOW2(ctx, export, file, options)
+	}
+	if err != nil {
+		return err
+	}
+	if !file.Direct() {
+		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s went through the page cache, which was emptied behind it", r.Dir, d.Target))
+	}
+	return file.Sync()
+}
+
+func copyRaw(ctx context.Context, export *nbdcopy.Export, file *directio.File, options nbdcopy.Options) (int64, error) {
+	if err := file.Truncate(export.Size()); err != nil {
+		return 0, err
+	}
+	stats, err := export.Copy(ctx, rawImage{file, export.Size()}, options)
+	return stats.Data, err
+}
+
+func copyQCOW2(ctx context.Context, export *nbdcopy.Export, file *directio.File, options nbdcopy.Options) (int64, error) {
+	file.Grow()
+	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: export.Size()})
+	if err != nil {
+		return 0, err
+	}
+	if _, err := export.Copy(ctx, writer, options); err != nil {
+		return 0, err
+	}
+	stats, err := writer.Finish(file.Sync)
+	if err != nil {
+		return 0, err
+	}
+	return stats.DataBytes, file.Truncate(stats.FileBytes)
+}
+
+// restoreXML puts the domain's XML, as it was, beside the images.
+func (r *restorer) restoreXML() (path string, err error) {
+	path = filepath.Join(r.Dir, strings.ReplaceAll(r.Domain, "/", "_")+".xml")
+	r.made = append(r.made, path)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if _, err := f.Write(r.xml); err != nil {
+		return "", err
+	}
+	return path, f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,222 @@
+package verify
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Status is what is known of a point.
+type Status string
+
+// The statuses.
+const (
+	OK         Status = "ok"          // every byte of it is as it was sealed
+	Damaged    Status = "damaged"     // something of it is not
+	Lost       Status = "lost"        // it is as it was sealed, but something that it needs is not
+	NotChecked Status = "not checked" // was not asked for
+)
+
+// Report is what a verification found.
+type Report struct {
+	Repository string              `json:"repository"` // its directory
+	Time       time.Time           `json:"time"`       // when it ended, UTC
+	Domains    []DomainReport      `json:"domains"`
+	Damage     []repository.Damage `json:"damage"` // by domain, point, file and offset
+	Warnings   []string            `json:"warnings,omitempty"`
+	Bytes      int64               `json:"bytes"` // read
+	Seconds    float64             `json:"seconds"`
+}
+
+// DomainReport is what was found of a domain.
+type DomainReport struct {
+	Domain string  `json:"domain"`
+	Points []Point `json:"points"` // all of the domain, oldest first
+	// Restores are the points that were verified and restore whole, oldest
+	// first; Newest is the last of them.
+	Restores []string `json:"restores"`
+	Newest   string   `json:"newest,omitempty"`
+	Lost     []string `json:"lost"` // those that do not, checked or not
+}
+
+// Point is what was found of a point.
+type Point struct {
+	ID       string          `json:"id"`
+	Kind     repository.Kind `json:"kind,omitempty"`
+	Time     time.Time       `json:"time,omitzero"` // the instant that it shows
+	Status   Status          `json:"status"`
+	Restores bool            `json:"restores"` // whole, proven by this verification
+	// Disks that do not restore any more; the others do (restore --disk).
+	LostDisks []string `json:"lost_disks,omitempty"`
+	Disks     []string `json:"disks,omitempty"`
+}
+
+// DamagedError says that there is damage; the report has all of it. It unwraps to
+// a *repository.DamagedError.
+type DamagedError struct {
+	report Report
+}
+
+// Err is nil where nothing is damaged, else a *DamagedError.
+func (r Report) Err() error {
+	if len(r.Damage) == 0 {
+		return nil
+	}
+	return &DamagedError{r}
+}
+
+// Error counts what was found.
+func (e *DamagedError) Error() string {
+	lost := 0
+	for _, d := range e.report.Domains {
+		lost += len(d.Lost)
+	}
+	if lost == 0 {
+		return fmt.Sprintf("damage in %s; every point that was checked still restores", count(len(e.report.Damage), "place"))
+	}
+	return fmt.Sprintf("damage in %s; %s cannot be restored whole", count(len(e.report.Damage), "place"), count(lost, "point"))
+}
+
+// Hint says what still restores.
+func (e *DamagedError) Hint() string {
+	for _, d := range e.report.Domains {
+		if len(d.Lost) > 0 && d.Newest != "" {
+			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, repository.ShellWord(d.Domain), d.Newest)
+		}
+	}
+	return ""
+}
+
+// Unwrap is the damage as other parts of the program tell of it.
+func (e *DamagedError) Unwrap() error {
+	damaged := &repository.DamagedError{}
+	for _, d := range e.report.Damage {
+		damaged.Points = append(damaged.Points, repository.DamagedPoint{Domain: d.Domain, ID: d.Point, Err: errors.New(d.String())})
+	}
+	return damaged
+}
+
+// sorted is the damage in the order of the tree, each with the points it breaks.
+func (r *run) sorted(domains []*domainRun) []repository.Damage {
+	lineages := map[string]*repository.Lineage{}
+	for _, d := range domains {
+		lineages[d.lineage.Domain] = d.lineage
+	}
+	for i, d := range r.damage {
+		r.damage[i].Breaks = breaks(lineages[d.Domain], d)
+	}
+	slices.SortStableFunc(r.damage, func(a, b repository.Damage) int {
+		return cmp.Or(strings.Compare(a.Domain, b.Domain), cmp.Compare(number(a.Point), number(b.Point)),
+			strings.Compare(a.Point, b.Point), strings.Compare(a.File, b.File), cmp.Compare(a.Offset, b.Offset))
+	})
+	return append([]repository.Damage{}, r.damage...)
+}
+
+func number(id string) int {
+	_, n, _ := repository.ParsePointID(id)
+	return n
+}
+
+// breaks are the points that cannot be restored whole for this damage.
+func breaks(l *repository.Lineage, d repository.Damage) []string {
+	broken := []string{}
+	if l == nil || d.Harmless {
+		return broken
+	}
+	lost, own := lostBy(l, []repository.Damage{d})
+	_, readable := l.Point(d.Point)
+	if own[d.Point] && !readable {
+		broken = append(broken, d.Point)
+	}
+	for _, m := range l.Points {
+		if own[m.ID] || len(lost[m.ID]) > 0 {
+			broken = append(broken, m.ID)
+		}
+	}
+	return broken
+}
+
+// lostBy is what damage does to the points of a domain: the disks that each has
+// lost, and the points that are damaged as such, whatever their disks.
+func lostBy(l *repository.Lineage, damage []repository.Damage) (disks map[string][]string, own map[string]bool) {
+	own = map[string]bool{}
+	whole := map[string]bool{}
+	images := map[repository.ImageRef]bool{}
+	for _, d := range damage {
+		if d.Harmless || d.Domain != l.Domain {
+			continue
+		}
+		if ref, ok := d.Image(); ok {
+			images[ref] = true
+			continue
+		}
+		own[d.Point] = true
+		_, readable := l.Point(d.Point)
+		whole[d.Point] = !readable
+	}
+	return l.Lost(func(ref repository.ImageRef) bool { return whole[ref.Point] || images[ref] }), own
+}
+
+// report puts together what was found of a domain.
+func (d *domainRun) report() DomainReport {
+	r := DomainReport{Domain: d.lineage.Domain, Restores: []string{}, Lost: []string{}}
+	lost, own := lostBy(d.lineage, d.damage)
+	for _, p := range d.points() {
+		if m, ok := d.lineage.Point(p.ID); ok {
+			p.Kind, p.Time = m.Kind, m.Time
+			for _, disk := range m.Disks {
+				p.Disks = append(p.Disks, disk.Target)
+			}
+		}
+		p.LostDisks = lost[p.ID]
+		broken := own[p.ID] || len(p.LostDisks) > 0
+		p.Restores = p.Status != NotChecked && !broken
+		switch {
+		case slices.ContainsFunc(d.damage, func(x repository.Damage) bool { return x.Domain == r.Domain && x.Point == p.ID }):
+			p.Status = Damaged
+		case broken:
+			p.Status = Lost
+		}
+		if p.Restores {
+			r.Restores, r.Newest = append(r.Restores, p.ID), p.ID
+		}
+		if broken {
+			r.Lost = append(r.Lost, p.ID)
+		}
+		r.Points = append(r.Points, p)
+	}
+	return r
+}
+
+// points are all points of the domain, those that cannot be read and those that
+// are missing included, oldest first.
+func (d *domainRun) points() []Point {
+	status := map[string]Status{}
+	for _, m := range d.lineage.Points {
+		status[m.ID] = NotChecked
+	}
+	for _, m := range d.chosen {
+		status[m.ID] = OK
+	}
+	for _, p := range d.lineage.Unreadable {
+		status[p.ID] = NotChecked
+	}
+	for _, x := range d.damage {
+		if x.Domain == d.lineage.Domain {
+			status[x.Point] = Damaged
+		}
+	}
+	var points []Point
+	for id, s := range status {
+		points = append(points, Point{ID: id, Status: s})
+	}
+	slices.SortFunc(points, func(a, b Point) int {
+		return cmp.Or(cmp.Compare(number(a.ID), number(b.ID)), strings.Compare(a.ID, b.ID))
+	})
+	return points
+}

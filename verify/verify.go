@@ -1,0 +1,349 @@
+// Package verify proves that points can be restored: it reads every byte of
+// every file of them once and holds it against hash lists and manifests, follows
+// the chains, and lets qemu-img check the structure of each image.
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// imagesAtOnce are read side by side, each by several readers, so that the disk
+// is not idle between two small images. Memory is some 8 MiB for each.
+const imagesAtOnce = 2
+
+// Request is what to verify. The zero value means everything.
+type Request struct {
+	Domain string // "" is all domains
+	// Point, with Domain, is one point; those that it needs are verified too.
+	Point string
+	// Log gets what is being done. nil means none.
+	Log *slog.Logger
+	// Progress, if set, is told how many bytes of a domain's points have been
+	// read of how many. Calls come often, from several goroutines.
+	Progress func(domain string, read, expected int64)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// run is one verification.
+type run struct {
+	Request
+	repo     *repository.Repository
+	warnings []string
+
+	mu     sync.Mutex
+	damage []repository.Damage
+}
+
+// domainRun is that of one domain.
+type domainRun struct {
+	*run
+	lineage *repository.Lineage
+	chosen  []repository.Manifest // with those that they need, oldest first
+
+	mu       sync.Mutex
+	read     int64
+	expected int64
+}
+
+// Run verifies points. Damage is no error here but in the report, all of it;
+// what was found is noted in the repository, if it can be written to. Errors are
+// repository.ErrNoPoint for a name that is not there, a *repository.DamagedError
+// for a domain whose points cannot even be listed, the cause of the end of ctx,
+// and what kept files from being read.
+func Run(ctx context.Context, repo *repository.Repository, request Request) (Report, error) {
+	start := time.Now()
+	r := &run{Request: request, repo: repo}
+	if r.Log == nil {
+		r.Log = slog.New(slog.DiscardHandler)
+	}
+	if r.Progress == nil {
+		r.Progress = func(string, int64, int64) {}
+	}
+	domains, err := r.choose()
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Repository: repo.Dir()}
+	for _, d := range domains {
+		r.Log.Info(d.what())
+		if err := d.verify(ctx); err != nil {
+			return Report{}, err
+		}
+		report.Bytes += d.read
+	}
+	r.checkDescription(domains)
+	for _, d := range domains {
+		report.Domains = append(report.Domains, d.report())
+	}
+	report.Damage, report.Warnings = r.sorted(domains), r.warnings
+	report.Time = time.Now().UTC()
+	report.Seconds = time.Since(start).Seconds()
+	for i, d := range domains {
+		r.note(d, report.Domains[i], report.Time)
+	}
+	return report, nil
+}
+
+// choose finds the domains and points asked for.
+func (r *run) choose() ([]*domainRun, error) {
+	names, err := r.repo.Domains()
+	if err != nil {
+		return nil, err
+	}
+	if r.Domain != "" {
+		if !slices.Contains(names, r.Domain) {
+			var damaged *repository.DamagedError
+			if _, err := r.repo.Points(r.Domain); errors.As(err, &damaged) {
+				return nil, err
+			}
+			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), repository.ErrNoPoint)
+		}
+		names = []string{r.Domain}
+	}
+	var domains []*domainRun
+	for _, name := range names {
+		lineage, err := r.repo.Lineage(name)
+		if err != nil {
+			return nil, err
+		}
+		d := &domainRun{run: r, lineage: lineage, chosen: lineage.Points}
+		if r.Point != "" {
+			if err := d.choosePoint(r.Point); err != nil {
+				return nil, err
+			}
+		}
+		for _, m := range d.chosen {
+			for _, disk := range m.Disks {
+				d.expected += disk.ImageBytes
+			}
+		}
+		domains = append(domains, d)
+	}
+	return domains, nil
+}
+
+// choosePoint takes one point, readable or not.
+func (d *domainRun) choosePoint(id string) error {
+	if _, ok := d.lineage.Point(id); ok {
+		d.chosen = d.lineage.Needs(id)
+		return nil
+	}
+	isIt := func(p repository.DamagedPoint) bool { return p.ID == id }
+	if slices.ContainsFunc(d.lineage.Unreadable, isIt) {
+		d.chosen = nil
+		return nil
+	}
+	return fmt.Errorf("%w: %s of domain %s", repository.ErrNoPoint, id, d.lineage.Domain)
+}
+
+// what says what is about to be done.
+func (d *domainRun) what() string {
+	var ids []string
+	images := 0
+	for _, m := range d.chosen {
+		ids = append(ids, m.ID)
+		images += len(m.Disks)
+	}
+	if len(ids) == 0 {
+		return fmt.Sprintf("%s: no point that can be read", d.lineage.Domain)
+	}
+	return fmt.Sprintf("%s: reading %s of %s: %s", d.lineage.Domain, count(images, "image"), count(len(ids), "point"), strings.Join(ids, " "))
+}
+
+func (r *run) found(damage ...repository.Damage) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.damage = append(r.damage, damage...)
+}
+
+func (r *run) warn(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !slices.Contains(r.warnings, text) {
+		r.warnings = append(r.warnings, text)
+		r.Log.Warn(text)
+	}
+}
+
+// verify reads all files of the chosen points.
+func (d *domainRun) verify(ctx context.Context) error {
+	d.checkManifests()
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(imagesAtOnce)
+	for _, m := range d.chosen {
+		group.Go(func() error { return d.checkFiles(m) })
+		for _, disk := range m.Disks {
+			group.Go(func() error { return d.checkDisk(ctx, m, disk) })
+		}
+	}
+	return group.Wait()
+}
+
+// checkDisk reads an image and its hash list, and looks at the image's structure
+// meanwhile: starting qemu-img takes longer than reading most increments. What
+// it says counts only of an image that is as it was written.
+func (d *domainRun) checkDisk(ctx context.Context, m repository.Manifest, disk repository.Disk) error {
+	var damage []repository.Damage
+	var faults string
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		damage, err = d.repo.CheckImage(ctx, m, disk, repository.CheckOptions{Progress: d.progress})
+		return err
+	})
+	group.Go(func() (err error) {
+		faults, err = d.checkStructure(ctx, m, disk)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	d.found(damage...)
+	if faults != "" && repository.DamagedBy(damage) == nil {
+		d.found(repository.Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, disk.Image),
+			Disk: disk.Target, WholeDisk: true, What: faults})
+	}
+	return nil
+}
+
+// checkStructure says what is wrong with the header of an image, or, as qemu-img
+// sees it, with the rest; "" is nothing.
+func (d *domainRun) checkStructure(ctx context.Context, m repository.Manifest, disk repository.Disk) (faults string, err error) {
+	var damaged *repository.DamagedError
+	if err := d.repo.CheckHeader(m, disk); errors.As(err, &damaged) {
+		return damaged.Points[0].Err.Error(), nil
+	}
+	faults, err = checkStructure(ctx, filepath.Join(d.repo.PointDir(m.Domain, m.ID), disk.Image))
+	if errors.Is(err, exec.ErrNotFound) {
+		d.warn("qemu-img is not installed: the files are as they were written, but their qcow2 structure was not checked")
+		err = nil
+	}
+	return faults, err
+}
+
+// checkManifests notes the points that cannot be read, and the parents that are
+// not there. Of points that were not chosen it notes what breaks them only if
+// the chosen ones need it.
+func (d *domainRun) checkManifests() {
+	domain := d.lineage.Domain
+	for _, p := range d.lineage.Unreadable {
+		if d.Point != "" && p.ID != d.Point && !d.needs(p.ID) {
+			continue
+		}
+		d.found(repository.Damage{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, repository.ManifestName),
+			What: fmt.Sprintf("the point cannot be read, nor could its other files be checked: %v", p.Err)})
+	}
+	for _, m := range d.chosen {
+		for _, disk := range m.Disks {
+			parent, err := d.lineage.Parent(m, disk)
+			switch {
+			case err == nil || d.isUnreadable(parent.Point):
+			case errors.Is(err, repository.ErrNoPoint):
+				d.missing(repository.Damage{Domain: domain, Point: parent.Point, File: filepath.Join(domain, parent.Point),
+					What: fmt.Sprintf("the point is missing; %s needs it", m.ID)})
+			default:
+				d.found(repository.Damage{Domain: domain, Point: m.ID, File: filepath.Join(domain, m.ID, disk.Image),
+					Disk: disk.Target, WholeDisk: true, What: fmt.Sprintf("has another %s below it than it was made with: %v", parent.Point, err)})
+			}
+		}
+	}
+}
+
+// missing notes a missing point once, whoever needs it.
+func (d *domainRun) missing(damage repository.Damage) {
+	for _, other := range d.damage {
+		if other.File == damage.File {
+			return
+		}
+	}
+	d.found(damage)
+}
+
+func (d *domainRun) isUnreadable(id string) bool {
+	return slices.ContainsFunc(d.lineage.Unreadable, func(p repository.DamagedPoint) bool { return p.ID == id })
+}
+
+// needs tells whether a chosen point is chained onto this one.
+func (d *domainRun) needs(id string) bool {
+	for _, m := range d.chosen {
+		for _, disk := range m.Disks {
+			if ref, _ := d.lineage.Parent(m, disk); ref.Point == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// checkFiles checks the small files of a point.
+func (d *domainRun) checkFiles(m repository.Manifest) error {
+	for name := range m.Files {
+		damage, err := d.repo.CheckFile(m, name)
+		if err != nil {
+			return err
+		}
+		d.found(damage...)
+	}
+	return nil
+}
+
+func (d *domainRun) progress(bytes int64) {
+	d.mu.Lock()
+	d.read += bytes
+	read := d.read
+	d.mu.Unlock()
+	d.Progress(d.lineage.Domain, read, max(d.expected, read))
+}
+
+// checkDescription holds the UUID in repository.json against the points, which
+// all have it too.
+func (r *run) checkDescription(domains []*domainRun) {
+	others := map[string]bool{}
+	for _, d := range domains {
+		for _, m := range d.chosen {
+			others[m.Repository] = true
+		}
+	}
+	if len(others) == 0 || others[r.repo.ID()] {
+		return
+	}
+	r.found(repository.Damage{File: "repository.json", Harmless: true,
+		What: fmt.Sprintf("has the UUID %s, but the points are of another repository: damaged, or made anew", r.repo.ID())})
+}
+
+// note remembers what was found of the points that were verified.
+func (r *run) note(d *domainRun, report DomainReport, now time.Time) {
+	points := map[string]repository.Verification{}
+	for _, p := range report.Points {
+		if p.Status == NotChecked {
+			continue
+		}
+		if digest, err := r.repo.ManifestDigest(report.Domain, p.ID); err == nil {
+			points[p.ID] = repository.Verification{Time: now, Manifest: digest, Sound: p.Restores}
+		}
+	}
+	if len(points) == 0 {
+		return
+	}
+	if err := r.repo.SetVerified(report.Domain, points); err != nil {
+		r.Log.Debug(fmt.Sprintf("%v: virtbackup list will not show it", err))
+	}
+}

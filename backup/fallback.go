@@ -1,0 +1,227 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Fallback says what becomes of a disk that the base has an image of, but whose
+// bitmap cannot be used: lost, broken, of another image. Disks that are new, or
+// of a kind that never has bitmaps, are copied in full whatever it says.
+type Fallback string
+
+const (
+	// FallbackRescan reads the disk in full and compares it with the base's
+	// image; what differs is stored, so the chain goes on.
+	FallbackRescan Fallback = "rescan"
+	// FallbackFull copies the disk in full into an image that stands alone.
+	FallbackFull Fallback = "full"
+	// FallbackFail fails before anything is done.
+	FallbackFail Fallback = "fail"
+)
+
+func (f Fallback) validate() error {
+	if !slices.Contains([]Fallback{"", FallbackRescan, FallbackFull, FallbackFail}, f) {
+		return usageError("virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
+	}
+	return nil
+}
+
+// distrust says why no bitmap tells what changed on a disk since the plan's
+// base, which has an image of it; "" if one does.
+func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
+	c, ok := sealedCheckpoint(s, p.Base)
+	why := replaced(base, s.Images[d.Target])
+	switch {
+	case p.Base.Checkpoint == "":
+		return fmt.Sprintf("point %s has no checkpoint", p.Base.ID)
+	case !ok:
+		return fmt.Sprintf("checkpoint %s is gone from libvirt", p.Base.Checkpoint)
+	case why != "":
+		return why
+	case !c.Bitmap(d.Target):
+		return fmt.Sprintf("checkpoint %s does not cover this disk", c.Name)
+	case !c.Usable(d.Target):
+		return fmt.Sprintf("the bitmap of checkpoint %s is missing or broken", c.Name)
+	case d.Size < base.VirtualSize:
+		return fmt.Sprintf("the disk has shrunk from %d to %d bytes since point %s", base.VirtualSize, d.Size, p.Base.ID)
+	}
+	return ""
+}
+
+// fallBack plans a disk without a usable bitmap.
+func (d *DiskPlan) fallBack(f Fallback, base *repository.Manifest, image string) {
+	if f == FallbackFull {
+		return
+	}
+	d.Rescan = true
+	d.Parent = repository.ParentPath(base.ID, image)
+}
+
+// refuse is the end of a run that must not fall back.
+func (p *Plan) refuse(r Request) error {
+	if r.Fallback != FallbackFail {
+		return nil
+	}
+	var reasons []string
+	for _, d := range p.Disks {
+		if d.Rescan {
+			reasons = append(reasons, fmt.Sprintf("disk %s: %s", d.Target, d.Reason))
+		}
+	}
+	if len(reasons) == 0 {
+		return nil
+	}
+	return withHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
+		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
+}
+
+// canCompare tells whether a point has an image of a disk that is still there
+// and should have bitmaps: one that a rescan can compare with.
+func canCompare(s State, m *repository.Manifest) bool {
+	for _, d := range s.Disks {
+		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" && noBitmaps(d) == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// checkParents holds the images that disks will be compared with against their
+// hashes, before the job begins: the guest does not pay for that. A disk whose parent is damaged
+// is copied in full: what is the same there as in damaged data would be damaged,
+// too, and what differs would be chained onto damage.
+func (r *run) checkParents(ctx context.Context) error {
+	for i := range r.plan.Disks {
+		d := &r.plan.Disks[i]
+		if !d.Rescan || d.base != nil {
+			continue
+		}
+		r.Log.Info(fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
+		links, err := r.checkParent(ctx, *d)
+		var damaged *repository.DamagedError
+		switch {
+		case errors.As(err, &damaged):
+			d.Rescan, d.Parent = false, ""
+			d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
+			r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
+		case err != nil:
+			return fmt.Errorf("check the image of disk %s in point %s: %w", d.Target, r.plan.Base.ID, err)
+		default:
+			d.base = links
+		}
+	}
+	return nil
+}
+
+// checkParent reads a disk's chain as of the base. Damage is a
+// *repository.DamagedError.
+func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, error) {
+	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
+	if err != nil {
+		return nil, err
+	}
+	for _, link := range links {
+		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{})
+		if err == nil {
+			err = repository.DamagedBy(found)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return links, nil
+}
+
+// checkTails looks, now that the job shows the disks, for those that were shrunk
+// and grown again, which their bitmaps do not show.
+func (r *run) checkTails(ctx context.Context) error {
+	for i := range r.plan.Disks {
+		d := &r.plan.Disks[i]
+		if !d.Incremental {
+			continue
+		}
+		offset, changed, err := r.tailChanged(ctx, *d)
+		var damaged *repository.DamagedError
+		var unreadable *qcow2.ChainError
+		switch {
+		case errors.As(err, &damaged), errors.As(err, &unreadable):
+			err = r.leaveBase(d, err)
+		case changed:
+			err = r.fallBackLate(ctx, d, offset)
+		}
+		if err != nil {
+			return fmt.Errorf("look at the end of disk %s of domain %s: %w", d.Target, r.Domain, err)
+		}
+	}
+	return nil
+}
+
+func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, changed bool, err error) {
+	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
+	if err != nil {
+		return 0, false, err
+	}
+	chain, closeAll, err := repository.OpenChain(links)
+	if err != nil {
+		return 0, false, err
+	}
+	defer closeAll()
+	source, err := r.source(d)
+	if err != nil {
+		return 0, false, err
+	}
+	export, err := nbdcopy.Open(ctx, source)
+	if err != nil {
+		return 0, false, err
+	}
+	defer export.Close()
+	return export.TailChanged(ctx, chain)
+}
+
+// leaveBase copies a disk in full whose image in the base was found damaged: an
+// incremental chained onto that would not restore.
+func (r *run) leaveBase(d *DiskPlan, damage error) error {
+	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
+	if r.Fallback == FallbackFail {
+		return withHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.Domain, r.Domain)
+	}
+	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
+	r.warn("disk %s is copied in full, as its image in point %s is damaged: %v", d.Target, r.plan.Base.ID, damage)
+	return nil
+}
+
+// fallBackLate replans a disk whose bitmap the job has shown to be wrong. The
+// job exports all of it, so nothing else changes.
+func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error {
+	base, _ := r.plan.Base.Disk(d.Target)
+	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
+	d.Reason = fmt.Sprintf("what is at offset %d has changed since point %s, but the bitmap does not have it: "+
+		"was the disk shrunk and grown again, or changed while the domain was off?", offset, r.plan.Base.ID)
+	d.fallBack(r.Fallback, r.plan.Base, base.Image)
+	if err := r.plan.refuse(r.Request); err != nil {
+		return err
+	}
+	if !d.Rescan {
+		r.warn("disk %s is copied in full: %s", d.Target, d.Reason)
+		return nil
+	}
+	r.warn("disk %s is read in full and compared with point %s: %s", d.Target, r.plan.Base.ID, d.Reason)
+	return r.checkParents(ctx)
+}
+
+// openBase opens the images that a disk is compared with; nil if it is not. The
+// caller closes them.
+func (d DiskPlan) openBase() (*qcow2.Chain, func(), error) {
+	if !d.Rescan {
+		return nil, func() {}, nil
+	}
+	return repository.OpenChain(d.base)
+}

@@ -1,0 +1,231 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/recovery"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// DefaultRunDir is where sockets and scratch files go.
+const DefaultRunDir = recovery.DefaultRunDir
+
+func (r *run) socket() string { return r.site().Socket(r.plan.ID) }
+
+func (r *run) scratch(target string) string { return r.site().Scratch(r.plan.ID, target) }
+
+func runDir(dir string) string { return recovery.RunDir(dir) }
+
+// prepareRunDirs makes the default directory, with the owner of the directory
+// above it: QEMU's user. Directories that the user named must exist.
+func (r *run) prepareRunDirs(context.Context) error {
+	for _, dir := range []string{r.SocketDir, r.ScratchDir} {
+		if dir == "" {
+			if err := makeDefaultRunDir(); err != nil {
+				return err
+			}
+			continue
+		}
+		info, err := os.Stat(dir)
+		if err != nil {
+			return withHint(err, "make %s, writable for the user that QEMU runs as", dir)
+		}
+		if !info.IsDir() || !filepath.IsAbs(dir) {
+			return usageError("name one with its absolute path", "%s is not the absolute path of a directory", dir)
+		}
+	}
+	return nil
+}
+
+func makeDefaultRunDir() error {
+	err := os.Mkdir(DefaultRunDir, 0o770)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return withHint(err, "run as root, or name directories with --scratch-dir and --socket-dir")
+	}
+	info, err := os.Stat(filepath.Dir(DefaultRunDir))
+	if err != nil {
+		return err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	return os.Chown(DefaultRunDir, int(owner.Uid), int(owner.Gid))
+}
+
+// awaitIdle waits until nobody else's job holds the domain. libvirt would wait
+// by itself, but then the guest would be frozen.
+func (r *run) awaitIdle(ctx context.Context) error {
+	deadline := time.Now().Add(r.Wait)
+	for said := false; ; said = true {
+		job, err := r.domain.RunningJob()
+		if err != nil || job == "" {
+			return err
+		}
+		if !time.Now().Before(deadline) {
+			return withHint(fmt.Errorf("domain %s is held by a job that is not ours: %s: %w", r.Domain, job, hypervisor.ErrBusy),
+				"virsh domjobinfo %s shows it; --wait DURATION waits longer", r.Domain)
+		}
+		if !said {
+			r.Log.Info(fmt.Sprintf("waiting up to %v for a job that is not ours: %s", r.Wait, job))
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// beginTime bounds the beginning of a job, during which the guest may be frozen.
+// libvirt itself waits 30 s for a job that has come in between.
+const beginTime = 45 * time.Second
+
+// begin starts libvirt's job and, at the same instant, the new checkpoint.
+func (r *run) begin(context.Context) error {
+	job, point, err := r.documents()
+	if err != nil {
+		return err
+	}
+	if r.stateBefore, err = r.domain.State(); err != nil {
+		return err
+	}
+	r.begun = true
+	if err := within(beginTime, func() error { return r.domain.BackupBegin(job, point) }); err != nil {
+		return r.explainBegin(err)
+	}
+	r.point.Time = time.Now().UTC()
+	doc, err := r.domain.BackupJob()
+	if err != nil {
+		return err
+	}
+	r.job, err = xml.ParseBackup(doc)
+	return err
+}
+
+// documents makes the XML of the job and of the checkpoint; the latter is "" for
+// a point without one.
+func (r *run) documents() (job, point string, err error) {
+	backup := xml.Backup{Socket: r.socket()}
+	chk := xml.Checkpoint{Name: r.plan.Checkpoint, Description: checkpoint.Description(r.repo.ID(), r.plan.ID)}
+	for _, d := range r.plan.Disks {
+		backup.Disks = append(backup.Disks, xml.BackupDisk{Target: d.Target, Incremental: d.Since, Scratch: r.scratch(d.Target)})
+		disk := xml.CheckpointDisk{Target: d.Target}
+		if d.Bitmap {
+			disk.Bitmap = r.plan.Checkpoint
+		}
+		chk.Disks = append(chk.Disks, disk)
+	}
+	for _, l := range r.plan.LeftOut {
+		backup.Leave = append(backup.Leave, l.Target)
+		chk.Disks = append(chk.Disks, xml.CheckpointDisk{Target: l.Target})
+	}
+	if job, err = backup.Marshal(); err != nil || r.plan.Checkpoint == "" {
+		return job, "", err
+	}
+	point, err = chk.Marshal()
+	return job, point, err
+}
+
+// explainBegin says what to do about the usual reasons for a job not to begin.
+func (r *run) explainBegin(err error) error {
+	switch {
+	case errors.Is(err, hypervisor.ErrSocket):
+		return withHint(err, "QEMU's user must be able to make a socket in %s; name another directory with --socket-dir, or allow this one "+
+			"(owner and mode of it and of all above it, AppArmor, SELinux)", runDir(r.SocketDir))
+	case errors.Is(err, hypervisor.ErrScratch):
+		return withHint(err, "QEMU's user must be able to enter %s; name another directory with --scratch-dir, or allow this one "+
+			"(owner and mode of it and of all above it, AppArmor, SELinux)", runDir(r.ScratchDir))
+	}
+	return err
+}
+
+// endTime bounds the end of a job, which takes some 25 ms.
+const endTime = time.Minute
+
+// end ends the job once all has been read. An abort before that would take the
+// protection from the guest's writes away while the exports can still be read.
+func (r *run) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	paused := !r.stuck && r.pausedByUs()
+	if paused {
+		// Should this run be killed before it can wake the guest, the next one does.
+		if err := r.site().Pausing(); err != nil {
+			r.warn("%v", err)
+		}
+	}
+	if err := within(endTime+time.Second, func() error { return r.domain.EndBackup(ctx) }); err != nil {
+		return withHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", r.Domain)
+	}
+	r.ended = true
+	r.wake()
+	err := removeIfExists(r.socket()) // libvirt leaves it
+	if paused {
+		err = errors.Join(err, r.site().Woken())
+	}
+	return err
+}
+
+// abandon undoes begin: the job ends, and the checkpoint goes unless its point
+// has been sealed. libvirt keeps the checkpoint even of a job that could not
+// begin (only its exports failed), so it is looked up in any case.
+func (r *run) abandon(ctx context.Context) error {
+	if !r.begun {
+		return nil
+	}
+	var errs []error
+	if !r.ended {
+		err := r.endOurs(ctx)
+		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errNoAnswer) {
+			return err // nothing can be deleted while the job runs
+		}
+		errs = append(errs, err)
+	}
+	if !r.sealed && r.plan.Checkpoint != "" {
+		errs = append(errs, r.dropCheckpoint())
+	}
+	return errors.Join(errs...)
+}
+
+// dropCheckpoint deletes the checkpoint of a point that was not sealed. Without
+// QEMU its bitmaps cannot be deleted, and where QEMU ended in order they are in
+// the images by now: then libvirt's record of the checkpoint stays, by which the
+// next run finds and deletes them.
+func (r *run) dropCheckpoint() error {
+	off, err := r.domain.WhyShutOff() // Active would be true for a moment yet
+	if err != nil || off == "" && !r.off {
+		return errors.Join(err, r.site().DeleteCheckpoint(r.plan.Checkpoint))
+	}
+	if _, err := r.domain.CheckpointXML(r.plan.Checkpoint); err == nil {
+		r.left = true
+		r.Log.Warn("the domain is off: checkpoint " + r.plan.Checkpoint + " is left until it runs again; the next run deletes it")
+	}
+	return nil
+}
+
+// endOurs ends the running job if it is ours.
+func (r *run) endOurs(ctx context.Context) error {
+	_, ours, err := r.site().OurJob()
+	if err != nil || !ours {
+		return errors.Join(err, removeIfExists(r.socket()))
+	}
+	r.Log.Info("ending the backup job")
+	return r.end(ctx)
+}
+
+func removeIfExists(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,349 @@
+package backup
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// State is what a plan is made from. Making it asks libvirt and the repository;
+// planning asks nobody.
+type State struct {
+	Disks       []xml.Disk              // all of the domain's
+	Sizes       map[string]int64        // virtual size in bytes, by target
+	Allocated   map[string]int64        // bytes that the image occupies on the host, by target
+	Images      map[string][]image      // what each disk is stored in, backing files last, by target
+	Checkpoints []checkpoint.Checkpoint // all of the domain's, with sizes
+	Points      []repository.Manifest   // all of the domain's, oldest first
+	Names       []string                // of points that exist in any state, damaged ones too
+}
+
+// Plan says what a run will copy and why.
+type Plan struct {
+	ID         string
+	Kind       repository.Kind      // full, inc, diff or copy
+	Base       *repository.Manifest // nil for a full or copy
+	Checkpoint string               // to be created; "" none
+	Disks      []DiskPlan
+	LeftOut    []LeftOut
+	Gone       []string // disks of the base that the domain no longer has
+	Why        string   // how auto chose
+	Notes      []string
+	Warnings   []string
+}
+
+// DiskPlan says how one disk is copied.
+type DiskPlan struct {
+	xml.Disk
+	Incremental bool
+	Rescan      bool   // read in full, compared with Parent: incremental without a bitmap
+	Reason      string // why it is not what was asked
+	Since       string // checkpoint whose bitmap is read; "" for a full copy
+	Parent      string // image of the base, relative to the point's directory
+	Bitmap      bool   // the new checkpoint covers it
+	Size        int64  // virtual, bytes
+	// BaseSize is the disk's size at the base: what it has grown by since is
+	// in no bitmap.
+	BaseSize int64
+	Expected int64             // bytes that the copy will read, as libvirt estimates it
+	SourceID string            // of its image
+	base     []repository.Link // the chain of Parent, once it has been checked
+}
+
+// LeftOut is a disk that is not copied.
+type LeftOut struct{ Target, Reason string }
+
+// MakePlan decides what to do, disk by disk. It returns a *NotFoundError for a
+// disk or base that does not exist and a *UsageError for one that cannot be
+// used.
+func MakePlan(r Request, s State) (Plan, error) {
+	var p Plan
+	chosen, err := p.choose(r, s)
+	if err != nil {
+		return Plan{}, err
+	}
+	if err := p.setKind(r, s, chosen); err != nil {
+		return Plan{}, err
+	}
+	prefix := "check"
+	if p.Kind == repository.KindDiff || p.Kind == repository.KindCopy {
+		prefix = string(p.Kind)
+	}
+	names := append(checkpoint.Names(s.Checkpoints), s.Names...)
+	p.ID = fmt.Sprintf("%s%d", prefix, repository.NextNumber(names...))
+	for _, d := range chosen {
+		p.Disks = append(p.Disks, p.disk(r, d, s))
+	}
+	if err := p.refuse(r); err != nil {
+		return Plan{}, err
+	}
+	p.setCheckpoint(r)
+	p.remark(s)
+	return p, nil
+}
+
+// choose splits the disks into chosen ones and those left out.
+func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
+	for _, target := range slices.Concat(r.Disks, r.Exclude) {
+		if !slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return d.Target == target }) {
+			return nil, notFound("it has "+listTargets(s.Disks), "domain %s has no disk %q", r.Domain, target)
+		}
+	}
+	var chosen []xml.Disk
+	for _, d := range s.Disks {
+		named := slices.Contains(r.Disks, d.Target)
+		switch unfit := d.Unfit(); {
+		case unfit != "" && named:
+			return nil, usageError("leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
+		case unfit != "":
+			p.LeftOut = append(p.LeftOut, LeftOut{d.Target, unfit})
+		case slices.Contains(r.Exclude, d.Target), len(r.Disks) > 0 && !named:
+			p.LeftOut = append(p.LeftOut, LeftOut{d.Target, "not chosen"})
+		default:
+			chosen = append(chosen, d)
+		}
+	}
+	if len(chosen) == 0 {
+		return nil, usageError("a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
+	}
+	return chosen, nil
+}
+
+// setKind settles kind and base.
+func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
+	p.Kind = r.Kind
+	switch r.Kind {
+	case repository.KindInc, repository.KindDiff:
+		base, err := findBase(r, s)
+		p.Base = base
+		return err
+	case Auto:
+		p.Kind, p.Base, p.Why = chooseKind(r, s, chosen)
+	}
+	return nil
+}
+
+// chooseKind is what auto does.
+func chooseKind(r Request, s State, chosen []xml.Disk) (repository.Kind, *repository.Manifest, string) {
+	r.Kind = repository.KindInc
+	base, err := findBase(r, s)
+	if err != nil {
+		if len(s.Points) == 0 {
+			return repository.KindFull, nil, "full: the first point of this domain"
+		}
+		return repository.KindFull, nil, "full: " + err.Error()
+	}
+	trial := Plan{Base: base}
+	reason, rescan := "none of its disks can be incremental", false
+	for _, d := range chosen {
+		planned := trial.disk(r, d, s)
+		if planned.Incremental {
+			return repository.KindInc, base, "inc: since " + base.ID
+		}
+		if planned.Rescan {
+			rescan = true
+		}
+		reason = fmt.Sprintf("%s: %s", d.Target, planned.Reason)
+	}
+	if rescan {
+		return repository.KindInc, base, fmt.Sprintf("inc: compared with %s, as no bitmap says what changed since", base.ID)
+	}
+	return repository.KindFull, nil, fmt.Sprintf("full: %s is no usable base (%s)", base.ID, reason)
+}
+
+// findBase returns the point that an inc or diff starts from: the newest with a
+// checkpoint, else the newest that disks can be compared with.
+func findBase(r Request, s State) (*repository.Manifest, error) {
+	if r.Since != "" {
+		return namedBase(r, s)
+	}
+	var second *repository.Manifest
+	for i := len(s.Points) - 1; i >= 0; i-- {
+		m := &s.Points[i]
+		if !m.IsBase() || r.Kind == repository.KindDiff && m.Kind != repository.KindFull {
+			continue
+		}
+		if _, ok := sealedCheckpoint(s, m); ok {
+			return m, nil
+		}
+		if second == nil && canCompare(s, m) {
+			second = m
+		}
+	}
+	if second != nil {
+		return second, nil
+	}
+	what := "point"
+	if r.Kind == repository.KindDiff {
+		what = "full point"
+	}
+	return nil, notFound("virtbackup full "+r.Domain, "domain %s has no %s with a checkpoint to start from%s", r.Domain, what, neverABase(s))
+}
+
+// neverABase says why no point of the domain will ever have a checkpoint, or "".
+func neverABase(s State) string {
+	why := ""
+	for _, d := range s.Disks {
+		if d.Unfit() != "" {
+			continue
+		}
+		reason := noBitmaps(d)
+		if reason == "" {
+			return ""
+		}
+		why += fmt.Sprintf("; disk %s: %s", d.Target, reason)
+	}
+	return why
+}
+
+func namedBase(r Request, s State) (*repository.Manifest, error) {
+	i := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == r.Since })
+	if i < 0 {
+		return nil, notFound("virtbackup list "+r.Domain, "domain %s has no point %q", r.Domain, r.Since)
+	}
+	m := &s.Points[i]
+	if !m.IsBase() {
+		return nil, usageError("virtbackup list "+r.Domain+" shows the points; a full or inc can be a base",
+			"point %s is a %s and has no checkpoint: it cannot be a base", m.ID, m.Kind)
+	}
+	if canCompare(s, m) {
+		return m, nil
+	}
+	if m.Checkpoint == "" {
+		return nil, notFound("virtbackup full "+r.Domain, "point %s has no checkpoint, because none of its disks could have bitmaps: "+
+			"nobody knows what changed since", m.ID)
+	}
+	if _, ok := sealedCheckpoint(s, m); !ok {
+		return nil, notFound(fmt.Sprintf("virtbackup checkpoint list %s shows what can be a base; virtbackup full %s starts anew", r.Domain, r.Domain),
+			"the checkpoint of point %s is gone from libvirt: nobody knows what changed since", m.ID)
+	}
+	return m, nil
+}
+
+// sealedCheckpoint is libvirt's checkpoint of a point, if it is there and ours.
+func sealedCheckpoint(s State, m *repository.Manifest) (checkpoint.Checkpoint, bool) {
+	if m.Checkpoint == "" {
+		return checkpoint.Checkpoint{}, false
+	}
+	c, ok := checkpoint.Find(s.Checkpoints, m.Checkpoint)
+	return c, ok && c.Ours
+}
+
+// disk plans one disk against the plan's base.
+func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
+	plan := DiskPlan{Disk: d, Bitmap: noBitmaps(d) == "", Size: s.Sizes[d.Target]}
+	plan.Expected = min(plan.Size, s.Allocated[d.Target])
+	if images := s.Images[d.Target]; len(images) > 0 {
+		plan.SourceID = images[0].ID
+	}
+	if p.Base == nil {
+		return plan
+	}
+	base, ok := p.Base.Disk(d.Target)
+	switch {
+	case !plan.Bitmap:
+		plan.Reason = noBitmaps(d)
+		return plan
+	case !ok:
+		plan.Reason = fmt.Sprintf("point %s does not have this disk", p.Base.ID)
+		return plan
+	}
+	if plan.Reason = p.distrust(plan, base, s); plan.Reason != "" {
+		plan.fallBack(r.Fallback, p.Base, base.Image)
+		return plan
+	}
+	c, _ := sealedCheckpoint(s, p.Base)
+	plan.Incremental, plan.Since = true, c.Name
+	plan.Parent = repository.ParentPath(p.Base.ID, base.Image)
+	plan.BaseSize = base.VirtualSize
+	plan.Expected = c.Size(d.Target)
+	return plan
+}
+
+// noBitmaps says why a disk never has a usable bitmap, or "".
+func noBitmaps(d xml.Disk) string {
+	switch {
+	case d.Format != "qcow2": // of version 3: the others are "raw", "qcow2 v2", …
+		return fmt.Sprintf("a %s image has no bitmaps", d.Format)
+	case d.Shareable:
+		return "it is shareable, and no bitmap knows what other guests write"
+	}
+	return ""
+}
+
+// setCheckpoint names the new checkpoint, if the kind has one and there is a
+// disk for it: libvirt would make one without disks, of no use to anyone.
+func (p *Plan) setCheckpoint(r Request) {
+	if p.Kind == repository.KindDiff || p.Kind == repository.KindCopy {
+		for i := range p.Disks {
+			p.Disks[i].Bitmap = false
+		}
+		return
+	}
+	if slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }) {
+		p.Checkpoint = p.ID
+		return
+	}
+	p.Notes = append(p.Notes, fmt.Sprintf("point %s has no checkpoint, because no disk of domain %s can have bitmaps: "+
+		"the next backup is a full one, too (qemu-img convert -O qcow2 makes an image that can)", p.ID, r.Domain))
+}
+
+// remark writes down what a reader of the report should know.
+func (p *Plan) remark(s State) {
+	for _, d := range p.Disks {
+		switch {
+		case p.turnedRaw(d.Disk):
+			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is %s now: %s", d.Target, d.Format, d.Reason))
+		case noBitmaps(d.Disk) != "" && p.Kind != repository.KindCopy:
+			p.Notes = append(p.Notes, fmt.Sprintf("disk %s is copied in full every time: %s", d.Target, noBitmaps(d.Disk)))
+		case d.Rescan:
+			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is read in full and compared with point %s: %s", d.Target, p.Base.ID, d.Reason))
+		case d.Reason != "":
+			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is copied in full: %s", d.Target, d.Reason))
+		}
+	}
+	if p.Base == nil {
+		return
+	}
+	for _, b := range p.Base.Disks {
+		if !slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return d.Target == b.Target }) {
+			p.Gone = append(p.Gone, b.Target)
+			p.Notes = append(p.Notes, fmt.Sprintf("disk %s of point %s is gone from the domain", b.Target, p.Base.ID))
+		}
+	}
+}
+
+// turnedRaw tells whether a disk could have bitmaps when the base was made, and
+// cannot any more.
+func (p *Plan) turnedRaw(d xml.Disk) bool {
+	if p.Base == nil || d.Format == "qcow2" {
+		return false
+	}
+	base, ok := p.Base.Disk(d.Target)
+	return ok && base.SourceFormat == "qcow2"
+}
+
+func listTargets(disks []xml.Disk) string {
+	s := ""
+	for i, d := range disks {
+		if i > 0 {
+			s += ", "
+		}
+		s += d.Target
+	}
+	return s
+}
+
+func describeLeftOut(all []LeftOut) string {
+	s := ""
+	for i, l := range all {
+		if i > 0 {
+			s += ", "
+		}
+		s += l.Target + " is " + l.Reason
+	}
+	return s
+}

@@ -1,0 +1,393 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+const gib = 1 << 30
+
+// state is a domain with the disks vda and vdb, 1 GiB each, and no points.
+func state(points ...repository.Manifest) State {
+	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]image{}, Points: points}
+	s.add(qcow2Disk("vda"), gib)
+	s.add(qcow2Disk("vdb"), gib)
+	for _, m := range points {
+		s.Names = append(s.Names, m.ID)
+		if m.Checkpoint == "" {
+			continue
+		}
+		c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: m.Checkpoint}, Ours: true, Sealed: true}
+		for _, d := range m.Disks {
+			c.Disks = append(c.Disks, xml.CheckpointDisk{Target: d.Target, Bitmap: m.Checkpoint, Size: 1 << 20})
+		}
+		s.Checkpoints = append(s.Checkpoints, c)
+	}
+	return s
+}
+
+func (s *State) add(d xml.Disk, size int64) {
+	s.Disks = append(s.Disks, d)
+	s.Sizes[d.Target], s.Allocated[d.Target] = size, size/2
+}
+
+// bitmap is what a checkpoint records of a disk.
+func (s *State) bitmap(name, target string) *xml.CheckpointDisk {
+	c := slices.IndexFunc(s.Checkpoints, func(c checkpoint.Checkpoint) bool { return c.Name == name })
+	d := slices.IndexFunc(s.Checkpoints[c].Disks, func(d xml.CheckpointDisk) bool { return d.Target == target })
+	return &s.Checkpoints[c].Disks[d]
+}
+
+// base is what a point says of a disk.
+func (s *State) base(id, target string) *repository.Disk {
+	m := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == id })
+	d := slices.IndexFunc(s.Points[m].Disks, func(d repository.Disk) bool { return d.Target == target })
+	return &s.Points[m].Disks[d]
+}
+
+// lose makes libvirt forget a checkpoint.
+func (s *State) lose(name string) {
+	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(c checkpoint.Checkpoint) bool { return c.Name == name })
+}
+
+func (s *State) remove(target string) {
+	s.Disks = slices.DeleteFunc(s.Disks, func(d xml.Disk) bool { return d.Target == target })
+}
+
+func (s *State) format(target, format string) {
+	s.Disks[slices.IndexFunc(s.Disks, func(d xml.Disk) bool { return d.Target == target })].Format = format
+}
+
+func qcow2Disk(target string) xml.Disk {
+	return xml.Disk{Target: target, Device: "disk", Bus: "virtio", Source: "/" + target, SourceType: "file", Format: "qcow2"}
+}
+
+// sealed is a point of vda and vdb.
+func sealed(id string, kind repository.Kind) repository.Manifest {
+	m := repository.Manifest{ID: id, Kind: kind}
+	if m.IsBase() {
+		m.Checkpoint = id
+	}
+	for _, target := range []string{"vda", "vdb"} {
+		m.Disks = append(m.Disks, repository.Disk{Target: target, Image: target + ".qcow2", VirtualSize: gib})
+	}
+	return m
+}
+
+const (
+	full     = repository.KindFull
+	inc      = repository.KindInc
+	diff     = repository.KindDiff
+	kindCopy = repository.KindCopy
+)
+
+// history is a full, two incs, a diff of the first and a copy.
+func history() State {
+	return state(sealed("check1", full), sealed("check2", inc), sealed("check3", inc), sealed("diff4", diff), sealed("copy5", kindCopy))
+}
+
+// describe writes a plan as "check2 inc since check1: vda inc, vdb full".
+func describe(p Plan) string {
+	text := p.ID + " " + string(p.Kind)
+	if p.Base != nil {
+		text += " since " + p.Base.ID
+	}
+	for i, d := range p.Disks {
+		kind := full
+		switch {
+		case d.Incremental:
+			kind = inc
+		case d.Rescan:
+			kind = "rescan"
+		}
+		text += fmt.Sprintf("%s %s %s", []string{":", ","}[min(i, 1)], d.Target, kind)
+		if !d.Bitmap {
+			text += " (no bitmap)"
+		}
+	}
+	return text
+}
+
+func TestPlan(t *testing.T) {
+	tests := []struct {
+		name    string
+		request Request
+		state   State
+		change  func(*State)
+		want    string
+		said    string // in a note, warning or the choice of auto
+	}{
+		{"first full", Request{Kind: full}, state(), nil, "check1 full: vda full, vdb full", ""},
+		{"next full", Request{Kind: full}, history(), nil, "check6 full: vda full, vdb full", ""},
+		{"copy", Request{Kind: kindCopy}, history(), nil, "copy6 copy: vda full (no bitmap), vdb full (no bitmap)", ""},
+		{"inc", Request{Kind: inc}, history(), nil, "check6 inc since check3: vda inc, vdb inc", ""},
+		{"inc since", Request{Kind: inc, Since: "check1"}, history(), nil, "check6 inc since check1: vda inc, vdb inc", ""},
+		{"inc where the newest checkpoint is gone", Request{Kind: inc}, history(), func(s *State) { s.lose("check3") },
+			"check6 inc since check2: vda inc, vdb inc", ""},
+		{"diff", Request{Kind: diff}, history(), nil, "diff6 diff since check1: vda inc (no bitmap), vdb inc (no bitmap)", ""},
+		{"diff since", Request{Kind: diff, Since: "check2"}, history(), nil, "diff6 diff since check2: vda inc (no bitmap), vdb inc (no bitmap)", ""},
+		{"one disk", Request{Kind: inc, Disks: []string{"vdb"}}, history(), nil, "check6 inc since check3: vdb inc", ""},
+		{"all but one", Request{Kind: inc, Exclude: []string{"vdb"}}, history(), nil, "check6 inc since check3: vda inc", ""},
+		{"raw disk in a full", Request{Kind: full}, state(), func(s *State) { s.format("vdb", "raw") },
+			"check1 full: vda full, vdb full (no bitmap)", "disk vdb is copied in full every time: a raw image has no bitmaps"},
+		{"raw disk in an inc", Request{Kind: inc}, history(), func(s *State) { s.format("vdb", "raw") },
+			"check6 inc since check3: vda inc, vdb full (no bitmap)", "disk vdb is copied in full every time: a raw image has no bitmaps"},
+		{"qcow2 version 2", Request{Kind: inc}, history(), func(s *State) { s.format("vdb", "qcow2 v2") },
+			"check6 inc since check3: vda inc, vdb full (no bitmap)", "a qcow2 v2 image has no bitmaps"},
+		{"new disk", Request{Kind: inc}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib) },
+			"check6 inc since check3: vda inc, vdb inc, vdc full", "disk vdc is copied in full: point check3 does not have this disk"},
+		{"disk gone", Request{Kind: inc}, history(), func(s *State) { s.remove("vdb") },
+			"check6 inc since check3: vda inc", "disk vdb of point check3 is gone"},
+		{"broken bitmap", Request{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+			"check6 inc since check3: vda rescan, vdb inc", "disk vda is read in full and compared with point check3: the bitmap of checkpoint check3 is missing or broken"},
+		{"disk without a bitmap", Request{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Bitmap = "" },
+			"check6 inc since check3: vda rescan, vdb inc", "checkpoint check3 does not cover this disk"},
+		{"grown", Request{Kind: inc}, history(), func(s *State) { s.Sizes["vda"] = 2 * gib }, "check6 inc since check3: vda inc, vdb inc", ""},
+		{"shrunk", Request{Kind: inc}, history(), func(s *State) { s.Sizes["vda"] = gib / 2 },
+			"check6 inc since check3: vda rescan, vdb inc", "disk vda is read in full and compared with point check3: the disk has shrunk from 1073741824 to 536870912 bytes"},
+		{"every bitmap broken", Request{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
+			"check6 inc since check3: vda rescan, vdb rescan", "disk vdb is read in full"},
+		{"broken bitmap, in full", Request{Kind: inc, Fallback: FallbackFull}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+			"check6 inc since check3: vda full, vdb inc", "disk vda is copied in full: the bitmap of checkpoint check3 is missing or broken"},
+		{"new disk, no fallback", Request{Kind: inc, Fallback: FallbackFail}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib) },
+			"check6 inc since check3: vda inc, vdb inc, vdc full", "point check3 does not have this disk"},
+		{"raw disk, no fallback", Request{Kind: inc, Fallback: FallbackFail}, history(), func(s *State) { s.format("vdb", "raw") },
+			"check6 inc since check3: vda inc, vdb full (no bitmap)", "disk vdb is copied in full every time: a raw image has no bitmaps"},
+		{"turned raw", Request{Kind: inc}, history(), func(s *State) { s.base("check3", "vdb").SourceFormat = "qcow2"; s.format("vdb", "raw") },
+			"check6 inc since check3: vda inc, vdb full (no bitmap)", "disk vdb is raw now: a raw image has no bitmaps"},
+		{"turned qcow2", Request{Kind: inc}, history(), func(s *State) { s.base("check3", "vdb").SourceFormat = "raw"; s.bitmap("check3", "vdb").Bitmap = "" },
+			"check6 inc since check3: vda inc, vdb rescan", "checkpoint check3 does not cover this disk"},
+		{"image at another place", Request{Kind: inc}, history(), func(s *State) {
+			s.base("check3", "vda").Source = "/old"
+			s.Images["vda"] = []image{{"/vda", ""}}
+		}, "check6 inc since check3: vda rescan, vdb inc", "its image was another one then (/old, now /vda)"},
+		{"swapped images", Request{Kind: inc}, history(), func(s *State) {
+			s.base("check3", "vda").Source, s.base("check3", "vdb").Source = "/vda", "/vdb"
+			s.base("check3", "vda").SourceID, s.base("check3", "vdb").SourceID = "file:1", "file:2"
+			s.Images["vda"], s.Images["vdb"] = []image{{"/vda", "file:2"}}, []image{{"/vdb", "file:1"}}
+		}, "check6 inc since check3: vda rescan, vdb rescan", "its image /vda was replaced by another file since"},
+		{"live snapshot", Request{Kind: inc}, history(), func(s *State) {
+			s.base("check3", "vda").Source, s.base("check3", "vda").SourceID = "/vda", "file:1"
+			s.Images["vda"] = []image{{"/new", "file:3"}, {"/other", "file:2"}, {"/vda", "file:1"}}
+		}, "check6 inc since check3: vda inc, vdb inc", ""},
+		{"inc since a point without checkpoint", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
+			"check6 inc since check2: vda rescan, vdb rescan", "point check2 has no checkpoint"},
+		{"the checkpoint is gone", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.lose("check2") },
+			"check6 inc since check2: vda rescan, vdb rescan", "checkpoint check2 is gone from libvirt"},
+		{"the checkpoint is somebody else's", Request{Kind: diff, Since: "check2"}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
+			"diff6 diff since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", "checkpoint check2 is gone from libvirt"},
+		{"all checkpoints gone", Request{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil },
+			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is gone from libvirt"},
+		{"diff, all checkpoints gone", Request{Kind: diff}, history(), func(s *State) { s.Checkpoints = nil },
+			"diff6 diff since check1: vda rescan (no bitmap), vdb rescan (no bitmap)", "checkpoint check1 is gone from libvirt"},
+		{"a new disk, and all checkpoints gone", Request{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil; s.add(qcow2Disk("vdc"), gib) },
+			"check6 inc since check3: vda rescan, vdb rescan, vdc full", "disk vdc is copied in full: point check3 does not have this disk"},
+		{"auto, first", Request{Kind: Auto}, state(), nil, "check1 full: vda full, vdb full", "full: the first point of this domain"},
+		{"auto", Request{Kind: Auto}, history(), nil, "check6 inc since check3: vda inc, vdb inc", "inc: since check3"},
+		{"auto without a checkpoint", Request{Kind: Auto}, history(), func(s *State) { s.Checkpoints = nil },
+			"check6 inc since check3: vda rescan, vdb rescan", "inc: compared with check3, as no bitmap says what changed since"},
+		{"auto without a checkpoint, in full", Request{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints = nil },
+			"check6 full: vda full, vdb full", "full: check3 is no usable base (vdb: checkpoint check3 is gone from libvirt)"},
+		{"the checkpoint is gone, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.lose("check2") },
+			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 is gone from libvirt"},
+		{"the checkpoint is somebody else's, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
+			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 is gone from libvirt"},
+		{"no checkpoint of a full, in full", Request{Kind: diff, Fallback: FallbackFull}, history(), func(s *State) { s.lose("check1") },
+			"diff6 diff since check1: vda full (no bitmap), vdb full (no bitmap)", "disk vda is copied in full: checkpoint check1 is gone from libvirt"},
+		{"auto with one usable bitmap", Request{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+			"check6 inc since check3: vda rescan, vdb inc", "inc: since check3"},
+		{"auto without a usable bitmap", Request{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
+			"check6 inc since check3: vda rescan, vdb rescan", "disk vdb is read in full and compared with point check3"},
+		{"auto without a usable bitmap, in full", Request{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
+			"check6 full: vda full, vdb full", "full: check3 is no usable base (vdb: the bitmap of checkpoint check3 is missing or broken)"},
+		{"auto of raw disks", Request{Kind: Auto}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
+			"check6 full: vda full (no bitmap), vdb full (no bitmap)", "full: check3 is no usable base (vdb: a raw image"},
+		{"auto after copies only", Request{Kind: Auto}, state(sealed("copy1", kindCopy)), nil, "check2 full: vda full, vdb full", "full: domain vm1 has no point with"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.change != nil {
+				tt.change(&tt.state)
+			}
+			tt.request.Domain = "vm1"
+			p, err := MakePlan(tt.request, tt.state)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := describe(p); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+			said := strings.Join(slices.Concat(p.Notes, p.Warnings, []string{p.Why}), "\n")
+			if !strings.Contains(said, tt.said) || tt.said == "" && len(p.Notes)+len(p.Warnings) > 0 {
+				t.Errorf("it says %q, want %q", said, tt.said)
+			}
+			checkPlan(t, p)
+		})
+	}
+}
+
+// checkPlan checks what holds for every plan.
+func checkPlan(t *testing.T, p Plan) {
+	t.Helper()
+	isCheck := strings.HasPrefix(p.ID, "check")
+	if isCheck != (p.Kind == full || p.Kind == inc) || !isCheck && p.Checkpoint != "" {
+		t.Errorf("%s is a %s with the checkpoint %q", p.ID, p.Kind, p.Checkpoint)
+	}
+	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == p.ID) {
+		t.Errorf("%s: bitmaps %v, checkpoint %q", p.ID, covered, p.Checkpoint)
+	}
+	for _, d := range p.Disks {
+		switch {
+		case d.Incremental != (d.Since != ""), (d.Incremental || d.Rescan) != (d.Parent != ""), d.Incremental && (d.Rescan || d.Reason != ""):
+			t.Errorf("disk %s: %+v", d.Target, d)
+		case d.Incremental && (d.Since != p.Base.Checkpoint || d.Parent != "../"+p.Base.ID+"/"+d.Target+".qcow2" || d.BaseSize != gib || d.Expected != 1<<20):
+			t.Errorf("incremental disk %s: %+v", d.Target, d)
+		case !d.Incremental && (d.Expected != d.Size && d.Expected != gib/2 || p.Base != nil && d.Reason == ""):
+			t.Errorf("full disk %s: %+v", d.Target, d)
+		}
+	}
+}
+
+func TestPlanRefuses(t *testing.T) {
+	tests := []struct {
+		name    string
+		request Request
+		change  func(*State)
+		want    string
+		usage   bool // else not found
+	}{
+		{"unknown disk", Request{Kind: full, Disks: []string{"vdx"}}, nil, `domain vm1 has no disk "vdx"`, false},
+		{"unknown excluded disk", Request{Kind: full, Exclude: []string{"vdx"}}, nil, `domain vm1 has no disk "vdx"`, false},
+		{"all excluded", Request{Kind: full, Exclude: []string{"vda", "vdb"}}, nil, "no disk to back up: vda is not chosen, vdb is not chosen", true},
+		{"unfit disk", Request{Kind: full, Disks: []string{"hda"}},
+			func(s *State) { s.add(xml.Disk{Target: "hda", Device: "cdrom", ReadOnly: true}, 0) }, "disk hda of domain vm1 cannot be backed up", true},
+		{"unknown point", Request{Kind: inc, Since: "check9"}, nil, `has no point "check9"`, false},
+		{"since a diff", Request{Kind: inc, Since: "diff4"}, nil, "point diff4 is a diff", true},
+		{"since a copy", Request{Kind: diff, Since: "copy5"}, nil, "point copy5 is a copy", true},
+		{"the checkpoint is gone, and no disk has bitmaps", Request{Kind: inc, Since: "check2"}, func(s *State) { s.lose("check2"); s.format("vda", "raw"); s.format("vdb", "raw") },
+			"the checkpoint of point check2 is gone", false},
+		{"nothing to compare with", Request{Kind: inc}, func(s *State) { s.Checkpoints = nil; s.remove("vda"); s.remove("vdb"); s.add(qcow2Disk("vdc"), gib) },
+			"no point with a checkpoint", false},
+		{"nothing but diffs and copies", Request{Kind: inc}, func(s *State) { s.Points, s.Checkpoints = s.Points[3:], nil }, "no point with a checkpoint", false},
+		{"no full to start from", Request{Kind: diff}, func(s *State) { s.Points = s.Points[1:] }, "no full point with a checkpoint", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := history()
+			if tt.change != nil {
+				tt.change(&s)
+			}
+			tt.request.Domain = "vm1"
+			_, err := MakePlan(tt.request, s)
+			var usage *UsageError
+			var missing *NotFoundError
+			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, &usage) != tt.usage || errors.As(err, &missing) == tt.usage {
+				t.Fatalf("got %T %v, want %q", err, err, tt.want)
+			}
+			if err.(interface{ Hint() string }).Hint() == "" {
+				t.Error("it has no hint")
+			}
+		})
+	}
+}
+
+// With --fallback fail nothing is done where a disk would have to fall back.
+func TestPlanFails(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		kind   repository.Kind
+		change func(*State)
+		want   string
+	}{
+		{"one disk", inc, func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+			"not everything can be incremental since check3: disk vda: the bitmap of checkpoint check3 is missing or broken"},
+		{"both", diff, func(s *State) { s.lose("check1") }, "disk vda: checkpoint check1 is gone from libvirt; disk vdb: checkpoint"},
+		{"auto", Auto, func(s *State) { s.Sizes["vdb"] = gib / 2 }, "disk vdb: the disk has shrunk"},
+		{"auto, all", Auto, func(s *State) { s.Checkpoints = nil }, "disk vdb: checkpoint check3 is gone from libvirt"},
+	} {
+		s := history()
+		tt.change(&s)
+		_, err := MakePlan(Request{Domain: "vm1", Kind: tt.kind, Fallback: FallbackFail}, s)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.(interface{ Hint() string }).Hint(), "--fallback rescan") {
+			t.Errorf("%s: got %v, want %q and a hint", tt.name, err, tt.want)
+		}
+	}
+	if p, err := MakePlan(Request{Domain: "vm1", Kind: Auto, Fallback: FallbackFail}, state()); err != nil || p.Kind != full {
+		t.Errorf("the first point: %v, %v", p.Kind, err)
+	}
+}
+
+// A number is never used twice: not that of a point, of one that is damaged, or
+// of a checkpoint that libvirt knows, whoever made it.
+func TestPlanNames(t *testing.T) {
+	s := history()
+	s.Names = append(s.Names, "check7")
+	for _, name := range []string{"diff8", "check9", "snapshot33", "check11x"} {
+		s.Checkpoints = append(s.Checkpoints, checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: name}})
+	}
+	for kind, want := range map[repository.Kind]string{full: "check10", inc: "check10", diff: "diff10", kindCopy: "copy10"} {
+		p, err := MakePlan(Request{Domain: "vm1", Kind: kind}, s)
+		if err != nil || p.ID != want {
+			t.Errorf("%s: got %s, %v, want %s", kind, p.ID, err, want)
+		}
+	}
+}
+
+func TestPlanLeavesOut(t *testing.T) {
+	s := state()
+	s.add(xml.Disk{Target: "hda", Device: "cdrom", ReadOnly: true, Format: "raw"}, 0)
+	p, err := MakePlan(Request{Domain: "vm1", Kind: full, Exclude: []string{"vdb"}}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(p.LeftOut); got != "[{vdb not chosen} {hda cdrom}]" {
+		t.Errorf("left out: %s", got)
+	}
+}
+
+// A domain of raw disks alone gets no checkpoint: libvirt would make one without
+// disks.
+func TestPlanOfRawDisksHasNoCheckpoint(t *testing.T) {
+	s := state()
+	s.format("vda", "raw")
+	s.format("vdb", "raw")
+	p, err := MakePlan(Request{Domain: "vm1", Kind: full}, s)
+	if err != nil || p.Checkpoint != "" || !strings.Contains(strings.Join(p.Notes, "\n"), "has no checkpoint, because") {
+		t.Errorf("checkpoint %q, notes %q, %v", p.Checkpoint, p.Notes, err)
+	}
+}
+
+func TestPlanKeepsTheGone(t *testing.T) {
+	s := history()
+	s.remove("vdb")
+	p, err := MakePlan(Request{Domain: "vm1", Kind: inc}, s)
+	if err != nil || !slices.Equal(p.Gone, []string{"vdb"}) {
+		t.Errorf("gone: %q, %v", p.Gone, err)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	for want, r := range map[string]Request{
+		"unknown kind":            {Kind: "half"},
+		"has no --since":          {Kind: full, Since: "check1"},
+		"--quiesce is":            {Kind: full, Quiesce: "maybe"},
+		"--fallback is":           {Kind: inc, Fallback: "maybe"},
+		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
+	} {
+		err := r.Validate()
+		var usage *UsageError
+		if !errors.As(err, &usage) || !strings.Contains(err.Error(), want) || usage.Hint() == "" {
+			t.Errorf("got %v, want %q and a hint", err, want)
+		}
+	}
+	if err := (Request{Kind: Auto}).Validate(); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,119 @@
+package backup
+
+import (
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Auto asks for an incremental where a usable base exists, else for a full.
+const Auto repository.Kind = "auto"
+
+// Quiesce says whether the guest's file systems are frozen for the instant of
+// the point.
+type Quiesce string
+
+const (
+	// QuiesceTry freezes if the guest agent answers in time.
+	QuiesceTry Quiesce = "try"
+	// QuiesceRequire fails the run if the guest cannot be frozen.
+	QuiesceRequire Quiesce = "require"
+	// QuiesceNo does not talk to the guest.
+	QuiesceNo Quiesce = "no"
+)
+
+// Request is what a run is asked to do.
+type Request struct {
+	Domain string
+	Kind   repository.Kind // full, inc, diff, copy or Auto
+	// Since names the point to start from, for inc and diff; "" chooses.
+	Since string
+	// Disks are the targets to copy, none means all that can be. Exclude are
+	// targets to leave out.
+	Disks, Exclude []string
+	// Fallback is for disks whose bitmap cannot be used; "" is FallbackRescan.
+	Fallback Fallback
+	Quiesce  Quiesce // "" is QuiesceTry
+	// AgentTimeout bounds each call to the guest agent; 0 means 10 seconds,
+	// the time that Windows' VSS grants a freeze.
+	AgentTimeout time.Duration
+	// Wait is how long a job of someone else is waited for.
+	Wait time.Duration
+	// ScratchDir and SocketDir are directories that QEMU may write to; ""
+	// means [DefaultRunDir].
+	ScratchDir, SocketDir string
+	// ScratchLimit is how many bytes the scratch files may take before the
+	// backup ends itself; 0 means as many as their file system has.
+	ScratchLimit int64
+	// StallTimeout is for how long nothing may be read or written before the
+	// backup ends itself; 0 means for ever.
+	StallTimeout time.Duration
+	Tuning
+	// Version of virtbackup, for the manifest.
+	Version string
+	// Log gets what happens, step by step. nil means none.
+	Log *slog.Logger
+	// Progress, if set, is told how each disk gets on: bytes of the guest
+	// copied so far, and how many libvirt estimates there are. Calls come
+	// often, from several goroutines.
+	Progress func(target string, copied, expected int64)
+}
+
+// Validate checks what can be checked without looking at the domain and returns
+// a *UsageError.
+func (r Request) Validate() error {
+	switch {
+	case !slices.Contains([]repository.Kind{repository.KindFull, repository.KindInc, repository.KindDiff, repository.KindCopy, Auto}, r.Kind):
+		return usageError("virtbackup --help", "unknown kind of backup %q", r.Kind)
+	case r.Since != "" && r.Kind != repository.KindInc && r.Kind != repository.KindDiff:
+		return usageError("virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
+	case !slices.Contains([]Quiesce{"", QuiesceTry, QuiesceRequire, QuiesceNo}, r.Quiesce):
+		return usageError("virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
+	case r.StallTimeout < 0:
+		return usageError("--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
+	case r.ScratchLimit < 0:
+		return usageError("--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
+	}
+	if err := errors.Join(r.Fallback.validate(), r.Tuning.validate()); err != nil {
+		return err
+	}
+	for _, target := range r.Disks {
+		if slices.Contains(r.Exclude, target) {
+			return usageError("leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
+		}
+	}
+	return nil
+}
+
+func (r Request) withDefaults() Request {
+	if r.Quiesce == "" {
+		r.Quiesce = QuiesceTry
+	}
+	if r.AgentTimeout == 0 {
+		r.AgentTimeout = 10 * time.Second
+	}
+	if r.Log == nil {
+		r.Log = slog.New(slog.DiscardHandler)
+	}
+	if r.Progress == nil {
+		r.Progress = func(string, int64, int64) {}
+	}
+	return r
+}
+
+// Result is what a run did.
+type Result struct {
+	Point repository.Manifest `json:"point"`
+	// Why is how auto chose, "" otherwise.
+	Why string `json:"why,omitempty"`
+	// Notes are worth a line in the report, Warnings an exit code of their
+	// own; the manifest has the warnings, too.
+	Notes    []string `json:"notes,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
+	// Recovered says what an earlier run had left and this one put right.
+	Recovered []string `json:"recovered,omitempty"`
+	Seconds   float64  `json:"seconds"`
+}

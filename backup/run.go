@@ -1,0 +1,302 @@
+// Package backup makes points: it plans a run and carries it out step by step.
+//
+//	find → open → lock → recover → plan → parents → space → reserve
+//	     → directories → idle → freeze → begin → thaw → tails → copy → end
+//	     → seal → retire
+//
+// Each step that changes something outside of the process has its undo beside
+// it; all undos run on every way out.
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// cleanupTime bounds each undo of a run, which no signal cuts short.
+const cleanupTime = 2 * time.Minute
+
+// run is one run: what it was asked, what it works on, and how far it is.
+type run struct {
+	Request
+	conn *hypervisor.Conn
+	dir  string // of the repository
+
+	domain   *hypervisor.Domain
+	guest    xml.Domain
+	repo     *repository.Repository
+	lock     *repository.Lock
+	points   []repository.Manifest
+	plan     Plan
+	partial  *repository.Partial
+	frozen   bool // the guest may be frozen
+	freezing bool // the agent may still freeze it
+	quiesced bool // the guest was frozen at the instant of the point
+	begun    bool // a job of ours may be running, a checkpoint of ours may exist
+	ended    bool // the job is over
+	job      xml.Job
+	// stateBefore is what the guest did before the job began.
+	stateBefore hypervisor.State
+	need        int64 // bytes that the point will take, about
+	meter       meter // of the copy
+	stuck       bool  // the copy hangs for ever: its goroutines still use partial
+	off         bool  // the domain was shut off in mid-copy
+	// left: something of ours is left that only this repository tells to be ours.
+	left   bool
+	sealed bool
+	point  repository.Manifest
+	result Result
+	taken  []string // names of points that bitmaps stand in the way of
+}
+
+// step is one step of a run. undo puts back what do changed, as far as do came
+// and as far as it is still wanted: it runs after success, too, and does nothing
+// then but give back what nobody keeps. It gets a context of its own.
+type step struct {
+	name string
+	do   func(*run, context.Context) error
+	undo func(*run, context.Context) error
+}
+
+// steps is the one list of what a run does, in order.
+var steps = []step{
+	{name: "find", do: (*run).find},
+	{name: "open", do: (*run).open, undo: (*run).close},
+	{name: "lock", do: (*run).takeLock, undo: (*run).releaseLock},
+	{name: "recover", do: (*run).recover},
+	{name: "plan", do: (*run).makePlan},
+	{name: "parents", do: (*run).checkParents},
+	{name: "space", do: (*run).checkSpace},
+	{name: "reserve", do: (*run).reserve, undo: (*run).discard},
+	{name: "directories", do: (*run).prepareRunDirs},
+	{name: "idle", do: (*run).awaitIdle},
+	{name: "freeze", do: (*run).freeze, undo: (*run).thaw},
+	{name: "begin", do: (*run).begin, undo: (*run).abandon},
+	{name: "thaw", do: (*run).thaw},
+	{name: "tails", do: (*run).checkTails},
+	{name: "copy", do: (*run).copyWatched},
+	{name: "end", do: (*run).end},
+	{name: "seal", do: (*run).seal},
+	{name: "retire", do: (*run).retire},
+}
+
+// Run makes a point of a domain in the repository at dir, which a full, copy or
+// auto creates if it does not exist. When it returns an error the repository
+// lists what it listed before and the domain has the checkpoints it had before;
+// what could not be put back is part of the error. ctx ends it early.
+//
+// Errors: *UsageError, *NotFoundError, hypervisor.ErrNoDomain, ErrNotRunning and
+// ErrBusy, *repository.LockedError, *repository.OtherDomainError, and whatever
+// libvirt, NBD or the file system reports.
+func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (result Result, err error) {
+	if err := request.Validate(); err != nil {
+		return Result{}, err
+	}
+	start := time.Now()
+	r := &run{Request: request.withDefaults(), conn: conn, dir: dir}
+	err = r.take(ctx, steps)
+	for r.nameTaken(err) && ctx.Err() == nil {
+		r = r.underAnotherName()
+		err = r.take(ctx, steps)
+	}
+	r.result.Point = r.point
+	r.result.Seconds = time.Since(start).Seconds()
+	return r.result, err
+}
+
+// take does the steps, then runs the undos of all it began, last first. Once the
+// point is sealed nothing can fail the run any more: what goes wrong after that
+// is a warning, and a signal comes too late.
+func (r *run) take(ctx context.Context, steps []step) (err error) {
+	begun := 0
+	// Deferred, so that a panic goes the same way out.
+	defer func() { err = errors.Join(err, r.undo(ctx, steps[:begun])) }()
+	for _, s := range steps {
+		if ctx.Err() != nil && !r.sealed {
+			return context.Cause(ctx)
+		}
+		r.Log.Debug("step " + s.name)
+		begun++
+		if err := r.doStep(ctx, s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// undo runs the undos of steps, last first, all of them whatever becomes of one.
+func (r *run) undo(ctx context.Context, steps []step) error {
+	var errs []error
+	for _, s := range slices.Backward(steps) {
+		if s.undo == nil {
+			continue
+		}
+		_ = r.fault("undo " + s.name) // a place to be killed at
+		switch err := r.undoOne(ctx, s); {
+		case err != nil && r.sealed:
+			r.warn("clean up: %v", err)
+		case err != nil:
+			r.left = true
+			errs = append(errs, fmt.Errorf("clean up: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// find looks the domain up: nothing is touched for one that is not there or not
+// running.
+func (r *run) find(context.Context) error {
+	domain, err := r.conn.Domain(r.Domain)
+	if err != nil {
+		return err
+	}
+	active, err := domain.Active()
+	if err != nil {
+		return err
+	}
+	if !active {
+		return withHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
+			"backing up a domain that is shut off is not supported yet; virsh start %s", r.Domain)
+	}
+	doc, err := domain.XML()
+	if err != nil {
+		return err
+	}
+	r.domain = domain
+	r.guest, err = xml.ParseDomain(doc)
+	return err
+}
+
+// open opens the repository, or makes it for a kind that needs no earlier point.
+func (r *run) open(context.Context) (err error) {
+	if r.Kind == repository.KindInc || r.Kind == repository.KindDiff {
+		r.repo, err = repository.Open(r.dir)
+	} else {
+		r.repo, err = repository.Create(r.dir)
+	}
+	return err
+}
+
+// close undoes open: a repository that this run has made and not used goes.
+func (r *run) close(context.Context) error {
+	if r.repo == nil || r.sealed || r.stuck || r.left {
+		return nil
+	}
+	return r.repo.RemoveIfUnused()
+}
+
+func (r *run) takeLock(context.Context) (err error) {
+	r.lock, err = r.repo.Lock(r.Domain)
+	return err
+}
+
+func (r *run) releaseLock(context.Context) error {
+	if r.lock == nil || r.stuck { // the kernel releases it when this process ends
+		return nil
+	}
+	return r.lock.Unlock()
+}
+
+// makePlan gathers what a plan is made from, and plans.
+func (r *run) makePlan(context.Context) error {
+	if err := r.repo.CheckOwner(r.Domain, r.domain.UUID()); err != nil {
+		return err
+	}
+	points, err := r.repo.Points(r.Domain)
+	var damaged *repository.DamagedError
+	if err != nil && !errors.As(err, &damaged) {
+		return err
+	}
+	checkpoints, err := r.survey(true)
+	if err != nil {
+		return err
+	}
+	state := State{Disks: r.guest.Disks, Sizes: map[string]int64{}, Allocated: map[string]int64{},
+		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points}
+	for _, m := range points {
+		state.Names = append(state.Names, m.ID)
+	}
+	if damaged != nil {
+		for _, d := range damaged.Points {
+			state.Names = append(state.Names, d.ID)
+			r.warn("%v", d.Err)
+		}
+	}
+	if err := r.addTakenNames(&state); err != nil {
+		return err
+	}
+	if err := r.inspectDisks(&state); err != nil {
+		return err
+	}
+	r.plan, err = MakePlan(r.Request, state)
+	if err != nil {
+		return err
+	}
+	r.points = points
+	r.announce()
+	return nil
+}
+
+// announce logs the plan and makes its remarks part of the result.
+func (r *run) announce() {
+	p := &r.plan
+	for _, n := range p.Notes {
+		r.note("%s", n)
+	}
+	for _, w := range p.Warnings {
+		r.warn("%s", w)
+	}
+	for _, l := range p.LeftOut {
+		r.Log.Debug(fmt.Sprintf("disk %s is left out: %s", l.Target, l.Reason))
+	}
+	r.result.Why = p.Why
+	since := ""
+	if p.Base != nil {
+		since = " since " + p.Base.ID
+	}
+	r.Log.Info(fmt.Sprintf("%s %s of domain %s%s", p.Kind, p.ID, r.Domain, since))
+}
+
+func (r *run) note(format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	r.result.Notes = append(r.result.Notes, message)
+	r.Log.Info(message)
+}
+
+func (r *run) warn(format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	r.result.Warnings = append(r.result.Warnings, message)
+	r.Log.Warn(message)
+}
+
+// survey lists the domain's checkpoints.
+func (r *run) survey(sizes bool) ([]checkpoint.Checkpoint, error) {
+	return r.site().Survey(sizes)
+}
+
+// reserve makes the directory that the point grows in.
+func (r *run) reserve(context.Context) (err error) {
+	r.partial, err = r.lock.Begin(r.plan.ID)
+	return err
+}
+
+// discard removes the partial point; a sealed one is no longer partial.
+func (r *run) discard(context.Context) error {
+	if r.partial == nil || r.sealed {
+		return nil
+	}
+	if r.stuck {
+		r.Log.Warn("the unfinished point " + r.plan.ID + " is left, because it cannot be removed now: the next run of this domain does that")
+		return nil
+	}
+	r.Log.Info("removing the unfinished point " + r.plan.ID)
+	return r.partial.Discard()
+}

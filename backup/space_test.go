@@ -1,0 +1,120 @@
+package backup
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+func TestNeed(t *testing.T) {
+	const mib, gib, tib = 1 << 20, 1 << 30, 1 << 40
+	for name, c := range map[string]struct {
+		disks     []DiskPlan
+		low, high int64
+	}{
+		"nothing":             {nil, 0, 0},
+		"empty disk":          {[]DiskPlan{{Size: 10 * gib}}, 256 << 10, 256 << 10},
+		"small change of 1 T": {[]DiskPlan{{Size: tib, Expected: 64 << 10, Incremental: true}}, 64 << 10, mib},
+		"full of 10 G":        {[]DiskPlan{{Size: 10 * gib, Expected: 10 * gib}}, 10 * gib, 10*gib + 4*mib},
+		"full of 1 T":         {[]DiskPlan{{Size: tib, Expected: tib}}, tib + 128*mib, tib + 256*mib},
+		"unknown":             {[]DiskPlan{{Size: tib, Expected: -1, Incremental: true}}, 0, 0},
+		"one unknown of two":  {[]DiskPlan{{Size: tib, Expected: -1}, {Size: gib, Expected: gib}}, gib, gib + mib},
+	} {
+		p := Plan{Disks: c.disks}
+		if got := p.need(DiskPlan.expected); got < c.low || got > c.high {
+			t.Errorf("%s: %d, want %d to %d", name, got, c.low, c.high)
+		}
+	}
+}
+
+// runIn is a run into a directory whose one disk has that many bytes to copy.
+func runIn(dir string, expected int64) *run {
+	r := newRun()
+	r.dir, r.ScratchDir = dir, dir
+	r.plan = Plan{ID: "check2", Disks: []DiskPlan{{Disk: xml.Disk{Target: "vda"}, Size: expected, Expected: expected}}}
+	return r
+}
+
+// What does not fit is refused with the numbers; compression may help, so with
+// it that is a warning; what nobody knows is not refused.
+func TestCheckSpace(t *testing.T) {
+	dir := t.TempDir()
+	free, _, err := freeSpace(dir, os.Geteuid() == 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := runIn(dir, 1<<20).checkSpace(t.Context()); err != nil {
+		t.Error(err)
+	}
+	big := free + free/4
+	err = runIn(dir, big).checkSpace(t.Context())
+	for _, want := range []string{"too little space", "check2", dir, "it needs about", "are missing"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+	compressed := runIn(dir, big)
+	compressed.Compression = qcow2.Zstd
+	if err := compressed.checkSpace(t.Context()); err != nil || len(compressed.result.Warnings) != 1 {
+		t.Errorf("%v, warnings %q", err, compressed.result.Warnings)
+	}
+	unknown := runIn(dir, big)
+	unknown.plan.Disks[0].Expected = -1
+	if err := unknown.checkSpace(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// The error of a full target says how much is missing.
+func TestExplainFull(t *testing.T) {
+	r := runIn("/repo", 100<<20)
+	r.need = 100 << 20
+	r.meter.note("vda", 20<<20)
+	r.meter.note("vdb", 20<<20)
+	err := r.explainFull(syscall.ENOSPC)
+	if want := "the repository at /repo is full after 40.0 MiB of about 100.0 MiB, about 60.0 MiB are missing: no space left on device"; err.Error() != want {
+		t.Errorf("%q, want %q", err, want)
+	}
+	r.meter.note("vda", 200<<20)
+	if err := r.explainFull(syscall.ENOSPC); !strings.Contains(err.Error(), "nobody knows") {
+		t.Error(err)
+	}
+}
+
+// Space that is reserved and not written does not count.
+func TestWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "disk.raw")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, 16<<20); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 1<<20), 4<<20); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	d := DiskPlan{Disk: xml.Disk{Source: path, SourceType: "file"}, Expected: 16 << 20}
+	if got := written(d); got < 1<<20 || got > 2<<20 {
+		t.Errorf("%d bytes, want 1 MiB", got)
+	}
+	d.Incremental = true
+	if got := written(d); got != 16<<20 {
+		t.Errorf("incremental: %d bytes, want 16 MiB", got)
+	}
+	d.Incremental, d.Source = false, path+".absent"
+	if got := written(d); got != 16<<20 {
+		t.Errorf("no image: %d bytes, want 16 MiB", got)
+	}
+}

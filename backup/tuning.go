@@ -1,0 +1,53 @@
+package backup
+
+import (
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/qcow2"
+)
+
+// Tuning is how disks are copied. The zero value is right for nearly everybody.
+type Tuning struct {
+	Compression qcow2.Compression // of the images; None unless set
+	Level       int               // of zstd; 0 is QEMU's
+	// RateLimit is how many bytes a second are read, over all disks together;
+	// 0 is no limit.
+	RateLimit int64
+	// Connections per disk; 0 lets nbdcopy choose.
+	Connections int
+	// Direct says whether images are written past the page cache.
+	Direct directio.Mode
+}
+
+func (t Tuning) validate() error {
+	switch {
+	case t.RateLimit < 0:
+		return usageError("--limit-rate 200M", "a rate limit of %d bytes per second is negative", t.RateLimit)
+	case t.Connections < 0 || t.Connections > maxConnections:
+		return usageError("", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
+	}
+	if err := (qcow2.Options{Compression: t.Compression, Level: t.Level}).Validate(); err != nil {
+		return usageError("--compress zstd, --compress zstd:6 or --compress none", "%v", err)
+	}
+	return nil
+}
+
+// maxConnections per disk: QEMU's NBD server takes 100 in all, and disksAtOnce
+// are copied, each with two more for block status.
+const maxConnections = 16
+
+// limiter is shared by all disks of a run; nil is no limit. Its bucket holds one
+// buffer, the least that can be asked for, and is empty in the beginning: a full
+// one would be a tenth more than the rate in the first ten seconds of 1 MiB/s.
+func (t Tuning) limiter() nbdcopy.Limiter {
+	if t.RateLimit == 0 {
+		return nil
+	}
+	l := rate.NewLimiter(rate.Limit(t.RateLimit), nbdcopy.MaxRead)
+	l.AllowN(time.Now(), nbdcopy.MaxRead)
+	return l
+}

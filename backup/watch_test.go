@@ -1,0 +1,129 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/virtbackup/virtbackup/panics"
+)
+
+// copyOf lets awaitCopy wait for f, in a bubble with a clock of its own.
+func copyOf(t *testing.T, r *run, f func(context.Context) error) (took time.Duration, err error) {
+	t.Helper()
+	ctx, end := context.WithCancelCause(t.Context())
+	defer end(nil)
+	start := time.Now()
+	r.meter.moves()
+	err = r.awaitCopy(ctx, end, background(func() error { return f(ctx) }))
+	took = time.Since(start)
+	if err != nil && ctx.Err() != nil {
+		err = r.explainCopy(ctx, err)
+	}
+	return took, err
+}
+
+// A copy that moves is never ended, one that stalls is, and one that hangs for
+// ever is left behind.
+func TestAwaitCopy(t *testing.T) {
+	t.Run("slow", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRun()
+			r.StallTimeout = time.Minute
+			took, err := copyOf(t, r, func(context.Context) error {
+				for i := range 100 {
+					time.Sleep(50 * time.Second)
+					r.meter.note("vda", int64(i))
+				}
+				return nil
+			})
+			if err != nil || took != 5000*time.Second {
+				t.Errorf("%v after %v", err, took)
+			}
+		})
+	})
+	t.Run("source stalls", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRun()
+			r.StallTimeout = time.Minute
+			took, err := copyOf(t, r, func(ctx context.Context) error {
+				r.meter.note("vda", 5<<20)
+				<-ctx.Done()
+				return context.Cause(ctx)
+			})
+			if err == nil || !strings.Contains(err.Error(), "stalled: nothing was read or written for 1m0s, after 5.0 MiB") || r.stuck || took != time.Minute {
+				t.Errorf("%v after %v, stuck %v", err, took, r.stuck)
+			}
+		})
+	})
+	t.Run("target hangs", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRun()
+			r.StallTimeout, r.dir, r.plan.ID = time.Minute, "/repo", "check2"
+			hung := make(chan struct{})
+			took, err := copyOf(t, r, func(context.Context) error { <-hung; return nil })
+			if !errors.Is(err, ErrStuck) || !strings.Contains(err.Error(), "stalled") || !r.stuck || took != time.Minute+copyGrace {
+				t.Errorf("%v after %v, stuck %v", err, took, r.stuck)
+			}
+			close(hung)
+			synctest.Wait()
+		})
+	})
+	t.Run("never", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			took, err := copyOf(t, newRun(), func(context.Context) error { time.Sleep(100 * time.Hour); return errBoom })
+			if !errors.Is(err, errBoom) || took != 100*time.Hour {
+				t.Errorf("%v after %v", err, took)
+			}
+		})
+	})
+	t.Run("rate limit", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRun()
+			r.StallTimeout, r.RateLimit = time.Minute, 1024 // a buffer takes 17 minutes
+			_, err := copyOf(t, r, func(context.Context) error { time.Sleep(30 * time.Minute); return nil })
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	t.Run("panic", func(t *testing.T) {
+		var p *panics.Error
+		if _, err := copyOf(t, newRun(), func(context.Context) error { panic(errBoom) }); !errors.As(err, &p) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// An undo that hangs does not keep the others from running, nor the run from
+// ending.
+func TestUndoThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var did []string
+		steps := fake(3, 2, func(*run) error { return errBoom }, &did)
+		hung := make(chan struct{})
+		steps[1].undo = func(*run, context.Context) error { <-hung; return nil }
+		start := time.Now()
+		err := newRun().take(t.Context(), steps)
+		if got := strings.Join(did, ""); got != "+0+1+2-2-0" || !errors.Is(err, errBoom) || !errors.Is(err, errNoAnswer) {
+			t.Errorf("got %s, %v", got, err)
+		}
+		if took := time.Since(start); took > cleanupTime+time.Second {
+			t.Errorf("it took %v", took)
+		}
+		close(hung)
+		synctest.Wait()
+	})
+}
+
+// A run whose copy hangs touches the repository no more.
+func TestStuckRunLeavesTheRepositoryAlone(t *testing.T) {
+	r := newRun()
+	r.stuck = true
+	if err := r.undo(t.Context(), steps); err != nil {
+		t.Error(err)
+	}
+}

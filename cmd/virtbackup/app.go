@@ -1,0 +1,136 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+)
+
+// newApp is the command line. Output for people or programs goes to stdout, log
+// and progress to stderr.
+func newApp(stdout, stderr io.Writer) *cli.App {
+	app := &cli.App{
+		Name:            "virtbackup",
+		Usage:           "incremental backups of KVM guests that restore",
+		UsageText:       "virtbackup [global options] COMMAND [options] DOMAIN...",
+		Description:     description,
+		Version:         version,
+		Writer:          stdout,
+		ErrWriter:       stderr,
+		Flags:           globalFlags(),
+		Commands:        commands(),
+		HideHelpCommand: true,
+		ExitErrHandler:  func(*cli.Context, error) {}, // main does that
+		OnUsageError:    onUsageError,
+		Action:          noCommand,
+		Before:          checkGlobals,
+	}
+	for _, c := range app.Commands {
+		for _, sub := range append(c.Subcommands, c) {
+			sub.OnUsageError = onUsageError
+			sub.HideHelpCommand = true
+			if len(sub.Subcommands) == 0 {
+				sub.CustomHelpTemplate = commandHelp
+			}
+		}
+	}
+	return app
+}
+
+func commands() []*cli.Command {
+	return []*cli.Command{
+		fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(),
+		listCommand(), showCommand(), restoreCommand(), verifyCommand(), checkpointCommand(),
+		recoverCommand(), forgetCommand(),
+	}
+}
+
+func globalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", Value: "qemu:///system", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}},
+		&cli.StringFlag{Name: "repo", Usage: "repository `DIR`", Value: "/var/lib/virtbackup", EnvVars: []string{"VIRTBACKUP_REPO"}},
+		boolFlag("json", "standard output is JSON only"),
+		boolFlag("quiet", "say nothing but warnings and errors, draw no progress"),
+		boolFlag("verbose", "say every step"),
+		&cli.StringFlag{Name: "progress", Usage: "`WHEN` to draw progress bars: auto (on a terminal), always, never", Value: barsAuto},
+	}
+}
+
+// boolFlag is one that is off without further mention.
+func boolFlag(name, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Usage: usage, DisableDefaultText: true}
+}
+
+func checkGlobals(c *cli.Context) error {
+	if p := c.String("progress"); !slices.Contains([]string{barsAuto, barsAlways, barsNever}, p) {
+		return &usageError{fmt.Sprintf("--progress is auto, always or never, not %q", p), "virtbackup --help"}
+	}
+	if c.Bool("quiet") && c.Bool("verbose") {
+		return &usageError{"--quiet and --verbose do not go together", "leave out one of them"}
+	}
+	return nil
+}
+
+func onUsageError(c *cli.Context, err error, _ bool) error {
+	what := c.App.Name
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != c.App.Name {
+		what = c.Command.HelpName
+	}
+	text := err.Error()
+	if option, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
+		text = "there is no option --" + strings.TrimLeft(option, "-")
+	}
+	return &usageError{what + ": " + text, what + " --help"}
+}
+
+// noCommand runs where no command of ours is named.
+func noCommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return &usageError{fmt.Sprintf("there is no command %q", c.Args().First()), "virtbackup --help"}
+	}
+	return cli.ShowAppHelp(c)
+}
+
+// oneDomain returns the command's only argument.
+func oneDomain(c *cli.Context) (string, error) {
+	if c.Args().Len() == 1 && c.Args().First() != "" {
+		return c.Args().First(), nil
+	}
+	return "", argumentError(c)
+}
+
+// argumentError says what arguments a command takes.
+func argumentError(c *cli.Context) error {
+	got := "none was given"
+	if c.Args().Len() > 0 {
+		got = fmt.Sprintf("not %q", strings.Join(c.Args().Slice(), " "))
+	}
+	return &usageError{fmt.Sprintf("%s takes the arguments %s: %s", c.Command.HelpName, c.Command.ArgsUsage, got), c.Command.HelpName + " --help"}
+}
+
+// connect opens the connection to libvirt; the caller closes it.
+func connect(c *cli.Context) (*hypervisor.Conn, error) {
+	return hypervisor.Connect(c.String("connect"))
+}
+
+// logger writes for people.
+func logger(c *cli.Context, w io.Writer) *slog.Logger {
+	level := slog.LevelInfo
+	switch {
+	case c.Bool("quiet"):
+		level = slog.LevelWarn
+	case c.Bool("verbose"):
+		level = slog.LevelDebug
+	}
+	return slog.New(&lineHandler{w: w, level: level})
+}
+
+// join keeps the error of a command and adds that of closing what it opened.
+func join(err *error, closing func() error) { *err = errors.Join(*err, closing()) }

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+func fullCommand() *cli.Command {
+	return backupCommand(repository.KindFull, "copy all that holds data; a base for later backups",
+		"virtbackup full vm1\nvirtbackup full vm1 --exclude vdb --quiesce require")
+}
+
+func incCommand() *cli.Command {
+	return backupCommand(repository.KindInc, "copy what changed since a point; a base for later backups",
+		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest point that has a checkpoint"), fallbackFlag())
+}
+
+func diffCommand() *cli.Command {
+	return backupCommand(repository.KindDiff, "copy what changed since a point; never a base",
+		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"), fallbackFlag())
+}
+
+func copyCommand() *cli.Command {
+	return backupCommand(repository.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
+}
+
+func sinceFlag(standard string) cli.Flag {
+	return &cli.StringFlag{Name: "since", Usage: "start from `POINT` (default: " + standard + ")"}
+}
+
+func fallbackFlag() cli.Flag {
+	return &cli.StringFlag{Name: "fallback", Value: string(backup.FallbackRescan),
+		Usage: "`MODE` for a disk whose bitmap cannot be used: rescan (read it in full, store what differs from the point before), full, fail"}
+}
+
+func backupCommand(kind repository.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
+	return &cli.Command{
+		Name:        string(kind),
+		Usage:       usage,
+		ArgsUsage:   "DOMAIN",
+		Description: examples,
+		Flags:       append(more, backupFlags()...),
+		Action: func(c *cli.Context) error {
+			domain, err := oneDomain(c)
+			if err != nil {
+				return err
+			}
+			return backUp(c, kind, domain)
+		},
+	}
+}
+
+func backupFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringSliceFlag{Name: "disk", Usage: "copy only disk `TARGET` (vda); may be given again"},
+		&cli.StringSliceFlag{Name: "exclude", Usage: "leave out disk `TARGET`; may be given again"},
+		&cli.StringFlag{Name: "quiesce", Value: string(backup.QuiesceTry),
+			Usage: "`MODE` of freezing the guest's file systems for the instant of the point: try, require, no"},
+		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to freeze, and to thaw"},
+		&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "`TIME` to wait for a job of someone else on the domain"},
+		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` for QEMU's scratch files (default: " + backup.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "scratch-limit", Usage: "end the backup before the scratch files take `BYTES`: 800M, 10G (default: before their file system is full)"},
+		&cli.DurationFlag{Name: "stall-timeout", Value: 5 * time.Minute, Usage: "end the backup when nothing was read or written for `TIME`; 0 waits for ever"},
+		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` for QEMU's NBD socket (default: " + backup.DefaultRunDir + ")"},
+	}, tuningFlags()...)
+}
+
+func autoCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "auto",
+		Usage:       "inc where there is a usable base, else full; what the timer calls",
+		ArgsUsage:   "DOMAIN... | --all",
+		Description: "virtbackup auto vm1\nvirtbackup auto --all",
+		Flags:       append([]cli.Flag{boolFlag("all", "every domain that runs"), fallbackFlag()}, backupFlags()...),
+		Action: func(c *cli.Context) error {
+			domains := c.Args().Slice()
+			if c.Bool("all") == (len(domains) > 0) {
+				return argumentError(c)
+			}
+			if len(domains) == 1 {
+				return backUp(c, backup.Auto, domains[0])
+			}
+			return backUpSeveral(c, domains)
+		},
+	}
+}
+
+// backUp makes one point and reports it.
+func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer join(&err, conn.Close)
+	result, err := runBackup(c, conn, kind, domain)
+	if err != nil {
+		return err
+	}
+	if err := printResult(c, result, func() error { return printBackup(c.App.Writer, result) }); err != nil {
+		return err
+	}
+	return warnedIf(len(result.Warnings) > 0)
+}
+
+// backUpSeveral makes a point of each domain, one after the other, and goes on
+// after a failure.
+func backUpSeveral(c *cli.Context, domains []string) (err error) {
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer join(&err, conn.Close)
+	if c.Bool("all") {
+		if domains, err = running(conn); err != nil {
+			return err
+		}
+	}
+	results := []backup.Result{}
+	failed := &severalError{of: len(domains), what: "backed up"}
+	warnings := false
+	for _, domain := range domains {
+		result, err := runBackup(c, conn, backup.Auto, domain)
+		if err != nil && (c.Context.Err() != nil || errors.Is(err, backup.ErrStuck)) {
+			return err
+		}
+		if err != nil {
+			report(c.App.ErrWriter, fmt.Errorf("domain %s: %w", domain, err))
+			failed.add(domain, err)
+			continue
+		}
+		results = append(results, result)
+		warnings = warnings || len(result.Warnings) > 0
+		if !c.Bool("json") {
+			if err := printBackup(c.App.Writer, result); err != nil {
+				return err
+			}
+		}
+	}
+	if err := printResult(c, results, func() error { return nil }); err != nil {
+		return err
+	}
+	if len(failed.errs) > 0 {
+		return failed
+	}
+	return warnedIf(warnings)
+}
+
+// running lists the domains that can be backed up now.
+func running(conn *hypervisor.Conn) ([]string, error) {
+	all, err := conn.Domains()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, name := range all {
+		domain, err := conn.Domain(name)
+		if errors.Is(err, hypervisor.ErrNoDomain) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		active, err := domain.Active()
+		if err != nil {
+			return nil, err
+		}
+		if active {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
+func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, domain string) (_ backup.Result, err error) {
+	tuning, err := tuning(c)
+	if err != nil {
+		return backup.Result{}, err
+	}
+	scratchLimit, err := parseBytes("--scratch-limit takes bytes", c.String("scratch-limit"))
+	if err != nil {
+		return backup.Result{}, err
+	}
+	show := newProgress(c)
+	defer func() { show.close(err == nil) }()
+	return backup.Run(c.Context, conn, c.String("repo"), backup.Request{
+		Domain: domain, Kind: kind, Since: c.String("since"),
+		Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
+		Fallback: backup.Fallback(c.String("fallback")),
+		Quiesce:  backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
+		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"),
+		ScratchLimit: scratchLimit, StallTimeout: c.Duration("stall-timeout"),
+		Tuning: tuning, Version: version, Log: logger(c, show), Progress: show.update,
+	})
+}
+
+func warnedIf(warnings bool) error {
+	if warnings {
+		return errWarned
+	}
+	return nil
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+func listCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "list",
+		Usage:       "show the points, as a tree of chains",
+		ArgsUsage:   "[DOMAIN]",
+		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --json | jq '.[].id'",
+		Action:      list,
+	}
+}
+
+func list(c *cli.Context) error {
+	if c.Args().Len() > 1 {
+		return argumentError(c)
+	}
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return err
+	}
+	domains, err := listed(repo, c.Args().First())
+	if err != nil {
+		return err
+	}
+	all := []listedPoint{}
+	var damage error
+	for _, domain := range domains {
+		points, err := repo.Points(domain)
+		var damaged *repository.DamagedError
+		if err != nil && !errors.As(err, &damaged) {
+			return err
+		}
+		damage = errors.Join(damage, err)
+		all = append(all, withVerified(points, repo.Verified(domain))...)
+	}
+	if err := printResult(c, all, func() error { return printTrees(c.App.Writer, domains, all) }); err != nil {
+		return err
+	}
+	return damage
+}
+
+// listedPoint is a point as list shows it.
+type listedPoint struct {
+	repository.Manifest
+	// Verified is what the last verification found; nil where there was none.
+	Verified *repository.Verification `json:"verified,omitempty"`
+}
+
+func withVerified(points []repository.Manifest, verified map[string]repository.Verification) []listedPoint {
+	var all []listedPoint
+	for _, m := range points {
+		p := listedPoint{Manifest: m}
+		if v, ok := verified[m.ID]; ok {
+			p.Verified = &v
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+// listed is the domain asked for, or all.
+func listed(repo *repository.Repository, domain string) ([]string, error) {
+	domains, err := repo.Domains()
+	if err != nil || domain == "" {
+		return domains, err
+	}
+	for _, d := range domains {
+		if d == domain {
+			return []string{domain}, nil
+		}
+	}
+	return nil, fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), repository.ErrNoPoint)
+}
+
+func showCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "show",
+		Usage:       "show one point in full",
+		ArgsUsage:   "DOMAIN[@POINT]",
+		Description: "virtbackup show vm1           the newest point\nvirtbackup show vm1@check2",
+		Action:      show,
+	}
+}
+
+func show(c *cli.Context) error {
+	name, err := oneDomain(c)
+	if err != nil {
+		return err
+	}
+	domain, at := splitPoint(name)
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return err
+	}
+	m, err := resolve(repo, domain, at)
+	if err != nil {
+		return err
+	}
+	return printResult(c, m, func() error { return printPoint(c.App.Writer, repo, m) })
+}
+
+// splitPoint splits DOMAIN@POINT; without a point it means the newest.
+func splitPoint(s string) (domain, point string) {
+	if i := strings.LastIndexByte(s, '@'); i > 0 {
+		return s[:i], s[i+1:]
+	}
+	return s, ""
+}

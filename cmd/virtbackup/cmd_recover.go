@@ -1,0 +1,126 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/recovery"
+)
+
+func recoverCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "recover",
+		Usage:       "put right what a run that was killed has left; every run does it first by itself",
+		ArgsUsage:   "DOMAIN... | --all",
+		Description: "virtbackup recover vm1 --dry-run\nvirtbackup recover vm1\nvirtbackup recover --all",
+		Flags: append([]cli.Flag{
+			boolFlag("all", "every domain that libvirt knows and the repository has"),
+			boolFlag("dry-run", "only say what would be put right"),
+		}, runDirFlags()...),
+		Action: recoverDomains,
+	}
+}
+
+// runDirFlags are where recover and forget look for what was left.
+func runDirFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to thaw the guest"},
+		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` of QEMU's scratch files (default: " + recovery.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of QEMU's NBD socket (default: " + recovery.DefaultRunDir + ")"},
+	}
+}
+
+// recoverDomains goes on after a failure.
+func recoverDomains(c *cli.Context) (err error) {
+	domains := c.Args().Slice()
+	if c.Bool("all") == (len(domains) > 0) {
+		return argumentError(c)
+	}
+	conn, err := connect(c)
+	if err != nil {
+		return err
+	}
+	defer join(&err, conn.Close)
+	if c.Bool("all") {
+		var unknown []string
+		if domains, unknown, err = recovery.Domains(conn, c.String("repo")); err != nil {
+			return err
+		}
+		for _, name := range unknown {
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup forget %s --points removes them)", name, name))
+		}
+	}
+	return recoverEach(c, conn, domains)
+}
+
+func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error {
+	reports := []recovery.Report{}
+	failed := &severalError{of: len(domains), what: "cleaned up"}
+	left := false
+	for _, name := range domains {
+		found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
+			Domain: name, DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
+			ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
+		})
+		if err != nil && (len(domains) == 1 || c.Context.Err() != nil) {
+			return err
+		}
+		if err != nil {
+			report(c.App.ErrWriter, fmt.Errorf("domain %s: %w", name, err))
+			failed.add(name, err)
+			continue
+		}
+		reports = append(reports, found)
+		left = left || len(found.Left) > 0
+		if !c.Bool("json") {
+			if err := printReport(c.App.Writer, found); err != nil {
+				return err
+			}
+		}
+	}
+	if err := printResult(c, reports, func() error { return nil }); err != nil {
+		return err
+	}
+	if len(failed.errs) > 0 {
+		return failed
+	}
+	return warnedIf(left)
+}
+
+func printReport(w io.Writer, r recovery.Report) error {
+	fixed, nothing := "put right", "nothing to put right"
+	if r.DryRun {
+		fixed = "to be put right"
+	}
+	if len(r.Fixed)+len(r.Left) > 0 {
+		nothing = ""
+	}
+	return printSections(w, r.Domain, nothing, section{fixed, r.Fixed}, section{"left", r.Left}, section{"lost, no base any more", r.Lost})
+}
+
+// section is what there is to say of one kind.
+type section struct {
+	title string
+	lines []string
+}
+
+// printSections prints a line for each thing, or that there is nothing.
+func printSections(w io.Writer, domain, nothing string, sections ...section) error {
+	if nothing != "" {
+		if _, err := fmt.Fprintf(w, "domain %s: %s\n", domain, nothing); err != nil {
+			return err
+		}
+	}
+	for _, s := range sections {
+		for _, line := range s.lines {
+			if _, err := fmt.Fprintf(w, "domain %s: %s: %s\n", domain, s.title, line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

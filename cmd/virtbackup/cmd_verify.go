@@ -1,0 +1,198 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/verify"
+)
+
+func verifyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "verify",
+		Usage:     "prove that points can be restored: reads every byte of them",
+		ArgsUsage: "[DOMAIN[@POINT]]",
+		Description: "virtbackup verify              everything\n" +
+			"virtbackup verify vm1          all points of a domain\n" +
+			"virtbackup verify vm1@check3   one point, and those it needs\n\n" +
+			"Exit code 5 means damage; the report names it, what is lost with it, and what\n" +
+			"still restores. Nothing is repaired and no point is changed.",
+		Action: verifyAction,
+	}
+}
+
+func verifyAction(c *cli.Context) error {
+	if c.Args().Len() > 1 {
+		return argumentError(c)
+	}
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return err
+	}
+	domain, at := splitPoint(c.Args().First())
+	if _, _, err := repository.ParsePointID(at); at != "" && err != nil { // latest, or a time
+		m, err := resolve(repo, domain, at)
+		if err != nil {
+			return err
+		}
+		at = m.ID
+	}
+	show := newProgress(c)
+	show.done = "checked"
+	report, err := verify.Run(c.Context, repo, verify.Request{Domain: domain, Point: at, Log: logger(c, show), Progress: show.update})
+	show.close(err == nil)
+	if err != nil {
+		return err
+	}
+	if err := printResult(c, report, func() error { return printVerification(c.App.Writer, report) }); err != nil {
+		return err
+	}
+	if err := report.Err(); err != nil {
+		return err
+	}
+	if len(report.Warnings) > 0 {
+		return errWarned
+	}
+	return nil
+}
+
+// printVerification prints what is damaged first, then what is left.
+func printVerification(w io.Writer, r verify.Report) error {
+	var b strings.Builder
+	for _, d := range groupDamage(r.Damage) {
+		printDamage(&b, d)
+	}
+	for _, d := range r.Domains {
+		if err := printVerified(&b, d); err != nil {
+			return err
+		}
+	}
+	if len(r.Domains) == 0 {
+		b.WriteString("no points yet\n")
+	}
+	fmt.Fprintf(&b, "read %s in %s\n", size(r.Bytes), seconds(r.Seconds))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// groupDamage puts places of one file that break the same together.
+func groupDamage(all []repository.Damage) [][]repository.Damage {
+	var groups [][]repository.Damage
+	for _, d := range all {
+		n := len(groups)
+		if n > 0 && groups[n-1][0].File == d.File && groups[n-1][0].Harmless == d.Harmless {
+			groups[n-1] = append(groups[n-1], d)
+			continue
+		}
+		groups = append(groups, []repository.Damage{d})
+	}
+	return groups
+}
+
+// Places and ranges beyond these are counted; --json has them all.
+const (
+	mostPlaces = 20
+	mostRanges = 8
+)
+
+func printDamage(b *strings.Builder, places []repository.Damage) {
+	first := places[0]
+	fmt.Fprintf(b, "DAMAGED  %s\n", first.File)
+	for i, d := range places {
+		if i == mostPlaces {
+			fmt.Fprintf(b, "  and %d more places (--json has them all)\n", len(places)-i)
+			break
+		}
+		if d.Length > 0 {
+			fmt.Fprintf(b, "  %d bytes at offset %d: %s\n", d.Length, d.Offset, d.What)
+		} else {
+			fmt.Fprintf(b, "  %s\n", d.What)
+		}
+		if d.Disk != "" && !d.Harmless {
+			fmt.Fprintf(b, "    disk %s of the guest: %s\n", d.Disk, guestRanges(d))
+		}
+	}
+	if len(first.Breaks) == 0 {
+		b.WriteString("  nothing is lost: no restore reads it\n\n")
+		return
+	}
+	fmt.Fprintf(b, "  lost with it: %s\n\n", strings.Join(first.Breaks, " "))
+}
+
+// guestRanges says what of the disk lies in a damaged place.
+func guestRanges(d repository.Damage) string {
+	switch {
+	case d.WholeDisk:
+		return "any part of it may be affected"
+	case len(d.Guest) == 0:
+		return "no data of it lies there"
+	}
+	var words []string
+	for i, g := range d.Guest {
+		if i == mostRanges {
+			words = append(words, fmt.Sprintf("and %d more ranges (--json has them all)", len(d.Guest)-i))
+			break
+		}
+		words = append(words, fmt.Sprintf("%d bytes at offset %d", g.Length, g.Offset))
+	}
+	return strings.Join(words, ", ")
+}
+
+// printVerified prints what a domain's points are worth.
+func printVerified(b *strings.Builder, d verify.DomainReport) error {
+	fmt.Fprintln(b, d.Domain)
+	if len(d.Points) == 0 {
+		b.WriteString("  no points yet\n\n")
+		return nil
+	}
+	t := newTable(table.Row{"POINT", "KIND", "TIME", "FILES", "RESTORES"})
+	for _, p := range d.Points {
+		at := "-"
+		if !p.Time.IsZero() {
+			at = localTime(p.Time)
+		}
+		t.AppendRow(table.Row{p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p)})
+	}
+	if err := printTable(b, t, "  "); err != nil {
+		return err
+	}
+	switch {
+	case len(d.Lost) == 0:
+	case d.Newest == "":
+		b.WriteString("  none of the points that were checked restores whole\n")
+	default:
+		fmt.Fprintf(b, "  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, repository.ShellWord(d.Domain), d.Newest)
+	}
+	b.WriteString("\n")
+	return nil
+}
+
+func filesOf(p verify.Point) string {
+	if p.Status == verify.Lost {
+		return string(verify.OK)
+	}
+	return string(p.Status)
+}
+
+func restoresOf(p verify.Point) string {
+	switch {
+	case p.Restores:
+		return "yes"
+	case p.Status == verify.NotChecked:
+		return "-"
+	case len(p.LostDisks) == 0 || len(p.LostDisks) == len(p.Disks):
+		return "NO"
+	}
+	left := []string{}
+	for _, disk := range p.Disks {
+		if !strings.Contains(" "+strings.Join(p.LostDisks, " ")+" ", " "+disk+" ") {
+			left = append(left, "--disk "+disk)
+		}
+	}
+	return fmt.Sprintf("NOT %s; %s does", strings.Join(p.LostDisks, " "), strings.Join(left, " "))
+}

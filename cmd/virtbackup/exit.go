@@ -1,0 +1,169 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+)
+
+// The exit codes, as docs and scripts know them.
+const (
+	exitDone     = 0
+	exitFailed   = 1
+	exitUsage    = 2
+	exitWarning  = 3
+	exitLocked   = 4
+	exitDamaged  = 5
+	exitNotFound = 6
+	exitSignal   = 128
+)
+
+// errWarned is returned by a command that is done and has said something worth
+// reading.
+var errWarned = errors.New("done, with warnings")
+
+// usageError is a command line that is wrong.
+type usageError struct{ message, hint string }
+
+func (e *usageError) Error() string { return e.message }
+func (e *usageError) Hint() string  { return e.hint }
+
+// severalError is what is left to say after some of several domains failed, each
+// with an error that was printed at once.
+type severalError struct {
+	of    int
+	what  string // was not done
+	names []string
+	errs  []error
+}
+
+func (e *severalError) add(domain string, err error) {
+	e.names, e.errs = append(e.names, domain), append(e.errs, err)
+}
+
+func (e *severalError) Error() string {
+	return fmt.Sprintf("%d of %d domains were not %s: %s", len(e.errs), e.of, e.what, strings.Join(e.names, ", "))
+}
+
+// exitCode is that of all, where they agree.
+func (e *severalError) exitCode() int {
+	code := exitCode(e.errs[0])
+	for _, err := range e.errs {
+		if exitCode(err) != code {
+			return exitFailed
+		}
+	}
+	return code
+}
+
+// exitCode is the one place that decides how the program ends.
+func exitCode(err error) int {
+	var (
+		several   *severalError
+		signal    *signalError
+		usage     *usageError
+		badBackup *backup.UsageError
+		badRest   *restore.UsageError
+		noBackup  *backup.NotFoundError
+		noRestore *restore.NotFoundError
+		locked    *repository.LockedError
+		damaged   *repository.DamagedError
+	)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &several):
+		return several.exitCode()
+	case errors.As(err, &signal):
+		return exitSignal + int(signal.signal)
+	case errors.Is(err, errWarned):
+		return exitWarning
+	case errors.As(err, &usage), errors.As(err, &badBackup), errors.As(err, &badRest),
+		errors.Is(err, hypervisor.ErrRemote), errors.Is(err, repository.ErrNotRepository):
+		return exitUsage
+	case errors.As(err, &locked):
+		return exitLocked
+	case errors.As(err, &damaged):
+		return exitDamaged
+	case errors.As(err, &noBackup), errors.As(err, &noRestore),
+		errors.Is(err, hypervisor.ErrNoDomain), errors.Is(err, hypervisor.ErrNoCheckpoint),
+		errors.Is(err, repository.ErrNoPoint), errors.Is(err, repository.ErrNoDisk):
+		return exitNotFound
+	}
+	return exitFailed
+}
+
+// report prints an error and what to do about it, and returns the exit code.
+// What a severalError is made of has been printed before.
+func report(w io.Writer, err error) int {
+	code := exitCode(err)
+	if code == exitDone || code == exitWarning {
+		return code
+	}
+	fmt.Fprintf(w, "error: %v\n", err)
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", hint)
+	}
+	return code
+}
+
+// hintFor asks the error itself, then knows some causes.
+func hintFor(err error) string {
+	var own interface{ Hint() string }
+	if errors.As(err, &own) && own.Hint() != "" {
+		return own.Hint()
+	}
+	var (
+		locked *repository.LockedError
+		other  *repository.OtherDomainError
+	)
+	switch {
+	case errors.Is(err, hypervisor.ErrNoDomain):
+		return "virsh list --all shows the domains; is --connect right?"
+	case errors.Is(err, hypervisor.ErrNoCheckpoint):
+		return "virtbackup checkpoint list with the domain's name shows the checkpoints"
+	case errors.Is(err, hypervisor.ErrUnreachable):
+		return "is libvirtd running (systemctl start libvirtd), is --connect right, and may this user connect?"
+	case errors.Is(err, hypervisor.ErrRemote):
+		return "run virtbackup on the host that the domain runs on: the disks are read over a local socket"
+	case errors.Is(err, hypervisor.ErrNotRunning):
+		return "virsh start DOMAIN"
+	case errors.Is(err, repository.ErrAbsent):
+		return "virtbackup full DOMAIN makes the repository, with a first point in it; or is --repo right?"
+	case errors.Is(err, repository.ErrNotRepository):
+		return "name another directory with --repo; virtbackup full makes a repository in one that is new or empty"
+	case errors.Is(err, repository.ErrNewerFormat):
+		return "use the newest virtbackup that has written to this repository"
+	case errors.Is(err, repository.ErrNoPoint):
+		return "virtbackup list shows the domains and points; is --repo right?"
+	case errors.As(err, &locked):
+		return "another run of virtbackup works on this domain: wait until it has ended"
+	case errors.As(err, &other):
+		return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
+	}
+	return hintForSystem(err)
+}
+
+// hintForSystem is for what the kernel refuses.
+func hintForSystem(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return "free space there, or name another directory; what this run had written is removed"
+	case errors.Is(err, directio.ErrRefused):
+		return "--direct auto writes through the page cache there, and empties it behind itself"
+	case errors.Is(err, syscall.EROFS):
+		return "the file system is mounted read-only: mount it for writing, or name another directory"
+	case errors.Is(err, fs.ErrPermission):
+		return "run virtbackup as root, or as a user who may do that"
+	}
+	return ""
+}

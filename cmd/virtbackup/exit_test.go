@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+)
+
+func TestReport(t *testing.T) {
+	damaged := &repository.DamagedError{Points: []repository.DamagedPoint{{Domain: "vm1", ID: "check2", Err: errors.New("no manifest")}}}
+	tests := []struct {
+		name string
+		err  error
+		code int
+		hint string // "" none
+	}{
+		{"done", nil, 0, ""},
+		{"warnings", errWarned, 3, ""},
+		{"anything", errors.New("boom"), 1, ""},
+		{"command line", &usageError{"wrong", "virtbackup --help"}, 2, "virtbackup --help"},
+		{"request of a backup", backup.Request{Kind: "nonsense"}.Validate(), 2, "virtbackup --help"},
+		{"request of a restore", &restore.UsageError{}, 2, ""},
+		{"remote", hypervisor.ErrRemote, 2, "on the host that the domain runs on"},
+		{"not a repository", repository.ErrNotRepository, 2, "--repo"},
+		{"absent repository", fmt.Errorf("%w: %w", repository.ErrNotRepository, repository.ErrAbsent), 2, "virtbackup full DOMAIN makes"},
+		{"locked", &repository.LockedError{Domain: "vm1", PID: 7}, 4, "another run"},
+		{"damaged", damaged, 5, "virtbackup verify"},
+		{"damaged, and not found", errors.Join(damaged, &restore.NotFoundError{}), 5, "virtbackup verify"},
+		{"no disk or point", &backup.NotFoundError{}, 6, ""},
+		{"nothing to restore", &restore.NotFoundError{}, 6, ""},
+		{"no domain", hypervisor.ErrNoDomain, 6, "virsh list"},
+		{"no checkpoint", hypervisor.ErrNoCheckpoint, 6, "checkpoint list"},
+		{"no point", repository.ErrNoPoint, 6, "virtbackup list"},
+		{"no disk in a point", repository.ErrNoDisk, 6, ""},
+		{"unreachable", hypervisor.ErrUnreachable, 1, "libvirtd"},
+		{"not running", hypervisor.ErrNotRunning, 1, "virsh start"},
+		{"another UUID", &repository.OtherDomainError{Name: "vm1"}, 1, "another repository"},
+		{"newer format", repository.ErrNewerFormat, 1, "newest virtbackup"},
+		{"refused checkpoint", checkpoint.Refuse(checkpoint.Checkpoint{}), 1, "--force"},
+		{"disk full", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.ENOSPC}, 1, "free space"},
+		{"quota", syscall.EDQUOT, 1, "free space"},
+		{"read-only", syscall.EROFS, 1, "mounted read-only"},
+		{"not allowed", syscall.EACCES, 1, "as root"},
+		{"interrupted", &signalError{syscall.SIGINT}, 130, "cleaned up"},
+		{"terminated", fmt.Errorf("copy: %w", &signalError{syscall.SIGTERM}), 143, "cleaned up"},
+		{"hung up, and more", errors.Join(&signalError{syscall.SIGHUP}, damaged), 129, "cleaned up"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			wrapped := tt.err
+			if wrapped != nil && wrapped != errWarned {
+				wrapped = fmt.Errorf("copy disk vda: %w", tt.err)
+			}
+			var b bytes.Buffer
+			if code := report(&b, wrapped); code != tt.code {
+				t.Errorf("exit %d, want %d", code, tt.code)
+			}
+			checkReport(t, b.String(), wrapped != nil && wrapped != errWarned, tt.hint)
+		})
+	}
+}
+
+func checkReport(t *testing.T, text string, isError bool, hint string) {
+	t.Helper()
+	if !isError {
+		if text != "" {
+			t.Errorf("it says %q", text)
+		}
+		return
+	}
+	said, got, _ := strings.Cut(text, "\nhint: ")
+	if !strings.HasPrefix(said, "error: copy disk vda: ") || (hint == "") != (got == "") || !strings.Contains(got, hint) {
+		t.Errorf("it says %q, want the hint %q", text, hint)
+	}
+}
+
+// Several domains that fail have been reported one by one; the exit code is
+// theirs where they agree.
+func TestSeveralErrors(t *testing.T) {
+	e := &severalError{of: 3, what: "backed up"}
+	e.add("vm1", &repository.LockedError{})
+	e.add("vm2", &repository.LockedError{})
+	var b bytes.Buffer
+	if code := report(&b, e); code != exitLocked || b.String() != "error: 2 of 3 domains were not backed up: vm1, vm2\n" {
+		t.Errorf("got %d, %q", code, b.String())
+	}
+	e.add("vm3", errors.New("boom"))
+	if code := exitCode(e); code != exitFailed {
+		t.Errorf("got %d, want %d", code, exitFailed)
+	}
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/sys/unix"
+)
+
+// lineInterval is how often a log gets a line about a disk that is being copied.
+const lineInterval = 30 * time.Second
+
+// progress shows how the disks get on: as bars on a terminal, as a line now and
+// then in a log, or not at all. Log lines go through it, so that they stand above
+// the bars.
+type progress struct {
+	out  io.Writer
+	bars *mpb.Progress // nil: lines
+	mute bool
+	done string // what has been done with the bytes: copied
+
+	mu    sync.Mutex
+	disks map[string]*diskProgress
+}
+
+type diskProgress struct {
+	bar   *mpb.Bar
+	start time.Time
+	said  time.Time
+	last  int64
+}
+
+// When bars are drawn.
+const (
+	barsAuto   = "auto" // on a terminal
+	barsAlways = "always"
+	barsNever  = "never"
+)
+
+// newProgress does what the options say; the caller closes it.
+func newProgress(c *cli.Context) *progress {
+	when := c.String("progress")
+	if c.Bool("quiet") {
+		when = barsNever
+	}
+	return startProgress(c.App.ErrWriter, when)
+}
+
+func startProgress(out io.Writer, when string) *progress {
+	p := &progress{out: out, mute: when == barsNever, done: "copied", disks: map[string]*diskProgress{}}
+	if when == barsAlways || when == barsAuto && isTerminal(out) {
+		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithAutoRefresh())
+	}
+	return p
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// Write prints a log line.
+func (p *progress) Write(line []byte) (int, error) {
+	p.mu.Lock()
+	bars := p.bars
+	p.mu.Unlock()
+	if bars != nil {
+		return bars.Write(line)
+	}
+	return p.out.Write(line)
+}
+
+// update takes how many bytes of a disk are copied of how many expected, -1
+// unknown.
+func (p *progress) update(target string, copied, expected int64) {
+	if p.mute {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	d := p.disks[target]
+	if d == nil {
+		d = &diskProgress{start: time.Now(), said: time.Now()}
+		if p.bars != nil {
+			d.bar = newBar(p.bars, target)
+		}
+		p.disks[target] = d
+	}
+	// Calls come from several goroutines: an older one may come late.
+	if copied <= d.last {
+		return
+	}
+	d.last = copied
+	switch {
+	case d.bar != nil:
+		d.bar.SetTotal(max(expected, copied+1), false)
+		d.bar.EwmaSetCurrent(copied, time.Since(d.said))
+		d.said = time.Now()
+	case time.Since(d.said) >= lineInterval:
+		d.said = time.Now()
+		_, _ = fmt.Fprintln(p.out, progressLine(target, p.done, copied, expected, time.Since(d.start)))
+	}
+}
+
+// newBar makes a bar without a total: one with a total completes by itself as
+// soon as it gets there, and never takes another total, but what is expected is
+// an estimate.
+func newBar(bars *mpb.Progress, target string) *mpb.Bar {
+	return bars.AddBar(0,
+		mpb.PrependDecorators(decor.Name(target, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)),
+		mpb.AppendDecorators(decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 30, decor.WCSyncSpace), decor.Name("  "),
+
+			decor.OnAbort(decor.OnComplete(decor.EwmaETA(decor.ET_STYLE_GO, 30, decor.WCSyncSpace), "done"), "not done")))
+}
+
+// progressLine says bytes, rate and time left.
+func progressLine(target, done string, copied, expected int64, elapsed time.Duration) string {
+	rate := float64(copied) / max(elapsed.Seconds(), 0.001)
+	if expected <= copied {
+		return fmt.Sprintf("%s: %s %s, %s/s", target, size(copied), done, size(int64(rate)))
+	}
+	text := fmt.Sprintf("%s: %s of about %s %s, %s/s", target, size(copied), size(expected), done, size(int64(rate)))
+	if copied == 0 {
+		return text
+	}
+	left := time.Duration(float64(expected-copied) / rate * float64(time.Second))
+	return fmt.Sprintf("%s, about %v left", text, left.Round(time.Second))
+}
+
+// close ends the bars, as done or not, and waits until they are drawn.
+func (p *progress) close(done bool) {
+	p.mu.Lock()
+	bars := p.bars
+	for _, d := range p.disks {
+		switch {
+		case d.bar == nil:
+		case done:
+			d.bar.SetTotal(-1, true)
+		default:
+			d.bar.Abort(false)
+		}
+	}
+	p.mu.Unlock()
+	if bars != nil {
+		bars.Wait()
+	}
+	p.mu.Lock()
+	p.bars = nil
+	p.mu.Unlock()
+}

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/qcow2"
+)
+
+// tuningFlags are the options that nobody needs to touch.
+func tuningFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "compress", Value: "none", Usage: "compress the images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 9 small)"},
+		&cli.StringFlag{Name: "limit-rate", Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
+		&cli.IntFlag{Name: "connections", DefaultText: "2", Usage: "read each disk over `N` NBD connections"},
+		&cli.StringFlag{Name: "direct", Value: "auto", Usage: "write past the page cache: `WHEN` is auto (where the file system can), always, never"},
+	}
+}
+
+// tuning reads tuningFlags.
+func tuning(c *cli.Context) (t backup.Tuning, err error) {
+	if t.Compression, t.Level, err = parseCompression(c.String("compress")); err != nil {
+		return t, err
+	}
+	if t.RateLimit, err = parseBytes("--limit-rate takes bytes a second", c.String("limit-rate")); err != nil {
+		return t, err
+	}
+	t.Connections = c.Int("connections")
+	modes := map[string]directio.Mode{"auto": directio.Auto, "always": directio.Always, "never": directio.Never}
+	mode, ok := modes[c.String("direct")]
+	if !ok {
+		return t, &usageError{fmt.Sprintf("--direct is auto, always or never, not %q", c.String("direct")), "leave it out: auto is right"}
+	}
+	t.Direct = mode
+	return t, nil
+}
+
+func parseCompression(s string) (qcow2.Compression, int, error) {
+	name, level, hasLevel := strings.Cut(s, ":")
+	switch {
+	case s == "none":
+		return qcow2.None, 0, nil
+	case name == "zstd" && !hasLevel:
+		return qcow2.Zstd, 0, nil
+	case name == "zstd":
+		if n, err := strconv.Atoi(level); err == nil && n > 0 {
+			return qcow2.Zstd, n, nil
+		}
+	}
+	return qcow2.None, 0, &usageError{fmt.Sprintf("--compress is none, zstd or zstd:LEVEL, not %q", s), "--compress zstd"}
+}
+
+// parseBytes reads a number of bytes with an optional unit of 1024, as curl and
+// rsync do. "" is no limit, 0. An error begins with what the option takes.
+func parseBytes(what, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits, factor := s, 1.0
+	if i := strings.IndexByte("KMGT", s[len(s)-1]&^0x20); i >= 0 {
+		digits, factor = s[:len(s)-1], math.Pow(1024, float64(i+1))
+	}
+	n, err := strconv.ParseFloat(digits, 64)
+	if bytes := n * factor; err == nil && bytes >= 1 && bytes < math.MaxInt64 {
+		return int64(bytes), nil
+	}
+	return 0, &usageError{fmt.Sprintf("%s, not %q", what, s), "800K, 200M or 1.5G, for example"}
+}

@@ -1,0 +1,39 @@
+package bench
+
+import "testing"
+
+// TestBench runs the scenarios and prints the tables.
+func TestBench(t *testing.T) {
+	b := newBench(t)
+	// A test of its own, because small scenarios run side by side until it ends.
+	t.Run("on", func(t *testing.T) {
+		for _, sc := range scenarios() {
+			places := sc.places
+			if !b.full {
+				places = places[:1]
+			}
+			for _, p := range places {
+				b.hold(t, sc, p)
+			}
+		}
+	})
+	b.save(t)
+	t.Log("\n" + b.report().String())
+}
+
+// hold holds a scenario with its source at a place, if any row of it is wanted.
+func (b *bench) hold(t *testing.T, sc scenario, p place) {
+	t.Helper()
+	ways := b.choose(sc.source, p, sc.ways)
+	if len(ways) == 0 {
+		return
+	}
+	t.Run(sc.source+"/"+string(p), func(t *testing.T) {
+		if !b.full {
+			t.Parallel() // nobody looks at the times
+		}
+		b.compete(sc.stage(t, b.settings, p), sc.source, ways)
+		// What an hour of measuring has found must not be lost to its last minute.
+		b.save(t)
+	})
+}

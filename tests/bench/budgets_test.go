@@ -1,0 +1,128 @@
+package bench
+
+import (
+	"cmp"
+	"slices"
+)
+
+// budget is a line of section 7 of the design, or of what else is promised,
+// for each source and place where the rows that it needs were measured.
+type budget struct {
+	work    string
+	ours    string                  // contestant
+	peers   []string                // contestants; none: the figure itself is limited
+	pick    func([]float64) float64 // which of the peers counts
+	figure  func(sample) float64    // of which the medians are compared
+	sources []string                // where it holds; none: everywhere
+	against string                  // source of the peers, where it is another one
+	limit   float64                 // 0: none, just to know
+}
+
+// first is for budgets with one peer.
+func first(x []float64) float64 { return x[0] }
+
+// slowest and fastest of several peers.
+func slowest(x []float64) float64 { return slices.Max(x) }
+func fastest(x []float64) float64 { return slices.Min(x) }
+
+var disks = []string{"a", "b", "c"}
+
+var budgets = []budget{
+	{work: "read to nowhere : nbdcopy to null",
+		ours: "read", peers: []string{"nbdcopy-null"}, pick: first, figure: wall, limit: 1.05},
+	{work: "full : physical limit", sources: disks,
+		ours: "full", peers: []string{"nbdcopy-null", "direct-write"}, pick: slowest, figure: wall, limit: 1.25},
+	{work: "full : fastest of qemu-img, nbdcopy to raw", sources: disks,
+		ours: "full", peers: []string{"qemu-img", "nbdcopy-raw"}, pick: fastest, figure: wall, limit: 0.70},
+	{work: "full : nbdcopy into qemu-nbd", sources: disks,
+		ours: "full", peers: []string{"nbdcopy-qemu-nbd"}, pick: first, figure: wall, limit: 0.35},
+	{work: "full : nbdcopy into qemu-nbd with O_DIRECT", sources: disks,
+		ours: "full", peers: []string{"nbdcopy-qemu-nbd-direct"}, pick: first, figure: wall},
+	{work: "full : virtnbdbackup", sources: disks,
+		ours: "full", peers: []string{"virtnbdbackup"}, pick: first, figure: wall, limit: 0.14},
+	{work: "zstd full : qemu-img with zstd", sources: disks,
+		ours: fullZstd, peers: []string{"qemu-img-zstd"}, pick: first, figure: wall, limit: 0.70},
+	{work: "zstd image : qemu-img's", sources: disks,
+		ours: fullZstd, peers: []string{"qemu-img-zstd"}, pick: first, figure: stored, limit: 1.03},
+	{work: "inc, seconds", sources: []string{"d"}, ours: "inc", figure: wall, limit: 1.5},
+	{work: "inc of 1 TiB : of 16 GiB, time", sources: []string{"d"}, against: "d16g",
+		ours: "inc", peers: []string{"inc"}, pick: first, figure: wall},
+	{work: "inc of 1 TiB : of 16 GiB, memory", sources: []string{"d"}, against: "d16g",
+		ours: "inc", peers: []string{"inc"}, pick: first, figure: peak},
+	{work: "inc : copying the same clusters with qemu-img map and qemu-io", sources: []string{"e"},
+		ours: "inc", peers: []string{"copy-on-read"}, pick: first, figure: wall, limit: 1.00},
+	{work: "inc : copying the same clusters with qemu-img map and qemu-io", sources: []string{"d"},
+		ours: "inc", peers: []string{"copy-on-read"}, pick: first, figure: wall},
+	{work: "inc : virtnbdbackup", ours: "inc", peers: []string{"virtnbdbackup-inc"}, pick: first, figure: wall},
+	{work: "restore : qemu-img of the chain",
+		ours: "restore", peers: []string{"qemu-img-chain"}, pick: first, figure: wall, limit: 1.00},
+	{work: "two disks side by side : one after the other",
+		ours: "side-by-side", peers: []string{"one-by-one"}, pick: first, figure: wall, limit: notSlower},
+	{work: "peak memory of full, MiB", ours: "full", figure: peak, limit: mostMemory},
+	{work: "peak memory of zstd full, MiB", ours: fullZstd, figure: peak, limit: mostMemory},
+	{work: "peak memory of inc, MiB", ours: "inc", figure: peak, limit: mostMemory},
+	{work: "peak memory of restore, MiB", ours: "restore", figure: peak, limit: mostMemory},
+}
+
+// notSlower is 1, and 5 % that are noise.
+const notSlower = 1.05
+
+// mostMemory in MiB, for one disk at a time.
+const mostMemory = 128 + 32
+
+// verdict is how a budget came out.
+type verdict struct {
+	Source string  `json:"source"`
+	Place  place   `json:"place"`
+	Work   string  `json:"work"`
+	Value  float64 `json:"value"` // a ratio where work has a colon
+	Limit  float64 `json:"limit,omitempty"`
+	Met    *bool   `json:"met,omitempty"`
+}
+
+// verdicts judges all budgets whose rows were measured.
+func verdicts(rows []*row) []verdict {
+	var all []verdict
+	for _, b := range budgets {
+		for _, r := range rows {
+			if r.Contestant != b.ours || len(b.sources) > 0 && !slices.Contains(b.sources, r.Source) {
+				continue
+			}
+			if v, ok := b.judge(r, rows); ok {
+				all = append(all, v)
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b verdict) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(b.Place, a.Place))
+	})
+	return all
+}
+
+// judge compares a row of ours with what limits it.
+func (b budget) judge(ours *row, rows []*row) (verdict, bool) {
+	v := verdict{Source: ours.Source, Place: ours.Place, Work: b.work, Value: ours.of(b.figure).Median, Limit: b.limit}
+	if len(b.peers) > 0 {
+		peers, ok := b.measured(ours, rows)
+		if !ok {
+			return verdict{}, false
+		}
+		v.Value /= b.pick(peers)
+	}
+	if b.limit > 0 {
+		met := v.Value <= b.limit
+		v.Met = &met
+	}
+	return v, true
+}
+
+// measured are the medians of the peers. It is false where one is missing.
+func (b budget) measured(ours *row, rows []*row) ([]float64, bool) {
+	var values []float64
+	for _, r := range rows {
+		if r.Source == cmp.Or(b.against, ours.Source) && r.Place == ours.Place && slices.Contains(b.peers, r.Contestant) {
+			values = append(values, r.of(b.figure).Median)
+		}
+	}
+	return values, len(values) == len(b.peers)
+}

@@ -1,0 +1,66 @@
+package bench
+
+import (
+	"path/filepath"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// fullZstd is the only contestant that older versions of virtbackup cannot be.
+const fullZstd = "full-zstd"
+
+// virtbackup runs the program on the stage's domain, as part of a turn.
+func (s *stage) virtbackup(r *turn, repo, command string, args ...string) {
+	s.t.Helper()
+	all := append([]string{"--repo", repo, "--quiet", command, s.Name}, args...)
+	r.run(testdomain.Binary(s.t), all...)
+}
+
+// point is the image of the disk in a point.
+func (s *stage) point(repo, id string) string { return filepath.Join(repo, s.Name, id, "vda.qcow2") }
+
+// read is virtbackup's engine, reading to nowhere.
+func (s *stage) read() contestant {
+	return s.overNBD("", contestant{work: func(r *turn) { r.runChild("read", s.socket()) }})
+}
+
+func (s *stage) full() contestant { return s.whole("check1", "full") }
+func (s *stage) zstd() contestant { return s.whole("check1", "full", "--compress", "zstd") }
+func (s *stage) copy() contestant { return s.whole("copy1", "copy") }
+
+// whole makes the first point of a new repository, with all that belongs to it:
+// the job is begun, the checkpoint made, the point sealed.
+func (s *stage) whole(id, command string, args ...string) contestant {
+	return contestant{
+		work: func(r *turn) {
+			repo := filepath.Join(r.dir, "repo")
+			s.virtbackup(r, repo, command, args...)
+			r.image = s.point(repo, id)
+		},
+		after: s.forget,
+	}
+}
+
+// inc makes check2 in the repository that has the base, and removes it again.
+func (s *stage) inc() contestant {
+	return contestant{
+		work: func(r *turn) {
+			s.virtbackup(r, s.base, "inc", "--since", "check1")
+			r.image = s.point(s.base, "check2")
+			r.result = filepath.Dir(r.image)
+		},
+		after: func(r *turn) {
+			testdomain.Virsh(s.t, "checkpoint-delete", s.Name, "check2")
+			testdomain.Tool(s.t, "rm", "-r", r.result)
+		},
+	}
+}
+
+// restore restores the newest point of the base repository.
+func (s *stage) restore() contestant {
+	return contestant{work: func(r *turn) {
+		r.result = filepath.Join(r.dir, "restored")
+		s.virtbackup(r, s.base, "restore", "--to", r.result)
+		r.image = filepath.Join(r.result, "vda.qcow2")
+	}}
+}

@@ -1,0 +1,307 @@
+package tests
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// decode reads a result; standard output must be JSON and nothing else.
+func decode[T any](t *testing.T, r testdomain.Result) T {
+	t.Helper()
+	var v T
+	d := json.NewDecoder(strings.NewReader(r.Stdout))
+	if err := d.Decode(&v); err != nil || d.More() {
+		t.Fatalf("standard output is not one JSON value: %v\n%s", err, r.Stdout)
+	}
+	return v
+}
+
+// smallSite is a domain of two small disks.
+func smallSite(t *testing.T) *site {
+	t.Helper()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}, testdomain.Disk{Target: "vdb", Size: 1 << 20}))
+	s.Write("vda", 0, 1<<20, 0x41)
+	s.Write("vdb", 0, 64<<10, 0x42)
+	return s
+}
+
+func (s *site) run(args ...string) testdomain.Result {
+	s.t.Helper()
+	return s.program.Must(s.t, nil, args...)
+}
+
+// checkpointRow is a line of "checkpoint list --json".
+type checkpointRow struct {
+	Name, Owner, Point string
+	Bytes              map[string]int64
+}
+
+// Checkpoints are listed with their owner and size, and deleted only where
+// nobody needs them.
+func TestCheckpointCommands(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	s.backUp(0, "copy")
+	if r := s.run("checkpoint", "list", s.Name); r.Stdout != "no checkpoints\n" {
+		t.Errorf("without any: %q", r.Stdout)
+	}
+	s.backUp(0, "full")
+	s.Write("vda", 0, 128<<10, 0x43)
+	s.backUp(0, "inc")
+	file := filepath.Join(s.Dir, "theirs.xml")
+	write(t, file, `<domaincheckpoint><name>theirs</name><disks><disk name='vdb' checkpoint='bitmap'/></disks></domaincheckpoint>`)
+	testdomain.Virsh(t, "checkpoint-create", s.Name, file)
+
+	rows := decode[[]checkpointRow](t, s.run("--json", "checkpoint", "list", s.Name))
+	if len(rows) != 3 {
+		t.Fatalf("%d checkpoints, want 3", len(rows))
+	}
+	for i, want := range []checkpointRow{
+		{"check2", "ours", "check2", map[string]int64{"vda": 128 << 10, "vdb": 0}},
+		{"check3", "ours", "check3", map[string]int64{"vda": 0, "vdb": 0}},
+		{"theirs", "foreign", "", map[string]int64{"vdb": 0}},
+	} {
+		if got := rows[i]; got.Name != want.Name || got.Owner != want.Owner || got.Point != want.Point || len(got.Bytes) != len(want.Bytes) || got.Bytes["vda"] != want.Bytes["vda"] {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+	wantLine(t, s.run("checkpoint", "list", s.Name).Stdout, `^theirs +foreign +- .* vdb +0 B$`)
+	wantLine(t, s.run("checkpoint", "size", s.Name).Stdout, `^check2 +vda +128.0 KiB$`)
+
+	s.rejects(rejection{1, "point check2 needs it", "--force deletes it all the same; the point stays and restores"}, []string{"checkpoint", "delete", s.Name, "check2"})
+	s.rejects(rejection{1, "not made by virtbackup", "--force"}, []string{"checkpoint", "delete", s.Name, "theirs"})
+	s.rejects(rejection{2, "DOMAIN CHECKPOINT", "virtbackup checkpoint delete --help"}, []string{"checkpoint", "delete", s.Name})
+	if r := s.run("checkpoint", "delete", s.Name, "--force", "check3"); !strings.Contains(r.Stdout, "deleted checkpoint check3") || !strings.Contains(r.Stdout, "an inc or diff since it has to read") {
+		t.Errorf("it does not name what is lost: %s", r.Stdout)
+	}
+	if got := decode[struct{ Deleted, Loss string }](t, s.run("--json", "checkpoint", "delete", s.Name, "theirs", "--force")); got.Deleted != "theirs" || got.Loss == "" {
+		t.Errorf("got %+v", got)
+	}
+	if got := strings.Join(s.Checkpoints(), " "); got != "check2" {
+		t.Errorf("left: %s", got)
+	}
+	s.rejects(rejection{1, "checkpoint check3 is gone", "--fallback rescan"}, []string{"inc", s.Name, "--since", "check3", "--fallback", "fail"})
+	if p := s.backUp(0, "inc").Point; p.Parent != "check2" {
+		t.Errorf("the next inc is since %s, want check2", p.Parent)
+	}
+	s.check()
+}
+
+// wantLine checks that some line matches.
+func wantLine(t *testing.T, text, pattern string) {
+	t.Helper()
+	if !regexp.MustCompile("(?m)" + pattern).MatchString(text) {
+		t.Errorf("no line like %s in\n%s", pattern, text)
+	}
+}
+
+func TestListAndShow(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	s.backUp(0, "full")
+	s.backUp(0, "diff")
+	s.Write("vda", 0, 128<<10, 0x43)
+	s.backUp(0, "inc")
+	s.backUp(0, "copy")
+
+	if got := decode[[]repository.Manifest](t, s.run("--json", "list")); len(got) != 4 || got[0].ID != "check1" || got[3].ID != "copy4" {
+		t.Errorf("list --json: %+v", got)
+	}
+	stamp := s.points[2].Time.Local().Format(time.DateTime)
+	for _, text := range []string{s.run("list").Stdout, s.run("list", s.Name, "--progress", "always").Stdout} {
+		wantLine(t, text, `^`+s.Name+`$`)
+		wantLine(t, text, `^  check1 +full +\d`)
+		wantLine(t, text, `^  │  └─ diff2 +diff +check1 `)
+		wantLine(t, text, `^  └─ check3 +inc +check1 +`+stamp+` +vda vdb +128.0 KiB +\d+\.\d KiB +crash +-$`)
+		wantLine(t, text, `^  copy4 +copy `)
+	}
+	if got := decode[repository.Manifest](t, s.run("show", "--json", s.Name+"@check3")); got.ID != "check3" || got.Parent != "check1" || len(got.Disks) != 2 {
+		t.Errorf("show --json: %+v", got)
+	}
+	text := s.run("show", s.Name+"@check3").Stdout
+	for _, pattern := range []string{`^point: +check3$`, `^parent: +check1$`, `^checkpoint: +check3$`, `^domain: +` + s.Name + ` \(` + s.UUID + `\)$`,
+		`^time: +` + stamp, `^consistency: +crash$`, `^directory: +` + s.repo, `^vda +inc +8.0 MiB +128.0 KiB +.*\.\./check1/vda.qcow2`} {
+		wantLine(t, text, pattern)
+	}
+	wantLine(t, s.run("show", s.Name).Stdout, `^point: +copy4$`)
+}
+
+// The timer's command makes a full where it must, an inc where it can, and says
+// why.
+func TestAuto(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	other := smallSite(t)
+	s.auto("full", "full: the first point of this domain")
+	s.auto("inc", "inc: since check1")
+	testdomain.Virsh(t, "checkpoint-delete", s.Name, "check2")
+	s.auto("inc", "inc: since check1")
+	for _, name := range s.Checkpoints() {
+		testdomain.Virsh(t, "checkpoint-delete", s.Name, name)
+	}
+	if got := s.backUp(3, "auto"); got.Point.Kind != "inc" || got.Point.Disks[0].Method != "rescan" {
+		t.Errorf("without any checkpoint auto made a %s, want an inc that compares: %+v", got.Point.Kind, got.Point.Disks)
+	}
+	s.check()
+
+	both := decode[[]backup.Result](t, s.run("auto", s.Name, "--json", other.Name, "--quiet"))
+	if len(both) != 2 || both[0].Point.Kind != "inc" || both[1].Point.Kind != "full" || both[1].Point.Domain != other.Name {
+		t.Errorf("two domains: %+v", both)
+	}
+	r := s.program.Must(t, []int{6}, "--json", "auto", "nosuch", s.Name)
+	if got := decode[[]backup.Result](t, r); len(got) != 1 || got[0].Point.Domain != s.Name {
+		t.Errorf("the other domain was not backed up: %+v", got)
+	}
+	for _, words := range []string{"error: domain nosuch: ", "error: 1 of 2 domains were not backed up: nosuch\n"} {
+		if !strings.Contains(r.Stderr, words) {
+			t.Errorf("it does not say %q", words)
+		}
+	}
+	s.rejects(rejection{2, "DOMAIN... | --all", "virtbackup auto --help"}, []string{"auto"})
+	s.rejects(rejection{2, "DOMAIN... | --all", "virtbackup auto --help"}, []string{"auto", "--all", s.Name})
+}
+
+func (s *site) auto(kind repository.Kind, why string) {
+	s.t.Helper()
+	if got := s.backUp(0, "auto"); got.Point.Kind != kind || !strings.Contains(got.Why, why) {
+		s.t.Errorf("auto made a %s: %q; want a %s: %q", got.Point.Kind, got.Why, kind, why)
+	}
+}
+
+// All domains of a connection: that of libvirt's test driver has one, which
+// knows no backups.
+func TestAutoAll(t *testing.T) {
+	t.Parallel()
+	repo := filepath.Join(testdomain.TempDir(t), "repo")
+	p := testdomain.Program{Env: []string{"VIRTBACKUP_REPO=" + repo}}
+	r := p.Must(t, []int{1}, "auto", "--all", "--connect", "test:///default")
+	if !strings.Contains(r.Stderr, "error: domain test: ") || !strings.Contains(r.Stderr, "1 of 1 domains were not backed up: test") {
+		t.Error("it has not tried the domain named test")
+	}
+	if left := listing(t, repo); left != " absent" {
+		t.Errorf("left: %s", left)
+	}
+}
+
+// A point is found by its name, by a time, or as the newest; disks and format
+// can be chosen.
+func TestRestoreOptions(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	s.backUp(0, "full")
+	time.Sleep(1100 * time.Millisecond) // times on the command line are whole seconds
+	s.Write("vda", 0, 128<<10, 0x43)
+	s.backUp(0, "inc")
+	for i, at := range [][]string{
+		{"check1"}, {"check2"}, {s.points[0].Time.Local().Format(time.DateTime)}, {s.points[1].Time.Format(time.RFC3339Nano)}, {"latest"}, nil,
+	} {
+		to := filepath.Join(s.Dir, "at", string(rune('a'+i)))
+		args := []string{"restore", "--json", s.Name, "--to", to, "--format", "raw"}
+		if at != nil {
+			args = append(args, "--at", at[0])
+		}
+		want := s.points[[]int{0, 1, 0, 1, 1, 1}[i]]
+		got := decode[restore.Result](t, s.run(args...))
+		if got.Point != want.ID || len(got.Disks) != 2 {
+			t.Fatalf("at %q: %+v, want %s", at, got, want.ID)
+		}
+		for _, d := range got.Disks {
+			sameBytes(t, d.Image, want.truth[d.Target])
+		}
+	}
+	to := filepath.Join(s.Dir, "one")
+	if err := os.Mkdir(to, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := s.run("restore", s.Name, "--disk", "vdb", "--to", to)
+	wantLine(t, r.Stdout, `^restored check2 of domain `+s.Name)
+	if names := names(t, to); !slices.Equal(names, []string{s.Name + ".xml", "vdb.qcow2"}) {
+		t.Errorf("restored: %q", names)
+	}
+	testdomain.Same(t, filepath.Join(to, "vdb.qcow2"), "qcow2", s.points[1].truth["vdb"])
+	if doc, err := os.ReadFile(filepath.Join(to, s.Name+".xml")); err != nil || !strings.Contains(string(doc), "<uuid>"+s.UUID+"</uuid>") {
+		t.Errorf("the domain's XML: %v\n%s", err, doc)
+	}
+}
+
+func names(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// Options may stand anywhere, for every command.
+func TestOptionsAnywhere(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	p := testdomain.Program{} // without the environment: --repo must be found
+	to := filepath.Join(s.Dir, "to")
+	for _, line := range []string{
+		"full NAME --repo REPO --quiet", "--repo REPO full --quiet NAME", "--repo=REPO inc NAME --since check1", "inc --since=check2 NAME --repo REPO",
+		"diff NAME --repo REPO --since check1 --disk vda --exclude vdb", "diff --since check1 --repo REPO -- NAME", "copy --disk vda --repo REPO NAME --disk vdb",
+		"auto NAME --repo REPO", "list NAME --repo REPO", "list --repo REPO NAME", "show --repo REPO NAME@check1", "show NAME@check1 --repo REPO --json",
+		"restore NAME --repo REPO --to TO/1 --at check1", "restore --to TO/2 NAME --at=check1 --repo=REPO", "--repo REPO restore --disk vda NAME --to TO/3",
+		"checkpoint list NAME --repo REPO", "checkpoint --repo REPO size NAME", "checkpoint delete NAME --repo REPO check1 --force", "--repo REPO checkpoint delete --force NAME check2",
+	} {
+		p.Must(t, nil, strings.Fields(strings.NewReplacer("NAME", s.Name, "REPO", s.repo, "TO", to).Replace(line))...)
+	}
+	if got := strings.Join(names(t, filepath.Join(s.repo, s.Name)), " "); got != "check1 check2 check3 check4 check8 copy7 diff5 diff6 lock" {
+		t.Errorf("the repository holds %s", got)
+	}
+}
+
+// Results go to standard output, log and progress to standard error, as much as
+// was asked for.
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	tests := []struct {
+		args             string
+		log, bars, steps bool
+	}{
+		{"", true, false, false},
+		{"--quiet", false, false, false},
+		{"--verbose", true, false, true},
+		{"--progress never", true, false, false},
+		{"--progress always", true, true, false},
+		{"--progress always --quiet", false, false, false},
+	}
+	for _, tt := range tests {
+		r := s.run(append([]string{"full", s.Name}, strings.Fields(tt.args)...)...)
+		if got := strings.Contains(r.Stderr, "full check"); got != tt.log {
+			t.Errorf("%q: log %v", tt.args, got)
+		}
+		if got := strings.Contains(r.Stderr, "\x1b["); got != tt.bars || got && !strings.Contains(r.Stderr, "done") {
+			t.Errorf("%q: bars %v", tt.args, got)
+		}
+		if got := strings.Contains(r.Stderr, "step begin"); got != tt.steps {
+			t.Errorf("%q: steps %v", tt.args, got)
+		}
+		wantLine(t, r.Stdout, `^check\d+: full of domain `+s.Name+`, crash consistent, .* in \d`)
+		wantLine(t, r.Stdout, `^  vda +full +8.0 MiB +1.0 MiB `)
+		json := s.run(append([]string{"--json", "copy", s.Name}, strings.Fields(tt.args)...)...)
+		if got := decode[backup.Result](t, json); got.Point.Kind != "copy" {
+			t.Errorf("%q: %+v", tt.args, got)
+		}
+	}
+	s.rejects(rejection{2, `not "sometimes"`, "--help"}, []string{"list", "--progress", "sometimes"})
+	s.rejects(rejection{2, "--quiet and --verbose", "one of them"}, []string{"list", "--quiet", "--verbose"})
+}

@@ -1,0 +1,399 @@
+package tests
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// filled is a domain of two disks that hold data: vda 24 MiB, vdb 20 MiB, whose
+// size is no multiple of a cluster.
+func filled(t *testing.T) *site {
+	t.Helper()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 48 << 20}, testdomain.Disk{Target: "vdb", Size: 40<<20 + 37*512}))
+	s.IO("vda", "write -P 0x11 8M 24M")
+	s.IO("vdb", "write -P 0x22 4M 20M", "write -P 0x23 40M 18944")
+	s.writeAll(1)
+	return s
+}
+
+// wantSmall checks that the image of a disk holds what changed, not the disk.
+func wantSmall(t *testing.T, p backup.Result, target string) {
+	t.Helper()
+	const most = 3 << 20 // of 20 MiB and more that the disks hold
+	if d := disk(t, p.Point, target); d.ImageBytes > most || d.DataBytes > most {
+		t.Errorf("%s of %s holds %d bytes of data in %d, want %d at most", target, p.Point.ID, d.DataBytes, d.ImageBytes, most)
+	}
+}
+
+// When QEMU is killed the bitmaps are lost: the disks are read in full and
+// compared with the point before, the points stay small, the chain goes on, and
+// everybody is told.
+func TestRescan(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	s.writeAll(2)
+	s.backUp(0, "inc", "--compress", "zstd")
+	s.crash(3)
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb rescan")
+	for _, target := range []string{"vda", "vdb"} {
+		wantSmall(t, inc, target)
+		words := "disk " + target + " is read in full and compared with point check2: the bitmap of checkpoint check2 is missing or broken"
+		wantSaid(t, inc.Warnings, words)
+		wantSaid(t, inc.Point.Warnings, words)
+		if d := disk(t, inc.Point, target); d.Parent != "../check2/"+target+".qcow2" || !strings.Contains(d.Reason, "missing or broken") {
+			t.Errorf("%s has the parent %q, reason %q", target, d.Parent, d.Reason)
+		}
+	}
+	list := s.program.Must(t, nil, "list", s.Name).Stdout
+	if !strings.Contains(list, "vda vdb rescanned: the bitmap of checkpoint check2 is missing or broken") {
+		t.Errorf("list does not say why:\n%s", list)
+	}
+	s.writeAll(4)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.crash(5)
+	diff := s.backUp(3, "diff", "--compress", "zstd")
+	wantKinds(t, diff.Point, "vda rescan, vdb rescan")
+	wantSmall(t, diff, "vda")
+	auto := s.backUp(3, "auto")
+	wantKinds(t, auto.Point, "vda rescan, vdb rescan")
+	wantSmall(t, auto, "vdb")
+	if !strings.Contains(auto.Why, "compared with check4") {
+		t.Errorf("auto chose %q", auto.Why)
+	}
+	// Nothing has changed since: nothing is stored.
+	s.Kill()
+	s.Start()
+	none := s.backUp(3, "inc")
+	wantKinds(t, none.Point, "vda rescan, vdb rescan")
+	for _, d := range none.Point.Disks {
+		if d.DataBytes != 0 || d.ZeroBytes != 0 {
+			t.Errorf("%s: %d bytes of data and %d of zeros, although nothing has changed", d.Target, d.DataBytes, d.ZeroBytes)
+		}
+	}
+	s.writeAll(6)
+	wantKinds(t, s.backUp(0, "auto").Point, "vda inc, vdb inc")
+	s.check()
+}
+
+// The disk whose bitmap is lost is compared in the job that copies the other one
+// incrementally; a new disk is copied in full.
+func TestRescanOfOneDisk(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	s.Destroy()
+	testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk("vdb").Source, "check1")
+	s.Start()
+	s.attach("vdc", 8<<20+512)
+	s.writeAll(2)
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda inc, vdb rescan, vdc full")
+	wantSmall(t, inc, "vdb")
+	s.writeAll(3)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc, vdc inc")
+	// A checkpoint of one disk does not cover the other.
+	s.backUp(0, "full", "--disk", "vda")
+	s.writeAll(4)
+	wantKinds(t, s.backUp(3, "inc").Point, "vda inc, vdb full, vdc full")
+	s.check()
+}
+
+// A disk that grew or shrank meanwhile is compared as far as the point before
+// has it.
+func TestRescanOfResizedDisks(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	testdomain.Virsh(t, "blockresize", s.Name, "vda", fmt.Sprintf("%dB", 50<<20+512))
+	testdomain.Virsh(t, "blockresize", s.Name, "vdb", fmt.Sprintf("%dB", 40<<20+100*512))
+	s.IO("vda", "write -P 0x33 50M 512", "write -P 0x34 48M 64k")
+	s.crash(2)
+	grown := s.backUp(3, "inc")
+	wantKinds(t, grown.Point, "vda rescan, vdb rescan")
+	wantSmall(t, grown, "vda")
+	wantSmall(t, grown, "vdb")
+	testdomain.Virsh(t, "blockresize", s.Name, "vda", fmt.Sprintf("%dB", 31<<20+512))
+	s.crash(3)
+	shrunk := s.backUp(3, "inc")
+	wantKinds(t, shrunk.Point, "vda rescan, vdb rescan")
+	wantSaid(t, shrunk.Warnings, "disk vda is read in full and compared with point check2: ")
+	wantSmall(t, shrunk, "vda")
+	testdomain.Virsh(t, "blockresize", s.Name, "vda", fmt.Sprintf("%dB", 48<<20))
+	s.writeAll(4)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.crash(5)
+	wantKinds(t, s.backUp(3, "inc").Point, "vda rescan, vdb rescan")
+	s.check()
+}
+
+// A disk that was shrunk and grown again has lost its end, which no bitmap says.
+func TestShrunkAndRegrown(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	s.writeAll(2)
+	s.backUp(0, "inc", "--compress", "zstd")
+	resize := func(target string, sizes ...int64) {
+		for _, size := range sizes {
+			testdomain.Virsh(t, "blockresize", s.Name, target, fmt.Sprintf("%dB", size))
+		}
+	}
+	resize("vda", 20<<20, 48<<20)
+	s.writeAll(3)
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb inc")
+	wantSmall(t, inc, "vda")
+	wantSaid(t, inc.Warnings, "was the disk shrunk and grown again")
+	resize("vdb", 40<<20+512, 41<<20) // within a cluster, whose rest QEMU writes
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.writeAll(4)
+	resize("vda", 40<<20, 50<<20) // only zeros are cut off
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	resize("vda", 10<<20, 50<<20)
+	s.IO("vda", "write -P 0x77 19M 2M", "write -P 0x78 49M 64k")
+	s.refused(1, "was the disk shrunk and grown again", "inc", s.Name, "--fallback", "fail")
+	wantKinds(t, s.backUp(3, "inc", "--fallback", "full").Point, "vda full, vdb inc")
+	s.check()
+}
+
+// Two images that change places carry bitmaps of the same name, which say
+// nothing of what changed on the disk.
+func TestSwappedImages(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
+	s.IO("vda", "write -P 0x11 0 8M")
+	s.IO("vdb", "write -P 0x22 0 8M")
+	s.backUp(0, "full")
+	a, b := s.Disk("vda").Source, s.Disk("vdb").Source
+	s.Destroy()
+	s.redefine(a, a+".tmp") // by definition
+	s.redefine(b, a)
+	s.redefine(a+".tmp", b)
+	s.Disks[0].Source, s.Disks[1].Source = b, a
+	s.Start()
+	s.writeAll(1)
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb rescan")
+	wantSaid(t, inc.Warnings, fmt.Sprintf("its image was another one then (%s, now %s)", a, b))
+	s.writeAll(2)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.Destroy()
+	testdomain.Tool(t, "mv", a, a+".tmp") // by name
+	testdomain.Tool(t, "mv", b, a)
+	testdomain.Tool(t, "mv", a+".tmp", b)
+	s.Start()
+	inc = s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb rescan")
+	wantSaid(t, inc.Warnings, "was replaced by another file since")
+	// Moved, but the same.
+	s.Destroy()
+	testdomain.Tool(t, "mv", a, a+".moved")
+	s.redefine(a, a+".moved")
+	s.Disks[1].Source = a + ".moved"
+	s.Start()
+	s.writeAll(3)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.check()
+}
+
+// A live snapshot that is committed back, and a disk that is moved while the
+// guest runs: whatever became of the bitmaps, the points are right.
+func TestLiveBlockJobs(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	base, overlay, moved := s.Disk("vda").Source, filepath.Join(s.Dir, "overlay"), filepath.Join(s.Dir, "moved")
+	snapshot := func() {
+		testdomain.Virsh(t, "snapshot-create-as", s.Name, "snap", "--disk-only", "--no-metadata",
+			"--diskspec", "vda,file="+overlay, "--diskspec", "vdb,snapshot=no")
+		s.Disks[0].Source = overlay
+	}
+	commit := func() {
+		testdomain.Virsh(t, "blockcommit", s.Name, "vda", "--active", "--pivot", "--wait", "--delete")
+		s.Disks[0].Source = base
+	}
+	snapshot()
+	s.writeAll(2)
+	commit()
+	s.writeAll(3)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc") // as if nothing had been
+	snapshot()
+	s.writeAll(4)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	commit()
+	s.writeAll(5)
+	inc := s.backUp(3, "inc") // the point before was of the overlay
+	wantKinds(t, inc.Point, "vda rescan, vdb inc")
+	wantSmall(t, inc, "vda")
+	if _, err := testdomain.TryVirsh(t, "blockcopy", s.Name, "vda", moved, "--wait", "--pivot", "--transient-job"); err != nil {
+		t.Fatal(err)
+	}
+	s.Disks[0].Source = moved
+	s.writeAll(6)
+	inc = s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb inc")
+	wantSaid(t, inc.Warnings, "its image was another one then")
+	s.check()
+}
+
+// A disk that becomes raw is copied in full, and one that becomes qcow2 again is
+// compared with the copy of the raw one.
+func TestDiskTurnsRaw(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	image, raw := s.Disk("vdb").Source, filepath.Join(s.Dir, "vdb.raw")
+	convert := func(from, fromFormat, to, toFormat string) {
+		s.Destroy()
+		testdomain.Tool(t, "qemu-img", "convert", "-f", fromFormat, "-O", toFormat, from, to)
+		xml := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
+		before := fmt.Sprintf("<driver name='qemu' type='%s' discard='unmap'/>\n      <source file='%s'/>", fromFormat, from)
+		if !strings.Contains(xml, before) {
+			t.Fatalf("the domain's XML has changed:\n%s", xml)
+		}
+		s.redefine(before, fmt.Sprintf("<driver name='qemu' type='%s' discard='unmap'/><source file='%s'/>", toFormat, to))
+		s.Disks[1].Source, s.Disks[1].Format = to, toFormat
+		s.Start()
+	}
+	convert(image, "qcow2", raw, "raw")
+	s.writeAll(2)
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda inc, vdb full")
+	wantSaid(t, inc.Warnings, "disk vdb is raw now")
+	s.writeAll(3)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb full") // no news any more
+	if err := os.Remove(image); err != nil {
+		t.Fatal(err)
+	}
+	convert(raw, "raw", image, "qcow2")
+	s.writeAll(4)
+	inc = s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda inc, vdb rescan")
+	wantSmall(t, inc, "vdb")
+	s.writeAll(5)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.check()
+}
+
+// Damage in the point that a disk would be compared with is not taken for good:
+// the disk is copied in full.
+func TestRescanOfDamagedPoint(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	first := s.backUp(0, "full").Point
+	s.writeAll(2)
+	second := s.backUp(0, "inc").Point
+	s.crash(3)
+	flip(t, s.image(first, "vda"), 9<<20)
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda full, vdb rescan")
+	wantSaid(t, inc.Warnings, "disk vda is copied in full, as its image in point check2 cannot be compared with: ")
+	wantSaid(t, inc.Point.Warnings, "check1/vda.qcow2")
+	if got := disk(t, inc.Point, "vda").Reason; !strings.Contains(got, "missing or broken, and its image in point check2 is damaged") {
+		t.Errorf("the reason of vda is %q", got)
+	}
+	s.crash(4)
+	if err := os.Remove(s.image(second, "vdb")); err != nil {
+		t.Fatal(err)
+	}
+	inc = s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb full")
+	s.points = s.points[3:] // the others are damaged
+	s.check()
+}
+
+// A chain that is seen to be broken is not made longer.
+func TestIncrementalOnDamagedPoint(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	first := s.backUp(0, "full").Point
+	s.writeAll(2)
+	s.backUp(0, "inc")
+	if err := os.Remove(s.image(first, "vda")); err != nil {
+		t.Fatal(err)
+	}
+	s.writeAll(3)
+	s.refused(5, "check1", "inc", s.Name, "--fallback", "fail")
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda full, vdb inc")
+	wantSaid(t, inc.Warnings, "disk vda is copied in full, as its image in point check2 is damaged: ")
+	s.writeAll(4)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.points = s.points[2:]
+	s.check()
+}
+
+// flip changes one byte of a file.
+func flip(t *testing.T, path string, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// With --fallback fail nothing is done.
+func TestFallbackFail(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.refused(2, "--fallback is rescan, full or fail", "inc", s.Name, "--fallback", "maybe")
+	wantKinds(t, s.backUp(0, "auto", "--fallback", "fail").Point, "vda full, vdb full")
+	s.writeAll(2)
+	wantKinds(t, s.backUp(0, "inc", "--fallback", "fail").Point, "vda inc, vdb inc")
+	s.crash(3)
+	for _, kind := range []string{"inc", "diff", "auto"} {
+		s.refused(1, "disk vda: the bitmap of checkpoint check", kind, s.Name, "--fallback", "fail")
+		s.refused(1, "hint: --fallback rescan", kind, s.Name, "--fallback", "fail")
+	}
+	wantKinds(t, s.backUp(3, "inc").Point, "vda rescan, vdb rescan")
+	s.check()
+}
+
+// A run that is killed while it compares leaves no temporary file behind, and the
+// next one cleans up.
+func TestRescanKilled(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	s.crash(2)
+	temp := testdomain.TempDir(t)
+	s.program.Env = append(s.program.Env, "TMPDIR="+temp)
+	p := s.program.Start(t, "inc", s.Name, "--limit-rate", "1M")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		// The images are made once the disks are open, just before they are compared.
+		if images, _ := filepath.Glob(filepath.Join(s.repo, s.Name, ".partial-*", "vd?.qcow2*")); len(images) == 2 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it does not compare")
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda rescan, vdb rescan")
+	if left, _ := os.ReadDir(temp); len(left) > 0 {
+		t.Errorf("left in the directory for temporary files: %v", left)
+	}
+	s.check()
+}

@@ -1,0 +1,255 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/forget"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// forgotten runs forget and returns what it has removed.
+func (s *site) forgotten(what string, args ...string) forget.Result {
+	s.t.Helper()
+	r := s.program.Must(s.t, nil, append([]string{"forget", what, "--json"}, args...)...)
+	var result forget.Result
+	if err := json.Unmarshal([]byte(r.Stdout), &result); err != nil {
+		s.t.Fatal(err)
+	}
+	return result
+}
+
+// wantForgotten checks what was removed, in this order.
+func wantForgotten(t *testing.T, r forget.Result, checkpoints, points string) {
+	t.Helper()
+	if got := strings.Join(r.Checkpoints, " "); got != checkpoints {
+		t.Errorf("checkpoints %q, want %q", got, checkpoints)
+	}
+	if got := strings.Join(r.Points, " "); got != points {
+		t.Errorf("points %q, want %q", got, points)
+	}
+}
+
+// chain makes the points check1 to check3, diff4 and copy5.
+func chain(t *testing.T) *site {
+	t.Helper()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
+	for round, kind := range []string{"full", "inc", "inc", "diff", "copy"} {
+		s.writeAll(int64(round + 1))
+		s.backUp(0, kind)
+	}
+	return s
+}
+
+// bitmaps lists those of vda, of a domain that is off.
+func (s *site) bitmaps() string {
+	s.t.Helper()
+	var names []string
+	for line := range strings.Lines(testdomain.Tool(s.t, "qemu-img", "info", s.Disk("vda").Source)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "name: "); ok {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// Of a running domain the bitmaps go, too; then it can be undefined. The points
+// stay, and a new chain can begin beside them.
+func TestForgetCheckpoints(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	testdomain.Virsh(t, "checkpoint-create-as", s.Name, "foreign")
+	before := s.everything(nil)
+	wantForgotten(t, s.forgotten(s.Name, "--dry-run"), "check3 check2 check1", "")
+	if after := s.everything(nil); after != before {
+		t.Errorf("the dry run has changed something: before\n%s\nafter\n%s", before, after)
+	}
+	wantForgotten(t, s.forgotten(s.Name+"@check2"), "check2", "")
+	s.refused(1, "checkpoint check2 is gone", "inc", s.Name, "--since", "check2", "--fallback", "fail")
+	wantForgotten(t, s.forgotten(s.Name), "check3 check1", "")
+	if r := s.program.Must(t, nil, "forget", s.Name); !strings.Contains(r.Stdout, "nothing to forget") {
+		t.Errorf("a second forget: %s", r.Stdout)
+	}
+	s.refused(1, "is gone from libvirt", "inc", s.Name, "--fallback", "fail")
+	if id := s.backUp(0, "auto", "--fallback", "full").Point.ID; id != "check6" {
+		t.Errorf("the next point is %s", id)
+	}
+	s.forgotten(s.Name)
+	if got := strings.Join(s.Checkpoints(), " "); got != "foreign" {
+		t.Errorf("checkpoints: %s", got)
+	}
+	s.check()
+	testdomain.Virsh(t, "checkpoint-delete", s.Name, "foreign")
+	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
+	s.Destroy()
+	if got := s.bitmaps(); got != "" {
+		t.Errorf("bitmaps are left: %s", got)
+	}
+	testdomain.Virsh(t, "undefine", s.Name)
+	file := filepath.Join(s.Dir, "again.xml")
+	write(t, file, doc)
+	testdomain.Virsh(t, "define", file) // for its clean-up
+}
+
+// Of a domain that is off the bitmaps stay: it can be undefined and defined
+// somewhere else, and go on.
+func TestForgetShutOff(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	s.writeAll(6)
+	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
+	s.Destroy()
+	result := s.forgotten(s.Name)
+	wantForgotten(t, result, "check3 check2 check1", "")
+	wantSaid(t, result.Notes, "the next run of a domain with this name, UUID")
+	testdomain.Virsh(t, "undefine", s.Name)
+	file := filepath.Join(s.Dir, "again.xml")
+	write(t, file, doc)
+	testdomain.Virsh(t, "define", file)
+	s.Start()
+	s.writeAll(7)
+	inc := s.backUp(0, "inc")
+	wantKinds(t, inc.Point, "vda inc")
+	if inc.Point.Parent != "check3" || len(inc.Recovered) != 3 {
+		t.Errorf("since %s, recovered %q", inc.Point.Parent, inc.Recovered)
+	}
+	s.check()
+}
+
+// A point that others need is not removed; one that nobody needs is, with its
+// checkpoint, and what is left restores.
+func TestForgetPoint(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	for point, children := range map[string]string{"check1": "check2, diff4", "check2": "check3"} {
+		s.rejects(rejection{1, point + " of domain " + s.Name + " is not removed: " + children + " could not", "newest first"},
+			[]string{"forget", s.Name + "@" + point, "--points"})
+	}
+	s.rejects(rejection{6, "check9", "virtbackup list"}, []string{"forget", s.Name + "@check9", "--points"})
+	s.rejects(rejection{6, "nosuch", "virsh list"}, []string{"forget", "nosuch", "--points"})
+	s.rejects(rejection{2, "DOMAIN[@POINT]", "--help"}, []string{"forget"})
+
+	wantForgotten(t, s.forgotten(s.Name+"@diff4", "--points", "--dry-run"), "", "diff4")
+	wantForgotten(t, s.forgotten(s.Name+"@diff4", "--points"), "", "diff4")
+	wantForgotten(t, s.forgotten(s.Name+"@check3", "--points"), "check3", "check3")
+	s.points = append(s.points[:2], s.points[4]) // check1 check2 copy5
+	s.writeAll(6)
+	inc := s.backUp(0, "inc")
+	wantKinds(t, inc.Point, "vda inc")
+	if inc.Point.ID != "check6" || inc.Point.Parent != "check2" {
+		t.Errorf("%s since %s, want check6 since check2", inc.Point.ID, inc.Point.Parent)
+	}
+	s.check()
+}
+
+// A damaged point may be in need of any before it.
+func TestForgetBesideDamage(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	write(t, filepath.Join(s.repo, s.Name, "check3", "manifest.json"), "{}")
+	s.rejects(rejection{1, "check3 may need it", "newest first"}, []string{"forget", s.Name + "@check2", "--points"})
+	wantForgotten(t, s.forgotten(s.Name, "--points", "--dry-run"), "check3 check2 check1", "copy5 diff4 check3 check2 check1")
+	wantForgotten(t, s.forgotten(s.Name+"@check3", "--points"), "check3", "check3")
+	wantForgotten(t, s.forgotten(s.Name, "--points"), "check2 check1", "copy5 diff4 check2 check1")
+}
+
+// All of a domain goes, and nothing of others; the next chain begins at one.
+func TestForgetAll(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	other := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
+	other.repo, other.program = s.repo, s.program
+	other.backUp(0, "full")
+	write(t, filepath.Join(s.repo, s.Name, ".partial-check6", "vda.qcow2"), "half")
+	result := s.forgotten(s.Name, "--points")
+	wantForgotten(t, result, "check3 check2 check1", "copy5 diff4 check3 check2 check1")
+	if left := listing(t, filepath.Join(s.repo, s.Name)); left != " absent" {
+		t.Errorf("left: %s", left)
+	}
+	s.points = nil
+	if id := s.backUp(0, "full").Point.ID; id != "check1" {
+		t.Errorf("the first point of a new chain is %s", id)
+	}
+	s.check()
+	other.check()
+}
+
+// A domain that libvirt does not know any more: its points can go. One of the
+// same name that is another domain is left alone.
+func TestForgetUnknownDomain(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	s.Destroy()
+	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
+	result := s.forgotten(s.Name)
+	wantForgotten(t, result, "", "")
+	wantSaid(t, result.Notes, "the points stay")
+	testdomain.Virsh(t, "define", filepath.Join(s.Dir, "domain.xml")) // it gets another UUID
+	s.Start()
+	testdomain.Virsh(t, "checkpoint-create-as", s.Name, "its-own")
+	result = s.forgotten(s.Name, "--points")
+	wantForgotten(t, result, "", "copy5 diff4 check3 check2 check1")
+	wantSaid(t, result.Notes, "libvirt does not know domain")
+	if got := strings.Join(s.Checkpoints(), " "); got != "its-own" {
+		t.Errorf("checkpoints: %s", got)
+	}
+	if left := listing(t, filepath.Join(s.repo, s.Name)); left != " absent" {
+		t.Errorf("left: %s", left)
+	}
+	// The old bitmaps are in the image still: their names are not used again.
+	s.points = nil
+	s.UUID = strings.TrimSpace(testdomain.Virsh(t, "domuuid", s.Name))
+	if id := s.backUp(0, "full").Point.ID; id != "check4" {
+		t.Errorf("the first point is %s, want check4", id)
+	}
+	s.writeAll(7)
+	s.backUp(0, "inc")
+	s.check()
+}
+
+// A renamed domain is found by its UUID; what it has under its new name stays.
+func TestForgetRenamed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
+	s.backUp(0, "full")
+	s.backUp(0, "inc")
+	old := s.Name
+	t.Cleanup(func() { _ = os.Remove("/var/log/libvirt/qemu/" + old + "-new.log") })
+	s.rename(old + "-new")
+	s.program.Must(t, []int{3}, "full", s.Name)
+	result := s.forgotten(old, "--points")
+	wantForgotten(t, result, "check2 check1", "check2 check1")
+	wantSaid(t, result.Notes, fmt.Sprintf("libvirt calls domain %s now %s", old, s.Name))
+	if got := strings.Join(s.Checkpoints(), " "); got != "check3" {
+		t.Errorf("checkpoints: %s", got)
+	}
+	s.program.Must(t, nil, "inc", s.Name)
+	s.rename(old)
+}
+
+// A forget that is killed at whatever instant leaves a point listed and whole,
+// or a leftover that the next run removes.
+func TestForgetHalfWay(t *testing.T) {
+	t.Parallel()
+	s := chain(t)
+	// What it does, in order: checkpoints, then for each point the rename and
+	// the removal. Here it dies between the two.
+	dir := filepath.Join(s.repo, s.Name)
+	if err := os.Rename(filepath.Join(dir, "check3"), filepath.Join(dir, ".partial-check3")); err != nil {
+		t.Fatal(err)
+	}
+	s.points = s.points[:2]
+	s.writeAll(6)
+	inc := s.backUp(0, "inc")
+	wantSaid(t, inc.Recovered, "checkpoint check3")
+	wantSaid(t, inc.Recovered, "the unfinished point .partial-check3")
+	wantKinds(t, inc.Point, "vda inc")
+	if inc.Point.Parent != "check2" {
+		t.Errorf("since %s, want check2", inc.Point.Parent)
+	}
+	s.check()
+}

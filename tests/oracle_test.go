@@ -1,0 +1,199 @@
+package tests
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// oracleRounds is how many points one oracle makes after its first full.
+const oracleRounds = 10
+
+// Whatever is written and however points are made, compressed or not, with
+// O_DIRECT or on a file system that refuses it, every point shows the disks as
+// they were at its instant.
+// VIRTBACKUP_SEED repeats a run; VIRTBACKUP_SOAK=1h goes on for an hour, as make
+// soak does.
+func TestOracle(t *testing.T) {
+	seed := newSeed(t)
+	soak := testdomain.Soak(t)
+	for start := time.Now(); ; seed++ {
+		if !t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { newOracle(t, seed).run(oracleRounds) }) {
+			t.Fatalf("VIRTBACKUP_SEED=%d repeats it", seed)
+		}
+		if time.Since(start) >= soak {
+			return
+		}
+	}
+}
+
+// oracle writes at random, and knows what every point has to show.
+type oracle struct {
+	*site
+	*rand.Rand
+	size   map[string]int64 // of the disks, as they grow
+	places []string         // where the repository may lie: with O_DIRECT, without
+	deck   []int            // of tunings
+}
+
+func newOracle(t *testing.T, seed uint64) *oracle {
+	t.Helper()
+	const odd = 48<<20 + 37*512 // no multiple of any cluster size
+	d := testdomain.New(t, testdomain.Disk{Target: "vda", Size: 64 << 20}, testdomain.Disk{Target: "vdb", Size: odd})
+	o := &oracle{site: newSite(t, d), Rand: rand.New(rand.NewPCG(seed, 0)), size: map[string]int64{"vda": 64 << 20, "vdb": odd}}
+	o.places = []string{filepath.Dir(o.repo), withoutDirect(t)}
+	o.at(o.places[o.IntN(2)])
+	return o
+}
+
+func (o *oracle) run(rounds int) {
+	o.t.Helper()
+	o.write()
+	o.make("full")
+	moves := o.Perm(rounds)[:3]
+	for round := range rounds {
+		if o.IntN(4) == 0 {
+			o.grow([]string{"vda", "vdb"}[o.IntN(2)])
+		}
+		if slices.Contains(moves, round) {
+			o.moveOn()
+		}
+		o.write()
+		o.point()
+	}
+	o.check()
+}
+
+// point makes a point of a kind chosen at random.
+func (o *oracle) point() {
+	o.t.Helper()
+	switch n := o.IntN(20); {
+	case n < 7:
+		o.make("inc")
+	case n < 12:
+		o.make("inc", "--since", o.base())
+	case n < 14:
+		o.make("diff")
+	case n < 17:
+		o.make("diff", "--since", o.base())
+	case n < 18:
+		o.make("copy")
+	default:
+		o.make("full")
+	}
+}
+
+// make makes a point, tuned at random, as next has it.
+func (o *oracle) make(kind string, args ...string) {
+	o.t.Helper()
+	u := o.next()
+	p := o.tuned(u, kind, args...)
+	o.t.Logf("%s: %s since %q, --compress %s, --direct %s, in a place with O_DIRECT %v",
+		p.ID, kind, p.Parent, u.compress, u.direct, takesDirect(o.t, o.repo))
+}
+
+// next deals from a deck, so that eight points have all of it: half of them are
+// compressed, and of each half one goes through the page cache whatever the file
+// system can do.
+func (o *oracle) next() tuning {
+	if len(o.deck) == 0 {
+		o.deck = o.Perm(8)
+	}
+	card := o.deck[0]
+	o.deck = o.deck[1:]
+	u := tuning{"none", "auto"}
+	if card%2 == 0 {
+		u.compress = []string{"zstd", fmt.Sprintf("zstd:%d", 1+o.IntN(9))}[o.IntN(2)]
+	}
+	if card < 2 {
+		u.direct = "never"
+	}
+	return u
+}
+
+// moveOn moves the repository to the other file system.
+func (o *oracle) moveOn() {
+	o.t.Helper()
+	to := o.places[0]
+	if filepath.Dir(o.repo) == to {
+		to = o.places[1]
+	}
+	o.move(to)
+}
+
+// base is any point that may be one.
+func (o *oracle) base() string {
+	var bases []string
+	for _, p := range o.points {
+		if p.IsBase() {
+			bases = append(bases, p.ID)
+		}
+	}
+	return bases[o.IntN(len(bases))]
+}
+
+// grow makes a disk up to 24 MiB larger, to any number of sectors.
+func (o *oracle) grow(target string) {
+	o.t.Helper()
+	o.size[target] += 512 * (1 + o.Int64N(24<<20/512))
+	testdomain.Virsh(o.t, "blockresize", o.Name, target, fmt.Sprintf("%dB", o.size[target]))
+}
+
+// write changes both disks, or now and then one only.
+func (o *oracle) write() {
+	o.t.Helper()
+	for _, target := range []string{"vda", "vdb"} {
+		if target == "vdb" && o.IntN(8) == 0 {
+			continue
+		}
+		var commands []string
+		for range 5 + o.IntN(40) {
+			commands = append(commands, o.command(o.size[target]))
+		}
+		o.IO(target, commands...)
+	}
+}
+
+// command is one random request to a disk of that size.
+func (o *oracle) command(size int64) string {
+	offset, length := o.place(size)
+	switch n := o.IntN(10); {
+	case n < 1:
+		return fmt.Sprintf("write -s %s %d %d", o.noise(), offset, length)
+	case n < 5:
+		return fmt.Sprintf("write -P %#x %d %d", 1+o.IntN(255), offset, length)
+	case n < 6:
+		return fmt.Sprintf("write -P 0 %d %d", offset, length) // zeros as data
+	case n < 7:
+		return fmt.Sprintf("write -z %d %d", offset, length)
+	case n < 8:
+		return fmt.Sprintf("write -z -u %d %d", offset, length)
+	default:
+		return fmt.Sprintf("discard %d %d", offset, length)
+	}
+}
+
+// place is a range of a disk: aligned to clusters, sectors or not at all, of a
+// few bytes up to some MiB, often at the end of the disk or in a small part of
+// it, so that requests hit what earlier ones have written.
+func (o *oracle) place(size int64) (offset, length int64) {
+	unit := []int64{1, 512, 4 << 10, 64 << 10, 1 << 20}[o.IntN(5)]
+	length = unit * (1 + o.Int64N(min(64, 4<<20/unit)))
+	switch o.IntN(6) {
+	case 0:
+		offset = size - length
+	case 1, 2:
+		offset = o.Int64N(8 << 20)
+	default:
+		offset = o.Int64N(size - length)
+	}
+	if unit > 1 || o.IntN(2) == 0 {
+		offset -= offset % unit
+	}
+	return offset, min(length, size-offset)
+}

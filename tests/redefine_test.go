@@ -1,0 +1,210 @@
+package tests
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// defineAnew lets libvirt forget the domain, shut off, with all its checkpoints,
+// and defines it anew as it was.
+func (s *site) defineAnew() {
+	s.t.Helper()
+	doc := testdomain.Virsh(s.t, "dumpxml", s.Name, "--inactive")
+	testdomain.Virsh(s.t, "undefine", s.Name, "--checkpoints-metadata")
+	file := filepath.Join(s.Dir, "anew.xml")
+	write(s.t, file, doc)
+	testdomain.Virsh(s.t, "define", file)
+	if left := s.Checkpoints(); len(left) != 0 {
+		s.t.Fatalf("checkpoints are left: %q", left)
+	}
+}
+
+// A domain that was undefined and defined again goes on with its chain: the
+// bitmaps are in the images, and have recorded what was written meanwhile.
+func TestUndefinedAndDefined(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16<<20 + 512}))
+	for round, kind := range []string{"full", "inc", "inc"} {
+		s.writeAll(int64(round + 1))
+		s.backUp(0, kind)
+	}
+	s.writeAll(4)
+	s.Destroy()
+	s.defineAnew()
+	report := s.recovered(3)
+	wantList(t, "left", report.Left, "checkpoint check1, which libvirt has lost", "checkpoint check2", "checkpoint check3")
+	s.Start()
+	s.writeAll(5)
+	dry := s.recovered(0, "--dry-run")
+	wantList(t, "dry run", dry.Fixed, "checkpoint check1, which libvirt has lost: to be defined again", "checkpoint check2", "checkpoint check3")
+	if left := s.Checkpoints(); len(left) != 0 {
+		t.Errorf("the dry run has defined %q", left)
+	}
+	inc := s.backUp(0, "inc")
+	wantKinds(t, inc.Point, "vda inc, vdb inc")
+	wantList(t, "recovered", inc.Recovered, "checkpoint check1, which libvirt has lost", "checkpoint check2", "checkpoint check3")
+	if inc.Point.Parent != "check3" || strings.Join(s.Checkpoints(), " ") != "check1 check2 check3 check4" {
+		t.Errorf("parent %s, checkpoints %q", inc.Point.Parent, s.Checkpoints())
+	}
+	s.writeAll(6)
+	wantKinds(t, s.backUp(0, "diff", "--since", "check1").Point, "vda inc, vdb inc")
+	s.check()
+}
+
+// The same with a transient domain, which libvirt forgets when it ends, and
+// with one that is undefined while it runs.
+func TestTransientDomain(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
+	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
+	file := filepath.Join(s.Dir, "transient.xml")
+	write(t, file, doc)
+	s.writeAll(1)
+	s.backUp(0, "full")
+	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
+	s.writeAll(2)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc")
+	s.Destroy()
+	testdomain.Virsh(t, "create", file, "--paused")
+	s.writeAll(3)
+	inc := s.backUp(0, "inc")
+	wantKinds(t, inc.Point, "vda inc")
+	wantList(t, "recovered", inc.Recovered, "checkpoint check1", "checkpoint check2")
+	testdomain.Virsh(t, "define", file) // for its clean-up
+	s.check()
+}
+
+// Only what is valid is defined again: of three checkpoints one has lost the
+// bitmap of one disk, and one is gone. What is gone is told once.
+func TestLostBitmaps(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
+	for round, kind := range []string{"full", "inc", "inc"} {
+		s.writeAll(int64(round + 1))
+		s.backUp(0, kind)
+	}
+	s.Destroy()
+	for bitmap, targets := range map[string][]string{"check2": {"vda", "vdb"}, "check3": {"vdb"}} {
+		for _, target := range targets {
+			testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk(target).Source, bitmap)
+		}
+	}
+	s.defineAnew()
+	s.Start()
+	s.writeAll(4)
+	report := s.recovered(0)
+	wantList(t, "fixed", report.Fixed, "checkpoint check1", "checkpoint check3, which libvirt has lost (without the bitmap of vdb")
+	wantList(t, "lost", report.Lost, "checkpoint check2: its bitmaps are missing or broken")
+	wantKinds(t, s.backUp(3, "inc", "--fallback", "full").Point, "vda inc, vdb full")
+	s.writeAll(5)
+	s.refused(1, "checkpoint check2 is gone", "inc", s.Name, "--since", "check2", "--fallback", "fail")
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	// Everything lost, as when QEMU was killed: nothing is a base, and nothing
+	// stays defined.
+	s.Kill()
+	s.defineAnew()
+	s.Start()
+	wantList(t, "lost", s.recovered(0).Lost, "checkpoint check1", "checkpoint check2", "checkpoint check3", "checkpoint check4", "checkpoint check5")
+	if left := s.Checkpoints(); len(left) != 0 {
+		t.Errorf("checkpoints: %q", left)
+	}
+	if auto := s.backUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || len(auto.Recovered) != 0 {
+		t.Errorf("auto made a %s, recovered %q", auto.Point.Kind, auto.Recovered)
+	}
+	s.check()
+}
+
+// A checkpoint.xml that somebody has changed is not given to libvirt.
+func TestChangedCheckpointXML(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
+	s.backUp(0, "full")
+	s.Destroy()
+	s.defineAnew()
+	s.Start()
+	file := filepath.Join(s.repo, s.Name, "check1", "checkpoint.xml")
+	doc, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(string(doc), "check1", "check7", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantList(t, "lost", s.recovered(0).Lost, "checkpoint check1: point check1")
+	if left := s.Checkpoints(); len(left) != 0 {
+		t.Errorf("checkpoints: %q", left)
+	}
+}
+
+// A bitmap whose name is needed, and whose origin nobody knows, stays; the point
+// gets another number.
+func TestBitmapAlreadyExists(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
+	image := s.Disk("vda").Source
+	for _, name := range []string{"check1", "check2", "check4", "check5"} {
+		testdomain.Tool(t, "qemu-img", "bitmap", "--add", image, name)
+	}
+	s.Start()
+	s.writeAll(1)
+	// Each try goes twice as far as the one before: 1, 2, 4, 8.
+	if id := s.backUp(0, "full").Point.ID; id != "check8" {
+		t.Errorf("the point is %s, want check8", id)
+	}
+	s.writeAll(2)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc")
+	s.Destroy()
+	info := testdomain.Tool(t, "qemu-img", "info", image)
+	for _, name := range []string{"check1", "check2", "check4", "check5"} {
+		if !strings.Contains(info, "name: "+name+"\n") {
+			t.Errorf("the bitmap %s is gone", name)
+		}
+	}
+	s.check()
+}
+
+// A renamed domain starts anew under its new name, and harms neither the points
+// nor the checkpoints of its old one; renamed back, it goes on.
+func TestRename(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
+	s.writeAll(1)
+	s.backUp(0, "full")
+	old := s.Name
+	t.Cleanup(func() { _ = os.Remove("/var/log/libvirt/qemu/" + old + "-new.log") })
+	s.rename(old + "-new")
+	s.writeAll(2)
+	r := s.program.Must(t, []int{6}, "inc", s.Name)
+	for _, words := range []string{"was called " + old, "virsh domrename " + s.Name + " " + old, "no point with a checkpoint"} {
+		if !strings.Contains(r.Stderr, words) {
+			t.Errorf("it does not say %q", words)
+		}
+	}
+	r = s.program.Must(t, []int{3}, "full", s.Name, "--json")
+	if !strings.Contains(r.Stdout, `"id": "check2"`) {
+		t.Error("the first point under the new name is not check2")
+	}
+	s.program.Must(t, nil, "inc", s.Name)
+	s.program.Must(t, nil, "recover", s.Name)
+	if got := strings.Join(s.Checkpoints(), " "); got != "check1 check2 check3" {
+		t.Errorf("checkpoints: %s", got)
+	}
+	s.rename(old)
+	s.writeAll(3)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc")
+	s.check()
+}
+
+// rename gives the domain another name, for which it has to be off.
+func (s *site) rename(name string) {
+	s.t.Helper()
+	s.Destroy()
+	testdomain.Virsh(s.t, "domrename", s.Name, name)
+	s.Name = name
+	s.Start()
+}

@@ -1,0 +1,182 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// slowSite is a domain with so much data that a full takes a while, a first
+// point, and a change since.
+func slowSite(t *testing.T) *site {
+	t.Helper()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}, testdomain.Disk{Target: "vdb", Size: 1 << 20}))
+	s.Write("vdb", 0, 64<<10, 0x41)
+	s.backUp(0, "full")
+	s.Write("vda", 0, 384<<20, 0x42)
+	return s
+}
+
+// stopped starts a run and stops the process in mid-copy.
+func (s *site) stopped(args ...string) *testdomain.Process {
+	s.t.Helper()
+	p := s.program.Start(s.t, args...)
+	for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
+		images, _ := filepath.Glob(filepath.Join(s.repo, s.Name, ".partial-*", "vda.qcow2"))
+		if len(images) == 0 {
+			continue
+		}
+		p.Signal(syscall.SIGSTOP)
+		time.Sleep(50 * time.Millisecond) // all its threads
+		if images, _ = filepath.Glob(images[0]); len(images) == 0 || !s.HasJob() {
+			s.t.Fatal("the run was over before it was stopped")
+		}
+		return p
+	}
+	s.t.Fatal("no image after a minute")
+	return nil
+}
+
+// A signal in mid-copy ends the run in order: it says so, nothing is left and
+// nothing changed, and the next run goes on as if nothing had been.
+func TestSignals(t *testing.T) {
+	s := slowSite(t)
+	before := s.everything(nil)
+	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		p := s.stopped("full", s.Name)
+		p.Signal(signal)
+		p.Signal(syscall.SIGCONT)
+		r := p.Wait()
+		if r.Code != 128+int(signal) {
+			t.Errorf("%s: exit %d", signal, r.Code)
+		}
+		for _, words := range []string{signal.String() + ": cleaning up", "ending the backup job", "deleting checkpoint check2",
+			"removing the unfinished point check2", "\nerror: ", "ended by signal: " + signal.String()} {
+			if !strings.Contains(r.Stderr, words) {
+				t.Errorf("%s: it does not say %q", signal, words)
+			}
+		}
+		if strings.Contains(r.Stderr, "context canceled") {
+			t.Errorf("%s: it speaks of a context", signal)
+		}
+		if r.Stdout != "" {
+			t.Errorf("%s: standard output: %s", signal, r.Stdout)
+		}
+		if after := s.everything(nil); after != before {
+			t.Errorf("%s has changed something: before\n%s\nafter\n%s", signal, before, after)
+		}
+	}
+	if id := s.backUp(0, "inc").Point.ID; id != "check2" {
+		t.Errorf("the next point is %s, want check2", id)
+	}
+	wantKinds(t, s.points[1].Manifest, "vda inc, vdb inc")
+	s.check()
+}
+
+// A signal during the first run takes the repository away again that the run
+// has made.
+func TestSignalInTheFirstRun(t *testing.T) {
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}))
+	s.Write("vda", 0, 384<<20, 0x42)
+	before := s.everything(nil)
+	p := s.stopped("full", s.Name)
+	p.Signal(syscall.SIGINT)
+	p.Signal(syscall.SIGCONT)
+	if r := p.Wait(); r.Code != 130 {
+		t.Errorf("exit %d, want 130", r.Code)
+	}
+	if after := s.everything(nil); after != before {
+		t.Errorf("something is left: before\n%s\nafter\n%s", before, after)
+	}
+}
+
+// A second run for the same domain ends at once and leaves the first one alone.
+func TestSecondRun(t *testing.T) {
+	s := slowSite(t)
+	truth := s.truths()
+	p := s.stopped("--json", "inc", s.Name)
+	want := rejection{4, fmt.Sprintf("domain %s is locked by process %d", s.Name, p.Cmd.Process.Pid), "another run"}
+	for _, args := range [][]string{{"inc", s.Name}, {"full", s.Name}, {"checkpoint", "delete", s.Name, "check1", "--force"}} {
+		s.rejects(want, args)
+	}
+	s.program.Must(t, nil, "list", s.Name)
+	p.Signal(syscall.SIGCONT)
+	r := p.Wait()
+	if r.Code != 0 {
+		t.Fatalf("the first run: exit %d", r.Code)
+	}
+	s.add(r, truth)
+	s.check()
+}
+
+// A run that was killed leaves its job, checkpoint and partial point; the next
+// one says what it found, puts it right, and succeeds.
+func TestKill(t *testing.T) {
+	s := slowSite(t)
+	listed := listing(t, filepath.Join(s.repo, s.Name, "check1"))
+	p := s.stopped("inc", s.Name)
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	if !s.HasJob() || !slices.Contains(s.Checkpoints(), "check2") {
+		t.Fatal("the killed run has left no job or no checkpoint: nothing to put right")
+	}
+	if got := s.program.Must(t, nil, "list", s.Name, "--json").Stdout; strings.Count(got, `"id"`) != 1 {
+		t.Errorf("an unfinished point is listed: %s", got)
+	}
+	s.checkRestored(s.points[0], "raw")
+
+	truth := s.truths()
+	r := s.program.Must(t, nil, "--json", "inc", s.Name)
+	var result backup.Result
+	if err := json.Unmarshal([]byte(r.Stdout), &result); err != nil {
+		t.Fatal(err)
+	}
+	for _, words := range []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2"} {
+		wantSaid(t, result.Recovered, words)
+		if !strings.Contains(r.Stderr, "cleaned up after an earlier run: "+words) {
+			t.Errorf("it does not say that it has cleaned up %q", words)
+		}
+	}
+	s.add(r, truth)
+	wantKinds(t, result.Point, "vda inc, vdb inc")
+	if now := listing(t, filepath.Join(s.repo, s.Name, "check1")); now != listed {
+		t.Errorf("the older point has changed: %s, was %s", now, listed)
+	}
+	if partial, _ := filepath.Glob(filepath.Join(s.repo, s.Name, ".partial-*")); len(partial) != 0 {
+		t.Errorf("left: %q", partial)
+	}
+	if files, _ := filepath.Glob(fmt.Sprintf("/var/lib/libvirt/qemu/virtbackup/*%.8s*", s.UUID)); len(files) != 0 {
+		t.Errorf("left: %q", files)
+	}
+	s.check()
+}
+
+// A signal during a restore removes what it has made.
+func TestSignalInARestore(t *testing.T) {
+	s := slowSite(t)
+	s.backUp(0, "inc")
+	to := filepath.Join(s.Dir, "a", "restored")
+	p := s.program.Start(t, "restore", s.Name, "--to", to)
+	for {
+		if _, err := os.Stat(filepath.Join(to, "vda.qcow2.partial")); err == nil {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	p.Signal(syscall.SIGTERM)
+	if r := p.Wait(); r.Code != 143 || !strings.Contains(r.Stderr, "terminated: cleaning up") {
+		t.Errorf("exit %d", r.Code)
+	}
+	if left := listing(t, filepath.Dir(to)); left != " absent" {
+		t.Errorf("left: %s", left)
+	}
+}

@@ -1,0 +1,193 @@
+package testdomain
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Domain is a throwaway domain. It is persistent, runs under TCG, and is
+// destroyed and undefined, with its files, when the test ends.
+type Domain struct {
+	Name  string
+	UUID  string
+	Dir   string // holds the disks' images; QEMU may write to it
+	Disks []Disk
+	t     testing.TB
+}
+
+// prefix begins every name that this process gives to a domain or directory.
+var prefix = fmt.Sprintf("vbtest-%d-", os.Getpid())
+
+var serial atomic.Int64
+
+// NewName returns a name that no other domain has.
+func NewName() string {
+	return prefix + strconv.FormatInt(serial.Add(1), 10)
+}
+
+// TempDir returns a new directory below /var/tmp that any user may enter, so
+// that QEMU reaches files in it, and which is on a real file system, not on a
+// tmpfs. It is removed when the test ends.
+func TempDir(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join("/var/tmp", NewName())
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// New defines a domain without an operating system and starts it paused: its
+// disks are written by Domain.IO and its relatives alone. It is up within a
+// second or two.
+func New(t testing.TB, disks ...Disk) *Domain {
+	t.Helper()
+	d := Define(t, disks...)
+	d.Start()
+	return d
+}
+
+// Define makes the disks and defines the domain of New without starting it.
+func Define(t testing.TB, disks ...Disk) *Domain {
+	t.Helper()
+	return define(t, 64, "<boot dev='hd'/>", "", disks)
+}
+
+// define makes and defines a domain; boot goes into <os>, devices into <devices>.
+func define(t testing.TB, memory int, boot, devices string, disks []Disk) *Domain {
+	t.Helper()
+	startHypervisor(t)
+	dir := TempDir(t)
+	d := &Domain{Name: filepath.Base(dir), Dir: dir, Disks: disks, t: t}
+	for i := range d.Disks {
+		d.Disks[i].create(t, dir)
+		devices += d.Disks[i].xml()
+	}
+	devices = strings.ReplaceAll(devices, "@DIR@", dir)
+	boot = strings.ReplaceAll(boot, "@DIR@", dir)
+	d.define(fmt.Sprintf(`<domain type='qemu'><name>%s</name><memory unit='MiB'>%d</memory><vcpu>1</vcpu>`+
+		`<os><type arch='x86_64' machine='pc'>hvm</type>%s</os><features><acpi/></features>`+
+		`<on_reboot>destroy</on_reboot><devices>`+
+		`<controller type='usb' model='none'/><memballoon model='none'/>%s</devices></domain>`,
+		d.Name, memory, boot, devices))
+	return d
+}
+
+func (d *Domain) define(xml string) {
+	d.t.Helper()
+	file := filepath.Join(d.Dir, "domain.xml")
+	if err := os.WriteFile(file, []byte(xml), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(d.remove)
+	Virsh(d.t, "define", file)
+	d.UUID = strings.TrimSpace(Virsh(d.t, "domuuid", d.Name))
+}
+
+// Start starts the domain with its processor paused.
+func (d *Domain) Start() {
+	d.t.Helper()
+	Virsh(d.t, "start", d.Name, "--paused")
+}
+
+// State is the first word of virsh domstate: running, paused, shut, …
+func (d *Domain) State() string {
+	d.t.Helper()
+	state, _, _ := strings.Cut(strings.TrimSpace(Virsh(d.t, "domstate", d.Name)), " ")
+	return state
+}
+
+// Destroy ends QEMU and waits until libvirt has seen it.
+func (d *Domain) Destroy() {
+	d.t.Helper()
+	Virsh(d.t, "destroy", d.Name)
+}
+
+// Pid is that of the domain's QEMU.
+func (d *Domain) Pid() int {
+	d.t.Helper()
+	text, err := os.ReadFile("/run/libvirt/qemu/" + d.Name + ".pid")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return pid
+}
+
+// Kill ends QEMU as a crash would, with SIGKILL, and waits until libvirt says
+// that the domain is off.
+func (d *Domain) Kill() {
+	d.t.Helper()
+	if err := syscall.Kill(d.Pid(), syscall.SIGKILL); err != nil {
+		d.t.Fatal(err)
+	}
+	for range 100 {
+		if d.State() == "shut" {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	d.t.Fatalf("%s is still %s, 5 s after its QEMU was killed", d.Name, d.State())
+}
+
+// remove destroys and undefines the domain, and shows what QEMU had to say
+// where the test failed.
+func (d *Domain) remove() {
+	if d.t.Failed() {
+		logTail(d.t, logOf(d.Name))
+		logTail(d.t, filepath.Join(d.Dir, "serial.log"))
+	}
+	if err := removeDomain(d.Name); err != nil {
+		d.t.Error(err)
+	}
+}
+
+// removeDomain takes a domain down that may or may not run or be defined.
+func removeDomain(name string) error {
+	_, _, _ = command("virsh", "-q", "-c", URI, "destroy", name)
+	_, _, err := command("virsh", "-q", "-c", URI, "undefine", name, "--checkpoints-metadata", "--snapshots-metadata")
+	removeLogs(name)
+	if err != nil && strings.Contains(err.Error(), "failed to get domain") {
+		return nil
+	}
+	return err
+}
+
+// Disk returns the disk with this target.
+func (d *Domain) Disk(target string) Disk {
+	d.t.Helper()
+	for _, disk := range d.Disks {
+		if disk.Target == target {
+			return disk
+		}
+	}
+	d.t.Fatalf("%s has no disk %s", d.Name, target)
+	return Disk{}
+}
+
+// Checkpoints names the domain's checkpoints as libvirt lists them, parents first.
+func (d *Domain) Checkpoints() []string {
+	d.t.Helper()
+	return strings.Fields(Virsh(d.t, "checkpoint-list", d.Name, "--name", "--topological"))
+}
+
+// HasJob says whether a backup job runs on the domain.
+func (d *Domain) HasJob() bool {
+	_, _, err := command("virsh", "-q", "-c", URI, "backup-dumpxml", d.Name)
+	return err == nil
+}

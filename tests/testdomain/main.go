@@ -1,0 +1,164 @@
+package testdomain
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+)
+
+// ours marks, in the environment, every process that a test starts.
+const ours = "VIRTBACKUP_TEST_RUN"
+
+// Main is what TestMain of a package with domains calls. It clears away what
+// earlier, killed runs left, runs the tests, and fails the run if any of them
+// left a domain, directory, socket, scratch file or process:
+//
+//	func TestMain(m *testing.M) { testdomain.Main(m) }
+func Main(m *testing.M) {
+	sweep()
+	if err := os.Setenv(ours, strconv.Itoa(os.Getpid())); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(binaries())
+	for _, leak := range leaks() {
+		fmt.Println("left behind by the tests:", leak)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+var hypervisor struct {
+	once sync.Once
+	err  error
+}
+
+// startHypervisor brings libvirtd up where it does not run. It outlives the
+// tests, so it does not carry their mark.
+func startHypervisor(t testing.TB) {
+	t.Helper()
+	hypervisor.once.Do(func() { hypervisor.err = bringUp() })
+	if hypervisor.err != nil {
+		t.Fatal(hypervisor.err)
+	}
+}
+
+// StartHypervisor brings libvirtd up again that a test has killed.
+func StartHypervisor(t testing.TB) {
+	t.Helper()
+	if err := bringUp(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func bringUp() error {
+	cmd := exec.Command(filepath.Join(root(), "scripts/hypervisor.sh"))
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, ours+"=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// places are where a test's things would be found, besides libvirt's list of
+// domains: directories; the NBD sockets and scratch files of virtbackup;
+// libvirt's checkpoint metadata.
+var places = []string{
+	"/var/tmp/%s*",
+	"/var/lib/libvirt/qemu/virtbackup/*%s*",
+	"/var/lib/libvirt/qemu/virtbackup/*/*%s*",
+	"/var/lib/libvirt/qemu/checkpoint/%s*/*",
+	"/var/log/libvirt/qemu/%s*",
+	"/run/virtbackup/*%s*",
+	"/run/virtbackup/*/*%s*",
+}
+
+// leaks names what this process's tests have left.
+func leaks() []string {
+	var found []string
+	for _, name := range domains(prefix) {
+		found = append(found, "domain "+name)
+	}
+	for _, place := range places {
+		files, _ := filepath.Glob(fmt.Sprintf(place, prefix))
+		found = append(found, files...)
+	}
+	return append(found, processes()...)
+}
+
+// domains lists those whose names begin with start.
+func domains(start string) []string {
+	out, _, err := command("virsh", "-q", "-c", URI, "list", "--all", "--name")
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, name := range strings.Fields(out) {
+		if strings.HasPrefix(name, start) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// processes names every process, other than this one, that carries this run's mark.
+func processes() []string {
+	mark := []byte(ours + "=" + strconv.Itoa(os.Getpid()) + "\x00")
+	var found []string
+	files, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, file := range files {
+		env, err := os.ReadFile(file)
+		if err != nil || !bytes.Contains(env, mark) {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "cmdline"))
+		found = append(found, "process "+filepath.Base(filepath.Dir(file))+": "+
+			strings.ReplaceAll(string(line), "\x00", " "))
+	}
+	return found
+}
+
+// sweep removes the domains and directories of test processes that no longer
+// exist: a test that was killed cannot clean up behind itself.
+func sweep() {
+	for _, name := range domains("vbtest-") {
+		if !alive(name) {
+			_ = removeDomain(name)
+		}
+	}
+	dirs, _ := filepath.Glob("/var/tmp/vbtest-*")
+	for _, dir := range dirs {
+		if !alive(filepath.Base(dir)) {
+			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
+// alive says whether the process in a name vbtest-PID-… exists.
+func alive(name string) bool {
+	fields := strings.Split(name, "-")
+	if len(fields) < 3 {
+		return true
+	}
+	pid, err := strconv.Atoi(fields[1])
+	return err != nil || syscall.Kill(pid, 0) != syscall.ESRCH
+}
+
+// signalOf is the signal that ended a process, or 0.
+func signalOf(s *os.ProcessState) int {
+	if w, ok := s.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+		return int(w.Signal())
+	}
+	return 0
+}

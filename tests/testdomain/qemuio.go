@@ -1,0 +1,156 @@
+package testdomain
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// IO runs qemu-io commands on a disk inside the domain's QEMU, one after the
+// other, so that dirty bitmaps see them: "write -P 0x41 0 64M", "write -z 0
+// 64k", "write -z -u 0 64k", "discard 0 64k", "flush". One that fails ends
+// the test.
+func (d *Domain) IO(target string, commands ...string) {
+	d.t.Helper()
+	if err := d.TryIO(target, commands...); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// mostAtOnce commands go to one virsh: starting virsh takes longer than most
+// of them, and an argument may have 128 KiB.
+const mostAtOnce = 200
+
+// TryIO is IO for what may fail. Commands that follow a failing one are run
+// nevertheless.
+func (d *Domain) TryIO(target string, commands ...string) error {
+	d.t.Helper()
+	for len(commands) > 0 {
+		n := min(len(commands), mostAtOnce)
+		if err := d.ioBatch(target, commands[:n]); err != nil {
+			return err
+		}
+		commands = commands[n:]
+	}
+	return nil
+}
+
+func (d *Domain) ioBatch(target string, commands []string) error {
+	// QEMU prints what became of a command to its log, not to the monitor. A
+	// command that qemu-io does not know marks the end of what is ours in it.
+	log := readLog(logOf(d.Name))
+	mark := fmt.Sprintf("end-%d", serial.Add(1))
+	var script strings.Builder
+	for _, c := range append(slices.Clone(commands), mark) {
+		fmt.Fprintf(&script, "qemu-monitor-command %s --hmp 'qemu-io -d /machine/peripheral/ua-%s/virtio-backend \"%s\"'; ",
+			d.Name, target, c)
+	}
+	out, _, err := command("virsh", "-q", "-c", URI, script.String())
+	if err == nil && strings.TrimSpace(out) != "" {
+		err = errors.New(strings.TrimSpace(out))
+	}
+	if err == nil {
+		out, err = log.until(`command "` + mark + `" not found`)
+	}
+	if err == nil {
+		err = judge(commands, out)
+	}
+	if err != nil {
+		return fmt.Errorf("qemu-io on %s of %s: %w", target, d.Name, err)
+	}
+	return nil
+}
+
+// done is what qemu-io prints for a request that it carried out.
+var done = regexp.MustCompile(`(?m)^(wrote|discard|read) (\d+)/(\d+) bytes at offset`)
+
+// others is what QEMU reports by itself, into the same log: its NBD server, for
+// example, of clients that were killed. qemu-io prints without its name.
+var others = regexp.MustCompile(`(?m)^.*qemu-system-x86_64: .*$`)
+
+// judge finds out whether all commands were carried out: the monitor command
+// succeeds whatever becomes of the request, so qemu-io's text has to tell.
+func judge(commands []string, out string) error {
+	want := 0
+	for _, c := range commands {
+		if verb, _, _ := strings.Cut(c, " "); verb != "flush" {
+			want++
+		}
+	}
+	got := 0
+	for _, m := range done.FindAllStringSubmatch(out, -1) {
+		if m[2] == m[3] {
+			got++
+		}
+	}
+	low := strings.ToLower(others.ReplaceAllString(out, ""))
+	if got != want || strings.Contains(low, "failed") || strings.Contains(low, "error") {
+		return errors.New(strings.Join(commands, "; ") + ": " + strings.TrimSpace(out))
+	}
+	return nil
+}
+
+// Write fills length bytes at offset with pattern.
+func (d *Domain) Write(target string, offset, length int64, pattern byte) {
+	d.t.Helper()
+	d.IO(target, fmt.Sprintf("write -P %#x %d %d", pattern, offset, length))
+}
+
+// Truth writes what the disk holds at this moment to the file raw, with
+// qemu-img alone. The domain must be paused, or its disk left alone.
+func (d *Domain) Truth(target, raw string) {
+	d.t.Helper()
+	disk := d.Disk(target)
+	// What QEMU still caches of the qcow2 metadata has to be in the file.
+	d.IO(target, "flush")
+	Tool(d.t, "qemu-img", "convert", "-U", "-f", disk.Format, "-O", "raw", disk.Source, raw)
+}
+
+// Flatten writes what an image, with its chain of backing files, holds to the
+// file raw, with qemu-img alone.
+func Flatten(t testing.TB, image, raw string) {
+	t.Helper()
+	Tool(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, raw)
+}
+
+// CheckImage lets qemu-img check a qcow2 image: an error or a leak ends the test.
+func CheckImage(t testing.TB, image string) {
+	t.Helper()
+	Tool(t, "qemu-img", "check", "-f", "qcow2", image)
+}
+
+var virtualSize = regexp.MustCompile(`"virtual-size": (\d+)`)
+
+// VirtualSize is what qemu-img info says, as digits.
+func VirtualSize(t testing.TB, image, format string) string {
+	t.Helper()
+	// The size of the image comes last: those of its children stand before it.
+	sizes := virtualSize.FindAllStringSubmatch(Tool(t, "qemu-img", "info", "-U", "--output=json", "-f", format, image), -1)
+	if len(sizes) == 0 {
+		t.Fatalf("qemu-img info %s names no virtual size", image)
+	}
+	return sizes[len(sizes)-1][1]
+}
+
+// Same ends the test where an image of any format ("qcow2", "raw") does not
+// hold exactly what the raw image truth holds, size included.
+func Same(t testing.TB, image, format, truth string) {
+	t.Helper()
+	if a, b := VirtualSize(t, image, format), VirtualSize(t, truth, "raw"); a != b {
+		t.Fatalf("%s has %s bytes, the truth has %s", image, a, b)
+	}
+	Tool(t, "qemu-img", "compare", "-U", "-f", format, "-F", "raw", image, truth)
+}
+
+// QemuIO runs one command of qemu-io on an image file that no QEMU has open;
+// a read with -P whose pattern is not found ends the test.
+func QemuIO(t testing.TB, image, format, command string) {
+	t.Helper()
+	out := Tool(t, "qemu-io", "-f", format, "-c", command, image)
+	if err := judge([]string{command}, out); err != nil {
+		t.Fatalf("%s: %v", image, err)
+	}
+}

@@ -59,14 +59,15 @@ func limitedTo(t *testing.T, rate, each int64) {
 }
 
 // follow watches a run until it ends: what it has written since the copy began,
-// as the kernel counts it (wchar, see proc(5)), each time that this has grown.
+// as the kernel counts it (wchar, see proc(5)), each time that this has grown,
+// and in the end.
 // began is the last moment before QEMU served the disks.
 func (s *site) follow(p *testdomain.Process) (began time.Time, flows []flow, r testdomain.Result) {
 	s.t.Helper()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		r = p.Wait()
+		p.AwaitEnd()
 	}()
 	sockets := fmt.Sprintf("/var/lib/libvirt/qemu/virtbackup/*-%.8s-*.sock", s.UUID)
 	var before int64
@@ -80,13 +81,15 @@ func (s *site) follow(p *testdomain.Process) (began time.Time, flows []flow, r t
 		}
 		select {
 		case <-ended:
-			return began, flows, r
+			// All that it wrote can still be seen: nobody has waited for it yet.
+			flows = append(flows, flow{time.Now(), writtenBy(p) - before})
+			return began, flows, p.Wait()
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
 }
 
-// writtenBy is how many bytes a process has written, 0 once it has ended.
+// writtenBy is how many bytes a process has written, 0 once it has been waited for.
 func writtenBy(p *testdomain.Process) int64 {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/io", p.Cmd.Process.Pid))
 	for line := range strings.Lines(string(text)) {

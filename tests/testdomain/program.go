@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Root is the top of the source tree.
@@ -159,6 +161,22 @@ func (r *Process) Signal(s os.Signal) {
 	r.t.Helper()
 	if err := r.Cmd.Process.Signal(s); err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// AwaitEnd waits for its end and leaves it to Wait, so that what the kernel
+// knows of it can still be read.
+func (r *Process) AwaitEnd() {
+	r.t.Helper()
+	for {
+		err := unix.Waitid(unix.P_PID, r.Cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, unix.EINTR) {
+			r.t.Errorf("wait for %s: %v", line("virtbackup", r.args), err)
+			return
+		}
 	}
 }
 

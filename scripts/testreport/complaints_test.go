@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -45,7 +47,7 @@ func TestReport(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var out strings.Builder
-			r := newReport(&out)
+			r := newReport(&out, io.Discard)
 			if err := r.read(strings.NewReader(c.events)); err != nil {
 				t.Fatal(err)
 			}
@@ -53,5 +55,29 @@ func TestReport(t *testing.T) {
 				t.Errorf("good %v, printed %q, want the end %q", good, out.String(), c.last)
 			}
 		})
+	}
+}
+
+func TestCut(t *testing.T) {
+	const few = "=== RUN   TestIt\n    a_test.go:1: $ virtbackup full vm1\n        one\n--- FAIL: TestIt (0.01s)\n"
+	if got := cut(few); got != few {
+		t.Errorf("got %q", got)
+	}
+	text := "=== RUN   TestIt\n    a_test.go:1: $ virtbackup full vm1\n"
+	for i := range 40 {
+		text += fmt.Sprintf("        line %d\n", i)
+	}
+	text += "    a_test.go:2: wrong\n"
+	want := "=== RUN   TestIt\n    a_test.go:1: $ virtbackup full vm1\n        line 0\n        line 1\n        line 2\n        … 27 lines …\n"
+	for i := 30; i < 40; i++ {
+		want += fmt.Sprintf("        line %d\n", i)
+	}
+	want += "    a_test.go:2: wrong\n"
+	if got := cut(text); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	long := strings.Repeat("    a_test.go:2: wrong\n", 1000)
+	if n := strings.Count(cut(long), "\n"); n != mostOfTest+1 {
+		t.Errorf("%d lines", n)
 	}
 }

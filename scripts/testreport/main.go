@@ -1,11 +1,14 @@
 // Testreport turns `go test -json` on standard input into what a person wants
-// to see: one line for each package, and the whole output of whatever failed.
-// What failed is said once more, in short, at the end. It exits 1 when a test failed, when one was skipped, and when none was run.
+// to see: one line for each package, and the output of whatever failed, with long
+// parts cut; the file named by its argument gets all of it. What failed is said
+// once more, in short, at the end. It exits 1 when a test failed, when one was
+// skipped, and when none was run.
 package main
 
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,25 +28,43 @@ type event struct {
 // report collects the outcome of a run.
 type report struct {
 	out                     io.Writer
+	whole                   io.Writer                      // gets the output of failed tests uncut
 	output                  map[[2]string]*strings.Builder // by package and test, of tests that have not ended
 	passed, failed, skipped int
 	bad                     []string // packages that failed, builds included
 	why                     []string // what each failed test complained of
 }
 
-func newReport(out io.Writer) *report {
-	return &report{out: out, output: map[[2]string]*strings.Builder{}}
+func newReport(out, whole io.Writer) *report {
+	return &report{out: out, whole: whole, output: map[[2]string]*strings.Builder{}}
 }
 
 func main() {
-	r := newReport(os.Stdout)
-	if err := r.read(os.Stdin); err != nil {
+	good, err := run(os.Args[1])
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "testreport:", err)
+	}
+	if err != nil || !good {
 		os.Exit(1)
 	}
-	if !r.conclude() {
-		os.Exit(1)
+}
+
+// run reports on standard input; whole is the file for all that failed.
+func run(whole string) (good bool, err error) {
+	f, err := os.Create(whole)
+	if err != nil {
+		return false, err
 	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	r := newReport(os.Stdout, f)
+	if err := r.read(os.Stdin); err != nil {
+		return false, err
+	}
+	good = r.conclude()
+	if !good {
+		fmt.Println("all output of what failed:", whole)
+	}
+	return good, nil
 }
 
 // read takes every event; a line that is none is printed as it is.
@@ -134,7 +155,8 @@ func (r *report) explain(key [2]string) {
 // show prints what a test said, and forgets it.
 func (r *report) show(key [2]string) {
 	if b := r.output[key]; b != nil {
-		_, _ = io.WriteString(r.out, b.String())
+		_, _ = io.WriteString(r.whole, b.String())
+		_, _ = io.WriteString(r.out, cut(b.String()))
 	}
 	delete(r.output, key)
 }

@@ -165,3 +165,11 @@ func (w *Window) At(k int) int64 { return w.Offset + int64(k)*w.chain.cluster }
 
 // HasData tells whether an image holds data for cluster k.
 func (w *Window) HasData(k int) bool { return w.cells[k].entry != 0 }
+
+// HostOffset is where the data of cluster k begins in its image file, in bytes,
+// if an image holds data for it.
+func (w *Window) HostOffset(k int) int64 {
+	cell := w.cells[k]
+	l := locator{h: w.chain.layers[cell.layer].h}
+	return l.data(cell.entry).Offset
+}

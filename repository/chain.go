@@ -70,6 +70,37 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 // file system lets it. The caller closes them when nobody reads the chain any
 // more. What is wrong with the images is a *qcow2.ChainError.
 func OpenChain(links []Link) (_ *qcow2.Chain, close func(), err error) {
+	return openChain(links, func(_ Link, file *directio.Reader) io.ReaderAt { return file })
+}
+
+// OpenProvingChain is OpenChain for who is going to read all of it, and to check
+// the images then: what is read of them is held against their hash lists at once,
+// and CheckImage need read only what the proofs, one for each link, do not have.
+func OpenProvingChain(links []Link) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
+	cache := &rangeCache{}
+	var readers []*provingReader
+	chain, closeImages, err := openChain(links, func(l Link, file *directio.Reader) io.ReaderAt {
+		r := newProvingReader(l, file, cache)
+		readers, proofs = append(readers, r), append(proofs, r.proof)
+		return r
+	})
+	closeAll := func() {
+		for _, r := range readers {
+			r.close()
+		}
+		if closeImages != nil {
+			closeImages()
+		}
+	}
+	if err != nil {
+		closeAll()
+		return nil, nil, nil, err
+	}
+	return chain, proofs, closeAll, nil
+}
+
+// openChain opens a chain of images, which readers made of their files read.
+func openChain(links []Link, reader func(Link, *directio.Reader) io.ReaderAt) (_ *qcow2.Chain, close func(), err error) {
 	var files []*os.File
 	closeAll := func() {
 		for _, f := range files {
@@ -88,11 +119,11 @@ func OpenChain(links []Link) (_ *qcow2.Chain, close func(), err error) {
 			return nil, nil, err
 		}
 		files = append(files, f)
-		image, err := directio.NewReader(f, directio.Auto)
+		file, err := directio.NewReader(f, directio.Auto)
 		if err != nil {
 			return nil, nil, fmt.Errorf("open %s: %w", link.Path, err)
 		}
-		images = append(images, image)
+		images = append(images, reader(link, file))
 	}
 	chain, err := qcow2.OpenChain(images)
 	if err != nil {

@@ -33,16 +33,16 @@ const (
 
 // CheckOptions say how files are read. The zero value reads past the page cache.
 type CheckOptions struct {
-	// Cache leaves what was read in the page cache, for somebody who reads the
-	// same at about the same time.
-	Cache bool
+	// Proof has ranges that need not be read again; nil has none. They were read
+	// from this image, and are what its hash list on disk says.
+	Proof *Proof
 	// Progress, if set, is told of every piece how many bytes it had. Calls
 	// come from several goroutines.
 	Progress func(bytes int64)
 }
 
-// CheckImage reads every byte of an image and of its hash list once, and holds
-// them against each other and against the manifest. The manifest has the digest
+// CheckImage reads every byte of an image, but for what was proven before, and of
+// its hash list once, and holds them against each other and against the manifest. The manifest has the digest
 // of the list, so a list computed from the image proves the whole image without
 // the one on disk; that one says where damage is. Damage found is not an error;
 // the error says why there could be no check: ctx ended, or files may not be
@@ -83,10 +83,14 @@ type imageCheck struct {
 	damage []Damage
 }
 
+// errListGone is where a range had been proven by a list that is not there now.
+var errListGone = errors.New("its hash list was there, and is gone")
+
 // rangeResult is what one range of the image holds.
 type rangeResult struct {
-	sum [hashSize]byte
-	err error
+	sum    [hashSize]byte
+	proven bool // sum is what the list has
+	err    error
 }
 
 func (c *imageCheck) name(file string) string {
@@ -126,11 +130,7 @@ func (c *imageCheck) openImage() (bool, error) {
 	}
 	info, err := f.Stat()
 	if err == nil {
-		mode := directio.Auto
-		if c.options.Cache {
-			mode = directio.Never
-		}
-		c.reader, err = directio.NewReader(f, mode)
+		c.reader, err = directio.NewReader(f, directio.Auto)
 	}
 	if err != nil {
 		return false, errors.Join(err, f.Close())
@@ -174,17 +174,16 @@ func (c *imageCheck) read(ctx context.Context) error {
 // readPiece reads, hashes and judges one piece. buf is for O_DIRECT, so it is
 // filled beyond n where the file goes on.
 func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
-	results := make([]rangeResult, 0, pieceLength/RangeLength)
-	got, err := c.reader.ReadPiece(buf, offset)
-	for at := int64(0); at < n; at += RangeLength {
-		want := min(RangeLength, n-at)
-		if err == nil && int64(got) >= at+want {
-			results = append(results, rangeResult{sum: hashRange(buf[at : at+want])})
-			continue
+	results := make([]rangeResult, rangeCount(n))
+	missing := 0
+	for i := range results {
+		if results[i].proven = c.options.Proof.has(offset/RangeLength + int64(i)); !results[i].proven {
+			missing++
 		}
-		results = append(results, c.readRange(buf[at:min(at+RangeLength, int64(len(buf)))], offset+at, want))
 	}
-	c.reader.Forget(offset, n)
+	if missing > 0 {
+		c.readRanges(results, buf, offset, n)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending[offset/pieceLength] = results
@@ -199,6 +198,23 @@ func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
 		}
 		c.next++
 	}
+}
+
+// readRanges reads a piece, at once if it can, and hashes what is not proven.
+func (c *imageCheck) readRanges(results []rangeResult, buf []byte, offset, n int64) {
+	got, err := c.reader.ReadPiece(buf, offset)
+	for i := range results {
+		at := int64(i) * RangeLength
+		want := min(RangeLength, n-at)
+		switch {
+		case results[i].proven:
+		case err == nil && int64(got) >= at+want:
+			results[i].sum = hashRange(buf[at : at+want])
+		default:
+			results[i] = c.readRange(buf[at:min(at+RangeLength, int64(len(buf)))], offset+at, want)
+		}
+	}
+	c.reader.Forget(offset, n)
 }
 
 // readRange reads one range again, to tell it from its neighbours.
@@ -216,8 +232,14 @@ func (c *imageCheck) readRange(buf []byte, offset, want int64) rangeResult {
 // compare takes the ranges of the image in order.
 func (c *imageCheck) compare(offset int64, result rangeResult) {
 	place := qcow2.Range{Offset: offset, Length: min(RangeLength, c.disk.ImageBytes-offset)}
-	c.computed.Write(result.sum[:])
 	sum, ok := c.list.next()
+	if result.proven {
+		result.sum = sum
+		if !ok {
+			result.err = errListGone
+		}
+	}
+	c.computed.Write(result.sum[:])
 	if ok {
 		c.stored.Write(sum[:])
 	}

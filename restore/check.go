@@ -13,41 +13,23 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// errDamaged ends the copying; what is damaged, the check says.
-var errDamaged = errors.New("the repository is damaged")
-
-// copyChecked runs copyAll while all images of the chains are read and held
-// against their hashes. It succeeds only if both do, so the caller names what
-// was copied only then. Running side by side, one reads what the other has in
-// the page cache. Damage is the error that counts: a copy from a damaged image
-// may fail in any way.
-func (r *restorer) copyChecked(ctx context.Context, chains [][]repository.Link, copyAll func(context.Context) error) error {
-	copying, stopCopying := context.WithCancelCause(ctx)
-	defer stopCopying(nil)
-	checking, stopChecking := context.WithCancel(ctx)
-	defer stopChecking()
-	checked := make(chan error, 1)
-	go func() {
-		err := r.check(checking, chains)
-		if err != nil {
-			stopCopying(errDamaged)
-		}
-		checked <- err
-	}()
-	err := copyAll(copying)
-	stopped := errors.Is(context.Cause(copying), errDamaged) // by the check
-	if err != nil && r.isOurs(err) {
-		stopChecking()
+// checkAfter reads what the copying has not read of the images, and holds all of
+// them against their hashes. copyErr is how the copying ended; the caller names
+// what was copied only where both succeeded. Damage is the error that counts: a
+// copy from a damaged image may fail in any way.
+func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
+	if copyErr != nil && r.isOurs(copyErr) {
+		return copyErr
 	}
-	checkErr := <-checked
+	checkErr := r.check(ctx, chains)
 	var damaged *repository.DamagedError
 	switch {
-	case ctx.Err() != nil && errors.Join(err, checkErr) != nil:
+	case ctx.Err() != nil && errors.Join(copyErr, checkErr) != nil:
 		return context.Cause(ctx) // all fails then; what was seen first is chance
-	case err == nil || stopped || errors.As(checkErr, &damaged):
+	case copyErr == nil || errors.As(checkErr, &damaged):
 		return checkErr
 	}
-	return err
+	return copyErr
 }
 
 // isOurs tells whether what failed is what is written: no check explains that.
@@ -60,9 +42,9 @@ func (r *restorer) isOurs(err error) bool {
 	return pathErr == nil && filepath.IsLocal(rel)
 }
 
-// check reads every image of the chains once. The error is a
+// check reads what is not proven yet of every image of the chains. The error is a
 // *repository.DamagedError where what a restore reads is not as it was written.
-func (r *restorer) check(ctx context.Context, chains [][]repository.Link) error {
+func (r *restorer) check(ctx context.Context, chains [][]link) error {
 	var mu sync.Mutex
 	var found []repository.Damage
 	group, ctx := errgroup.WithContext(ctx)
@@ -70,7 +52,7 @@ func (r *restorer) check(ctx context.Context, chains [][]repository.Link) error 
 	for _, chain := range chains {
 		group.Go(func() error {
 			for _, link := range chain {
-				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Cache: true})
+				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof})
 				if err != nil {
 					return err
 				}

@@ -2,38 +2,34 @@ package restore
 
 import (
 	"io"
+	"sync/atomic"
 )
 
-// rawCluster is the unit that zeros are left out in.
-const rawCluster = 64 << 10
-
-// rawImage is a sparse raw image of a disk: an nbdcopy.Sink.
+// rawImage is a sparse raw image of a disk: a file that was made with holes.
 type rawImage struct {
-	file io.WriterAt
-	size int64 // of the disk, bytes
+	file    io.WriterAt
+	size    int64 // of the disk, bytes
+	cluster int64 // bytes, the unit of Write's offsets
+	data    atomic.Int64
 }
 
-// ClusterSize is the unit of Write's offsets.
-func (r rawImage) ClusterSize() int { return rawCluster }
-
-// Write stores clusters at their own offsets, neighbours in one write.
-func (r rawImage) Write(offsets []int64, data []byte) error {
+// Write stores clusters at their own offsets, neighbours in one write, without
+// what the last of the disk has behind its end.
+func (r *rawImage) Write(offsets []int64, data []byte) error {
 	for len(offsets) > 0 {
-		n := 1
-		for n < len(offsets) && offsets[n] == offsets[0]+int64(n)*rawCluster {
+		n := int64(1)
+		for n < int64(len(offsets)) && offsets[n] == offsets[0]+n*r.cluster {
 			n++
 		}
-		p := data[:n*rawCluster]
+		p := data[:n*r.cluster]
 		if beyond := offsets[0] + int64(len(p)) - r.size; beyond > 0 {
 			p = p[:int64(len(p))-beyond]
 		}
 		if _, err := r.file.WriteAt(p, offsets[0]); err != nil {
 			return err
 		}
-		offsets, data = offsets[n:], data[n*rawCluster:]
+		r.data.Add(int64(len(p)))
+		offsets, data = offsets[n:], data[n*r.cluster:]
 	}
 	return nil
 }
-
-// Zero does nothing: the file was made with holes.
-func (r rawImage) Zero(int64, int64) error { return nil }

@@ -8,6 +8,8 @@ import (
 	"testing"
 )
 
+const rawCluster = 64 << 10
+
 // writes notes the writes that a sink makes.
 type writes struct {
 	done []string
@@ -42,7 +44,7 @@ func TestRawImage(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &writes{}
-			if err := (rawImage{w, size}).Write(tt.offsets, data[:len(tt.offsets)*rawCluster]); err != nil {
+			if err := (&rawImage{file: w, size: size, cluster: rawCluster}).Write(tt.offsets, data[:len(tt.offsets)*rawCluster]); err != nil {
 				t.Fatal(err)
 			}
 			if got := fmt.Sprint(w.done); got != tt.want {
@@ -57,7 +59,7 @@ func TestRawImage(t *testing.T) {
 		})
 	}
 	w := &writes{err: io.ErrShortWrite}
-	if err := (rawImage{w, size}).Write([]int64{0}, data[:rawCluster]); !errors.Is(err, io.ErrShortWrite) {
+	if err := (&rawImage{file: w, size: size, cluster: rawCluster}).Write([]int64{0}, data[:rawCluster]); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("a write that fails: got %v", err)
 	}
 }

@@ -16,8 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/virtbackup/virtbackup/directio"
-	"github.com/virtbackup/virtbackup/nbdcopy"
-	"github.com/virtbackup/virtbackup/nbdserver"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -47,7 +45,7 @@ type restorer struct {
 // a failed restore made is removed.
 //
 // Errors: *UsageError, *NotFoundError, *repository.DamagedError, and whatever
-// the file system or qemu-nbd reports.
+// the file system reports.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
 	start := time.Now()
 	r := &restorer{Request: request.withDefaults(), repo: repo}
@@ -121,18 +119,39 @@ func (r *restorer) choose() error {
 	return nil
 }
 
-// chains lists the images of each disk, base first, checked before anything is
-// written.
-func (r *restorer) chains() ([][]repository.Link, error) {
-	all := make([][]repository.Link, len(r.disks))
+// link is one image of a chain, and what was proven of it; nil is nothing.
+type link struct {
+	repository.Link
+	proof *repository.Proof
+}
+
+// chains lists the images of each disk, base first. Their headers are checked
+// before anything is written.
+func (r *restorer) chains() ([][]link, error) {
+	all := make([][]link, len(r.disks))
 	for i, d := range r.disks {
-		chain, err := r.repo.Links(r.Domain, r.point.ID, d.Target)
+		images, err := r.repo.Links(r.Domain, r.point.ID, d.Target)
 		if err != nil {
 			return nil, err
 		}
-		all[i] = chain
+		for _, image := range images {
+			all[i] = append(all[i], link{Link: image})
+		}
 	}
 	return all, nil
+}
+
+// openProving opens a chain to be read as a whole.
+func openProving(chain []link) (*qcow2.Chain, func(), error) {
+	var links []repository.Link
+	for _, l := range chain {
+		links = append(links, l.Link)
+	}
+	images, proofs, closeImages, err := repository.OpenProvingChain(links)
+	for i, proof := range proofs {
+		chain[i].proof = proof
+	}
+	return images, closeImages, err
 }
 
 // makeDir makes the directory, or sees that it is empty.
@@ -176,27 +195,24 @@ func (r *restorer) removeMade() error {
 
 // restoreDisks restores all disks side by side, and names their images only
 // when all are complete and all that they were made from has proven sound.
-func (r *restorer) restoreDisks(ctx context.Context, chains [][]repository.Link) ([]Disk, error) {
+func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, error) {
 	disks := make([]Disk, len(r.disks))
 	for i, d := range r.disks {
 		disks[i] = Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
 			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))}
 		r.made = append(r.made, disks[i].Image+partialSuffix, disks[i].Image)
 	}
-	err := r.copyChecked(ctx, chains, func(ctx context.Context) error {
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(disksAtOnce)
-		for i := range disks {
-			group.Go(func() error {
-				if err := r.restoreDisk(ctx, chains[i], &disks[i]); err != nil {
-					return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
-				}
-				return nil
-			})
-		}
-		return group.Wait()
-	})
-	if err != nil {
+	group, copying := errgroup.WithContext(ctx)
+	group.SetLimit(disksAtOnce)
+	for i := range disks {
+		group.Go(func() error {
+			if err := r.restoreDisk(copying, chains[i], &disks[i]); err != nil {
+				return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
+			}
+			return nil
+		})
+	}
+	if err := r.checkAfter(ctx, group.Wait(), chains); err != nil {
 		return nil, err
 	}
 	for _, d := range disks {
@@ -207,32 +223,27 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]repository.Link)
 	return disks, nil
 }
 
-// restoreDisk flattens a chain into one image.
-func (r *restorer) restoreDisk(ctx context.Context, chain []repository.Link, d *Disk) (err error) {
-	image := chain[len(chain)-1].Path
-	server, err := nbdserver.Serve(ctx, image)
+// restoreDisk flattens a chain into one image. What of the chain it has proven to
+// be sound is noted in its links.
+func (r *restorer) restoreDisk(ctx context.Context, chain []link, d *Disk) (err error) {
+	images, closeImages, err := openProving(chain)
 	if err != nil {
 		return err
 	}
-	defer server.Stop()
-	export, err := nbdcopy.Open(ctx, nbdcopy.Source{Socket: server.Socket()})
-	if err != nil {
-		return err
-	}
-	defer export.Close()
-	if export.Size() != d.VirtualSize {
-		return fmt.Errorf("%s has %d bytes, its manifest says %d", image, export.Size(), d.VirtualSize)
+	defer closeImages()
+	if images.Size() != d.VirtualSize {
+		return fmt.Errorf("%s has %d bytes, its manifest says %d", chain[len(chain)-1].Path, images.Size(), d.VirtualSize)
 	}
 	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
-	options := nbdcopy.Options{Progress: func(p nbdcopy.Progress) { r.Progress(d.Target, p.Copied, -1) }}
+	copied := func(bytes int64) { r.Progress(d.Target, bytes, -1) }
 	if d.Format == Raw {
-		d.DataBytes, err = copyRaw(ctx, export, file, options)
+		d.DataBytes, err = copyRaw(ctx, images, file, copied)
 	} else {
-		d.DataBytes, err = copyQCOW2(ctx, export, file, options)
+		d.DataBytes, err = copyQCOW2(ctx, images, file, copied)
 	}
 	if err != nil {
 		return err
@@ -243,21 +254,22 @@ func (r *restorer) restoreDisk(ctx context.Context, chain []repository.Link, d *
 	return file.Sync()
 }
 
-func copyRaw(ctx context.Context, export *nbdcopy.Export, file *directio.File, options nbdcopy.Options) (int64, error) {
-	if err := file.Truncate(export.Size()); err != nil {
+func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copied func(bytes int64)) (int64, error) {
+	if err := file.Truncate(images.Size()); err != nil {
 		return 0, err
 	}
-	stats, err := export.Copy(ctx, rawImage{file, export.Size()}, options)
-	return stats.Data, err
+	raw := &rawImage{file: file, size: images.Size(), cluster: images.ClusterSize()}
+	err := flatten(ctx, images, raw, copied)
+	return raw.data.Load(), err
 }
 
-func copyQCOW2(ctx context.Context, export *nbdcopy.Export, file *directio.File, options nbdcopy.Options) (int64, error) {
+func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, copied func(bytes int64)) (int64, error) {
 	file.Grow()
-	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: export.Size()})
+	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: images.Size(), ClusterSize: int(images.ClusterSize())})
 	if err != nil {
 		return 0, err
 	}
-	if _, err := export.Copy(ctx, writer, options); err != nil {
+	if err := flatten(ctx, images, writer, copied); err != nil {
 		return 0, err
 	}
 	stats, err := writer.Finish(file.Sync)

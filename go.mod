@@ -3,6 +3,7 @@ module github.com/virtbackup/virtbackup
 go 1.26.0
 
 require (
+	github.com/DataDog/zstd v1.5.7
 	github.com/jedib0t/go-pretty/v6 v6.8.3
 	github.com/klauspost/compress v1.20.3
 	github.com/urfave/cli/v2 v2.27.7

@@ -100,7 +100,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 		return disk, err
 	}
 	defer func() { err = errors.Join(err, image.Close()) }()
-	options := qcow2.Options{VirtualSize: export.Size(), BackingFile: d.Parent, Compression: r.Compression, Level: r.Level}
+	options := qcow2.Options{VirtualSize: export.Size(), BackingFile: d.Parent, NewCompressor: r.compressor()}
 	if d.Parent != "" {
 		options.BackingFormat = "qcow2"
 	}

@@ -7,7 +7,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -68,7 +67,7 @@ func (r *run) checkSpace(context.Context) error {
 	}
 	short := fmt.Sprintf("the repository at %s has too little space for %s of domain %s: it needs about %s and has %s",
 		r.dir, r.plan.ID, r.Domain, sizeText(r.need), sizeText(free))
-	if r.Compression != qcow2.None {
+	if r.Zstd != 0 {
 		r.warn("%s; compression may make it fit", short)
 		return nil
 	}
@@ -96,7 +95,7 @@ func (r *run) explainFull(err error) error {
 	_, copied := r.meter.read()
 	missing := "how much is missing nobody knows"
 	switch left := r.need - copied; {
-	case left > 0 && r.Compression != qcow2.None:
+	case left > 0 && r.Zstd != 0:
 		missing = fmt.Sprintf("at most about %s are missing", sizeText(left))
 	case left > 0:
 		missing = fmt.Sprintf("about %s are missing", sizeText(left))

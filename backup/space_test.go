@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -61,7 +60,7 @@ func TestCheckSpace(t *testing.T) {
 		}
 	}
 	compressed := runIn(dir, big)
-	compressed.Compression = qcow2.Zstd
+	compressed.Zstd = 3
 	if err := compressed.checkSpace(t.Context()); err != nil || len(compressed.result.Warnings) != 1 {
 		t.Errorf("%v, warnings %q", err, compressed.result.Warnings)
 	}

@@ -8,12 +8,14 @@ import (
 	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/zstd"
 )
 
 // Tuning is how disks are copied. The zero value is right for nearly everybody.
 type Tuning struct {
-	Compression qcow2.Compression // of the images; None unless set
-	Level       int               // of zstd; 0 is QEMU's
+	// Zstd is the level that images are compressed with, 1 to zstd.MaxLevel; 0:
+	// they are not.
+	Zstd int
 	// RateLimit is how many bytes a second are read, over all disks together;
 	// 0 is no limit.
 	RateLimit int64
@@ -30,10 +32,21 @@ func (t Tuning) validate() error {
 	case t.Connections < 0 || t.Connections > maxConnections:
 		return usageError("", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
 	}
-	if err := (qcow2.Options{Compression: t.Compression, Level: t.Level}).Validate(); err != nil {
+	if t.Zstd == 0 {
+		return nil
+	}
+	if err := zstd.ValidLevel(t.Zstd); err != nil {
 		return usageError("--compress zstd, --compress zstd:6 or --compress none", "%v", err)
 	}
 	return nil
+}
+
+// compressor is nil where images are not compressed.
+func (t Tuning) compressor() func() qcow2.Compressor {
+	if t.Zstd == 0 {
+		return nil
+	}
+	return func() qcow2.Compressor { return zstd.New(t.Zstd) }
 }
 
 // maxConnections per disk: QEMU's NBD server takes 100 in all, and disksAtOnce

@@ -31,7 +31,7 @@ func testBackingFiles(t *testing.T, r *rand.Rand) {
 		shown := make([]byte, size) // zeros behind the end of a shorter backing file
 		copy(shown, raw)
 		raw = shown
-		o.VirtualSize, o.ClusterSize, o.Compression, o.Level = size, minClusterSize<<r.IntN(10), Compression(r.IntN(2)), 0
+		o.VirtualSize, o.ClusterSize, o.NewCompressor = size, minClusterSize<<r.IntN(10), frames(r.IntN(2) == 0)
 		m := randomModel(r, raw, o.ClusterSize)
 		name := strconv.Itoa(i) + ".qcow2"
 		w, f := newImage(t, dir, name, o)

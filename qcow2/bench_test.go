@@ -69,7 +69,7 @@ func BenchmarkWriteZstd(b *testing.B) {
 }
 
 func benchmarkZstd(b *testing.B, fill func(*rand.Rand, []byte), goroutines int) {
-	w, err := NewWriter(&nullFile{}, Options{VirtualSize: 1 << 48, Compression: Zstd})
+	w, err := NewWriter(&nullFile{}, Options{VirtualSize: 1 << 48, NewCompressor: frames(true)})
 	if err != nil {
 		b.Fatal(err)
 	}

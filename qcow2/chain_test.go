@@ -27,7 +27,7 @@ func chainOf(t *testing.T, rnd *rand.Rand, cluster int, sizes ...int64) (images 
 			o.BackingFile, o.BackingFormat = fmt.Sprint(i-1), "qcow2"
 		}
 		if rnd.IntN(2) == 0 {
-			o.Compression = Zstd
+			o.NewCompressor = frames(true)
 		}
 		w, err := NewWriter(f, o)
 		if err != nil {

@@ -42,7 +42,7 @@ func (w *Writer) finish(sync func() error) (end int64, err error) {
 		BackingFormat: w.options.BackingFormat,
 		RefcountOrder: refcountOrder,
 	}
-	if w.options.Compression == Zstd {
+	if w.options.NewCompressor != nil {
 		h.Incompatible, h.Compression = IncompatibleCompression, compressionZstd
 	}
 	if err := m.writeL1(&h); err != nil {

@@ -35,8 +35,9 @@ type Options struct {
 	BackingFile   string // as stored in the header, relative to the image's directory; "" means none
 	BackingFormat string // "qcow2" or "raw"; needed with BackingFile
 
-	Compression Compression // the zero value is None
-	Level       int         // of zstd, 1 (fast) to 9 (small); 0 means 3, QEMU's
+	// NewCompressor makes what compresses clusters, several to be used side by
+	// side; nil: they are not compressed.
+	NewCompressor func() Compressor
 }
 
 // Validate says what NewWriter would refuse.
@@ -51,9 +52,6 @@ func (o Options) Validate() error {
 	}
 	if limit := o.maxVirtualSize(); o.VirtualSize > limit {
 		return fmt.Errorf("qcow2 virtual size %d: more than the %d bytes that QEMU opens with clusters of %d bytes", o.VirtualSize, limit, cs)
-	}
-	if err := o.validateCompression(); err != nil {
-		return err
 	}
 	return o.validateBacking()
 }
@@ -82,9 +80,6 @@ func (o Options) withDefaults() Options {
 	if o.ClusterSize == 0 {
 		o.ClusterSize = defaultClusterSize
 	}
-	if o.Compression == Zstd && o.Level == 0 {
-		o.Level = defaultLevel
-	}
 	return o
 }
 
@@ -97,7 +92,7 @@ func (o Options) maxVirtualSize() int64 {
 	byL1 := maxL1Bytes / 8 * (cs / 8) * cs
 	byRefcounts := maxRefTableBytes / 8 * perBlock(o.ClusterSize) * cs
 	byOffset := int64(maxFileBytes)
-	if o.Compression != None {
+	if o.NewCompressor != nil {
 		byOffset = min(byOffset, 1<<compressedOffsetBits(o.ClusterSize))
 	}
 	return min(byL1, byRefcounts-byRefcounts/64, byOffset/2)

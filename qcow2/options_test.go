@@ -30,13 +30,8 @@ func TestOptions(t *testing.T) {
 		{"format alone", Options{BackingFormat: "raw"}, "without a backing file"},
 		{"long name", Options{BackingFile: long + "x", BackingFormat: "raw"}, "1024 bytes"},
 		{"NUL in the name", Options{BackingFile: "a\x00b", BackingFormat: "raw"}, "NUL"},
-		{"zstd", Options{Compression: Zstd}, ""},
-		{"zstd, largest level", Options{Compression: Zstd, Level: 9}, ""},
-		{"zstd level too large", Options{Compression: Zstd, Level: 10}, "level 10: not from 1 to 9"},
-		{"zstd level negative", Options{Compression: Zstd, Level: -1}, "level -1"},
-		{"level alone", Options{Level: 3}, "level 3 without compression"},
-		{"unknown compression", Options{Compression: 2}, "compression 2"},
-		{"too large to compress", Options{Compression: Zstd, VirtualSize: 1 << 50, ClusterSize: 2 << 20}, "more than the"},
+		{"compressed", Options{NewCompressor: frames(true)}, ""},
+		{"too large to compress", Options{NewCompressor: frames(true), VirtualSize: 1 << 50, ClusterSize: 2 << 20}, "more than the"},
 		{"protocol", Options{BackingFile: "nbd:localhost/a", BackingFormat: "raw"}, "protocol"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -54,9 +49,9 @@ func TestOptions(t *testing.T) {
 // QEMU opens the largest disk of each cluster size, its last cluster included.
 func TestLargestDisks(t *testing.T) {
 	for _, clusterSize := range []int{4 << 10, 64 << 10, 2 << 20} {
-		for _, compression := range []Compression{None, Zstd} {
+		for _, compressed := range []bool{false, true} {
 			dir := t.TempDir()
-			o := Options{ClusterSize: clusterSize, Compression: compression}
+			o := Options{ClusterSize: clusterSize, NewCompressor: frames(compressed)}
 			o.VirtualSize = o.maxVirtualSize()
 			w, f := newImage(t, dir, "a.qcow2", o)
 			if err := w.Write([]int64{(o.VirtualSize - 1) &^ int64(clusterSize-1)}, make([]byte, clusterSize)); err != nil {

@@ -158,8 +158,8 @@ func (f *discardFile) ReadAt([]byte, int64) (int, error) {
 // L2 tables in use: a gigabyte of them, of which few stay in memory. More
 // clusters would be more entries in the same tables.
 func TestMemory(t *testing.T) {
-	for _, compression := range []Compression{None, Zstd} {
-		testMemory(t, Options{VirtualSize: 8 << 40, BackingFile: "b", BackingFormat: "raw", Compression: compression})
+	for _, compressed := range []bool{false, true} {
+		testMemory(t, Options{VirtualSize: 8 << 40, BackingFile: "b", BackingFormat: "raw", NewCompressor: frames(compressed)})
 	}
 }
 

@@ -23,7 +23,7 @@ type Stats struct {
 //
 // Memory does not grow with the disk but for 8 bytes for each L2 table of the
 // disk (512 MiB with clusters of 64 KiB): some 20 MiB, and 1 MiB for each
-// concurrent call of Write; to compress, 3 to 6 MiB for each of at most four.
+// concurrent call of Write; to compress, about as much for each of at most four.
 type Writer struct {
 	options Options
 	segs    *segments
@@ -65,7 +65,7 @@ func NewWriter(f File, o Options) (*Writer, error) {
 	w.first = segs.open()
 	w.first.used = o.ClusterSize
 	clear(w.first.buf[:w.first.used])
-	if o.Compression != None {
+	if o.NewCompressor != nil {
 		w.stream = newStream(segs, w.counts, w.first)
 	} else if w.first.room() > 0 {
 		w.pack = w.first
@@ -140,12 +140,13 @@ func (w *Writer) store(offsets []int64, data []byte) error {
 // storeCompressed compresses before it takes any lock. How many callers do so
 // at once, the compressors bound.
 func (w *Writer) storeCompressed(offsets []int64, data []byte) error {
-	c, err := w.compressors.get()
-	if err != nil {
-		return err
-	}
-	if c.compress(data) == 0 {
+	c := w.compressors.get()
+	smaller, err := c.compress(data)
+	if err != nil || smaller == 0 {
 		w.compressors.put(c)
+		if err != nil {
+			return err
+		}
 		return w.storeRaw(offsets, data)
 	}
 	entries, full := w.packAll(data, c)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/directio"
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/zstd"
 )
 
 // tuningFlags are the options that nobody needs to touch.
@@ -25,7 +25,7 @@ func tuningFlags() []cli.Flag {
 
 // tuning reads tuningFlags.
 func tuning(c *cli.Context) (t backup.Tuning, err error) {
-	if t.Compression, t.Level, err = parseCompression(c.String("compress")); err != nil {
+	if t.Zstd, err = parseCompression(c.String("compress")); err != nil {
 		return t, err
 	}
 	if t.RateLimit, err = parseBytes("--limit-rate takes bytes a second", c.String("limit-rate")); err != nil {
@@ -41,19 +41,20 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	return t, nil
 }
 
-func parseCompression(s string) (qcow2.Compression, int, error) {
-	name, level, hasLevel := strings.Cut(s, ":")
+// parseCompression returns the level of zstd, 0 for none.
+func parseCompression(s string) (level int, err error) {
+	name, number, hasLevel := strings.Cut(s, ":")
 	switch {
 	case s == "none":
-		return qcow2.None, 0, nil
+		return 0, nil
 	case name == "zstd" && !hasLevel:
-		return qcow2.Zstd, 0, nil
+		return zstd.DefaultLevel, nil
 	case name == "zstd":
-		if n, err := strconv.Atoi(level); err == nil && n > 0 {
-			return qcow2.Zstd, n, nil
+		if n, err := strconv.Atoi(number); err == nil && n > 0 {
+			return n, nil
 		}
 	}
-	return qcow2.None, 0, &usageError{fmt.Sprintf("--compress is none, zstd or zstd:LEVEL, not %q", s), "--compress zstd"}
+	return 0, &usageError{fmt.Sprintf("--compress is none, zstd or zstd:LEVEL, not %q", s), "--compress zstd"}
 }
 
 // parseBytes reads a number of bytes with an optional unit of 1024, as curl and

@@ -1,0 +1,123 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/directio"
+)
+
+// Who reads all data of a chain has proven nearly all of its image: a check
+// does not read that again, as what is changed there then shows.
+func TestProofSparesTheCheck(t *testing.T) {
+	r, m, raw, order := compressedImage(t)
+	links, err := r.Links("vm1", "check1", "vda")
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain, proofs, closeChain, err := OpenProvingChain(links)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeChain()
+	content, err := os.ReadFile(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reader, cluster := chain.NewReader(), chain.ClusterSize()
+	buf := directio.Buffer(int(cluster))
+	for _, at := range order {
+		if err := reader.Read(buf, []int64{at}); err != nil || !bytes.Equal(buf, content[at:at+cluster]) {
+			t.Fatalf("the cluster at %d: %v, or it is another", at, err)
+		}
+	}
+	proven := []int64{}
+	for i := range rangeCount(m.Disks[0].ImageBytes) {
+		if proofs[0].has(i) {
+			proven = append(proven, i)
+		}
+	}
+	if all := rangeCount(m.Disks[0].ImageBytes); int64(len(proven)) < all-1 {
+		t.Fatalf("%d of %d ranges are proven", len(proven), all)
+	}
+	flip(t, links[0].Path, proven[len(proven)/2]*RangeLength+12345)
+	check := func(p *Proof) []Damage {
+		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return damage
+	}
+	if damage := check(proofs[0]); len(damage) > 0 {
+		t.Errorf("it was read again: %v", damage)
+	}
+	if damage := check(nil); len(damage) != 1 {
+		t.Errorf("without a proof: %v", damage)
+	}
+}
+
+// Readers side by side, of more ranges than the cache holds, get what the file
+// has, and the end of the file where it is.
+func TestProvingReadersSideBySide(t *testing.T) {
+	const ranges = 3 * mostCached
+	content := make([]byte, ranges*RangeLength-4096)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(content)
+	path := filepath.Join(t.TempDir(), "vda.qcow2")
+	mustWrite(t, path, string(content))
+	list := hashesHeader(int64(len(content)))
+	for at := 0; at < len(content); at += RangeLength {
+		list = appendHashes(list, content[at:min(at+RangeLength, len(content))])
+	}
+	mustWrite(t, filepath.Join(filepath.Dir(path), "vda.hashes"), string(list))
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	file, err := directio.NewReader(f, directio.Auto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := Link{Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: int64(len(content))}, Path: path}
+	reader := newProvingReader(link, file, &rangeCache{})
+	defer reader.close()
+	seed := rand.Uint64()
+	var all sync.WaitGroup
+	for n := range uint64(8) {
+		rnd := rand.New(rand.NewPCG(seed, n))
+		all.Go(func() {
+			buf := directio.Buffer(2 * RangeLength)
+			for range 100 {
+				at, length := rnd.IntN(len(content)+RangeLength), 1+rnd.IntN(len(buf))
+				if rnd.IntN(3) == 0 {
+					at &^= RangeLength - 1
+				}
+				got, err := reader.ReadAt(buf[:length], int64(at))
+				want := content[min(at, len(content)):min(at+length, len(content))]
+				if !bytes.Equal(buf[:got], want) || (got < length) != (err == io.EOF) {
+					t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, got, err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := len(reader.cache.ranges); n > mostCached {
+		t.Errorf("%d ranges are kept", n)
+	}
+	proven := 0
+	for i := range int64(ranges) {
+		if reader.proof.has(i) {
+			proven++
+		}
+	}
+	if proven < ranges/2 {
+		t.Errorf("%d of %d ranges are proven", proven, ranges)
+	}
+}

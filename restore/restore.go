@@ -23,7 +23,8 @@ import (
 // partialSuffix ends the name of an image that is not complete.
 const partialSuffix = ".partial"
 
-// disksAtOnce are restored side by side; each takes up to 32 MiB of memory.
+// disksAtOnce are restored side by side; each takes some 50 MiB of memory, of which
+// 16 are ranges that were read (repository.OpenProvingChain).
 const disksAtOnce = 4
 
 // restorer is one restore.

@@ -12,7 +12,7 @@ import (
 const (
 	// DefaultLevel is QEMU's (ZSTD_CLEVEL_DEFAULT). Bytes left of clusters of
 	// 64 KiB, and MB/s of one core of a shared machine: text that compresses to
-	// half 0.530 and 204, random data 1 and 4500; at level 2 0.533 and 284.
+	// half 0.530 and 204; at level 2 0.533 and 284, random data 1 and 4500.
 	DefaultLevel = 3
 
 	// MaxLevel is the last before those that libzstd calls ultra, which only

@@ -19,20 +19,14 @@ const alignment = 4096
 // It is safe for concurrent use.
 type Reader struct {
 	file   *os.File
-	keep   bool // what is read stays in the page cache
 	direct atomic.Bool
 }
 
-// NewReader reads a file that stays the caller's, who sees to its end. Mode Never
-// leaves the page cache filled, for somebody who is going to read the same.
-func NewReader(file *os.File, mode Mode) (*Reader, error) {
-	r := &Reader{file: file, keep: mode == Never}
-	if mode == Never {
-		_ = unix.Fadvise(int(file.Fd()), 0, 0, unix.FADV_SEQUENTIAL)
-		return r, nil
-	}
+// NewReader reads a file that stays the caller's, who sees to its end.
+func NewReader(file *os.File) (*Reader, error) {
+	r := &Reader{file: file}
 	err := setDirect(file, true)
-	if err != nil && (mode == Always || !errors.Is(err, unix.EINVAL)) {
+	if err != nil && !errors.Is(err, unix.EINVAL) {
 		return nil, err
 	}
 	r.direct.Store(err == nil)
@@ -95,10 +89,9 @@ func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 	return n, nil
 }
 
-// Forget empties the page cache of a piece that has been read, unless it is to
-// stay there.
+// Forget empties the page cache of a piece that has been read.
 func (r *Reader) Forget(offset, length int64) {
-	if !r.keep && !r.direct.Load() {
+	if !r.direct.Load() {
 		_ = unix.Fadvise(int(r.file.Fd()), offset, length, unix.FADV_DONTNEED)
 	}
 }

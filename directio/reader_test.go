@@ -21,15 +21,21 @@ func TestReadAt(t *testing.T) {
 		t.Fatal(err)
 	}
 	model := bytes.NewReader(content)
-	for _, mode := range []Mode{Auto, Never} {
+	for _, refused := range []bool{false, true} {
 		f, err := os.Open(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		r, err := NewReader(f, mode)
+		r, err := NewReader(f)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if refused { // as by a file system without O_DIRECT
+			if err := setDirect(f, false); err != nil {
+				t.Fatal(err)
+			}
+			r.direct.Store(false)
 		}
 		for i := range 500 {
 			offset, p := rnd.Int64N(320_000), Buffer(64 << 10)[:rnd.IntN(60_000)]
@@ -44,7 +50,7 @@ func TestReadAt(t *testing.T) {
 			n, err := r.ReadAt(p, offset)
 			// At the very end io.ReaderAt leaves it open whether that is io.EOF.
 			if n != wantN || !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err == io.EOF) || wantN < len(p) && wantErr != err {
-				t.Fatalf("mode %v: %d bytes at %d: got %d, %v, want %d, %v", mode, len(p), offset, n, err, wantN, wantErr)
+				t.Fatalf("refused %v: %d bytes at %d: got %d, %v, want %d, %v", refused, len(p), offset, n, err, wantN, wantErr)
 			}
 		}
 	}

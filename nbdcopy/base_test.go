@@ -187,7 +187,7 @@ func BenchmarkCompare(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer f.Close()
-	file, err := directio.NewReader(f, directio.Auto)
+	file, err := directio.NewReader(f)
 	if err != nil {
 		b.Fatal(err)
 	}

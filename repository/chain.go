@@ -20,20 +20,6 @@ type Link struct {
 	Path  string // of the image
 }
 
-// Chain returns the image files that a disk of a point needs, base first, the
-// point's own image last. Errors are those of Links.
-func (r *Repository) Chain(domain, id, target string) ([]string, error) {
-	links, err := r.Links(domain, id, target)
-	if err != nil {
-		return nil, err
-	}
-	var images []string
-	for _, l := range links {
-		images = append(images, l.Path)
-	}
-	return images, nil
-}
-
 // Links returns the images that a disk of a point needs, base first, the point's
 // own image last. It follows the manifests and holds the header of each image
 // against them, so that no backing file name in an image leads anywhere but to
@@ -119,7 +105,7 @@ func openChain(links []Link, reader func(Link, *directio.Reader) io.ReaderAt) (_
 			return nil, nil, err
 		}
 		files = append(files, f)
-		file, err := directio.NewReader(f, directio.Auto)
+		file, err := directio.NewReader(f)
 		if err != nil {
 			return nil, nil, fmt.Errorf("open %s: %w", link.Path, err)
 		}

@@ -130,7 +130,7 @@ func (c *imageCheck) openImage() (bool, error) {
 	}
 	info, err := f.Stat()
 	if err == nil {
-		c.reader, err = directio.NewReader(f, directio.Auto)
+		c.reader, err = directio.NewReader(f)
 	}
 	if err != nil {
 		return false, errors.Join(err, f.Close())

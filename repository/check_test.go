@@ -81,7 +81,7 @@ func proofOf(t *testing.T, r *Repository, m Manifest) *Proof {
 		return nil // there is no image to read
 	}
 	defer f.Close()
-	file, err := directio.NewReader(f, directio.Auto)
+	file, err := directio.NewReader(f)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -211,21 +211,24 @@ func TestOwner(t *testing.T) {
 
 func TestChain(t *testing.T) {
 	r := chainOfThree(t)
-	got, err := r.Chain("vm1", "diff3", "vda")
-	var want []string
+	links, err := r.Links("vm1", "diff3", "vda")
+	var got, want []string
+	for _, l := range links {
+		got = append(got, l.Path)
+	}
 	for _, id := range []string{"check1", "check2", "diff3"} {
 		want = append(want, filepath.Join(r.PointDir("vm1", id), "vda.qcow2"))
 	}
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("chain %q, %v", got, err)
 	}
-	if got, err := r.Chain("vm1", "copy10", "vda"); err != nil || len(got) != 1 {
-		t.Errorf("chain of the copy %q, %v", got, err)
+	if got, err := r.Links("vm1", "copy10", "vda"); err != nil || len(got) != 1 {
+		t.Errorf("chain of the copy %v, %v", got, err)
 	}
-	if _, err := r.Chain("vm1", "check9", "vda"); !errors.Is(err, ErrNoPoint) {
+	if _, err := r.Links("vm1", "check9", "vda"); !errors.Is(err, ErrNoPoint) {
 		t.Errorf("got %v, want ErrNoPoint", err)
 	}
-	if _, err := r.Chain("vm1", "check1", "vdz"); !errors.Is(err, ErrNoDisk) {
+	if _, err := r.Links("vm1", "check1", "vdz"); !errors.Is(err, ErrNoDisk) {
 		t.Errorf("got %v, want ErrNoDisk", err)
 	}
 }
@@ -260,7 +263,7 @@ func TestChainNamesTheBrokenPoint(t *testing.T) {
 			if err := tt.spoil(r); err != nil {
 				t.Fatal(err)
 			}
-			_, err := r.Chain("vm1", "diff3", "vda")
+			_, err := r.Links("vm1", "diff3", "vda")
 			var damaged *DamagedError
 			if !errors.As(err, &damaged) || damaged.Points[0].ID != tt.broken {
 				t.Errorf("got %v, want damage of %s", err, tt.broken)

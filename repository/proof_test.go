@@ -80,7 +80,7 @@ func TestProvingReadersSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	file, err := directio.NewReader(f, directio.Auto)
+	file, err := directio.NewReader(f)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ type rangeCache struct {
 type cachedRange struct {
 	image *provingReader
 	index int64
-	users int // of the cache's lock
+	users int // have got it and not put it back; under the cache's lock
 	ready chan struct{}
 
 	buf    []byte

@@ -354,7 +354,7 @@ func readAll(b *testing.B, path string, readers int) int64 {
 	if err != nil {
 		b.Fatal(err)
 	}
-	reader, err := directio.NewReader(f, directio.Auto)
+	reader, err := directio.NewReader(f)
 	if err != nil {
 		b.Fatal(err)
 	}

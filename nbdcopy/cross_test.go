@@ -253,3 +253,42 @@ func randomFlags(rnd *rand.Rand, size int64, flag uint32) *flags {
 	}
 	return f
 }
+
+// stripes answers that every other unit has its flag set, 4096 entries at a time.
+func stripes(unit int64, flag uint32) statusFunc {
+	entries := make([]entry, 0, 4096)
+	return func(_ context.Context, offset, length int64) ([]entry, error) {
+		entries = entries[:0]
+		for pos := offset; pos < offset+length && len(entries) < cap(entries); {
+			n := unit - pos%unit
+			e := entry{length: n}
+			if pos/unit%2 == 0 {
+				e.flags = flag
+			}
+			entries = append(entries, e)
+			pos += n
+		}
+		return entries, nil
+	}
+}
+
+// BenchmarkExtents crosses two maps that change with every cluster, the worst
+// that there is: dirty in pairs, data and zeros in turns.
+func BenchmarkExtents(b *testing.B) {
+	const cluster, size = 64 << 10, 64 << 30
+	extentsSeen := 0
+	for b.Loop() {
+		x := &extents{size: size, cluster: cluster,
+			dirty: &cursor{status: stripes(2*cluster, stateDirty), size: size, window: bitmapWindow, flag: stateDirty},
+			alloc: &cursor{status: stripes(cluster, stateZero), size: size, window: allocationWindow, flag: stateZero}}
+		for {
+			if _, err := x.next(context.Background()); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				b.Fatal(err)
+			}
+			extentsSeen++
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(extentsSeen), "ns/extent")
+}

@@ -1,6 +1,7 @@
 package testdomain
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,26 +63,40 @@ func New(t testing.TB, disks ...Disk) *Domain {
 // Define makes the disks and defines the domain of New without starting it.
 func Define(t testing.TB, disks ...Disk) *Domain {
 	t.Helper()
-	return define(t, 64, "<boot dev='hd'/>", "", disks)
+	return define(t, Identity{}, 64, "<boot dev='hd'/>", "", disks)
+}
+
+// Identity is the name and UUID of a domain; what is "" is chosen.
+type Identity struct{ Name, UUID string }
+
+// DefineAs is Define for a domain that is to have the name and UUID of another
+// one, which does not exist any more.
+func DefineAs(t testing.TB, id Identity, disks ...Disk) *Domain {
+	t.Helper()
+	return define(t, id, 64, "<boot dev='hd'/>", "", disks)
 }
 
 // define makes and defines a domain; boot goes into <os>, devices into <devices>.
-func define(t testing.TB, memory int, boot, devices string, disks []Disk) *Domain {
+func define(t testing.TB, id Identity, memory int, boot, devices string, disks []Disk) *Domain {
 	t.Helper()
 	startHypervisor(t)
 	dir := TempDir(t)
-	d := &Domain{Name: filepath.Base(dir), Dir: dir, Disks: disks, t: t}
+	d := &Domain{Name: cmp.Or(id.Name, filepath.Base(dir)), Dir: dir, Disks: disks, t: t}
+	uuid := ""
+	if id.UUID != "" {
+		uuid = "<uuid>" + id.UUID + "</uuid>"
+	}
 	for i := range d.Disks {
 		d.Disks[i].create(t, dir)
 		devices += d.Disks[i].xml()
 	}
 	devices = strings.ReplaceAll(devices, "@DIR@", dir)
 	boot = strings.ReplaceAll(boot, "@DIR@", dir)
-	d.define(fmt.Sprintf(`<domain type='qemu'><name>%s</name><memory unit='MiB'>%d</memory><vcpu>1</vcpu>`+
+	d.define(fmt.Sprintf(`<domain type='qemu'><name>%s</name>%s<memory unit='MiB'>%d</memory><vcpu>1</vcpu>`+
 		`<os><type arch='x86_64' machine='pc'>hvm</type>%s</os><features><acpi/></features>`+
 		`<on_reboot>destroy</on_reboot><devices>`+
 		`<controller type='usb' model='none'/><memballoon model='none'/>%s</devices></domain>`,
-		d.Name, memory, boot, devices))
+		d.Name, uuid, memory, boot, devices))
 	return d
 }
 

@@ -22,7 +22,7 @@ const bootTime = 2 * time.Minute
 func NewGuest(t testing.TB, disks ...Disk) *Domain {
 	t.Helper()
 	files := strings.TrimSpace(Tool(t, filepath.Join(Root(t), "scripts/guest.sh")))
-	d := define(t, 192, `<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`+
+	d := define(t, Identity{}, 192, `<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`+
 		`<cmdline>console=ttyS0 quiet panic=-1</cmdline>`,
 		`<serial type='file'><source path='@DIR@/serial.log'/></serial>`+
 			`<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`+

@@ -1,0 +1,250 @@
+package tests
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// A repository that an earlier version wrote is kept in testdata/repositories, one
+// for each change of what is written:
+//
+//	NAME.tar.gz     repo/ and truth.json
+//
+// To add one, before the change or after it:
+//
+//	VIRTBACKUP_RECORD=NAME go test -run TestOldRepositories ./tests
+//
+// VIRTBACKUP_BINARY names the program that writes it; else it is this one.
+const oldRepositories = "testdata/repositories"
+
+// oldTruth is truth.json: what the disks of each point held.
+type oldTruth struct {
+	Domain testdomain.Identity
+	// Points are the points with the SHA-256 of each disk as a raw image, oldest
+	// first.
+	Points []oldPoint
+}
+
+type oldPoint struct {
+	ID     string
+	SHA256 map[string]string // by target
+}
+
+// Every version lists, verifies and restores what earlier ones wrote, and goes on
+// with their chains.
+func TestOldRepositories(t *testing.T) {
+	t.Parallel()
+	if name := os.Getenv("VIRTBACKUP_RECORD"); name != "" {
+		recordRepository(t, name)
+	}
+	archives, err := filepath.Glob(filepath.Join(oldRepositories, "*.tar.gz"))
+	if err != nil || len(archives) == 0 {
+		t.Fatalf("no repositories in %s: %v", oldRepositories, err)
+	}
+	for _, archive := range archives {
+		t.Run(filepath.Base(archive), func(t *testing.T) { newOldSite(t, archive).use() })
+	}
+}
+
+// recordRepository makes a repository with points of all kinds: compressed ones, a
+// disk that grows, one that is raw, a rescan, a branch, a point of one disk alone.
+func recordRepository(t *testing.T, name string) {
+	t.Helper()
+	const odd = 3<<20 + 37*512 // no multiple of any cluster size
+	id := testdomain.Identity{Name: "vbtest-" + name, UUID: "d0a1f5ae-7d0a-4f0e-9c0a-0123456789ab"}
+	d := testdomain.DefineAs(t, id, testdomain.Disk{Target: "vda", Size: 8 << 20}, testdomain.Disk{Target: "vdb", Size: odd},
+		testdomain.Disk{Target: "vdc", Size: 2 << 20, Format: "raw"})
+	d.Start()
+	s := newSite(t, d)
+	round := 0
+	change := func() {
+		round++
+		for _, target := range []string{"vda", "vdb", "vdc"} {
+			s.IO(target, fmt.Sprintf("write -P %#x %dk 100k", 0x10+round, 150*round), fmt.Sprintf("write -z %dk 64k", 100*round+64),
+				fmt.Sprintf("write -P %#x 1800k 3000", 0x80+round), fmt.Sprintf("discard %dk 128k", 1024+64*round))
+		}
+	}
+	s.IO("vda", "write -P 0x77 0 3M")
+	s.IO("vdb", "write -P 0x66 0 3M")
+	for _, args := range [][]string{
+		{"full"}, {"inc", "--compress", "zstd"}, {"diff"}, {"copy", "--compress", "zstd:19"},
+		{"inc", "GROWN"}, {"inc", "CRASHED"}, {"inc", "--since", "check2"}, {"full", "--disk", "vdb"}, {"inc"},
+	} {
+		change()
+		code := 0
+		switch args[len(args)-1] {
+		case "GROWN":
+			args = args[:1]
+			testdomain.Virsh(t, "blockresize", s.Name, "vda", "10M")
+			s.IO("vda", "write -P 0x99 9M 1M")
+		case "CRASHED":
+			args, code = args[:1], 3
+			s.Kill()
+			s.Start()
+		}
+		if args[0] == "inc" && len(s.points) > 5 {
+			code = 3 // the bitmaps of check2 are lost; the full before does not have vda
+		}
+		s.backUp(code, args[0], args[1:]...)
+	}
+	s.check()
+	s.pack(name, id)
+}
+
+// pack writes the archive of a repository with its truth.
+func (s *site) pack(name string, id testdomain.Identity) {
+	s.t.Helper()
+	truth := oldTruth{Domain: id}
+	for _, p := range s.points {
+		sums := map[string]string{}
+		for _, d := range p.Disks {
+			sums[d.Target] = sha256Of(s.t, p.truth[d.Target])
+		}
+		truth.Points = append(truth.Points, oldPoint{p.ID, sums})
+	}
+	text, err := json.MarshalIndent(truth, "", "  ")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	top := filepath.Dir(s.repo)
+	write(s.t, filepath.Join(top, "truth.json"), string(text)+"\n")
+	if err := os.MkdirAll(oldRepositories, 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	testdomain.Tool(s.t, "tar", "-C", top, "--sort=name", "--owner=0", "--group=0", "-I", "gzip -9n", "-cf",
+		filepath.Join(oldRepositories, name+".tar.gz"), "repo", "truth.json")
+}
+
+func sha256Of(t *testing.T, path string) string {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%x", h.Sum(nil))
+}
+
+// oldSite is an unpacked repository.
+type oldSite struct {
+	t       *testing.T
+	dir     string
+	repo    string
+	truth   oldTruth
+	program testdomain.Program
+}
+
+func newOldSite(t *testing.T, archive string) *oldSite {
+	t.Helper()
+	s := &oldSite{t: t, dir: testdomain.TempDir(t)}
+	testdomain.Tool(t, "tar", "-C", s.dir, "-xzf", archive)
+	s.repo = filepath.Join(s.dir, "repo")
+	s.program = testdomain.Program{Env: []string{"VIRTBACKUP_REPO=" + s.repo}}
+	text, err := os.ReadFile(filepath.Join(s.dir, "truth.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &s.truth)
+	}
+	if err != nil || len(s.truth.Points) == 0 {
+		t.Fatalf("truth.json has %d points: %v", len(s.truth.Points), err)
+	}
+	return s
+}
+
+func (s *oldSite) use() {
+	s.t.Helper()
+	var listed []repository.Manifest
+	if err := json.Unmarshal([]byte(s.program.Must(s.t, nil, "list", "--json").Stdout), &listed); err != nil {
+		s.t.Fatal(err)
+	}
+	for i, p := range s.truth.Points {
+		if len(listed) != len(s.truth.Points) || listed[i].ID != p.ID || len(listed[i].Disks) != len(p.SHA256) {
+			s.t.Fatalf("list does not have the points of %+v", s.truth)
+		}
+	}
+	s.program.Must(s.t, nil, "verify")
+	for _, p := range s.truth.Points {
+		s.wantTruth(p)
+	}
+	s.goOn(listed)
+	s.program.Must(s.t, nil, "verify")
+}
+
+// wantTruth compares what virtbackup restores of a point, and what qemu-img reads of
+// its images, with what the disks held.
+func (s *oldSite) wantTruth(p oldPoint) {
+	s.t.Helper()
+	dir := filepath.Join(s.dir, "restored")
+	s.program.Must(s.t, nil, "restore", s.truth.Domain.Name, "--at", p.ID, "--to", dir, "--format", "raw")
+	for target, want := range p.SHA256 {
+		flat := filepath.Join(s.dir, "flat")
+		testdomain.Flatten(s.t, filepath.Join(s.repo, s.truth.Domain.Name, p.ID, target+".qcow2"), flat)
+		for _, raw := range []string{filepath.Join(dir, target+".raw"), flat} {
+			if got := sha256Of(s.t, raw); got != want {
+				s.t.Errorf("%s of %s is %s in %s, want %s", target, p.ID, got, raw, want)
+			}
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// goOn defines the domain anew, with disks as the newest points have them, and
+// makes points that are chained onto those of the archive.
+func (s *oldSite) goOn(listed []repository.Manifest) {
+	s.t.Helper()
+	newest := ""
+	for _, m := range listed {
+		if m.IsBase() {
+			newest = m.ID
+		}
+	}
+	dir := filepath.Join(s.dir, "disks")
+	s.program.Must(s.t, nil, "restore", s.truth.Domain.Name, "--at", newest, "--to", dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // QEMU has a user of its own
+		s.t.Fatal(err)
+	}
+	var disks []testdomain.Disk
+	m := listed[slices.IndexFunc(listed, func(m repository.Manifest) bool { return m.ID == newest })]
+	for _, d := range m.Disks {
+		disk := testdomain.Disk{Target: d.Target, Size: d.VirtualSize, Source: filepath.Join(dir, d.Target+".qcow2")}
+		if d.SourceFormat == "raw" {
+			disk.Format, disk.Source = "raw", filepath.Join(dir, d.Target+".raw")
+			testdomain.Flatten(s.t, filepath.Join(dir, d.Target+".qcow2"), disk.Source)
+		}
+		disks = append(disks, disk)
+	}
+	d := testdomain.DefineAs(s.t, s.truth.Domain, disks...)
+	d.Start()
+	next := newSite(s.t, d)
+	next.repo, next.program = s.repo, s.program
+	for _, disk := range disks {
+		next.IO(disk.Target, "write -P 0xaa 300k 100k", "write -z 1M 64k")
+	}
+	inc := next.backUp(3, "inc").Point
+	if inc.Parent != newest || !strings.HasPrefix(disk(s.t, inc, "vda").Parent, "../"+newest+"/") {
+		s.t.Errorf("%s is since %q, its vda since %q, want %s", inc.ID, inc.Parent, disk(s.t, inc, "vda").Parent, newest)
+	}
+	if n := disk(s.t, inc, "vda").DataBytes; n > 256<<10 {
+		s.t.Errorf("vda of %s has %d bytes of data, want what has changed", inc.ID, n)
+	}
+	next.IO("vda", "write -P 0xab 400k 100k")
+	if inc := next.backUp(0, "inc").Point; disk(s.t, inc, "vda").Method != "" {
+		s.t.Errorf("vda of %s is a %s", inc.ID, disk(s.t, inc, "vda").Method)
+	}
+	next.check()
+}

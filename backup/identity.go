@@ -3,9 +3,11 @@ package backup
 import (
 	"fmt"
 	"os"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/fileid"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -28,27 +30,26 @@ func imagesOf(d xml.Disk) []image {
 }
 
 // identify returns what tells a file or device from others that have been, or
-// will be, at the same path: for a file its inode and time of birth, where the
-// file system has that one. A copy has others of its own, also one that is moved
-// to the path; they stay over a restart of the host, which the number of the
-// file system's device need not. For a device of the device mapper (LVM) its
-// UUID. "" is for what cannot be told: paths alone count then.
+// will be, at the same path: of a file its inode and time of birth (package
+// fileid), of a device of the device mapper (LVM) its UUID. "" is for what cannot
+// be told: paths alone count then.
 func identify(path string) string {
 	info, err := os.Stat(path) // a symbolic link is where libvirt goes, too
 	if err != nil {
 		return ""
 	}
-	var s unix.Statx_t
-	if err := unix.Statx(unix.AT_FDCWD, path, 0, unix.STATX_INO|unix.STATX_BTIME, &s); err != nil {
+	if info.Mode().IsRegular() {
+		id, err := fileid.Of(path)
+		if err != nil {
+			return ""
+		}
+		return "file:" + id.String()
+	}
+	device, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
 		return ""
 	}
-	switch {
-	case info.Mode().IsRegular() && s.Mask&unix.STATX_BTIME != 0:
-		return fmt.Sprintf("file:%d@%d.%09d", s.Ino, s.Btime.Sec, s.Btime.Nsec)
-	case info.Mode().IsRegular():
-		return fmt.Sprintf("file:%d", s.Ino)
-	}
-	uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/dm/uuid", s.Rdev_major, s.Rdev_minor))
+	uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/dm/uuid", unix.Major(device.Rdev), unix.Minor(device.Rdev)))
 	if err != nil || len(uuid) < 2 {
 		return ""
 	}

@@ -40,16 +40,14 @@ func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
-	case p.Base.Checkpoint == "":
-		return fmt.Sprintf("point %s has no checkpoint", p.Base.ID)
 	case !ok:
-		return fmt.Sprintf("checkpoint %s is gone from libvirt", p.Base.Checkpoint)
+		return noCheckpoint(s, p.Base)
 	case why != "":
 		return why
 	case !c.Bitmap(d.Target):
-		return fmt.Sprintf("checkpoint %s does not cover this disk", c.Name)
+		return fmt.Sprintf("checkpoint %s does not cover this disk", c.Label())
 	case !c.Usable(d.Target):
-		return fmt.Sprintf("the bitmap of checkpoint %s is missing or broken", c.Name)
+		return fmt.Sprintf("the bitmap of checkpoint %s is missing or broken", c.Label())
 	case d.Size < base.VirtualSize:
 		return fmt.Sprintf("the disk has shrunk from %d to %d bytes since point %s", base.VirtualSize, d.Size, p.Base.ID)
 	}

@@ -19,9 +19,9 @@ import (
 // DefaultRunDir is where sockets and scratch files go.
 const DefaultRunDir = recovery.DefaultRunDir
 
-func (r *run) socket() string { return r.site().Socket(r.plan.ID) }
+func (r *run) socket() string { return r.site().Socket(r.plan.Identity) }
 
-func (r *run) scratch(target string) string { return r.site().Scratch(r.plan.ID, target) }
+func (r *run) scratch(target string) string { return r.site().Scratch(r.plan.Identity, target) }
 
 func runDir(dir string) string { return recovery.RunDir(dir) }
 
@@ -204,11 +204,15 @@ func (r *run) abandon(ctx context.Context) error {
 func (r *run) dropCheckpoint() error {
 	off, err := r.domain.WhyShutOff() // Active would be true for a moment yet
 	if err != nil || off == "" && !r.off {
-		return errors.Join(err, r.site().DeleteCheckpoint(r.plan.Checkpoint))
+		return errors.Join(err, r.site().DeleteCheckpoint(r.instant))
 	}
-	if _, err := r.domain.CheckpointXML(r.plan.Checkpoint); err == nil {
+	_, err = r.domain.CheckpointXML(r.plan.Checkpoint)
+	if errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		return r.lock.DropInstant(r.instant.Identity)
+	}
+	if err == nil {
 		r.left = true
-		r.Log.Warn("the domain is off: checkpoint " + r.plan.Checkpoint + " is left until it runs again; the next run deletes it")
+		r.Log.Warn("the domain is off: checkpoint " + r.plan.ID + " is left until it runs again; the next run deletes it")
 	}
 	return nil
 }

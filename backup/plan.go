@@ -18,12 +18,15 @@ type State struct {
 	Images      map[string][]image      // what each disk is stored in, backing files last, by target
 	Checkpoints []checkpoint.Checkpoint // all of the domain's, with sizes
 	Points      []repository.Manifest   // all of the domain's, oldest first
-	Names       []string                // of points that exist in any state, damaged ones too
+	Next        int                     // number of the next point
+	Identity    string                  // of the next point
+	Damage      error                   // of the list of identities; nil: it is sound
 }
 
 // Plan says what a run will copy and why.
 type Plan struct {
 	ID         string
+	Identity   string
 	Kind       repository.Kind      // full, inc, diff or copy
 	Base       *repository.Manifest // nil for a full or copy
 	Checkpoint string               // to be created; "" none
@@ -72,8 +75,7 @@ func MakePlan(r Request, s State) (Plan, error) {
 	if p.Kind == repository.KindDiff || p.Kind == repository.KindCopy {
 		prefix = string(p.Kind)
 	}
-	names := append(checkpoint.Names(s.Checkpoints), s.Names...)
-	p.ID = fmt.Sprintf("%s%d", prefix, repository.NextNumber(names...))
+	p.ID, p.Identity = fmt.Sprintf("%s%d", prefix, s.Next), s.Identity
 	for _, d := range chosen {
 		p.Disks = append(p.Disks, p.disk(r, d, s))
 	}
@@ -223,13 +225,34 @@ func namedBase(r Request, s State) (*repository.Manifest, error) {
 	return m, nil
 }
 
-// sealedCheckpoint is libvirt's checkpoint of a point, if it is there and ours.
+// sealedCheckpoint is libvirt's checkpoint of a point, if it is there and its identity
+// stands.
 func sealedCheckpoint(s State, m *repository.Manifest) (checkpoint.Checkpoint, bool) {
-	if m.Checkpoint == "" {
+	if m.Checkpoint == "" || m.Identity == "" { // points of format 1 are never bases by name
 		return checkpoint.Checkpoint{}, false
 	}
 	c, ok := checkpoint.Find(s.Checkpoints, m.Checkpoint)
-	return c, ok && c.Ours
+	return c, ok && c.Base() && c.Instant.Identity == m.Identity && c.Instant.Point == m.ID
+}
+
+// noCheckpoint says why no checkpoint of libvirt's tells what changed since a point.
+func noCheckpoint(s State, m *repository.Manifest) string {
+	c, there := checkpoint.Find(s.Checkpoints, m.Checkpoint)
+	switch {
+	case m.Checkpoint == "":
+		return fmt.Sprintf("point %s has no checkpoint", m.ID)
+	case m.Identity == "":
+		return fmt.Sprintf("point %s was made by a version that knew checkpoints by their names alone", m.ID)
+	case s.Damage != nil:
+		return fmt.Sprintf("whether checkpoint %s is ours is not known: %v", m.ID, s.Damage)
+	case there && !c.Ours:
+		return fmt.Sprintf("checkpoint %s has our marks, but this repository does not know its identity: the point, or the list of identities, came here from a copy", m.ID)
+	case there && c.Instant.State == repository.Retired:
+		return fmt.Sprintf("checkpoint %s is to be deleted", m.ID)
+	case there:
+		return fmt.Sprintf("checkpoint %s is of another instant than point %s", m.ID, m.ID)
+	}
+	return fmt.Sprintf("checkpoint %s is gone from libvirt", m.ID)
 }
 
 // disk plans one disk against the plan's base.
@@ -284,7 +307,7 @@ func (p *Plan) setCheckpoint(r Request) {
 		return
 	}
 	if slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }) {
-		p.Checkpoint = p.ID
+		p.Checkpoint = repository.CheckpointName(p.ID, p.Identity)
 		return
 	}
 	p.Notes = append(p.Notes, fmt.Sprintf("point %s has no checkpoint, because no disk of domain %s can have bitmaps: "+

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,12 +20,13 @@ func state(points ...repository.Manifest) State {
 	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]image{}, Points: points}
 	s.add(qcow2Disk("vda"), gib)
 	s.add(qcow2Disk("vdb"), gib)
+	s.Next, s.Identity = len(points)+1, identityOf("next")
 	for _, m := range points {
-		s.Names = append(s.Names, m.ID)
 		if m.Checkpoint == "" {
 			continue
 		}
-		c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: m.Checkpoint}, Ours: true, Sealed: true}
+		c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: m.Checkpoint}, Ours: true, Sealed: true,
+			Instant: repository.Instant{Point: m.ID, Identity: m.Identity, Checkpoint: true}}
 		for _, d := range m.Disks {
 			c.Disks = append(c.Disks, xml.CheckpointDisk{Target: d.Target, Bitmap: m.Checkpoint, Size: 1 << 20})
 		}
@@ -33,16 +35,23 @@ func state(points ...repository.Manifest) State {
 	return s
 }
 
+// identityOf is 16 hex digits that are always the same for a name.
+func identityOf(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name)))[:16] }
+
+func (s *State) checkpoint(point string) *checkpoint.Checkpoint {
+	return &s.Checkpoints[slices.IndexFunc(s.Checkpoints, func(c checkpoint.Checkpoint) bool { return c.Instant.Point == point })]
+}
+
 func (s *State) add(d xml.Disk, size int64) {
 	s.Disks = append(s.Disks, d)
 	s.Sizes[d.Target], s.Allocated[d.Target] = size, size/2
 }
 
-// bitmap is what a checkpoint records of a disk.
-func (s *State) bitmap(name, target string) *xml.CheckpointDisk {
-	c := slices.IndexFunc(s.Checkpoints, func(c checkpoint.Checkpoint) bool { return c.Name == name })
-	d := slices.IndexFunc(s.Checkpoints[c].Disks, func(d xml.CheckpointDisk) bool { return d.Target == target })
-	return &s.Checkpoints[c].Disks[d]
+// bitmap is what the checkpoint of a point records of a disk.
+func (s *State) bitmap(point, target string) *xml.CheckpointDisk {
+	c := s.checkpoint(point)
+	d := slices.IndexFunc(c.Disks, func(d xml.CheckpointDisk) bool { return d.Target == target })
+	return &c.Disks[d]
 }
 
 // base is what a point says of a disk.
@@ -52,9 +61,9 @@ func (s *State) base(id, target string) *repository.Disk {
 	return &s.Points[m].Disks[d]
 }
 
-// lose makes libvirt forget a checkpoint.
-func (s *State) lose(name string) {
-	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(c checkpoint.Checkpoint) bool { return c.Name == name })
+// lose makes libvirt forget the checkpoint of a point.
+func (s *State) lose(point string) {
+	s.Checkpoints = slices.DeleteFunc(s.Checkpoints, func(c checkpoint.Checkpoint) bool { return c.Instant.Point == point })
 }
 
 func (s *State) remove(target string) {
@@ -71,9 +80,9 @@ func qcow2Disk(target string) xml.Disk {
 
 // sealed is a point of vda and vdb.
 func sealed(id string, kind repository.Kind) repository.Manifest {
-	m := repository.Manifest{ID: id, Kind: kind}
+	m := repository.Manifest{ID: id, Kind: kind, Identity: identityOf(id)}
 	if m.IsBase() {
-		m.Checkpoint = id
+		m.Checkpoint = repository.CheckpointName(id, m.Identity)
 	}
 	for _, target := range []string{"vda", "vdb"} {
 		m.Disks = append(m.Disks, repository.Disk{Target: target, Image: target + ".qcow2", VirtualSize: gib})
@@ -182,7 +191,27 @@ func TestPlan(t *testing.T) {
 		{"the checkpoint is gone", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.lose("check2") },
 			"check6 inc since check2: vda rescan, vdb rescan", "checkpoint check2 is gone from libvirt"},
 		{"the checkpoint is somebody else's", Request{Kind: diff, Since: "check2"}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
-			"diff6 diff since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", "checkpoint check2 is gone from libvirt"},
+			"diff6 diff since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", "this repository does not know its identity"},
+		{"the checkpoint is of another identity", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.Identity = identityOf("other") },
+			"check6 inc since check2: vda inc, vdb inc", ""},
+		{"the checkpoint is retired", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = repository.Retired },
+			"check6 inc since check2: vda inc, vdb inc", ""},
+		{"since a retired checkpoint", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = repository.Retired },
+			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is to be deleted"},
+		{"the point is of another identity", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.Points[2].Identity = identityOf("other") },
+			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is of another instant"},
+		{"points of format 1", Request{Kind: inc}, history(), func(s *State) {
+			for i := range s.Points[:3] {
+				s.Points[i].Identity, s.Points[i].Checkpoint = "", s.Points[i].ID
+				s.Checkpoints[i].Name = s.Points[i].ID
+			}
+		}, "check6 inc since check3: vda rescan, vdb rescan", "made by a version that knew checkpoints by their names alone"},
+		{"the list of identities is damaged", Request{Kind: inc}, history(), func(s *State) {
+			s.Damage = errors.New("torn")
+			for i := range s.Checkpoints {
+				s.Checkpoints[i].Ours = false
+			}
+		}, "check6 inc since check3: vda rescan, vdb rescan", "whether checkpoint check3 is ours is not known: torn"},
 		{"all checkpoints gone", Request{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is gone from libvirt"},
 		{"diff, all checkpoints gone", Request{Kind: diff}, history(), func(s *State) { s.Checkpoints = nil },
@@ -198,7 +227,7 @@ func TestPlan(t *testing.T) {
 		{"the checkpoint is gone, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.lose("check2") },
 			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 is gone from libvirt"},
 		{"the checkpoint is somebody else's, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
-			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 is gone from libvirt"},
+			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 has our marks"},
 		{"no checkpoint of a full, in full", Request{Kind: diff, Fallback: FallbackFull}, history(), func(s *State) { s.lose("check1") },
 			"diff6 diff since check1: vda full (no bitmap), vdb full (no bitmap)", "disk vda is copied in full: checkpoint check1 is gone from libvirt"},
 		{"auto with one usable bitmap", Request{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
@@ -240,7 +269,7 @@ func checkPlan(t *testing.T, p Plan) {
 	if isCheck != (p.Kind == full || p.Kind == inc) || !isCheck && p.Checkpoint != "" {
 		t.Errorf("%s is a %s with the checkpoint %q", p.ID, p.Kind, p.Checkpoint)
 	}
-	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == p.ID) {
+	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == repository.CheckpointName(p.ID, p.Identity)) {
 		t.Errorf("%s: bitmaps %v, checkpoint %q", p.ID, covered, p.Checkpoint)
 	}
 	for _, d := range p.Disks {
@@ -324,22 +353,6 @@ func TestPlanFails(t *testing.T) {
 	}
 }
 
-// A number is never used twice: not that of a point, of one that is damaged, or
-// of a checkpoint that libvirt knows, whoever made it.
-func TestPlanNames(t *testing.T) {
-	s := history()
-	s.Names = append(s.Names, "check7")
-	for _, name := range []string{"diff8", "check9", "snapshot33", "check11x"} {
-		s.Checkpoints = append(s.Checkpoints, checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: name}})
-	}
-	for kind, want := range map[repository.Kind]string{full: "check10", inc: "check10", diff: "diff10", kindCopy: "copy10"} {
-		p, err := MakePlan(Request{Domain: "vm1", Kind: kind}, s)
-		if err != nil || p.ID != want {
-			t.Errorf("%s: got %s, %v, want %s", kind, p.ID, err, want)
-		}
-	}
-}
-
 func TestPlanLeavesOut(t *testing.T) {
 	s := state()
 	s.add(xml.Disk{Target: "hda", Device: "cdrom", ReadOnly: true, Format: "raw"}, 0)
@@ -379,6 +392,8 @@ func TestValidate(t *testing.T) {
 		"has no --since":          {Kind: full, Since: "check1"},
 		"--quiesce is":            {Kind: full, Quiesce: "maybe"},
 		"--fallback is":           {Kind: inc, Fallback: "maybe"},
+		"may have 56":             {Kind: full, SocketDir: "/" + strings.Repeat("x", 60)},
+		"-1 checkpoints":          {Kind: inc, KeepCheckpoints: -1},
 		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
 	} {
 		err := r.Validate()

@@ -11,6 +11,7 @@ func (r *run) site() *recovery.Site {
 	return &recovery.Site{
 		Domain: r.domain, Repo: r.repo, Lock: r.lock,
 		SocketDir: r.SocketDir, ScratchDir: r.ScratchDir, AgentTimeout: r.AgentTimeout, Log: r.Log,
+		Own: r.instant.Identity,
 	}
 }
 

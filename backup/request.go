@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -24,6 +25,11 @@ const (
 	// QuiesceNo does not talk to the guest.
 	QuiesceNo Quiesce = "no"
 )
+
+// DefaultKeepCheckpoints leaves a week of nights to start a diff from. Each checkpoint
+// costs QEMU 6 ms at the begin of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
+// with one, and 2.4 s with sixty.
+const DefaultKeepCheckpoints = 8
 
 // Request is what a run is asked to do.
 type Request struct {
@@ -45,6 +51,9 @@ type Request struct {
 	// ScratchDir and SocketDir are directories that QEMU may write to; ""
 	// means [DefaultRunDir].
 	ScratchDir, SocketDir string
+	// KeepCheckpoints is how many checkpoints of ours stay in libvirt, the newest, and
+	// besides them that of the newest full; 0 means DefaultKeepCheckpoints.
+	KeepCheckpoints int
 	// ScratchLimit is how many bytes the scratch files may take before the
 	// backup ends itself; 0 means as many as their file system has.
 	ScratchLimit int64
@@ -72,6 +81,10 @@ func (r Request) Validate() error {
 		return usageError("virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
 	case !slices.Contains([]Quiesce{"", QuiesceTry, QuiesceRequire, QuiesceNo}, r.Quiesce):
 		return usageError("virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
+	case len(r.SocketDir) > recovery.MaxSocketDir:
+		return usageError("name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
+	case r.KeepCheckpoints < 0:
+		return usageError("--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
 	case r.StallTimeout < 0:
 		return usageError("--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:
@@ -91,6 +104,9 @@ func (r Request) Validate() error {
 func (r Request) withDefaults() Request {
 	if r.Quiesce == "" {
 		r.Quiesce = QuiesceTry
+	}
+	if r.KeepCheckpoints == 0 {
+		r.KeepCheckpoints = DefaultKeepCheckpoints
 	}
 	if r.AgentTimeout == 0 {
 		r.AgentTimeout = 10 * time.Second

@@ -1,8 +1,8 @@
 // Package backup makes points: it plans a run and carries it out step by step.
 //
-//	find → open → lock → recover → plan → parents → space → reserve
-//	     → directories → idle → freeze → begin → thaw → tails → copy → end
-//	     → seal → retire
+//	find → open → lock → recover → plan → parents → space → issue
+//	     → reserve → directories → idle → freeze → begin → thaw → tails
+//	     → copy → end → seal → retire
 //
 // Each step that changes something outside of the process has its undo beside
 // it; all undos run on every way out.
@@ -34,8 +34,8 @@ type run struct {
 	guest    xml.Domain
 	repo     *repository.Repository
 	lock     *repository.Lock
-	points   []repository.Manifest
 	plan     Plan
+	instant  repository.Instant // that this run makes a point of; zero before it is issued
 	partial  *repository.Partial
 	frozen   bool // the guest may be frozen
 	freezing bool // the agent may still freeze it
@@ -54,7 +54,6 @@ type run struct {
 	sealed bool
 	point  repository.Manifest
 	result Result
-	taken  []string // names of points that bitmaps stand in the way of
 }
 
 // step is one step of a run. undo puts back what do changed, as far as do came
@@ -75,6 +74,7 @@ var steps = []step{
 	{name: "plan", do: (*run).makePlan},
 	{name: "parents", do: (*run).checkParents},
 	{name: "space", do: (*run).checkSpace},
+	{name: "issue", do: (*run).issue, undo: (*run).withdraw},
 	{name: "reserve", do: (*run).reserve, undo: (*run).discard},
 	{name: "directories", do: (*run).prepareRunDirs},
 	{name: "idle", do: (*run).awaitIdle},
@@ -103,10 +103,6 @@ func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request
 	start := time.Now()
 	r := &run{Request: request.withDefaults(), conn: conn, dir: dir}
 	err = r.take(ctx, steps)
-	for r.nameTaken(err) && ctx.Err() == nil {
-		r = r.underAnotherName()
-		err = r.take(ctx, steps)
-	}
 	r.result.Point = r.point
 	r.result.Seconds = time.Since(start).Seconds()
 	return r.result, err
@@ -193,8 +189,16 @@ func (r *run) close(context.Context) error {
 	return r.repo.RemoveIfUnused()
 }
 
+// takeLock takes the domain's lock, and notices where the repository has come from.
 func (r *run) takeLock(context.Context) (err error) {
-	r.lock, err = r.repo.Lock(r.Domain)
+	if r.lock, err = r.repo.Lock(r.Domain); err != nil {
+		return err
+	}
+	moved, err := r.repo.NotePlace()
+	if moved {
+		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
+			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", r.repo.Dir())
+	}
 	return err
 }
 
@@ -220,17 +224,22 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Disks: r.guest.Disks, Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points}
-	for _, m := range points {
-		state.Names = append(state.Names, m.ID)
+		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Identity: repository.NewIdentity()}
+	if state.Next, err = r.lock.NextNumber(); err != nil {
+		return err
+	}
+	if _, state.Damage, err = r.lock.Instants(); err != nil {
+		return err
+	}
+	if state.Damage != nil {
+		r.warn("%v: no checkpoint is known to be ours, and those that there are stay", state.Damage)
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
-			state.Names = append(state.Names, d.ID)
 			r.warn("%v", d.Err)
 		}
 	}
-	if err := r.addTakenNames(&state); err != nil {
+	if err := r.warnOfRename(state); err != nil {
 		return err
 	}
 	if err := r.inspectDisks(&state); err != nil {
@@ -240,7 +249,6 @@ func (r *run) makePlan(context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.points = points
 	r.announce()
 	return nil
 }
@@ -282,9 +290,27 @@ func (r *run) survey(sizes bool) ([]checkpoint.Checkpoint, error) {
 	return r.site().Survey(sizes)
 }
 
+// issue writes the identity of the point down, before anything of it is in libvirt.
+func (r *run) issue(context.Context) (err error) {
+	r.instant, err = r.lock.Issue(repository.Instant{
+		Point: r.plan.ID, Identity: r.plan.Identity, Checkpoint: r.plan.Checkpoint != "",
+	})
+	return err
+}
+
+// withdraw undoes issue where nothing of the identity is left: nothing was begun, or
+// the job is over and the point has no checkpoint. An identity that has one goes with
+// it (see dropCheckpoint), the others with the next run.
+func (r *run) withdraw(context.Context) error {
+	if r.instant.Identity == "" || r.stuck || r.begun && (r.instant.Checkpoint || !r.ended) {
+		return nil
+	}
+	return r.lock.DropInstant(r.instant.Identity)
+}
+
 // reserve makes the directory that the point grows in.
 func (r *run) reserve(context.Context) (err error) {
-	r.partial, err = r.lock.Begin(r.plan.ID)
+	r.partial, err = r.lock.Begin(r.plan.ID, r.plan.Identity)
 	return err
 }
 

@@ -10,16 +10,17 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
 // mark begins the description of every checkpoint that we create. The id of the
-// repository and the point follow: a name alone would prove nothing, since
-// another tool, or virtbackup with another repository, may use the same one.
+// repository and the point follow, for people and for other repositories: what
+// proves that a checkpoint is ours is the identity in its name.
 const mark = "virtbackup"
 
 // Description is the text of the checkpoint that belongs to a point of a
-// repository. [Checkpoint.Ours] knows it again.
+// repository.
 func Description(repository, point string) string {
 	return strings.Join([]string{mark, repository, point}, " ")
 }
@@ -28,23 +29,46 @@ func Description(repository, point string) string {
 // repository says about it.
 type Checkpoint struct {
 	xml.Checkpoint
-	// Ours: created by virtbackup for this repository.
-	Ours bool
+	// Ours: the repository has issued its identity. Instant is what it wrote down
+	// then, the zero value for a checkpoint that is not ours.
+	Ours    bool
+	Instant repository.Instant
 	// Sealed: the repository has the point it belongs to. Only then is it a
 	// base for later points.
 	Sealed bool
+	// Inherited: it was made before the repository was moved or copied, and the
+	// original may need it. It is a base like others, and never deleted.
+	Inherited bool
 }
 
-// Owner says whose the checkpoint is: "ours", "foreign", or "left over" for one
-// of ours whose point was never sealed or is gone.
+// Owner says whose the checkpoint is: "ours", "inherited", "foreign", "left over" for
+// one of ours whose point was never sealed or is gone, or "retired" for one that is to
+// be deleted.
 func (c Checkpoint) Owner() string {
 	switch {
 	case !c.Ours:
 		return "foreign"
+	case c.Inherited:
+		return "inherited"
 	case !c.Sealed:
 		return "left over"
+	case c.Instant.State == repository.Retired:
+		return "retired"
 	}
 	return "ours"
+}
+
+// Label is how people name the checkpoint: by its point if it is ours.
+func (c Checkpoint) Label() string {
+	if c.Ours {
+		return c.Instant.Point
+	}
+	return c.Name
+}
+
+// Base tells whether an incremental may start from it.
+func (c Checkpoint) Base() bool {
+	return c.Ours && c.Sealed && c.Instant.State != repository.Retired
 }
 
 // Bitmap reports whether the checkpoint has a bitmap for the disk.
@@ -114,20 +138,42 @@ func (c Checkpoint) disk(target string) (xml.CheckpointDisk, bool) {
 }
 
 // Survey reads the XML of a domain's checkpoints (with sizes, if the domain
-// runs) and says which belong to the repository. sealed tells whether the
-// repository has a point of that name.
-func Survey(docs []string, repository string, sealed func(point string) bool) ([]Checkpoint, error) {
+// runs) and says which are ours by the ledger; nil knows none.
+func Survey(docs []string, ledger *repository.Ledger) ([]Checkpoint, error) {
 	var all []Checkpoint
 	for _, doc := range docs {
 		x, err := xml.ParseCheckpoint(doc)
 		if err != nil {
 			return nil, fmt.Errorf("survey checkpoints: %w", err)
 		}
-		c := Checkpoint{Checkpoint: x, Ours: x.Description == Description(repository, x.Name)}
-		c.Sealed = c.Ours && sealed(x.Name)
+		c := Checkpoint{Checkpoint: x}
+		if ledger != nil {
+			c.claim(ledger)
+		}
 		all = append(all, c)
 	}
 	return all, nil
+}
+
+// claim finds out whether the repository has issued the checkpoint's identity.
+func (c *Checkpoint) claim(ledger *repository.Ledger) {
+	i, ok := Issued(c.Checkpoint, ledger)
+	if !ok {
+		return
+	}
+	c.Ours, c.Instant = true, i
+	c.Sealed, c.Inherited = ledger.Sealed(i), ledger.Inherited(i)
+}
+
+// Issued returns the instant of a checkpoint that the repository has issued: name,
+// description and what is written down must agree.
+func Issued(c xml.Checkpoint, ledger *repository.Ledger) (repository.Instant, bool) {
+	point, identity, ok := repository.ParseCheckpointName(c.Name)
+	if !ok || !slices.ContainsFunc(ledger.RepositoryIDs(), func(id string) bool { return c.Description == Description(id, point) }) {
+		return repository.Instant{}, false
+	}
+	i, ok := ledger.Find(identity)
+	return i, ok && i.Checkpoint && i.Point == point
 }
 
 // Find returns the checkpoint of that name.
@@ -139,11 +185,11 @@ func Find(all []Checkpoint, name string) (Checkpoint, bool) {
 	return all[i], true
 }
 
-// Names lists the names of all.
-func Names(all []Checkpoint) []string {
-	names := make([]string, len(all))
-	for i, c := range all {
-		names[i] = c.Name
+// OfPoint returns our checkpoint of a point.
+func OfPoint(all []Checkpoint, point string) (Checkpoint, bool) {
+	i := slices.IndexFunc(all, func(c Checkpoint) bool { return c.Ours && c.Instant.Point == point })
+	if i < 0 {
+		return Checkpoint{}, false
 	}
-	return names
+	return all[i], true
 }

@@ -3,15 +3,16 @@ package checkpoint
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
-
-const repo = "0b1c5b1e-1111-4222-8333-444455556666"
 
 // doc is a checkpoint as libvirt prints it: vda with a healthy bitmap, vdb with
 // a broken one (no size), vdc without.
@@ -25,34 +26,166 @@ func doc(name, description string) string {
   </disks></domaincheckpoint>`
 }
 
-func TestSurvey(t *testing.T) {
-	docs := []string{
-		doc("check1", Description(repo, "check1")),
-		doc("check2", Description(repo, "check2")),
-		doc("check3", Description("another-repository", "check3")),
-		doc("check4", ""),
-		doc("check5", Description(repo, "check1")), // redefined under another name
-		doc("theirs", "virtbackup"),
+// ledger is that of a repository that has issued identities for check1, check2,
+// which was not sealed, diff3, and check4, which is retired.
+func ledger(t *testing.T) (*repository.Ledger, *repository.Lock) {
+	t.Helper()
+	r, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	all, err := Survey(docs, repo, func(point string) bool { return point != "check2" })
+	lock, err := r.Lock("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lock.Unlock() })
+	for _, i := range []repository.Instant{
+		{Point: "check1", Identity: id1, Checkpoint: true}, {Point: "check2", Identity: id2, Checkpoint: true},
+		{Point: "diff3", Identity: id3}, {Point: "check4", Identity: id4, Checkpoint: true},
+	} {
+		if _, err := lock.Issue(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lock.SetInstantState(id4, repository.Retired); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"check1", "check4"} { // cannot be read, so they count as sealed
+		if err := os.Mkdir(r.PointDir("vm1", id), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := r.Ledger("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l, lock
+}
+
+const (
+	id1 = "1111111111111111"
+	id2 = "2222222222222222"
+	id3 = "3333333333333333"
+	id4 = "4444444444444444"
+)
+
+func TestSurvey(t *testing.T) {
+	l, lock := ledger(t)
+	repo := l.RepositoryIDs()[0]
+	docs := []string{
+		doc("check1."+id1, Description(repo, "check1")),
+		doc("check2."+id2, Description(repo, "check2")),
+		doc("check4."+id4, Description(repo, "check4")),
+		doc("diff3."+id3, Description(repo, "diff3")),                 // has no checkpoint
+		doc("check5.5555555555555555", Description(repo, "check5")),   // of a copy of the repository
+		doc("check1."+id2, Description(repo, "check1")),               // the identity of another point
+		doc("check1", Description(repo, "check1")),                    // of format 1
+		doc("check2."+id2, Description("another-one", "check2")),      // of another repository
+		doc("check1."+id1, Description(repo, "check2")), doc("x", ""), // somebody's
+	}
+	all, err := Survey(docs, l)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
 	for _, c := range all {
-		got = append(got, c.Name+" "+c.Owner())
+		got = append(got, c.Label()+" "+c.Owner())
 	}
-	want := "check1 ours, check2 left over, check3 foreign, check4 foreign, check5 foreign, theirs foreign"
+	want := "check1 ours, check2 left over, check4 retired, diff3." + id3 + " foreign, check5.5555555555555555 foreign, check1." + id2 +
+		" foreign, check1 foreign, check2." + id2 + " foreign, check1." + id1 + " foreign, x foreign"
 	if text := strings.Join(got, ", "); text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
 	}
-	if _, err := Survey([]string{"<nonsense"}, repo, nil); err == nil {
+	if base := []bool{all[0].Base(), all[1].Base(), all[2].Base()}; !slices.Equal(base, []bool{true, false, false}) {
+		t.Errorf("bases: %v", base)
+	}
+	if c, ok := Choose(all, "check1"); !ok || c.Name != "check1."+id1 || !c.Ours {
+		t.Errorf("check1 is %s", c.Name)
+	}
+	if c, ok := Choose(all[3:], "check1"); !ok || c.Ours {
+		t.Errorf("check1, where there is none of ours, is %s", c.Name)
+	}
+	if _, err := Survey([]string{"<nonsense"}, l); err == nil {
 		t.Error("a document that is no XML: no error")
+	}
+	if all, _ := Survey(docs, nil); slices.ContainsFunc(all, func(c Checkpoint) bool { return c.Ours }) {
+		t.Error("without a ledger some are ours")
+	}
+	// In a copy all of them are inherited.
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(lock.Repository().Dir())); err != nil {
+		t.Fatal(err)
+	}
+	r, err := repository.Open(copied)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err = r.Ledger("vm1"); err != nil {
+		t.Fatal(err)
+	}
+	if all, err = Survey(docs[:3], l); err != nil || !all[0].Inherited || !all[1].Inherited || all[0].Owner() != "inherited" || Refuse(all[1]) == nil {
+		t.Errorf("in a copy: %+v, %v", all, err)
+	}
+	if c, ok := Choose(all, "check1"); ok {
+		t.Errorf("an inherited checkpoint is chosen by its point: %s", c.Name)
 	}
 }
 
+// An identity goes only once libvirt does not list its checkpoint any more, and is
+// retired from the beginning.
+func TestDeleteIssued(t *testing.T) {
+	_, lock := ledger(t)
+	i, _ := instants(t, lock).Find(id1)
+	broken := errors.New("broken")
+	for _, tt := range []struct {
+		d    listed
+		want error
+		left bool
+	}{
+		{listed{stays: true}, nil, true}, {listed{err: broken}, broken, true}, {listed{}, nil, false},
+	} {
+		err := DeleteIssued(&tt.d, lock, i)
+		now, left := instants(t, lock).Find(id1)
+		if (err != nil) != tt.left || tt.want != nil && !errors.Is(err, tt.want) || left != tt.left || left && now.State != repository.Retired {
+			t.Errorf("%+v: %v, left %v %+v", tt.d, err, left, now)
+		}
+	}
+}
+
+func instants(t *testing.T, lock *repository.Lock) repository.Instants {
+	t.Helper()
+	is, damage, err := lock.Instants()
+	if err != nil || damage != nil {
+		t.Fatal(err, damage)
+	}
+	return is
+}
+
+// listed is a domain with one checkpoint.
+type listed struct {
+	stays, gone bool
+	err         error
+}
+
+func (d *listed) CheckpointXML(string) (string, error) {
+	switch {
+	case d.err != nil:
+		return "", d.err
+	case d.gone:
+		return "", hypervisor.ErrNoCheckpoint
+	}
+	return twoDisks, nil
+}
+
+func (d *listed) DeleteCheckpoint(string, bool) error {
+	d.gone = !d.stays
+	return nil
+}
+
+func (d *listed) RedefineCheckpoint(string, bool) error { return nil }
+
 func TestBitmaps(t *testing.T) {
-	all, err := Survey([]string{doc("check1", "")}, repo, nil)
+	all, err := Survey([]string{doc("check1", "")}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +237,9 @@ func TestRefuse(t *testing.T) {
 		want string // "" not refused
 	}{
 		{"foreign", Checkpoint{Checkpoint: named}, "not made by virtbackup for this repository"},
-		{"needed", Checkpoint{Checkpoint: named, Ours: true, Sealed: true}, "point check1 needs it"},
+		{"needed", Checkpoint{Checkpoint: named, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1"}}, "point check1 needs it"},
+		{"retired", Checkpoint{Checkpoint: named, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1", State: repository.Retired}}, ""},
+		{"inherited", Checkpoint{Checkpoint: named, Ours: true, Inherited: true}, "the original may need it"},
 		{"left over", Checkpoint{Checkpoint: named, Ours: true}, ""},
 	}
 	for _, tt := range tests {
@@ -204,8 +339,5 @@ func TestFind(t *testing.T) {
 	}
 	if _, ok := Find(all, "check3"); ok {
 		t.Error("found what is not there")
-	}
-	if got := Names(all); !slices.Equal(got, []string{"check1", "check2"}) {
-		t.Errorf("names: %q", got)
 	}
 }

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
 )
 
 // List surveys the checkpoints of a domain, with sizes if it runs. repo may be
@@ -21,32 +21,13 @@ func List(domain *hypervisor.Domain, repo *repository.Repository) ([]Checkpoint,
 	if err != nil {
 		return nil, err
 	}
-	if repo == nil {
-		return Survey(docs, "", func(string) bool { return false })
-	}
-	return Survey(docs, repo.ID(), Sealed(repo, domain.Name(), domain.UUID()))
-}
-
-// Sealed tells which points of a domain the repository has, under its name or
-// under one that it had before. A damaged one counts: its checkpoint is not ours
-// to throw away.
-func Sealed(repo *repository.Repository, domain, uuid string) func(point string) bool {
-	has := func(name, point string) bool {
-		_, err := repo.Point(name, point)
-		return !errors.Is(err, repository.ErrNoPoint)
-	}
-	// Few have another name, so nobody looks before there is a reason to.
-	others := sync.OnceValues(func() ([]string, error) { return repo.NamesOf(uuid) })
-	return func(point string) bool {
-		if has(domain, point) {
-			return true
+	var ledger *repository.Ledger
+	if repo != nil {
+		if ledger, err = repo.Ledger(domain.Name()); err != nil {
+			return nil, err
 		}
-		names, err := others()
-		if err != nil {
-			return true // nobody knows
-		}
-		return slices.ContainsFunc(names, func(name string) bool { return has(name, point) })
 	}
+	return Survey(docs, ledger)
 }
 
 // RefusedError says why a checkpoint is not deleted without force.
@@ -60,30 +41,42 @@ func (e *RefusedError) Error() string {
 // Hint says what force would do.
 func (e *RefusedError) Hint() string { return "--force deletes it all the same; " + e.Loss }
 
-// Refuse returns a *RefusedError for a checkpoint that is not ours or that a
+// Refuse returns a *RefusedError for a checkpoint that is not ours alone or that a
 // sealed point needs, nil for any other.
 func Refuse(c Checkpoint) error {
 	switch {
 	case !c.Ours:
 		return &RefusedError{c.Name, "it was not made by virtbackup for this repository",
 			"whoever made it then can make no incremental since it"}
-	case c.Sealed:
-		return &RefusedError{c.Name, "point " + c.Name + " needs it as the base of later backups",
+	case c.Inherited:
+		return &RefusedError{c.Name, "it was made before the repository was moved or copied, and the original may need it",
+			"then an inc since " + c.Label() + ", in this repository or the other, has to read the whole disks and compare"}
+	case c.Sealed && c.Instant.State != repository.Retired:
+		return &RefusedError{c.Label(), "point " + c.Label() + " needs it as the base of later backups",
 			"the point stays and restores, but an inc or diff since it has to read the whole disks and compare"}
 	}
 	return nil
 }
 
-// Remove deletes the named checkpoint of a domain, if nothing speaks against it
-// or force is set, and says what is lost by that, or "". The caller holds the
-// domain's lock. Errors: hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can
-// only be deleted by a running QEMU), *RefusedError.
-func Remove(domain *hypervisor.Domain, repo *repository.Repository, name string, force bool) (loss string, err error) {
-	all, err := List(domain, repo)
+// Choose finds the checkpoint that a person names: by its point if it is ours, else by
+// libvirt's full name for it.
+func Choose(all []Checkpoint, name string) (Checkpoint, bool) {
+	if c, ok := OfPoint(all, name); ok && !c.Inherited {
+		return c, true
+	}
+	return Find(all, name)
+}
+
+// Remove deletes the named checkpoint (see Choose) of a locked domain, if nothing
+// speaks against it or force is set, and says what is lost by that, or "". Errors:
+// hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
+// QEMU), *RefusedError.
+func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
+	all, err := List(domain, lock.Repository())
 	if err != nil {
 		return "", err
 	}
-	c, ok := Find(all, name)
+	c, ok := Choose(all, name)
 	if !ok {
 		return "", fmt.Errorf("domain %s: checkpoint %q: %w", domain.Name(), name, hypervisor.ErrNoCheckpoint)
 	}
@@ -102,6 +95,48 @@ func Remove(domain *hypervisor.Domain, repo *repository.Repository, name string,
 		return "", fmt.Errorf("delete checkpoint %s of domain %s: %w: its bitmaps would stay in the images",
 			name, domain.Name(), hypervisor.ErrNotRunning)
 	}
-	_, err = Delete(domain, name)
+	if c.Ours {
+		return loss, DeleteIssued(domain, lock, c.Instant)
+	}
+	_, err = Delete(domain, c.Name)
 	return loss, err
+}
+
+// DeleteIssued deletes the checkpoint of an instant that the repository has issued, and
+// forgets the identity once libvirt does not list the checkpoint any more. Until then
+// it is retired: neither a base, nor defined again.
+func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error {
+	if err := lock.SetInstantState(i.Identity, repository.Retired); err != nil {
+		return err
+	}
+	name := i.CheckpointName()
+	_, err := d.CheckpointXML(name)
+	if err == nil {
+		if _, err := Delete(d, name); err != nil {
+			return err
+		}
+		_, err = d.CheckpointXML(name)
+	}
+	switch {
+	case err == nil:
+		return fmt.Errorf("delete checkpoint %s: libvirt lists it still", name)
+	case !errors.Is(err, hypervisor.ErrNoCheckpoint):
+		return err
+	}
+	return lock.DropInstant(i.Identity)
+}
+
+// RecordedBy tells whether a checkpoint is the one that was made with a point of format
+// 1, which had no identity: name, repository and creation time are those that the point
+// recorded.
+func RecordedBy(repo *repository.Repository, m repository.Manifest, c xml.Checkpoint) bool {
+	if m.Identity != "" || c.Name != m.Checkpoint || c.Description != Description(m.Repository, m.ID) || !slices.Contains(repo.IDs(), m.Repository) {
+		return false
+	}
+	doc, err := repo.ReadFile(m, "checkpoint.xml")
+	if err != nil {
+		return false
+	}
+	recorded, err := xml.ParseCheckpoint(string(doc))
+	return err == nil && recorded.Name == c.Name && !c.Created.IsZero() && recorded.Created.Equal(c.Created)
 }

@@ -191,24 +191,55 @@ func (w *work) forgetCheckpoints(points []string) error {
 	if err != nil {
 		return err
 	}
-	all, err := checkpoint.Survey(docs, w.repo.ID(), checkpoint.Sealed(w.repo, w.Domain, w.domain.UUID()))
+	ledger, err := w.repo.Ledger(w.Domain)
+	if err != nil {
+		return err
+	}
+	all, err := checkpoint.Survey(docs, ledger)
 	if err != nil {
 		return err
 	}
 	for _, c := range slices.Backward(all) {
-		leftOver := !c.Sealed && w.Point == ""
-		if !c.Ours || !leftOver && !slices.Contains(points, c.Name) {
+		remove, ok, err := w.chosen(c, points)
+		if err != nil {
+			return err
+		}
+		if !ok {
 			continue
 		}
 		if !w.DryRun {
-			if _, err := checkpoint.Delete(w.domain, c.Name); err != nil {
+			if err := remove(); err != nil {
 				return err
 			}
-			w.Log.Info("forgot checkpoint " + c.Name)
+			w.Log.Info("forgot checkpoint " + c.Label())
 		}
-		w.result.Checkpoints = append(w.result.Checkpoints, c.Name)
+		w.result.Checkpoints = append(w.result.Checkpoints, c.Label())
 	}
 	return nil
+}
+
+// chosen tells whether a checkpoint is among those to be removed, and how that is done.
+func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() error, ok bool, err error) {
+	point := c.Label()
+	leftOver := c.Ours && !c.Sealed && w.Point == ""
+	if !leftOver && !slices.Contains(points, point) {
+		return nil, false, nil
+	}
+	switch {
+	case c.Inherited:
+		w.note("checkpoint %s stays: it was made before the repository was moved or copied, and the original may need it "+
+			"(virtbackup checkpoint delete %s %s --force)", point, w.domain.Name(), c.Name)
+		return nil, false, nil
+	case c.Ours && w.active:
+		return func() error { return checkpoint.DeleteIssued(w.domain, w.lock, c.Instant) }, true, nil
+	case c.Ours: // the bitmaps stay in the images, and the next run finds them
+		return func() error { _, err := checkpoint.Delete(w.domain, c.Name); return err }, true, nil
+	}
+	m, err := w.repo.Point(w.Domain, point)
+	if err != nil || !checkpoint.RecordedBy(w.repo, m, c.Checkpoint) {
+		return nil, false, nil // of somebody else, or nobody can tell
+	}
+	return func() error { _, err := checkpoint.Delete(w.domain, c.Name); return err }, true, nil
 }
 
 func (w *work) removePoints(points []string) error {
@@ -230,11 +261,13 @@ func (w *work) removePoints(points []string) error {
 	return err
 }
 
+func (w *work) note(format string, args ...any) {
+	w.result.Notes = append(w.result.Notes, fmt.Sprintf(format, args...))
+}
+
 // remark says what the reader may not expect.
 func (w *work) remark() {
-	note := func(format string, args ...any) {
-		w.result.Notes = append(w.result.Notes, fmt.Sprintf(format, args...))
-	}
+	note := w.note
 	switch {
 	case w.domain == nil && w.Points:
 		note("libvirt does not know domain %s: there were only points to remove", w.Domain)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // The marks that say what may have to be undone for the guest.
@@ -20,6 +21,8 @@ const (
 type guestMark struct {
 	RunID uint      `json:"run_id"` // hypervisor.Domain.RunID
 	Since time.Time `json:"since"`
+	// Process has set the mark. In a copy of the repository it may be alive.
+	Process repository.Process `json:"process"`
 }
 
 // Freezing marks that the guest is about to be frozen. Call it before, and
@@ -42,7 +45,11 @@ func (s *Site) markGuest(mark string) error {
 	if err != nil {
 		return err
 	}
-	data, err := json.Marshal(guestMark{id, time.Now().UTC()})
+	self, err := repository.Self()
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(guestMark{id, time.Now().UTC(), self})
 	if err != nil {
 		return err
 	}
@@ -53,6 +60,9 @@ func (s *Site) readMark(mark string) (m guestMark, ok bool, err error) {
 	data, ok, err := s.Lock.Mark(mark)
 	if err == nil && ok {
 		_ = json.Unmarshal(data, &m) // cut short, it still stands, for an unknown run
+		if m.Process.PID != 0 && !s.dead(m.Process) {
+			ok = false // it came here with a copy, and belongs to a run that is alive
+		}
 	}
 	return m, ok, err
 }
@@ -88,12 +98,16 @@ func (s *Site) EndJob(ctx context.Context) error {
 			return err
 		}
 	}
+	ledger, err := s.ledger()
+	if err != nil {
+		return err
+	}
 	files := []string{job.Socket} // libvirt leaves it
 	for _, d := range job.Disks {
 		files = append(files, d.Scratch)
 	}
 	for _, path := range files {
-		if s.ours(path) {
+		if s.ours(ledger, path) {
 			err = errors.Join(err, removeIfExists(path))
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Report is what was found, and what became of it.
@@ -29,6 +31,8 @@ type finding struct {
 	what  string
 	later string // why that cannot be done now; "" if it can
 	fix   func(context.Context) error
+	// silent: nobody needs to be told.
+	silent bool
 }
 
 // laterError is why something cannot be put right now, and keeps nothing else
@@ -73,6 +77,9 @@ func (s *Site) newReport() Report {
 }
 
 func (r *Report) add(f finding) {
+	if f.silent {
+		return
+	}
 	if f.later != "" {
 		r.Left = append(r.Left, f.what+": "+f.later)
 		return
@@ -98,6 +105,10 @@ func (s *Site) Recover(ctx context.Context, again bool) (Report, error) {
 			return report, fmt.Errorf("clean up after an earlier run: %s: %w", f.what, err)
 		}
 	}
+	// Until format 2 this mark held what instants.json has now.
+	if err := s.Lock.ClearMark("lost"); err != nil {
+		return report, err
+	}
 	return report, s.redefine(again, &report)
 }
 
@@ -113,7 +124,7 @@ func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
 		f.later = later.why
 	}
 	report.add(f)
-	if f.later == "" {
+	if f.later == "" && !f.silent {
 		s.log().Info("cleaned up after an earlier run: " + f.what)
 	}
 	return nil
@@ -124,7 +135,7 @@ func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
 // a job runs.
 func (s *Site) find() ([]finding, error) {
 	var all []finding
-	for _, look := range []func() ([]finding, error){s.findGuest, s.findCheckpoints, s.findPartials, s.findFiles} {
+	for _, look := range []func() ([]finding, error){s.findGuest, s.findCheckpoints, s.findPartials, s.findFiles, s.findForgotten} {
 		some, err := look()
 		if err != nil {
 			return nil, err
@@ -171,11 +182,49 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 	if err != nil {
 		return nil, err
 	}
+	ledger, err := s.ledger()
+	if err != nil {
+		return nil, err
+	}
 	var all []finding
 	for _, c := range checkpoints {
-		if c.Ours && !c.Sealed {
-			all = append(all, finding{"checkpoint " + c.Name, later, func(context.Context) error { return s.DeleteCheckpoint(c.Name) }})
+		what := "checkpoint " + c.Label()
+		switch {
+		case !c.Ours || c.Inherited || !s.mayRemove(ledger, c.Instant):
+			continue
+		case c.Instant.State == repository.Retired:
+			what += ", which is retired"
+		case c.Sealed:
+			continue
 		}
+		all = append(all, finding{what: what, later: later, fix: func(context.Context) error { return s.DeleteCheckpoint(c.Instant) }})
+	}
+	return all, nil
+}
+
+// findForgotten lists identities that nothing is left of but their entry: their point
+// was not sealed, or their checkpoint was retired, and libvirt does not list it. An entry
+// of a sealed point stays: its checkpoint may be defined again.
+func (s *Site) findForgotten() ([]finding, error) {
+	ledger, err := s.ledger()
+	if err != nil {
+		return nil, err
+	}
+	var all []finding
+	for _, i := range ledger.Issued {
+		if !s.mayRemove(ledger, i) || i.Identity == s.Own || i.Checkpoint && ledger.Sealed(i) && i.State != repository.Retired {
+			continue
+		}
+		if i.Checkpoint {
+			_, err := s.Domain.CheckpointXML(i.CheckpointName())
+			if err == nil {
+				continue // findCheckpoints has it
+			}
+			if !errors.Is(err, hypervisor.ErrNoCheckpoint) {
+				return nil, err
+			}
+		}
+		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return s.Lock.DropInstant(i.Identity) }, silent: true})
 	}
 	return all, nil
 }
@@ -207,6 +256,10 @@ func (s *Site) findPartials() ([]finding, error) {
 // any more when their turn comes.
 func (s *Site) findFiles() ([]finding, error) {
 	var all []finding
+	ledger, err := s.ledger()
+	if err != nil {
+		return nil, err
+	}
 	seen := map[string]bool{}
 	for _, dir := range []string{RunDir(s.SocketDir), RunDir(s.ScratchDir), os.TempDir()} {
 		if seen[dir] {
@@ -219,7 +272,7 @@ func (s *Site) findFiles() ([]finding, error) {
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
-			if s.ours(path) {
+			if s.ours(ledger, path) {
 				all = append(all, finding{what: path, fix: func(context.Context) error { return os.RemoveAll(path) }})
 			}
 		}

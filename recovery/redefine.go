@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,20 +12,21 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// markLost holds the names of checkpoints that libvirt does not list and whose
-// bitmaps are gone, so that not every run looks at them again.
-const markLost = "lost"
-
 // absent is a checkpoint that a point has and libvirt does not list: the domain
 // was undefined and defined again, is transient and was created again, was
 // renamed, has migrated; or somebody has deleted the checkpoint.
-type absent struct{ point repository.Manifest }
+type absent struct {
+	point   repository.Manifest
+	instant repository.Instant
+}
 
-func (a absent) what() string { return fmt.Sprintf("checkpoint %s, which libvirt has lost", a.name()) }
+func (a absent) what() string {
+	return fmt.Sprintf("checkpoint %s, which libvirt has lost", a.point.ID)
+}
 
-func (a absent) name() string { return a.point.Checkpoint }
+func (a absent) name() string { return a.instant.CheckpointName() }
 
-// missing lists the absent checkpoints, oldest first.
+// missing lists the absent checkpoints whose identities stand, oldest first.
 func (s *Site) missing() ([]absent, error) {
 	points, err := s.Repo.Points(s.Lock.Domain())
 	var damaged *repository.DamagedError
@@ -37,13 +37,18 @@ func (s *Site) missing() ([]absent, error) {
 	if err != nil {
 		return nil, err
 	}
+	ledger, err := s.ledger()
+	if err != nil {
+		return nil, err
+	}
 	var all []absent
 	for _, m := range points {
-		if m.Checkpoint == "" {
+		i, ok := ledger.Find(m.Identity)
+		if !ok || !i.Checkpoint || i.Point != m.ID || i.State == repository.Retired {
 			continue
 		}
-		if _, ok := checkpoint.Find(there, m.Checkpoint); !ok {
-			all = append(all, absent{m})
+		if _, ok := checkpoint.Find(there, i.CheckpointName()); !ok {
+			all = append(all, absent{m, i})
 		}
 	}
 	return all, nil
@@ -61,15 +66,9 @@ func (s *Site) redefine(again bool, report *Report) error {
 	if err != nil {
 		return err
 	}
-	known := s.knownLost()
-	if again {
-		known = nil
-	}
-	var lost []string
 	for _, a := range missing {
-		if slices.Contains(known, a.name()) {
-			lost = append(lost, a.name())
-			continue
+		if a.instant.State == repository.Lost && !again {
+			continue // found out before
 		}
 		if later != "" {
 			report.add(finding{what: a.what(), later: later})
@@ -77,53 +76,25 @@ func (s *Site) redefine(again bool, report *Report) error {
 		}
 		what, err := s.redefineOne(a)
 		var gone *goneError
+		state := repository.Issued
 		switch {
 		case errors.As(err, &gone):
-			lost = append(lost, a.name())
-			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.name(), gone.why))
+			state = repository.Lost
+			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.point.ID, gone.why))
 			s.log().Debug(fmt.Sprintf("checkpoint %s is lost: %s", a.name(), gone.why))
 		case err != nil:
-			return fmt.Errorf("define checkpoint %s again: %w", a.name(), err)
+			return fmt.Errorf("define checkpoint %s again: %w", a.point.ID, err)
 		default:
 			report.add(finding{what: what})
 			s.log().Info("defined again: " + what)
 		}
+		if state != a.instant.State {
+			if err := s.Lock.SetInstantState(a.instant.Identity, state); err != nil {
+				return err
+			}
+		}
 	}
-	return s.keepLost(known, lost)
-}
-
-func (s *Site) knownLost() (names []string) {
-	if data, ok, err := s.Lock.Mark(markLost); err == nil && ok {
-		_ = json.Unmarshal(data, &names) // what cannot be read is looked at again
-	}
-	return names
-}
-
-// DeleteDead deletes a checkpoint of ours whose bitmaps are all lost, and notes
-// that they are, so that no later run tries to define it again.
-func (s *Site) DeleteDead(name string) error {
-	if err := s.DeleteCheckpoint(name); err != nil {
-		return err
-	}
-	known := s.knownLost()
-	if slices.Contains(known, name) {
-		return nil
-	}
-	return s.keepLost(known, append(slices.Clone(known), name))
-}
-
-func (s *Site) keepLost(before, now []string) error {
-	if slices.Equal(before, now) {
-		return nil
-	}
-	if len(now) == 0 {
-		return s.Lock.ClearMark(markLost)
-	}
-	data, err := json.Marshal(now)
-	if err != nil {
-		return err
-	}
-	return s.Lock.SetMark(markLost, data)
+	return nil
 }
 
 // goneError says why a checkpoint is not defined again.
@@ -160,6 +131,7 @@ func (s *Site) redefineOne(a absent) (what string, err error) {
 	if valid > 0 {
 		return fmt.Sprintf("%s (without the bitmap of %s, which is missing or broken)", a.what(), strings.Join(broken, " and ")), nil
 	}
+	// No bitmap of it can be used, whoever may need it.
 	if _, err := checkpoint.Delete(s.Domain, c.Name); err != nil {
 		return "", err
 	}
@@ -191,7 +163,11 @@ func (s *Site) document(a absent) (xml.Checkpoint, error) {
 	if err != nil {
 		return c, &goneError{err.Error()}
 	}
-	if c.Name != a.name() || c.Description != checkpoint.Description(s.Repo.ID(), a.point.ID) {
+	ledger, err := s.ledger()
+	if err != nil {
+		return c, err
+	}
+	if i, ok := checkpoint.Issued(c, ledger); !ok || i.Identity != a.instant.Identity {
 		return c, &goneError{"the point's checkpoint.xml is that of another"}
 	}
 	guest, err := s.guest()

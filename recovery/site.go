@@ -28,6 +28,8 @@ type Site struct {
 	// SocketDir and ScratchDir are where sockets and scratch files are; "" is
 	// DefaultRunDir.
 	SocketDir, ScratchDir string
+	// Own is the identity of the run that this process makes, "" if it makes none.
+	Own string
 	// AgentTimeout bounds each call to the guest agent; 0 is 10 seconds.
 	AgentTimeout time.Duration
 	Log          *slog.Logger
@@ -48,20 +50,25 @@ func (s *Site) agentTimeout() time.Duration {
 }
 
 // Prefix begins the name of every socket and scratch file of this domain and
-// repository; by it a later run knows a job of ours.
+// repository. The identity of the run's instant follows, which tells whose it is.
 func (s *Site) Prefix() string {
 	return fmt.Sprintf("virtbackup-%.8s-%.8s-", s.Repo.ID(), s.Domain.UUID())
 }
 
-// Socket is where QEMU serves the disks for a point.
-func (s *Site) Socket(point string) string {
-	return filepath.Join(RunDir(s.SocketDir), s.Prefix()+point+".sock")
+// Socket is where QEMU serves the disks for an instant.
+func (s *Site) Socket(identity string) string {
+	return filepath.Join(RunDir(s.SocketDir), s.Prefix()+identity+".sock")
 }
 
 // Scratch is where QEMU saves the old blocks of a disk while a point is made.
-func (s *Site) Scratch(point, target string) string {
-	return filepath.Join(RunDir(s.ScratchDir), s.Prefix()+point+"-"+target+".scratch")
+func (s *Site) Scratch(identity, target string) string {
+	return filepath.Join(RunDir(s.ScratchDir), s.Prefix()+identity+"-"+target+".scratch")
 }
+
+// MaxSocketDir is how long the path of a directory for sockets may be, in bytes: with
+// Socket's names below it, it has to fit into the 108 bytes of sun_path (unix(7)), the
+// last of which is a zero.
+const MaxSocketDir = 107 - len("/virtbackup-01234567-01234567-0123456789abcdef.sock")
 
 // RunDir is dir, or DefaultRunDir.
 func RunDir(dir string) string {
@@ -71,9 +78,8 @@ func RunDir(dir string) string {
 	return dir
 }
 
-// OurJob returns the backup job of this repository that runs on the domain; ok
-// is false where there is none, or one of somebody else. The socket tells:
-// nobody else names one like that.
+// OurJob returns the backup job on the domain that is this run's own, or was left by
+// one that is dead; ok is false where there is none, or one of somebody else.
 func (s *Site) OurJob() (job xml.Job, ok bool, err error) {
 	doc, err := s.Domain.BackupJob()
 	if errors.Is(err, hypervisor.ErrNoJob) || errors.Is(err, hypervisor.ErrNoDomain) {
@@ -82,29 +88,78 @@ func (s *Site) OurJob() (job xml.Job, ok bool, err error) {
 	if err != nil {
 		return job, false, err
 	}
-	job, err = xml.ParseBackup(doc)
-	return job, err == nil && s.ours(job.Socket), err
+	if job, err = xml.ParseBackup(doc); err != nil {
+		return job, false, err
+	}
+	ledger, err := s.ledger()
+	return job, err == nil && s.ours(ledger, job.Socket), err
 }
 
-// ours tells whether a socket or scratch file is ours.
-func (s *Site) ours(path string) bool { return strings.HasPrefix(filepath.Base(path), s.Prefix()) }
+func (s *Site) ledger() (*repository.Ledger, error) { return s.Repo.Ledger(s.Lock.Domain()) }
 
-// DeleteCheckpoint deletes a checkpoint if it is there and ours.
-func (s *Site) DeleteCheckpoint(name string) error {
-	doc, err := s.Domain.CheckpointXML(name)
-	if errors.Is(err, hypervisor.ErrNoCheckpoint) || errors.Is(err, hypervisor.ErrNoDomain) {
+// ours tells whether a socket or scratch file is of an instant of this run, or of one
+// that is dead. The names of others may look the same: those of a copy of this
+// repository do.
+func (s *Site) ours(ledger *repository.Ledger, path string) bool {
+	rest, ok := strings.CutPrefix(filepath.Base(path), "virtbackup-")
+	if !ok {
+		return false
+	}
+	parts := strings.FieldsFunc(rest, func(c rune) bool { return c == '-' || c == '.' })
+	if len(parts) < 3 {
+		return false
+	}
+	i, ok := ledger.Find(parts[2])
+	return ok && s.mayRemove(ledger, i)
+}
+
+// mayRemove tells whether what is left of an instant that is not sealed may go: it is
+// of this run, or of a run that is dead. No run that holds the lock of this directory is
+// alive but this one; one that holds the lock of the directory that this is a copy of
+// may be.
+func (s *Site) mayRemove(ledger *repository.Ledger, i repository.Instant) bool {
+	if s.Own != "" && i.Identity == s.Own {
+		return true
+	}
+	return !ledger.Inherited(i) && s.dead(i.Process)
+}
+
+// dead tells whether the run that a process made is over. This process has ended those
+// that it made in this directory before.
+func (s *Site) dead(p repository.Process) bool {
+	self, err := repository.Self()
+	return err == nil && p == self || !p.Alive()
+}
+
+// DeleteCheckpoint deletes the checkpoint of an instant and forgets the identity.
+func (s *Site) DeleteCheckpoint(i repository.Instant) error {
+	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
+	if errors.Is(err, hypervisor.ErrNoDomain) {
 		return nil
 	}
+	if err == nil {
+		if err := s.prove(doc); err != nil {
+			return err
+		}
+		s.log().Info("deleting checkpoint " + i.Point)
+	}
+	return checkpoint.DeleteIssued(s.Domain, s.Lock, i)
+}
+
+// prove sees that the repository has issued the identity of a checkpoint, here.
+func (s *Site) prove(doc string) error {
+	c, err := xml.ParseCheckpoint(doc)
 	if err != nil {
 		return err
 	}
-	c, err := xml.ParseCheckpoint(doc)
-	if err != nil || c.Description != checkpoint.Description(s.Repo.ID(), name) {
+	ledger, err := s.ledger()
+	if err != nil {
 		return err
 	}
-	s.log().Info("deleting checkpoint " + name)
-	_, err = checkpoint.Delete(s.Domain, name)
-	return err
+	if i, ok := checkpoint.Issued(c, ledger); !ok || ledger.Inherited(i) {
+		return fmt.Errorf("checkpoint %s is not deleted: it is not known to be ours", c.Name)
+	}
+	return nil
 }
 
 // Survey lists the domain's checkpoints.
@@ -113,5 +168,9 @@ func (s *Site) Survey(sizes bool) ([]checkpoint.Checkpoint, error) {
 	if err != nil {
 		return nil, err
 	}
-	return checkpoint.Survey(docs, s.Repo.ID(), checkpoint.Sealed(s.Repo, s.Lock.Domain(), s.Domain.UUID()))
+	ledger, err := s.ledger()
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.Survey(docs, ledger)
 }

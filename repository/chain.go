@@ -147,6 +147,8 @@ func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
 		return Disk{}, err
 	case !strings.EqualFold(parent.DomainUUID, m.DomainUUID):
 		return Disk{}, fmt.Errorf("%s needs it, but it is of another domain: UUID %s, not %s", m.ID, parent.DomainUUID, m.DomainUUID)
+	case m.ParentIdentity != "" && m.ParentIdentity != parent.Identity:
+		return Disk{}, fmt.Errorf("%s needs the point of identity %s, but this one has %q: put here by hand", m.ID, m.ParentIdentity, parent.Identity)
 	case !m.ParentTime.IsZero() && !m.ParentTime.Equal(parent.Time):
 		return Disk{}, fmt.Errorf("%s needs the point of %s, but this one shows %s: put here by hand", m.ID,
 			m.ParentTime.Format(time.RFC3339Nano), parent.Time.Format(time.RFC3339Nano))

@@ -198,7 +198,7 @@ func (l *Lock) Repository() *Repository { return l.repo }
 func (l *Lock) Domain() string { return l.domain }
 
 // Unlock releases the lock; more calls do nothing. A directory that this lock
-// made and that holds nothing but the lock file is removed.
+// made and that holds nothing but the lock file, and a list of no identities, is removed.
 func (l *Lock) Unlock() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -226,8 +226,13 @@ func (l *Lock) removeIfEmpty() error {
 	if err != nil {
 		return err
 	}
-	if len(entries) != 1 || entries[0].Name() != lockName {
-		return nil
+	for _, e := range entries {
+		if e.Name() != lockName && (e.Name() != InstantsName || !l.unissued()) {
+			return nil
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, InstantsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {
 		return err

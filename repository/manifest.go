@@ -40,23 +40,26 @@ const DomainXML = "domain.xml"
 
 // Manifest describes one point. Fields are only ever added.
 type Manifest struct {
-	Format      int               `json:"format"`
-	Repository  string            `json:"repository"` // UUID of repository.json
-	ID          string            `json:"id"`
-	Kind        Kind              `json:"kind"`
-	Parent      string            `json:"parent,omitempty"`     // id of the point that this one is chained onto
-	ParentTime  time.Time         `json:"parent_time,omitzero"` // the instant that the parent shows: tells it from another of its name
-	Checkpoint  string            `json:"checkpoint,omitempty"` // name of libvirt's checkpoint
-	Domain      string            `json:"domain"`
-	DomainUUID  string            `json:"domain_uuid"`
-	Time        time.Time         `json:"time"`     // the instant that the point shows, UTC
-	Finished    time.Time         `json:"finished"` // when the copy was complete, UTC
-	Consistency string            `json:"consistency"`
-	Versions    Versions          `json:"versions"`
-	Disks       []Disk            `json:"disks"`
-	Gone        []string          `json:"gone,omitempty"` // disks of the parent that the domain no longer has
-	Warnings    []string          `json:"warnings,omitempty"`
-	Files       map[string]string `json:"files"` // name -> "blake3:<hex>" of every other small file
+	Format     int       `json:"format"`
+	Repository string    `json:"repository"` // UUID of repository.json
+	ID         string    `json:"id"`
+	Identity   string    `json:"identity,omitempty"` // of the instant, 16 hex digits; from format 2 on
+	Kind       Kind      `json:"kind"`
+	Parent     string    `json:"parent,omitempty"`     // id of the point that this one is chained onto
+	ParentTime time.Time `json:"parent_time,omitzero"` // the instant that the parent shows: tells it from another of its name
+	// ParentIdentity is the parent's Identity, which tells it for certain.
+	ParentIdentity string            `json:"parent_identity,omitempty"`
+	Checkpoint     string            `json:"checkpoint,omitempty"` // name of libvirt's checkpoint
+	Domain         string            `json:"domain"`
+	DomainUUID     string            `json:"domain_uuid"`
+	Time           time.Time         `json:"time"`     // the instant that the point shows, UTC
+	Finished       time.Time         `json:"finished"` // when the copy was complete, UTC
+	Consistency    string            `json:"consistency"`
+	Versions       Versions          `json:"versions"`
+	Disks          []Disk            `json:"disks"`
+	Gone           []string          `json:"gone,omitempty"` // disks of the parent that the domain no longer has
+	Warnings       []string          `json:"warnings,omitempty"`
+	Files          map[string]string `json:"files"` // name -> "blake3:<hex>" of every other small file
 }
 
 // Versions names the programs that took part.
@@ -139,8 +142,11 @@ const (
 )
 
 // encodeManifest returns the content of manifest.json.
-func encodeManifest(m Manifest) ([]byte, error) {
-	data, err := json.MarshalIndent(m, "", "  ")
+func encodeManifest(m Manifest) ([]byte, error) { return encodeSelfDigested(m) }
+
+// encodeSelfDigested returns v as a JSON object with its digest as the last member.
+func encodeSelfDigested(v any) ([]byte, error) {
+	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		return nil, err
 	}
@@ -152,21 +158,30 @@ func selfDigestTail(body []byte) string {
 	return selfDigestStart + strings.TrimPrefix(digestBytes(body), digestPrefix) + selfDigestEnd
 }
 
+// parseSelfDigested reads what encodeSelfDigested returned into v; format tells the
+// format that v names.
+func parseSelfDigested(data []byte, v any, format func() int) error {
+	if err := json.Unmarshal(data, v); err != nil {
+		return fmt.Errorf("parse: %w", err)
+	}
+	// Before the digest: a newer format may keep it elsewhere.
+	if err := checkFormat(format()); err != nil {
+		return err
+	}
+	at := len(data) - selfDigestLength
+	if at < 0 || string(data[at:]) != selfDigestTail(data[:at]) {
+		return errors.New("content does not match its digest: damaged, or edited by hand")
+	}
+	return nil
+}
+
 // ParseManifest reads the content of a manifest.json strictly: its digest, its
 // JSON and all that Validate asks for. Fields it does not know are ignored, as
 // newer versions may add them.
 func ParseManifest(data []byte) (Manifest, error) {
 	var m Manifest
-	if err := json.Unmarshal(data, &m); err != nil {
-		return Manifest{}, fmt.Errorf("parse: %w", err)
-	}
-	// Before the digest: a newer format may keep it elsewhere.
-	if err := checkFormat(m.Format); err != nil {
+	if err := parseSelfDigested(data, &m, func() int { return m.Format }); err != nil {
 		return Manifest{}, err
-	}
-	at := len(data) - selfDigestLength
-	if at < 0 || string(data[at:]) != selfDigestTail(data[:at]) {
-		return Manifest{}, errors.New("content does not match its digest: damaged, or edited by hand")
 	}
 	if err := m.Validate(); err != nil {
 		return Manifest{}, err
@@ -195,6 +210,9 @@ func (m Manifest) Validate() error {
 	if m.Time.IsZero() {
 		return errors.New("no time")
 	}
+	if err := m.validateIdentity(); err != nil {
+		return err
+	}
 	if err := m.validateLineage(); err != nil {
 		return err
 	}
@@ -202,6 +220,24 @@ func (m Manifest) Validate() error {
 		return err
 	}
 	return m.validateFiles()
+}
+
+// validateIdentity compares the identities with the format and the checkpoint's name.
+// Points of format 1 have none.
+func (m Manifest) validateIdentity() error {
+	switch {
+	case m.Format < 2 && m.Identity+m.ParentIdentity != "":
+		return fmt.Errorf("a point of format %d has no identity", m.Format)
+	case m.Format < 2:
+		return nil
+	case !ValidIdentity(m.Identity):
+		return fmt.Errorf("identity %q is not 16 hex digits", m.Identity)
+	case m.ParentIdentity != "" && (m.Parent == "" || !ValidIdentity(m.ParentIdentity)):
+		return fmt.Errorf("parent identity %q with the parent %q", m.ParentIdentity, m.Parent)
+	case m.Checkpoint != "" && m.Checkpoint != CheckpointName(m.ID, m.Identity):
+		return fmt.Errorf("checkpoint %q is not that of %s with the identity %s", m.Checkpoint, m.ID, m.Identity)
+	}
+	return nil
 }
 
 // validateLineage holds kind, id and parent together. A parent's number is

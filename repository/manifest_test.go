@@ -19,7 +19,8 @@ const (
 func testManifest() Manifest {
 	instant := time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.UTC)
 	return Manifest{
-		Format: 1, Repository: testRepository, ID: "check2", Kind: KindInc, Parent: "check1", Checkpoint: "check2",
+		Format: 2, Repository: testRepository, ID: "check2", Identity: testIdentity, Kind: KindInc,
+		Parent: "check1", ParentIdentity: "fedcba9876543210", Checkpoint: "check2." + testIdentity,
 		Domain: "vm1", DomainUUID: testDomainUUID, Time: instant, Finished: instant.Add(time.Minute),
 		Consistency: ConsistencyFilesystem, Versions: Versions{"1.0", "10.0.0", "8.2.2"},
 		Disks: []Disk{{
@@ -87,7 +88,7 @@ func TestManifestIgnoresFieldsOfLaterVersions(t *testing.T) {
 }
 
 func TestManifestOfANewerFormatSaysSo(t *testing.T) {
-	_, err := ParseManifest([]byte(`{"format":2}`))
+	_, err := ParseManifest([]byte(`{"format":3}`))
 	if err == nil || !strings.Contains(err.Error(), "newer virtbackup") {
 		t.Errorf("got %v", err)
 	}
@@ -96,6 +97,11 @@ func TestManifestOfANewerFormatSaysSo(t *testing.T) {
 func TestValidateRefuses(t *testing.T) {
 	tests := map[string]func(m *Manifest){
 		"format":                   func(m *Manifest) { m.Format = 0 },
+		"no identity":              func(m *Manifest) { m.Identity = "" },
+		"bad identity":             func(m *Manifest) { m.Identity = "0123456789ABCDEF" },
+		"other checkpoint":         func(m *Manifest) { m.Checkpoint = "check2" },
+		"bad parent identity":      func(m *Manifest) { m.ParentIdentity = "x" },
+		"identity in format 1":     func(m *Manifest) { m.Format, m.Checkpoint = 1, "" },
 		"repository":               func(m *Manifest) { m.Repository = "x" },
 		"uuid":                     func(m *Manifest) { m.DomainUUID = strings.Repeat("x", 36) },
 		"domain leads outside":     func(m *Manifest) { m.Domain = "../vm1" },

@@ -20,9 +20,10 @@ const (
 // Partial is a point in the making: a directory that nothing lists. Its methods
 // are safe for concurrent use.
 type Partial struct {
-	lock *Lock
-	id   string
-	dir  string
+	lock     *Lock
+	id       string
+	identity string
+	dir      string
 
 	mu     sync.Mutex
 	done   bool // sealed or discarded
@@ -30,9 +31,10 @@ type Partial struct {
 	images map[string]*Image // by target
 }
 
-// Begin makes the directory of a new point. The caller ends it with Seal or
-// Discard. A point of this id must not exist, and no leftover of it.
-func (l *Lock) Begin(id string) (*Partial, error) {
+// Begin makes the directory of a new point, whose identity was issued before (Issue).
+// The caller ends it with Seal or Discard. A point of this id must not exist, and no
+// leftover of it.
+func (l *Lock) Begin(id, identity string) (*Partial, error) {
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("begin point %q: %w", id, err)
 	}
@@ -47,7 +49,7 @@ func (l *Lock) Begin(id string) (*Partial, error) {
 	if err := os.Mkdir(dir, dirMode); err != nil {
 		return nil, fmt.Errorf("begin point %s: %w", id, err)
 	}
-	return &Partial{lock: l, id: id, dir: dir, files: map[string]string{}, images: map[string]*Image{}}, nil
+	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]*Image{}}, nil
 }
 
 // ID is the id that the point will have.
@@ -130,8 +132,8 @@ func (p *Partial) sealSteps(manifest []byte) []sealStep {
 	}
 }
 
-// Seal makes the point durable and lists it. Format, Repository, ParentTime and
-// Files of the manifest, and Image, ImageBytes and Hashes of its disks, are filled in
+// Seal makes the point durable and lists it. Format, Repository, Identity, ParentTime,
+// ParentIdentity and Files of the manifest, and Image, ImageBytes and Hashes of its disks, are filled in
 // from what was written; the rest must be valid. After an error nothing is
 // listed and the caller discards the point.
 func (p *Partial) Seal(m Manifest) error {
@@ -172,13 +174,14 @@ func (p *Partial) completeManifest(m Manifest) ([]byte, error) {
 	}
 	m.Format = Format
 	m.Repository = p.lock.repo.id
+	m.Identity = p.identity
 	m.Files = p.files
 	if m.Parent != "" && m.ParentTime.IsZero() {
 		parent, err := p.lock.repo.readManifest(m.Domain, m.Parent)
 		if err != nil {
 			return nil, fmt.Errorf("parent: %w", err)
 		}
-		m.ParentTime = parent.Time
+		m.ParentTime, m.ParentIdentity = parent.Time, parent.Identity
 	}
 	disks, err := p.completeDisks(m.Disks)
 	if err != nil {

@@ -24,7 +24,7 @@ type point struct {
 // makePartial writes everything of a point but its seal.
 func makePartial(t testing.TB, l *Lock, pt point) (*Partial, Manifest) {
 	t.Helper()
-	p, err := l.Begin(pt.id)
+	p, err := l.Begin(pt.id, testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestDiscardIsIdempotentAndSparesASealedPoint(t *testing.T) {
 	if err := p.Seal(m); err != nil {
 		t.Fatal(err)
 	}
-	q, err := l.Begin("check2")
+	q, err := l.Begin("check2", testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,17 +235,17 @@ func TestBeginRefuses(t *testing.T) {
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
 	makePoint(t, l, point{id: "check1", kind: KindFull})
-	p, err := l.Begin("check2")
+	p, err := l.Begin("check2", testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"check1", "check2"} {
-		if _, err := l.Begin(id); !errors.Is(err, fs.ErrExist) {
+		if _, err := l.Begin(id, testIdentity); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("%s: got %v, want ErrExist", id, err)
 		}
 	}
 	for _, id := range []string{"", "../check3", "full1", "check03"} {
-		if _, err := l.Begin(id); err == nil {
+		if _, err := l.Begin(id, testIdentity); err == nil {
 			t.Errorf("%q was begun", id)
 		}
 	}
@@ -262,7 +262,7 @@ func TestBeginRefuses(t *testing.T) {
 	if err := l.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.Begin("check3"); err == nil {
+	if _, err := l.Begin("check3", testIdentity); err == nil {
 		t.Error("begun without the lock")
 	}
 }
@@ -285,3 +285,6 @@ func writeTestImage(t testing.TB, im *Image, d Disk) {
 		t.Fatal(err)
 	}
 }
+
+// testIdentity is that of all points: they are told by their ids here.
+const testIdentity = "0123456789abcdef"

@@ -4,6 +4,7 @@
 //
 //	REPO/repository.json
 //	REPO/DOMAIN/lock
+//	REPO/DOMAIN/instants.json
 //	REPO/DOMAIN/check1/manifest.json ...   a sealed point
 //	REPO/DOMAIN/.partial-check2/ ...       a run under way, or what a crash left
 //
@@ -21,11 +22,14 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/virtbackup/virtbackup/fileid"
 )
 
 // Format is the newest layout this package reads and the one it writes. It
 // grows only when an older reader would go wrong; added fields do not count.
-const Format = 1
+// Format 2 has identities, and hash lists of other ranges than 1 MiB.
+const Format = 2
 
 const (
 	descriptionName = "repository.json"
@@ -50,8 +54,10 @@ var (
 // Repository is an opened repository. It holds no descriptors and is safe for
 // concurrent use.
 type Repository struct {
-	dir string
-	id  string
+	dir       string
+	id        string
+	formerIDs []string  // before NewID
+	place     fileid.ID // of the directory, as it is
 	// made are the directories that Create made for it, outermost first; nil
 	// where the repository was there before.
 	made  []string
@@ -63,6 +69,11 @@ type description struct {
 	Format  int       `json:"format"`
 	ID      string    `json:"id"`
 	Created time.Time `json:"created"`
+	// FormerIDs are those that the repository had before it was adopted as a copy.
+	FormerIDs []string `json:"former_ids,omitempty"`
+	// Place is where the directory was when that was noted last: a hint that it
+	// was copied or moved since.
+	Place *fileid.ID `json:"place,omitempty"`
 }
 
 // Create opens the repository in dir, and makes it first where dir is absent or
@@ -138,22 +149,32 @@ func Open(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	path := filepath.Join(dir, descriptionName)
-	data, err := readSmall(path)
+	d, err := readDescription(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open repository %s: %w", dir, notRepository(dir))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", dir, err)
 	}
+	place, err := fileid.Of(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open repository %s: %w", dir, err)
+	}
+	return &Repository{dir: dir, id: d.ID, formerIDs: d.FormerIDs, place: place}, nil
+}
+
+// readDescription reads repository.json. Damage is a *DamagedError.
+func readDescription(dir string) (description, error) {
+	path := filepath.Join(dir, descriptionName)
+	data, err := readSmall(path)
+	if err != nil {
+		return description{}, err
+	}
 	d, err := parseDescription(data)
 	if err != nil && !errors.Is(err, ErrNewerFormat) {
 		err = &DamagedError{Points: []DamagedPoint{{File: descriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("open repository %s: %w", dir, err)
-	}
-	return &Repository{dir: dir, id: d.ID}, nil
+	return d, err
 }
 
 func notRepository(dir string) error {
@@ -171,8 +192,10 @@ func parseDescription(data []byte) (description, error) {
 	if err := checkFormat(d.Format); err != nil {
 		return d, err
 	}
-	if !validUUID(d.ID) {
-		return d, fmt.Errorf("%q is not a UUID", d.ID)
+	for _, id := range append([]string{d.ID}, d.FormerIDs...) {
+		if !validUUID(id) {
+			return d, fmt.Errorf("%q is not a UUID", id)
+		}
 	}
 	return d, nil
 }
@@ -240,23 +263,31 @@ func checkEmpty(dir string) error {
 // another process put there at the same moment.
 func writeDescription(dir string) (isNew bool, err error) {
 	d := description{Format: Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
-	data, err := json.MarshalIndent(d, "", "  ")
-	if err != nil {
-		return false, err
+	if place, err := fileid.Of(dir); err == nil {
+		d.Place = &place
 	}
-	f, err := os.CreateTemp(dir, temporaryPrefix+"*")
-	if err != nil {
-		return false, err
-	}
-	defer os.Remove(f.Name()) // no-op once renamed
-	if err := finishFile(f, append(data, '\n')); err != nil {
-		return false, err
-	}
-	err = renameExclusive(f.Name(), filepath.Join(dir, descriptionName))
+	err = d.put(dir, renameExclusive)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return false, err
 	}
 	return err == nil, syncDir(dir)
+}
+
+// put writes repository.json to a file of another name, and gives it its own.
+func (d description) put(dir string, rename func(from, to string) error) error {
+	data, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, temporaryPrefix+"*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // no-op once renamed
+	if err := finishFile(f, append(data, '\n')); err != nil {
+		return err
+	}
+	return rename(f.Name(), filepath.Join(dir, descriptionName))
 }
 
 // newUUID returns a random UUID (RFC 9562, version 4).

@@ -90,7 +90,7 @@ func TestOpenRefuses(t *testing.T) {
 		text          string
 	}{
 		{"absent", "", ErrNotRepository, "not a virtbackup repository"},
-		{"newer", `{"format":2,"id":"x"}`, ErrNewerFormat, "format 2, this one reads up to 1"},
+		{"newer", `{"format":3,"id":"x"}`, ErrNewerFormat, "format 3, this one reads up to 2"},
 		{"no format", `{}`, nil, "unknown format 0"},
 		{"no JSON", `{"format":`, nil, "parse"},
 		{"no UUID", `{"format":1,"id":"../x"}`, nil, "not a UUID"},

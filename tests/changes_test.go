@@ -120,7 +120,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 		s.writeAll(int64(round + 1))
 		s.backUp(0, kind)
 	}
-	testdomain.Virsh(t, "checkpoint-delete", s.Name, "check3")
+	testdomain.Virsh(t, "checkpoint-delete", s.Name, s.checkpoint("check3"))
 	s.writeAll(4)
 	for _, kind := range []string{"inc", "diff"} {
 		s.refused(1, "checkpoint check3 is gone", kind, s.Name, "--since", "check3", "--fallback", "fail")
@@ -144,7 +144,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 	if inc.Point.Parent != auto.Point.ID {
 		t.Errorf("inc is since %s, want %s", inc.Point.Parent, auto.Point.ID)
 	}
-	testdomain.Virsh(t, "checkpoint-delete", s.Name, inc.Point.ID)
+	testdomain.Virsh(t, "checkpoint-delete", s.Name, inc.Point.Checkpoint)
 	if auto = s.backUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || auto.Why == "" {
 		t.Errorf("auto made a %s (%s), want a full and why", auto.Point.Kind, auto.Why)
 	}
@@ -169,11 +169,11 @@ func TestBitmapsLost(t *testing.T) {
 	diff := s.backUp(3, "diff", "--fallback", "full")
 	wantLost(s, diff.Point, diff.Warnings)
 	s.wantCheckpoints("check1", "check2", "theirs") // there is no new one
-	s.wantBitmap(true, "check1")                    // in the images, and broken
+	s.wantBitmap(true, s.checkpoint("check1"))      // in the images, and broken
 	inc := s.backUp(3, "inc", "--fallback", "full")
 	wantLost(s, inc.Point, inc.Warnings)
 	s.wantCheckpoints("theirs", inc.Point.ID)
-	s.wantBitmap(false, "check1")
+	s.wantBitmap(false, s.checkpoint("check1"))
 	s.writeAll(4)
 	next := s.backUp(0, "inc")
 	wantKinds(t, next.Point, "vda inc, vdb inc")
@@ -181,7 +181,7 @@ func TestBitmapsLost(t *testing.T) {
 		t.Errorf("the next run has recovered %q", next.Recovered)
 	}
 	s.wantCheckpoints("theirs", inc.Point.ID, next.Point.ID)
-	wantList(t, "lost", s.recovered(0).Lost, "checkpoint check1: its bitmaps are missing or broken", "checkpoint check2: its bitmaps are missing or broken")
+	wantList(t, "lost", s.recovered(0).Lost) // they are forgotten
 	s.wantCheckpoints("theirs", inc.Point.ID, next.Point.ID)
 	for _, kind := range []string{"diff", "inc"} {
 		since := s.backUp(3, kind, "--since", "check2")
@@ -212,7 +212,7 @@ func TestBitmapsLostInTheMiddle(t *testing.T) {
 	}
 	s.Destroy()
 	for _, d := range s.Disks {
-		testdomain.Tool(t, "qemu-img", "bitmap", "--remove", d.Source, "check2")
+		testdomain.Tool(t, "qemu-img", "bitmap", "--remove", d.Source, s.checkpoint("check2"))
 	}
 	s.Start()
 	s.writeAll(4)
@@ -243,12 +243,37 @@ func TestBitmapsLostInTheMiddle(t *testing.T) {
 // wantCheckpoints checks which checkpoints libvirt lists, in any order.
 func (s *site) wantCheckpoints(want ...string) {
 	s.t.Helper()
-	got := s.Checkpoints()
+	got := s.labels()
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		s.t.Errorf("checkpoints %q, want %q", got, want)
 	}
+}
+
+// labels are the domain's checkpoints, those of points by the points' names.
+func (s *site) labels() []string {
+	s.t.Helper()
+	var labels []string
+	for _, name := range s.Checkpoints() {
+		if point, _, ok := repository.ParseCheckpointName(name); ok {
+			name = point
+		}
+		labels = append(labels, name)
+	}
+	return labels
+}
+
+// checkpoint is what libvirt calls the checkpoint of a point, and QEMU its bitmaps.
+func (s *site) checkpoint(point string) string {
+	s.t.Helper()
+	for _, p := range s.points {
+		if p.ID == point {
+			return p.Checkpoint
+		}
+	}
+	s.t.Fatalf("there is no point %s", point)
+	return ""
 }
 
 // wantBitmap checks whether the images of all disks have a bitmap.
@@ -298,7 +323,7 @@ func TestOneBitmapLost(t *testing.T) {
 	s.writeAll(1)
 	s.backUp(0, "full")
 	s.Destroy()
-	testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk("vdb").Source, "check1")
+	testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk("vdb").Source, s.checkpoint("check1"))
 	s.Start()
 	s.writeAll(2)
 	inc := s.backUp(3, "inc", "--fallback", "full")

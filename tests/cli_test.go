@@ -88,7 +88,7 @@ func TestCheckpointCommands(t *testing.T) {
 	if got := decode[struct{ Deleted, Loss string }](t, s.run("--json", "checkpoint", "delete", s.Name, "theirs", "--force")); got.Deleted != "theirs" || got.Loss == "" {
 		t.Errorf("got %+v", got)
 	}
-	if got := strings.Join(s.Checkpoints(), " "); got != "check2" {
+	if got := strings.Join(s.labels(), " "); got != "check2" {
 		t.Errorf("left: %s", got)
 	}
 	s.rejects(rejection{1, "checkpoint check3 is gone", "--fallback rescan"}, []string{"inc", s.Name, "--since", "check3", "--fallback", "fail"})
@@ -145,7 +145,7 @@ func TestAuto(t *testing.T) {
 	other := smallSite(t)
 	s.auto("full", "full: the first point of this domain")
 	s.auto("inc", "inc: since check1")
-	testdomain.Virsh(t, "checkpoint-delete", s.Name, "check2")
+	testdomain.Virsh(t, "checkpoint-delete", s.Name, s.checkpoint("check2"))
 	s.auto("inc", "inc: since check1")
 	for _, name := range s.Checkpoints() {
 		testdomain.Virsh(t, "checkpoint-delete", s.Name, name)

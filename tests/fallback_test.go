@@ -92,7 +92,7 @@ func TestRescanOfOneDisk(t *testing.T) {
 	s := filled(t)
 	s.backUp(0, "full")
 	s.Destroy()
-	testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk("vdb").Source, "check1")
+	testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk("vdb").Source, s.checkpoint("check1"))
 	s.Start()
 	s.attach("vdc", 8<<20+512)
 	s.writeAll(2)

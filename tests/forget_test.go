@@ -79,7 +79,7 @@ func TestForgetCheckpoints(t *testing.T) {
 		t.Errorf("the next point is %s", id)
 	}
 	s.forgotten(s.Name)
-	if got := strings.Join(s.Checkpoints(), " "); got != "foreign" {
+	if got := strings.Join(s.labels(), " "); got != "foreign" {
 		t.Errorf("checkpoints: %s", got)
 	}
 	s.check()
@@ -194,7 +194,7 @@ func TestForgetUnknownDomain(t *testing.T) {
 	result = s.forgotten(s.Name, "--points")
 	wantForgotten(t, result, "", "copy5 diff4 check3 check2 check1")
 	wantSaid(t, result.Notes, "libvirt does not know domain")
-	if got := strings.Join(s.Checkpoints(), " "); got != "its-own" {
+	if got := strings.Join(s.labels(), " "); got != "its-own" {
 		t.Errorf("checkpoints: %s", got)
 	}
 	if left := listing(t, filepath.Join(s.repo, s.Name)); left != " absent" {
@@ -224,7 +224,7 @@ func TestForgetRenamed(t *testing.T) {
 	result := s.forgotten(old, "--points")
 	wantForgotten(t, result, "check2 check1", "check2 check1")
 	wantSaid(t, result.Notes, fmt.Sprintf("libvirt calls domain %s now %s", old, s.Name))
-	if got := strings.Join(s.Checkpoints(), " "); got != "check3" {
+	if got := strings.Join(s.labels(), " "); got != "check3" {
 		t.Errorf("checkpoints: %s", got)
 	}
 	s.program.Must(t, nil, "inc", s.Name)

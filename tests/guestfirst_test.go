@@ -153,7 +153,7 @@ func (s *site) shutDown(t *testing.T) {
 	r := s.program.Must(t, nil, "--json", "inc", s.Name, "--exclude", "vdb")
 	s.points = nil
 	wantKinds(t, s.add(r, nil).Point, "vda inc")
-	if got := s.Checkpoints(); !slices.Equal(got, []string{"check1", s.points[0].ID}) {
+	if got := s.labels(); !slices.Equal(got, []string{"check1", s.points[0].ID}) {
 		t.Errorf("checkpoints %q", got)
 	}
 	testdomain.CheckImage(t, s.image(s.points[0].Manifest, "vda"))
@@ -203,7 +203,7 @@ func TestShutOffInMidCopy(t *testing.T) {
 			if c.code == 3 { // the bitmaps from before are lost
 				want = want[1:]
 			}
-			if got := s.Checkpoints(); !slices.Equal(got, want) {
+			if got := s.labels(); !slices.Equal(got, want) {
 				t.Errorf("checkpoints %q, points %q", got, want)
 			}
 		})

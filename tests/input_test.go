@@ -325,7 +325,7 @@ func TestNumbersAreNotUsedAgain(t *testing.T) {
 	if err := os.RemoveAll(damaged); err != nil {
 		t.Fatal(err)
 	}
-	if got := strings.Join(s.Checkpoints(), " "); got != "check3 check4 check8" {
+	if got := strings.Join(s.labels(), " "); got != "check3 check4 check8" {
 		t.Errorf("checkpoints: %s", got)
 	}
 	s.check()

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -235,7 +236,9 @@ func (s *oldSite) goOn(listed []repository.Manifest) {
 	for _, disk := range disks {
 		next.IO(disk.Target, "write -P 0xaa 300k 100k", "write -z 1M 64k")
 	}
+	before := s.defineEarlier(next, listed)
 	inc := next.backUp(3, "inc").Point
+	next.wantCheckpoints(append(before, inc.ID)...)
 	if inc.Parent != newest || !strings.HasPrefix(disk(s.t, inc, "vda").Parent, "../"+newest+"/") {
 		s.t.Errorf("%s is since %q, its vda since %q, want %s", inc.ID, inc.Parent, disk(s.t, inc, "vda").Parent, newest)
 	}
@@ -247,4 +250,28 @@ func (s *oldSite) goOn(listed []repository.Manifest) {
 		s.t.Errorf("vda of %s is a %s", inc.ID, disk(s.t, inc, "vda").Method)
 	}
 	next.check()
+}
+
+// defineEarlier gives libvirt the checkpoints of points of format 1, one of them as of
+// another time than its point recorded: that one stays.
+func (s *oldSite) defineEarlier(next *site, listed []repository.Manifest) (stay []string) {
+	s.t.Helper()
+	for _, m := range listed {
+		if m.Identity != "" || m.Kind == repository.KindDiff || m.Checkpoint == "" {
+			continue
+		}
+		doc, err := os.ReadFile(filepath.Join(s.repo, s.truth.Domain.Name, m.ID, "checkpoint.xml"))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		text := string(doc)
+		if len(stay) == 0 {
+			text = regexp.MustCompile("<creationTime>[0-9]*").ReplaceAllString(text, "<creationTime>1700000000")
+			stay = append(stay, m.ID)
+		}
+		file := filepath.Join(s.dir, "checkpoint.xml")
+		write(s.t, file, text)
+		testdomain.Virsh(s.t, "checkpoint-create", next.Name, file, "--redefine")
+	}
+	return stay
 }

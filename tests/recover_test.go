@@ -69,7 +69,7 @@ func TestRecover(t *testing.T) {
 	before := s.everything(nil)
 	s.kill("inc", s.Name)
 	killed := s.everything(nil)
-	want := []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2", recovery.DefaultRunDir + "/" + s.prefix() + "check2"}
+	want := []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2", recovery.DefaultRunDir + "/" + s.prefix()}
 
 	dry := s.recovered(0, "--dry-run")
 	if !dry.DryRun || len(dry.Left)+len(dry.Lost) != 0 {

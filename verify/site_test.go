@@ -44,7 +44,7 @@ func site(t testing.TB) *repository.Repository {
 // makePoint seals a point whose disks have a number of clusters, scattered.
 func makePoint(t testing.TB, l *repository.Lock, id string, kind repository.Kind, parent string, clusters int, targets ...string) {
 	t.Helper()
-	p, err := l.Begin(id)
+	p, err := l.Begin(id, testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,3 +112,6 @@ func copyOf(t testing.TB, r *repository.Repository) *repository.Repository {
 	}
 	return c
 }
+
+// testIdentity is that of all points: they are told by their ids here.
+const testIdentity = "0123456789abcdef"

@@ -310,7 +310,7 @@ func BenchmarkVerify(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	p, err := l.Begin("check1")
+	p, err := l.Begin("check1", testIdentity)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -67,6 +67,7 @@ func backupFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "`TIME` to wait for a job of someone else on the domain"},
 		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` for QEMU's scratch files (default: " + backup.DefaultRunDir + ")"},
 		&cli.StringFlag{Name: "scratch-limit", Usage: "end the backup before the scratch files take `BYTES`: 800M, 10G (default: before their file system is full)"},
+		&cli.IntFlag{Name: "keep-checkpoints", Value: backup.DefaultKeepCheckpoints, Usage: "leave the newest `N` checkpoints in libvirt, and that of the newest full"},
 		&cli.DurationFlag{Name: "stall-timeout", Value: 5 * time.Minute, Usage: "end the backup when nothing was read or written for `TIME`; 0 waits for ever"},
 		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` for QEMU's NBD socket (default: " + backup.DefaultRunDir + ")"},
 	}, tuningFlags()...)
@@ -195,7 +196,7 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, doma
 		Fallback: backup.Fallback(c.String("fallback")),
 		Quiesce:  backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"),
-		ScratchLimit: scratchLimit, StallTimeout: c.Duration("stall-timeout"),
+		ScratchLimit: scratchLimit, KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
 		Tuning: tuning, Version: version, Log: logger(c, show), Progress: show.update,
 	})
 }

@@ -92,7 +92,7 @@ func deleteCheckpoint(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, lock.Unlock)
-	loss, err := checkpoint.Remove(domain, repo, target, c.Bool("force"))
+	loss, err := checkpoint.Remove(domain, lock, target, c.Bool("force"))
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,11 @@ func list(c *cli.Context) error {
 			return err
 		}
 		damage = errors.Join(damage, err)
-		all = append(all, withVerified(points, repo.Verified(domain))...)
+		ledger, err := repo.Ledger(domain)
+		if err != nil {
+			return err
+		}
+		all = append(all, withVerified(points, repo.Verified(domain), ledger)...)
 	}
 	if err := printResult(c, all, func() error { return printTrees(c.App.Writer, domains, all) }); err != nil {
 		return err
@@ -54,12 +58,17 @@ type listedPoint struct {
 	repository.Manifest
 	// Verified is what the last verification found; nil where there was none.
 	Verified *repository.Verification `json:"verified,omitempty"`
+	// HasCheckpoint: libvirt has a checkpoint of it, as far as the repository knows.
+	HasCheckpoint bool `json:"has_checkpoint"`
 }
 
-func withVerified(points []repository.Manifest, verified map[string]repository.Verification) []listedPoint {
+func withVerified(points []repository.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger) []listedPoint {
 	var all []listedPoint
 	for _, m := range points {
 		p := listedPoint{Manifest: m}
+		if i, ok := ledger.Find(m.Identity); ok {
+			p.HasCheckpoint = i.Checkpoint && i.State == repository.Issued
+		}
 		if v, ok := verified[m.ID]; ok {
 			p.Verified = &v
 		}

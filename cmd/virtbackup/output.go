@@ -58,8 +58,9 @@ func printTable(w io.Writer, t table.Writer, indent string) error {
 // printTrees prints the points of each domain as a tree of chains.
 func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 	points := make([]repository.Manifest, 0, len(listed))
-	verified := map[[2]string]string{}
+	verified, checkpoint := map[[2]string]string{}, map[[2]string]string{}
 	for _, p := range listed {
+		checkpoint[[2]string{p.Domain, p.ID}] = map[bool]string{true: "yes", false: "-"}[p.HasCheckpoint]
 		points = append(points, p.Manifest)
 		verified[[2]string{p.Domain, p.ID}] = p.verified()
 	}
@@ -83,11 +84,12 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 			}
 			continue
 		}
-		t := newTable(table.Row{"POINT", "KIND", "PARENT", "TIME", "DISKS", "DATA", "IMAGE", "CONSISTENCY", "VERIFIED", "NOTE"}, "DATA", "IMAGE")
+		t := newTable(table.Row{"POINT", "KIND", "PARENT", "TIME", "DISKS", "DATA", "IMAGE", "CONSISTENCY", "CHECKPOINT", "VERIFIED", "NOTE"}, "DATA", "IMAGE")
 		for _, n := range nodes {
 			m := n.point
 			data, image := sums(m)
-			t.AppendRow(table.Row{n.branch + m.ID, m.Kind, m.Parent, localTime(m.Time), targets(m), size(data), size(image), m.Consistency, verified[[2]string{domain, m.ID}], remark(m)})
+			t.AppendRow(table.Row{n.branch + m.ID, m.Kind, m.Parent, localTime(m.Time), targets(m), size(data), size(image), m.Consistency,
+				checkpoint[[2]string{domain, m.ID}], verified[[2]string{domain, m.ID}], remark(m)})
 		}
 		if err := printTable(w, t, "  "); err != nil {
 			return err
@@ -315,7 +317,7 @@ func checkpointRows(all []checkpoint.Checkpoint) []checkpointRow {
 	for _, c := range all {
 		row := checkpointRow{Name: c.Name, Owner: c.Owner(), Created: c.Created.UTC(), Bytes: map[string]int64{}, Broken: c.Broken()}
 		if c.Sealed {
-			row.Point = c.Name
+			row.Point = c.Instant.Point
 		}
 		for _, d := range c.Disks {
 			if d.Bitmap != "" {
@@ -377,7 +379,7 @@ func printSizes(c *cli.Context, all []checkpoint.Checkpoint) error {
 			if d.Size >= 0 {
 				text = size(d.Size)
 			}
-			t.AppendRow(table.Row{ckpt.Name, d.Target, text})
+			t.AppendRow(table.Row{ckpt.Label(), d.Target, text})
 		}
 	}
 	return printTable(c.App.Writer, t, "")

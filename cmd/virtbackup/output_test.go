@@ -82,7 +82,7 @@ func TestPrintTrees(t *testing.T) {
 	vda := repository.Disk{Target: "vda", Kind: full, DataBytes: 3 << 20, ImageBytes: 3<<20 + 512<<10}
 	vdb := repository.Disk{Target: "vdb", Kind: inc, DataBytes: 1 << 30, ImageBytes: 1 << 30}
 	points := withVerified([]repository.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", repository.KindDiff, "check2", vda)},
-		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}})
+		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}}, &repository.Ledger{})
 	var b bytes.Buffer
 	if err := printTrees(&b, []string{"vm0", "vm1"}, points); err != nil {
 		t.Fatal(err)
@@ -170,7 +170,7 @@ func TestProgressInALog(t *testing.T) {
 
 func TestCheckpointRows(t *testing.T) {
 	all := []checkpoint.Checkpoint{
-		{Checkpoint: xml.Checkpoint{Name: "check1", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check1", Size: 65536}, {Target: "vdb"}}}, Ours: true, Sealed: true},
+		{Checkpoint: xml.Checkpoint{Name: "check1", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check1", Size: 65536}, {Target: "vdb"}}}, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1"}},
 		{Checkpoint: xml.Checkpoint{Name: "check2", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check2", Size: -1}}}, Ours: true},
 		{Checkpoint: xml.Checkpoint{Name: "theirs", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "theirs"}}}},
 	}

@@ -1,0 +1,169 @@
+package backup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// retire deletes checkpoints of ours that are of no use: those that no sealed
+// point needs and, now that there is a new one, those whose bitmaps are all lost and
+// those of points that are older than the newest few. The point is sealed: what goes
+// wrong here is a warning.
+func (r *run) retire(context.Context) error {
+	all, err := r.survey(false)
+	if err != nil {
+		r.warn("list checkpoints to retire: %v", err)
+		return nil
+	}
+	dead, err := r.dead()
+	if err != nil {
+		r.warn("look for checkpoints whose bitmaps are lost: %v", err)
+	}
+	old, err := r.old(all)
+	if err != nil {
+		r.warn("look for checkpoints that are old: %v", err)
+	}
+	for _, c := range all {
+		why := ""
+		switch {
+		case !c.Ours || c.Inherited:
+			continue
+		case !c.Sealed:
+			why = "no point needs it"
+		case slices.Contains(dead, c.Name):
+			why = "its bitmaps are lost"
+		case slices.Contains(old, c.Name):
+			why = fmt.Sprintf("the newest %d are kept", r.KeepCheckpoints)
+		default:
+			continue
+		}
+		r.retireOne(c.Label(), why, func() error { return r.site().DeleteCheckpoint(c.Instant) })
+	}
+	return r.retireEarlier(all)
+}
+
+func (r *run) retireOne(name, why string, remove func() error) {
+	if err := fault.Around("retire", remove); err != nil {
+		r.warn("retire checkpoint %s: %v", name, err)
+		return
+	}
+	r.Log.Info(fmt.Sprintf("retired checkpoint %s: %s", name, why))
+}
+
+// old names the checkpoints of sealed points that are neither among the newest few nor
+// that of the newest full, which a diff starts from. A run that has made no checkpoint
+// finds none: an inc that follows it needs what there is.
+func (r *run) old(all []checkpoint.Checkpoint) ([]string, error) {
+	if r.plan.Checkpoint == "" {
+		return nil, nil
+	}
+	points, err := r.repo.Points(r.Domain)
+	var damaged *repository.DamagedError
+	if err != nil && !errors.As(err, &damaged) {
+		return nil, err
+	}
+	return oldCheckpoints(all, points, r.KeepCheckpoints), nil
+}
+
+// oldCheckpoints is old for the checkpoints and points of a domain.
+func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, keep int) (names []string) {
+	numbers := map[string]int{}
+	full := ""
+	for _, m := range points { // oldest first
+		if m.Checkpoint == "" {
+			continue
+		}
+		numbers[m.Checkpoint] = m.Number()
+		if m.Kind == repository.KindFull {
+			full = m.Checkpoint
+		}
+	}
+	bases := slices.DeleteFunc(slices.Clone(all), func(c checkpoint.Checkpoint) bool { return !c.Base() || numbers[c.Name] == 0 })
+	slices.SortFunc(bases, func(a, b checkpoint.Checkpoint) int { return cmp.Compare(numbers[b.Name], numbers[a.Name]) })
+	for _, c := range bases[min(keep, len(bases)):] {
+		if c.Name != full && !c.Inherited {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}
+
+// retireEarlier deletes the checkpoints of points of format 1, which had no identity and
+// are no bases any more, once a point of today's format is sealed. One is deleted only
+// if name, repository and creation time are those that its point recorded.
+func (r *run) retireEarlier(all []checkpoint.Checkpoint) error {
+	if r.plan.Checkpoint == "" {
+		return nil
+	}
+	points, err := r.repo.Points(r.Domain)
+	if err != nil && len(points) == 0 {
+		return nil // what is damaged is told elsewhere
+	}
+	for _, m := range points {
+		c, ok := checkpoint.Find(all, m.Checkpoint)
+		if m.Identity != "" || m.Checkpoint == "" || !ok || !checkpoint.RecordedBy(r.repo, m, c.Checkpoint) {
+			continue
+		}
+		r.retireOne(c.Name, "it has no identity", func() error {
+			_, err := checkpoint.Delete(r.domain, c.Name)
+			return err
+		})
+	}
+	return nil
+}
+
+// dead names the checkpoints of ours that have lost all their bitmaps. A run that
+// has made no checkpoint finds none: they are what the next one tells why it falls
+// back.
+//
+// A size is missing, too, where libvirt could not tell it just then. So it must
+// be missing twice.
+func (r *run) dead() ([]string, error) {
+	if r.plan.Checkpoint == "" {
+		return nil, nil
+	}
+	first, err := r.seemDead()
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	second, err := r.seemDead()
+	return slices.DeleteFunc(first, func(name string) bool { return !slices.Contains(second, name) }), err
+}
+
+// seemDead names the checkpoints of ours of which libvirt tells no size. It names
+// none unless it tells all of the new checkpoint, which is healthy: else the
+// domain has ended meanwhile, or the answer is worth nothing. Nor does it name one
+// with a disk that is detached, whose bitmap may be in its image.
+func (r *run) seemDead() ([]string, error) {
+	doc, err := r.domain.XML()
+	if err != nil {
+		return nil, err
+	}
+	guest, err := xml.ParseDomain(doc)
+	if err != nil {
+		return nil, err
+	}
+	all, err := r.survey(true)
+	if err != nil {
+		return nil, err
+	}
+	if made, ok := checkpoint.Find(all, r.plan.Checkpoint); !ok || !made.Healthy() {
+		return nil, nil
+	}
+	detached := func(target string) bool { _, has := guest.Disk(target); return !has }
+	var names []string
+	for _, c := range all {
+		if c.Ours && !c.Inherited && c.Dead() && !slices.ContainsFunc(c.Bitmaps(), detached) {
+			names = append(names, c.Name)
+		}
+	}
+	return names, nil
+}

@@ -1,0 +1,287 @@
+package repository
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/virtbackup/virtbackup/fault"
+)
+
+// InstantsName is the file, beside a domain's points, that lists the identities
+// which the repository has issued for the domain.
+const InstantsName = "instants.json"
+
+// instantsTemporary is replaced under the domain's lock, so one name is enough.
+const instantsTemporary = ".instants.json"
+
+// InstantState is what may be done with the checkpoint of an instant.
+type InstantState string
+
+const (
+	// Issued: the checkpoint may be a base, and is defined again where libvirt has
+	// lost its record.
+	Issued InstantState = ""
+	// Lost: libvirt does not list the checkpoint, and its bitmaps are gone.
+	Lost InstantState = "lost"
+	// Retired: the checkpoint is to be deleted. It is no base, and never defined
+	// again.
+	Retired InstantState = "retired"
+)
+
+// Instant is one instant of a domain that a run of this repository has begun to back
+// up. Its identity is random: by it, and never by a name alone, the checkpoint, the
+// job and the files of that run are known to be ours.
+type Instant struct {
+	Identity string `json:"identity"` // 16 hex digits
+	Point    string `json:"point"`    // id of the point
+	// Checkpoint: libvirt has, or may have, a checkpoint of this identity.
+	Checkpoint bool         `json:"checkpoint"`
+	State      InstantState `json:"state,omitempty"`
+	Time       time.Time    `json:"time"` // when it was issued, UTC; for people
+	// Place is where the repository was then (Repository.Place). What was issued
+	// elsewhere may be needed by the repository that this one is a copy of.
+	Place   string  `json:"place"`
+	Process Process `json:"process"` // that made the run
+}
+
+// CheckpointName is what libvirt calls the checkpoint of a point, and QEMU its
+// bitmaps: a bitmap must have its checkpoint's name.
+func CheckpointName(point, identity string) string { return point + "." + identity }
+
+// CheckpointName is that of the instant.
+func (i Instant) CheckpointName() string { return CheckpointName(i.Point, i.Identity) }
+
+// ParseCheckpointName splits what CheckpointName returns; ok is false for other
+// names.
+func ParseCheckpointName(name string) (point, identity string, ok bool) {
+	point, identity, ok = strings.Cut(name, ".")
+	if _, _, err := ParsePointID(point); !ok || err != nil || !ValidIdentity(identity) {
+		return "", "", false
+	}
+	return point, identity, true
+}
+
+// NewIdentity returns a new random identity.
+func NewIdentity() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// ValidIdentity tells whether s has the form of an identity.
+func ValidIdentity(s string) bool {
+	return len(s) == 16 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// Instants is the content of instants.json.
+type Instants struct {
+	Format int `json:"format"`
+	// Highest is the highest number that a point of the domain has ever had. It is
+	// never given again.
+	Highest int       `json:"highest"`
+	Issued  []Instant `json:"issued"`
+}
+
+// Find returns the instant of an identity.
+func (is Instants) Find(identity string) (Instant, bool) {
+	n := slices.IndexFunc(is.Issued, func(i Instant) bool { return i.Identity == identity })
+	if n < 0 {
+		return Instant{}, false
+	}
+	return is.Issued[n], true
+}
+
+// instantsError says that instants.json cannot be used.
+type instantsError struct{ error }
+
+func (e *instantsError) Unwrap() error { return e.error }
+
+// readInstants reads the list of a domain; an absent one is empty.
+func (r *Repository) readInstants(domain string) (Instants, error) {
+	data, err := readSmall(filepath.Join(r.domainDir(domain), InstantsName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Instants{}, nil
+	}
+	if err != nil && cannotCheck(err) {
+		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
+	}
+	var is Instants
+	if err == nil {
+		is, err = parseInstants(data)
+	}
+	if errors.Is(err, ErrNewerFormat) {
+		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
+	}
+	if err != nil {
+		return Instants{}, &instantsError{fmt.Errorf("%s of domain %s is damaged: %w", InstantsName, domain, err)}
+	}
+	return is, nil
+}
+
+// parseInstants reads the content of instants.json strictly.
+func parseInstants(data []byte) (Instants, error) {
+	var is Instants
+	if err := parseSelfDigested(data, &is, func() int { return is.Format }); err != nil {
+		return Instants{}, err
+	}
+	seen := map[string]bool{}
+	for _, i := range is.Issued {
+		_, n, err := ParsePointID(i.Point)
+		switch {
+		case err != nil:
+			return Instants{}, err
+		case !ValidIdentity(i.Identity) || seen[i.Identity]:
+			return Instants{}, fmt.Errorf("identity %q is malformed, or is there twice", i.Identity)
+		case n > is.Highest:
+			return Instants{}, fmt.Errorf("the highest number is %d, and %s was issued", is.Highest, i.Point)
+		}
+		seen[i.Identity] = true
+	}
+	return is, nil
+}
+
+// Instants returns what the repository has issued for the locked domain. A list that is
+// damaged is as good as none, and damage says what is wrong with it: then nothing in
+// libvirt is known to be ours, and disks are compared instead.
+func (l *Lock) Instants() (is Instants, damage, err error) {
+	is, err = l.repo.readInstants(l.domain)
+	var bad *instantsError
+	if errors.As(err, &bad) {
+		return Instants{}, bad, nil
+	}
+	return is, nil, err
+}
+
+// NextNumber is the number of the next point of the domain: one more than any that
+// the repository knows to have been used.
+func (l *Lock) NextNumber() (int, error) {
+	is, _, err := l.Instants()
+	if err != nil {
+		return 0, err
+	}
+	entries, err := os.ReadDir(l.repo.domainDir(l.domain))
+	if err != nil {
+		return 0, fmt.Errorf("next number of domain %s: %w", l.domain, err)
+	}
+	highest := is.Highest
+	for _, e := range entries {
+		if _, n, err := ParsePointID(strings.TrimPrefix(e.Name(), partialPrefix)); err == nil {
+			highest = max(highest, n)
+		}
+	}
+	return highest + 1, nil
+}
+
+// Issue writes an instant down, with its number, on stable storage: nothing of it may
+// be in libvirt before. Time, Place and Process are filled in.
+func (l *Lock) Issue(i Instant) (Instant, error) {
+	_, n, err := ParsePointID(i.Point)
+	if err == nil && !ValidIdentity(i.Identity) {
+		err = fmt.Errorf("%q is no identity", i.Identity)
+	}
+	if err != nil {
+		return i, fmt.Errorf("issue an identity: %w", err)
+	}
+	i.Time, i.Place = time.Now().UTC(), l.repo.place.String()
+	if i.Process, err = Self(); err != nil {
+		return i, fmt.Errorf("issue an identity: %w", err)
+	}
+	err = l.changeInstants(func(is *Instants) error {
+		if n <= is.Highest {
+			return fmt.Errorf("the number of %s has been used before, the highest is %d", i.Point, is.Highest)
+		}
+		is.Highest = n
+		is.Issued = append(is.Issued, i)
+		return nil
+	})
+	if err == nil {
+		// The run that made the domain's directory may have died before a point
+		// was sealed, which makes its name durable (see sealSteps).
+		err = syncDir(l.repo.dir)
+	}
+	if err != nil {
+		return i, fmt.Errorf("issue an identity for %s of domain %s: %w", i.Point, l.domain, err)
+	}
+	return i, nil
+}
+
+// SetInstantState notes what may be done with the checkpoint of an identity from now
+// on.
+func (l *Lock) SetInstantState(identity string, state InstantState) error {
+	return l.changeInstants(func(is *Instants) error {
+		for n := range is.Issued {
+			if is.Issued[n].Identity == identity {
+				is.Issued[n].State = state
+			}
+		}
+		return nil
+	})
+}
+
+// DropInstant forgets an identity. Nothing of it may be left: libvirt has confirmed
+// that its checkpoint is gone.
+func (l *Lock) DropInstant(identity string) error {
+	return l.changeInstants(func(is *Instants) error {
+		is.Issued = slices.DeleteFunc(is.Issued, func(i Instant) bool { return i.Identity == identity })
+		return nil
+	})
+}
+
+// changeInstants replaces instants.json by a changed one, on stable storage. A damaged
+// one is replaced, too: its identities are lost as they are.
+func (l *Lock) changeInstants(change func(*Instants) error) error {
+	if err := l.check(); err != nil {
+		return err
+	}
+	is, _, err := l.Instants()
+	if err != nil {
+		return err
+	}
+	if err := change(&is); err != nil {
+		return err
+	}
+	is.Format = Format
+	if is.Issued == nil {
+		is.Issued = []Instant{}
+	}
+	data, err := encodeSelfDigested(is)
+	if err != nil {
+		return err
+	}
+	return fault.Around("instants", func() error { return l.replaceInstants(data) })
+}
+
+func (l *Lock) replaceInstants(data []byte) error {
+	dir := l.repo.domainDir(l.domain)
+	temporary := filepath.Join(dir, instantsTemporary)
+	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := writeFile(temporary, data); err != nil {
+		return errors.Join(err, os.RemoveAll(temporary))
+	}
+	if err := os.Rename(temporary, filepath.Join(dir, InstantsName)); err != nil {
+		return errors.Join(err, os.RemoveAll(temporary))
+	}
+	return syncDir(dir)
+}
+
+// unissued tells whether the list may go with the directory: nothing in libvirt is
+// known by it.
+func (l *Lock) unissued() bool {
+	data, err := readSmall(filepath.Join(l.repo.domainDir(l.domain), InstantsName))
+	if err != nil {
+		return false
+	}
+	is, err := parseInstants(bytes.Clone(data))
+	return err == nil && len(is.Issued) == 0
+}

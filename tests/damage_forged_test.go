@@ -65,7 +65,7 @@ func forged(s *site) (cases []spoiling) {
 	edit("check1", s.Name, "vm1", below["check1"])
 	edit("check1", s.UUID, "00000000-0000-0000-0000-000000000001", below["check2"])
 	edit("check1", `"hashes": "blake3:`, `"hashes": "blake3:0000`, below["check1"])
-	edit("check1", `"format": 1`, `"format": 2`, below["check1"])
+	edit("check1", `"format": 2`, `"format": 3`, below["check1"])
 	// Another point of the same name, as a copy of the repository may have it.
 	taken := s.points[0].Time.Format("2006-01-02T15:04:05")
 	edit("check1", `"time": "`+taken, `"time": "1999`+taken[4:], below["check2"])

@@ -63,7 +63,7 @@ func (s *site) tuned(u tuning, kind string, args ...string) repository.Manifest 
 	s.t.Helper()
 	truth := s.truths()
 	all := append(append([]string{"--json", "--verbose", kind, s.Name}, args...), u.args()...)
-	r := s.program.Must(s.t, []int{0}, all...)
+	r := s.program.Must(s.t, s.codes(), all...)
 	p := s.add(r, truth).Point
 	want := 0
 	if u.direct == "auto" && !takesDirect(s.t, s.repo) {
@@ -76,6 +76,15 @@ func (s *site) tuned(u tuning, kind string, args ...string) repository.Manifest 
 		s.wantCompression(s.image(p, d.Target), u)
 	}
 	return p
+}
+
+// codes are the exit statuses that a point may be made with: a rescan is worth a
+// warning.
+func (s *site) codes() []int {
+	if s.mayWarn {
+		return []int{0, 3}
+	}
+	return []int{0}
 }
 
 // wantCompression sees what qemu-img says of an image.

@@ -3,6 +3,7 @@ package tests
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -39,6 +40,15 @@ type oracle struct {
 	size   map[string]int64 // of the disks, as they grow
 	places []string         // where the repository may lie: with O_DIRECT, without
 	deck   []int            // of tunings
+	own    *site            // its first repository
+	forks  []*site          // copies of the repository, written to beside it
+	saved  map[string]saved // disks as they were once, by target
+}
+
+// saved is a copy of a disk's file.
+type saved struct {
+	file string
+	size int64
 }
 
 func newOracle(t *testing.T, seed uint64) *oracle {
@@ -47,7 +57,9 @@ func newOracle(t *testing.T, seed uint64) *oracle {
 	d := testdomain.New(t, testdomain.Disk{Target: "vda", Size: 64 << 20}, testdomain.Disk{Target: "vdb", Size: odd})
 	o := &oracle{site: newSite(t, d), Rand: rand.New(rand.NewPCG(seed, 0)), size: map[string]int64{"vda": 64 << 20, "vdb": odd}}
 	o.places = []string{filepath.Dir(o.repo), withoutDirect(t)}
+	o.own, o.saved = o.site, map[string]saved{}
 	o.at(o.places[o.IntN(2)])
+	o.mayWarn = true
 	return o
 }
 
@@ -63,10 +75,76 @@ func (o *oracle) run(rounds int) {
 		if slices.Contains(moves, round) {
 			o.moveOn()
 		}
+		o.betray()
 		o.write()
 		o.point()
+		o.site = o.own
 	}
-	o.check()
+	for _, s := range append(o.forks, o.own) {
+		s.check()
+		s.program.Must(o.t, nil, "verify", "--quiet")
+	}
+}
+
+// betray does, now and then, what makes one thing look like another: the repository is
+// copied and both go on, a disk is rolled back in place, a number is free again.
+func (o *oracle) betray() {
+	o.t.Helper()
+	if len(o.forks) > 0 && o.IntN(2) == 0 {
+		o.site = o.forks[o.IntN(len(o.forks))]
+		o.t.Logf("in the copy %s", o.repo)
+	}
+	switch o.IntN(8) {
+	case 0:
+		if len(o.forks) < 2 {
+			o.forks = append(o.forks, o.copied())
+			o.t.Log("the repository is copied")
+		}
+	case 1:
+		o.rollBack()
+	case 2:
+		o.removeNewest()
+	}
+}
+
+// rollBack puts the content of a disk's file back that was saved before, into the same
+// file; the first time it saves it.
+func (o *oracle) rollBack() {
+	o.t.Helper()
+	target := []string{"vda", "vdb"}[o.IntN(2)]
+	source := o.Disk(target).Source
+	o.Destroy()
+	defer o.Start()
+	old, ok := o.saved[target]
+	if !ok {
+		o.saved[target] = saved{source + ".saved", o.size[target]}
+		testdomain.Tool(o.t, "cp", "--sparse=always", source, source+".saved")
+		o.t.Logf("%s is saved", target)
+		return
+	}
+	testdomain.Tool(o.t, "dd", "if="+old.file, "of="+source, "bs=1M", "status=none")
+	o.size[target] = old.size
+	delete(o.saved, target)
+	o.t.Logf("%s is rolled back", target)
+}
+
+// removeNewest removes the newest point, by virtbackup or by hand.
+func (o *oracle) removeNewest() {
+	o.t.Helper()
+	last := len(o.points) - 1
+	if last < 1 {
+		return
+	}
+	id := o.points[last].ID
+	o.points = o.points[:last]
+	o.t.Logf("%s is removed", id)
+	if o.IntN(2) == 0 {
+		o.program.Must(o.t, nil, "forget", o.Name+"@"+id, "--points")
+		return
+	}
+	if err := os.RemoveAll(filepath.Join(o.repo, o.Name, id)); err != nil {
+		o.t.Fatal(err)
+	}
 }
 
 // point makes a point of a kind chosen at random.

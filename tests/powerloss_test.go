@@ -2,6 +2,7 @@ package tests
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -122,6 +123,9 @@ func (r *recording) cutEverywhere(t *testing.T, rng *rand.Rand, without string) 
 				n.wrong = errors.Join(n.wrong, fmt.Errorf("after call %d: %w", n.calls, err))
 			}
 		}
+		if err := r.issued(d, m); err != nil {
+			n.wrong = errors.Join(n.wrong, fmt.Errorf("after call %d: %w", n.calls, err))
+		}
 		if want := len(r.before); len(points) < want || last && len(points) < full {
 			n.wrong = errors.Join(n.wrong, fmt.Errorf("after call %d: only %v are listed", n.calls, points))
 		}
@@ -147,6 +151,27 @@ func (r *recording) cutEverywhere(t *testing.T, rng *rand.Rand, without string) 
 		check(nothing{}, true)
 	}
 	return n, states[:min(len(states), 5)]
+}
+
+// issued says what is wrong with the list of identities after a power cut: it is whole
+// where it is there, and has the identity of a run once an image is being written, as a
+// checkpoint of it is in libvirt by then.
+func (r *recording) issued(d *stable, m image) error {
+	list, ok := m[r.domain+"/instants.json"]
+	if ok && !json.Valid(list) {
+		return errors.New("instants.json is torn")
+	}
+	domain := d.find(d.root + r.domain)
+	if domain == nil {
+		return nil
+	}
+	for name, dir := range domain.now {
+		id, partial := strings.CutPrefix(name, ".partial-")
+		if partial && dir.now["vda.qcow2"] != nil && !strings.Contains(string(list), `"point": "`+id+`"`) {
+			return fmt.Errorf("instants.json does not have %s, whose job has begun", id)
+		}
+	}
+	return nil
 }
 
 // synced lists the paths that the run makes sure.

@@ -22,6 +22,7 @@ type site struct {
 	program testdomain.Program
 	points  []truePoint
 	taken   int // truths
+	mayWarn bool
 }
 
 // truePoint is a point and what its disks held at its instant.

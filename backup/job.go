@@ -204,12 +204,12 @@ func (r *run) abandon(ctx context.Context) error {
 func (r *run) dropCheckpoint() error {
 	off, err := r.domain.WhyShutOff() // Active would be true for a moment yet
 	if err != nil || off == "" && !r.off {
-		return errors.Join(err, r.site().DeleteCheckpoint(r.instant))
+		err := errors.Join(err, r.site().DeleteCheckpoint(r.instant))
+		r.dropped = err == nil
+		return err
 	}
 	_, err = r.domain.CheckpointXML(r.plan.Checkpoint)
-	if errors.Is(err, hypervisor.ErrNoCheckpoint) {
-		return r.lock.DropInstant(r.instant.Identity)
-	}
+	r.dropped = errors.Is(err, hypervisor.ErrNoCheckpoint)
 	if err == nil {
 		r.left = true
 		r.Log.Warn("the domain is off: checkpoint " + r.plan.ID + " is left until it runs again; the next run deletes it")

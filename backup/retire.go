@@ -45,7 +45,7 @@ func (r *run) retire(context.Context) error {
 		default:
 			continue
 		}
-		r.retireOne(c.Label(), why, func() error { return r.site().DeleteCheckpoint(c.Instant) })
+		r.retireOne(c.Label(), why, func() error { return r.site().RetireCheckpoint(c.Instant) })
 	}
 	return r.retireEarlier(all)
 }

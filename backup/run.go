@@ -50,10 +50,11 @@ type run struct {
 	stuck       bool  // the copy hangs for ever: its goroutines still use partial
 	off         bool  // the domain was shut off in mid-copy
 	// left: something of ours is left that only this repository tells to be ours.
-	left   bool
-	sealed bool
-	point  repository.Manifest
-	result Result
+	left    bool
+	dropped bool // libvirt does not list the checkpoint of this run
+	sealed  bool
+	point   repository.Manifest
+	result  Result
 }
 
 // step is one step of a run. undo puts back what do changed, as far as do came
@@ -298,11 +299,12 @@ func (r *run) issue(context.Context) (err error) {
 	return err
 }
 
-// withdraw undoes issue where nothing of the identity is left: nothing was begun, or
-// the job is over and the point has no checkpoint. An identity that has one goes with
-// it (see dropCheckpoint), the others with the next run.
+// withdraw undoes issue where nothing of the identity is left: nothing was begun, or the
+// job is over and there is no checkpoint of it. It comes after the partial point is
+// removed, which makes room in a full repository. What it leaves goes with the next run.
 func (r *run) withdraw(context.Context) error {
-	if r.instant.Identity == "" || r.stuck || r.begun && (r.instant.Checkpoint || !r.ended) {
+	gone := !r.begun || r.dropped || r.ended && !r.instant.Checkpoint
+	if r.instant.Identity == "" || r.stuck || !gone {
 		return nil
 	}
 	return r.lock.DropInstant(r.instant.Identity)

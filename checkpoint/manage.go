@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/repository"
@@ -104,12 +105,24 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 
 // DeleteIssued deletes the checkpoint of an instant that the repository has issued, and
 // forgets the identity once libvirt does not list the checkpoint any more. Until then
-// it is retired: neither a base, nor defined again.
+// it is retired: neither a base, nor defined again. A full repository is no obstacle, as
+// deleting is what makes room: the identity is forgotten by the next run then.
 func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error {
-	if err := lock.SetInstantState(i.Identity, repository.Retired); err != nil {
+	if err := lock.SetInstantState(i.Identity, repository.Retired); err != nil && !isFull(err) {
 		return err
 	}
-	name := i.CheckpointName()
+	if err := DeleteForSure(d, i.CheckpointName()); err != nil {
+		return err
+	}
+	if err := lock.DropInstant(i.Identity); err != nil && !isFull(err) {
+		return err
+	}
+	return nil
+}
+
+// DeleteForSure deletes a checkpoint and sees that libvirt does not list it any more; no
+// error if there is none.
+func DeleteForSure(d Deleter, name string) error {
 	_, err := d.CheckpointXML(name)
 	if err == nil {
 		if _, err := Delete(d, name); err != nil {
@@ -123,7 +136,11 @@ func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error 
 	case !errors.Is(err, hypervisor.ErrNoCheckpoint):
 		return err
 	}
-	return lock.DropInstant(i.Identity)
+	return nil
+}
+
+func isFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // RecordedBy tells whether a checkpoint is the one that was made with a point of format

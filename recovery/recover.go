@@ -202,9 +202,10 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 	return all, nil
 }
 
-// findForgotten lists identities that nothing is left of but their entry: their point
-// was not sealed, or their checkpoint was retired, and libvirt does not list it. An entry
-// of a sealed point stays: its checkpoint may be defined again.
+// findForgotten lists identities that nothing is to be left of but their entry, once the
+// fixes before are done: their point was not sealed, or their checkpoint was retired. An
+// entry of a sealed point stays: its checkpoint may be defined again. These come last, as
+// they write to the repository: what is removed before makes room.
 func (s *Site) findForgotten() ([]finding, error) {
 	ledger, err := s.ledger()
 	if err != nil {
@@ -215,18 +216,20 @@ func (s *Site) findForgotten() ([]finding, error) {
 		if !s.mayRemove(ledger, i) || i.Identity == s.Own || i.Checkpoint && ledger.Sealed(i) && i.State != repository.Retired {
 			continue
 		}
-		if i.Checkpoint {
-			_, err := s.Domain.CheckpointXML(i.CheckpointName())
-			if err == nil {
-				continue // findCheckpoints has it
-			}
-			if !errors.Is(err, hypervisor.ErrNoCheckpoint) {
-				return nil, err
-			}
-		}
-		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return s.Lock.DropInstant(i.Identity) }, silent: true})
+		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return s.forgetInstant(i) }, silent: true})
 	}
 	return all, nil
+}
+
+// forgetInstant drops an identity, unless libvirt lists its checkpoint.
+func (s *Site) forgetInstant(i repository.Instant) error {
+	if i.Checkpoint {
+		_, err := s.Domain.CheckpointXML(i.CheckpointName())
+		if !errors.Is(err, hypervisor.ErrNoCheckpoint) {
+			return err
+		}
+	}
+	return s.Lock.DropInstant(i.Identity)
 }
 
 // whileOff is why something cannot be done to a domain that is shut off, and ""

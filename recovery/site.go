@@ -131,18 +131,33 @@ func (s *Site) dead(p repository.Process) bool {
 	return err == nil && p == self || !p.Alive()
 }
 
-// DeleteCheckpoint deletes the checkpoint of an instant and forgets the identity.
+// DeleteCheckpoint deletes the checkpoint of an instant, and sees that it is gone. The
+// identity stays: nothing is written to the repository, which may be full.
 func (s *Site) DeleteCheckpoint(i repository.Instant) error {
 	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
-	if errors.Is(err, hypervisor.ErrNoDomain) {
+	switch {
+	case errors.Is(err, hypervisor.ErrNoDomain), errors.Is(err, hypervisor.ErrNoCheckpoint):
 		return nil
+	case err != nil:
+		return err
 	}
+	if err := s.prove(doc); err != nil {
+		return err
+	}
+	s.log().Info("deleting checkpoint " + i.Point)
+	return checkpoint.DeleteForSure(s.Domain, i.CheckpointName())
+}
+
+// RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity.
+func (s *Site) RetireCheckpoint(i repository.Instant) error {
+	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
 	if err == nil {
-		if err := s.prove(doc); err != nil {
-			return err
-		}
-		s.log().Info("deleting checkpoint " + i.Point)
+		err = s.prove(doc)
 	}
+	if err != nil && !errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		return err
+	}
+	s.log().Info("deleting checkpoint " + i.Point)
 	return checkpoint.DeleteIssued(s.Domain, s.Lock, i)
 }
 

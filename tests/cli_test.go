@@ -68,8 +68,8 @@ func TestCheckpointCommands(t *testing.T) {
 		t.Fatalf("%d checkpoints, want 3", len(rows))
 	}
 	for i, want := range []checkpointRow{
-		{"check2", "ours", "check2", map[string]int64{"vda": 128 << 10, "vdb": 0}},
-		{"check3", "ours", "check3", map[string]int64{"vda": 0, "vdb": 0}},
+		{s.checkpoint("check2"), "ours", "check2", map[string]int64{"vda": 128 << 10, "vdb": 0}},
+		{s.checkpoint("check3"), "ours", "check3", map[string]int64{"vda": 0, "vdb": 0}},
 		{"theirs", "foreign", "", map[string]int64{"vdb": 0}},
 	} {
 		if got := rows[i]; got.Name != want.Name || got.Owner != want.Owner || got.Point != want.Point || len(got.Bytes) != len(want.Bytes) || got.Bytes["vda"] != want.Bytes["vda"] {
@@ -123,14 +123,14 @@ func TestListAndShow(t *testing.T) {
 		wantLine(t, text, `^`+s.Name+`$`)
 		wantLine(t, text, `^  check1 +full +\d`)
 		wantLine(t, text, `^  │  └─ diff2 +diff +check1 `)
-		wantLine(t, text, `^  └─ check3 +inc +check1 +`+stamp+` +vda vdb +128.0 KiB +\d+\.\d KiB +crash +-$`)
+		wantLine(t, text, `^  └─ check3 +inc +check1 +`+stamp+` +vda vdb +128.0 KiB +\d+\.\d KiB +crash +yes +-$`)
 		wantLine(t, text, `^  copy4 +copy `)
 	}
 	if got := decode[repository.Manifest](t, s.run("show", "--json", s.Name+"@check3")); got.ID != "check3" || got.Parent != "check1" || len(got.Disks) != 2 {
 		t.Errorf("show --json: %+v", got)
 	}
 	text := s.run("show", s.Name+"@check3").Stdout
-	for _, pattern := range []string{`^point: +check3$`, `^parent: +check1$`, `^checkpoint: +check3$`, `^domain: +` + s.Name + ` \(` + s.UUID + `\)$`,
+	for _, pattern := range []string{`^point: +check3$`, `^parent: +check1$`, `^checkpoint: +check3\.[0-9a-f]{16}$`, `^domain: +` + s.Name + ` \(` + s.UUID + `\)$`,
 		`^time: +` + stamp, `^consistency: +crash$`, `^directory: +` + s.repo, `^vda +inc +8.0 MiB +128.0 KiB +.*\.\./check1/vda.qcow2`} {
 		wantLine(t, text, pattern)
 	}
@@ -263,7 +263,7 @@ func TestOptionsAnywhere(t *testing.T) {
 	} {
 		p.Must(t, nil, strings.Fields(strings.NewReplacer("NAME", s.Name, "REPO", s.repo, "TO", to).Replace(line))...)
 	}
-	if got := strings.Join(names(t, filepath.Join(s.repo, s.Name)), " "); got != "check1 check2 check3 check4 check8 copy7 diff5 diff6 lock" {
+	if got := strings.Join(names(t, filepath.Join(s.repo, s.Name)), " "); got != "check1 check2 check3 check4 check8 copy7 diff5 diff6 instants.json lock" {
 		t.Errorf("the repository holds %s", got)
 	}
 }

@@ -160,9 +160,11 @@ func TestMixedChains(t *testing.T) {
 		s.writeAll(int64(i + 1))
 		s.IO("vda", fmt.Sprintf("write -s %s 16M 1M", s.noise()))
 		s.Write("vda", int64(9+i)<<20, 1<<20, byte(0x41+i)) // of this image alone
-		if !strings.HasPrefix(s.repo, c.dir) {
+		moved := !strings.HasPrefix(s.repo, c.dir)
+		if moved {
 			s.move(c.dir)
 		}
+		s.mayWarn = moved // it says that it was
 		s.tuned(c.u, c.kind)
 	}
 	s.refused(1, "hint: --direct auto", "inc", s.Name, "--direct", "always")

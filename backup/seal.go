@@ -44,6 +44,9 @@ func (r *run) fillManifest() error {
 		m.Consistency = repository.ConsistencyFilesystem
 	}
 	m.Versions = repository.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
+	if odd := repository.OddClock(*m, r.points, time.Now()); odd != "" {
+		r.warn("point %s: %s (--at TIME goes by it, --at latest by the number)", m.ID, odd)
+	}
 	m.Gone, m.Warnings = r.plan.Gone, r.result.Warnings
 	return nil
 }

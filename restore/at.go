@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -9,7 +10,8 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// Latest names the newest point.
+// Latest names the newest point: the one with the highest number, whatever the
+// clock of the host was when it was made.
 const Latest = "latest"
 
 // layouts of a time on the command line; those without a zone are local time.
@@ -18,7 +20,8 @@ var layouts = []string{
 }
 
 // Resolve finds the point that at names: an id, "latest", or a time, which means
-// the newest point at or before it. A time is written as 2006-01-02, 2006-01-02
+// the newest point at or before it by the points' own times, of equals the one
+// with the highest number. A time is written as 2006-01-02, 2006-01-02
 // 15:04, 2006-01-02 15:04:05 (local time), or RFC 3339; a day means its end.
 // points are those of one domain, oldest first.
 func Resolve(domain string, points []repository.Manifest, at string) (repository.Manifest, error) {
@@ -27,7 +30,7 @@ func Resolve(domain string, points []repository.Manifest, at string) (repository
 		return repository.Manifest{}, &NotFoundError{fmt.Sprintf("there is no point of domain %s", domain), "virtbackup list"}
 	}
 	if at == Latest {
-		return newest(points), nil
+		return slices.MaxFunc(points, compareNumbers), nil
 	}
 	if i := slices.IndexFunc(points, func(m repository.Manifest) bool { return m.ID == at }); i >= 0 {
 		return points[i], nil
@@ -45,12 +48,12 @@ func Resolve(domain string, points []repository.Manifest, at string) (repository
 			fmt.Sprintf("domain %s has no point at or before %s: the first is %s of %s", domain,
 				instant.Local().Format(time.DateTime), first.ID, first.Time.Local().Format(time.DateTime)), list}
 	}
-	return newest(early), nil
+	return slices.MaxFunc(early, func(a, b repository.Manifest) int {
+		return cmp.Or(a.Time.Compare(b.Time), compareNumbers(a, b))
+	}), nil
 }
 
-func newest(points []repository.Manifest) repository.Manifest {
-	return slices.MaxFunc(points, func(a, b repository.Manifest) int { return a.Time.Compare(b.Time) })
-}
+func compareNumbers(a, b repository.Manifest) int { return cmp.Compare(a.Number(), b.Number()) }
 
 // parseTime reads a time. A reader sees times to the second, so one that is
 // given without a fraction means the end of its second, minute or day.

@@ -19,13 +19,13 @@ func taken(id, when string) repository.Manifest {
 }
 
 func TestResolve(t *testing.T) {
-	// The clock went back between check4 and check5.
+	// The clock went back between check4 and check5, whose numbers say which is newer.
 	points := []repository.Manifest{
 		taken("check1", "2026-11-18 02:00:00.500"), taken("check2", "2026-11-19 02:00:00.000"), taken("diff3", "2026-11-19 14:30:20.250"),
 		taken("check4", "2026-11-20 02:00:00.000"), taken("check5", "2026-11-20 01:00:00.000"),
 	}
 	for at, want := range map[string]string{
-		Latest:                              "check4",
+		Latest:                              "check5",
 		"check1":                            "check1",
 		"diff3":                             "diff3",
 		"check5":                            "check5",
@@ -46,6 +46,11 @@ func TestResolve(t *testing.T) {
 		if got, err := Resolve("vm1", points, at); err != nil || got.ID != want {
 			t.Errorf("%s: got %s, %v, want %s", at, got.ID, err, want)
 		}
+	}
+	// Points of one instant: the highest number.
+	same := []repository.Manifest{taken("check1", "2026-11-18 02:00:00.000"), taken("check9", "2026-11-18 02:00:00.000"), taken("diff10", "2026-11-18 02:00:00.000")}
+	if got, err := Resolve("vm1", same, "2026-11-18"); err != nil || got.ID != "diff10" {
+		t.Errorf("points of one instant: got %s, %v, want diff10", got.ID, err)
 	}
 	for at, want := range map[string]string{
 		"2026-11-17":               "no point at or before 2026-11-17 23:59:59: the first is check1 of 2026-11-18 02:00:00",

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -45,7 +46,7 @@ func list(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		all = append(all, withVerified(points, repo.Verified(domain), ledger)...)
+		all = append(all, asListed(points, repo.Verified(domain), ledger, time.Now())...)
 	}
 	if err := printResult(c, all, func() error { return printTrees(c.App.Writer, domains, all) }); err != nil {
 		return err
@@ -60,12 +61,15 @@ type listedPoint struct {
 	Verified *repository.Verification `json:"verified,omitempty"`
 	// HasCheckpoint: libvirt has a checkpoint of it, as far as the repository knows.
 	HasCheckpoint bool `json:"has_checkpoint"`
+	// Clock says what is odd about the point's time, "" where nothing is.
+	Clock string `json:"clock,omitempty"`
 }
 
-func withVerified(points []repository.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger) []listedPoint {
+// asListed adds to the points of one domain what is not in their manifests.
+func asListed(points []repository.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
 	var all []listedPoint
 	for _, m := range points {
-		p := listedPoint{Manifest: m}
+		p := listedPoint{Manifest: m, Clock: repository.OddClock(m, points, now)}
 		if i, ok := ledger.Find(m.Identity); ok {
 			p.HasCheckpoint = i.Checkpoint && i.State == repository.Issued
 		}

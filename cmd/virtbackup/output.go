@@ -58,11 +58,10 @@ func printTable(w io.Writer, t table.Writer, indent string) error {
 // printTrees prints the points of each domain as a tree of chains.
 func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 	points := make([]repository.Manifest, 0, len(listed))
-	verified, checkpoint := map[[2]string]string{}, map[[2]string]string{}
+	known := map[[2]string]listedPoint{}
 	for _, p := range listed {
-		checkpoint[[2]string{p.Domain, p.ID}] = map[bool]string{true: "yes", false: "-"}[p.HasCheckpoint]
 		points = append(points, p.Manifest)
-		verified[[2]string{p.Domain, p.ID}] = p.verified()
+		known[[2]string{p.Domain, p.ID}] = p
 	}
 	if len(points) == 0 {
 		_, err := fmt.Fprintln(w, "no points yet")
@@ -86,16 +85,24 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 		}
 		t := newTable(table.Row{"POINT", "KIND", "PARENT", "TIME", "DISKS", "DATA", "IMAGE", "CONSISTENCY", "CHECKPOINT", "VERIFIED", "NOTE"}, "DATA", "IMAGE")
 		for _, n := range nodes {
-			m := n.point
+			m, p := n.point, known[[2]string{domain, n.point.ID}]
 			data, image := sums(m)
 			t.AppendRow(table.Row{n.branch + m.ID, m.Kind, m.Parent, localTime(m.Time), targets(m), size(data), size(image), m.Consistency,
-				checkpoint[[2]string{domain, m.ID}], verified[[2]string{domain, m.ID}], remark(m)})
+				p.checkpoint(), p.verified(), p.remark()})
 		}
 		if err := printTable(w, t, "  "); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// checkpoint says whether libvirt has one of the point.
+func (p listedPoint) checkpoint() string {
+	if p.HasCheckpoint {
+		return "yes"
+	}
+	return "-"
 }
 
 // verified says when the point was last found sound, or that it was not.
@@ -203,8 +210,15 @@ func targets(m repository.Manifest) string {
 	return strings.Join(names, " ")
 }
 
-// remark says which disks are not what the point's kind says, and why.
-func remark(m repository.Manifest) string {
+// remark is what list notes about a point: its time, where that is odd, and its
+// disks.
+func (p listedPoint) remark() string {
+	notes := []string{p.Clock, diskRemark(p.Manifest)}
+	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
+}
+
+// diskRemark says which disks are not what the point's kind says, and why.
+func diskRemark(m repository.Manifest) string {
 	var order []string
 	disks := map[string][]string{}
 	for _, d := range m.Disks {

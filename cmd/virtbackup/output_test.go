@@ -81,8 +81,9 @@ check3
 func TestPrintTrees(t *testing.T) {
 	vda := repository.Disk{Target: "vda", Kind: full, DataBytes: 3 << 20, ImageBytes: 3<<20 + 512<<10}
 	vdb := repository.Disk{Target: "vdb", Kind: inc, DataBytes: 1 << 30, ImageBytes: 1 << 30}
-	points := withVerified([]repository.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", repository.KindDiff, "check2", vda)},
-		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}}, &repository.Ledger{})
+	points := asListed([]repository.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", repository.KindDiff, "check2", vda)},
+		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}},
+		&repository.Ledger{}, time.Date(2026, 11, 20, 2, 2, 59, 0, time.Local))
 	var b bytes.Buffer
 	if err := printTrees(&b, []string{"vm0", "vm1"}, points); err != nil {
 		t.Fatal(err)
@@ -94,7 +95,7 @@ vm1
   POINT      KIND  PARENT  TIME                 DISKS       DATA    IMAGE  CONSISTENCY  VERIFIED             NOTE
   check1     full          2026-11-20 02:01:00  vda      3.0 MiB  3.5 MiB  crash        2026-11-21 03:04:05
   ├─ check2  inc   check1  2026-11-20 02:02:00  vda vdb  1.0 GiB  1.0 GiB  crash        DAMAGED              vda in full
-  └─ diff3   diff  check2  2026-11-20 02:03:00  vda      3.0 MiB  3.5 MiB  crash        -                    vda in full
+  └─ diff3   diff  check2  2026-11-20 02:03:00  vda      3.0 MiB  3.5 MiB  crash        -                    its time, 2026-11-20 02:03:00, lies in the future; vda in full
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)

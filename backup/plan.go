@@ -18,6 +18,7 @@ type State struct {
 	Images      map[string][]image      // what each disk is stored in, backing files last, by target
 	Checkpoints []checkpoint.Checkpoint // all of the domain's, with sizes
 	Points      []repository.Manifest   // all of the domain's, oldest first
+	Dir         string                  // of the domain's points, absolute
 	Next        int                     // number of the next point
 	Identity    string                  // of the next point
 	Damage      error                   // of the list of identities; nil: it is sound
@@ -76,8 +77,9 @@ func MakePlan(r Request, s State) (Plan, error) {
 		prefix = string(p.Kind)
 	}
 	p.ID, p.Identity = fmt.Sprintf("%s%d", prefix, s.Next), s.Identity
-	for _, d := range chosen {
-		p.Disks = append(p.Disks, p.disk(r, d, s))
+	p.planDisks(r, s, chosen)
+	if err := p.boundChains(r, s, chosen); err != nil {
+		return Plan{}, err
 	}
 	if err := p.refuse(r); err != nil {
 		return Plan{}, err
@@ -253,6 +255,14 @@ func noCheckpoint(s State, m *repository.Manifest) string {
 		return fmt.Sprintf("checkpoint %s is of another instant than point %s", m.ID, m.ID)
 	}
 	return fmt.Sprintf("checkpoint %s is gone from libvirt", m.ID)
+}
+
+// planDisks plans the chosen disks against the plan's base.
+func (p *Plan) planDisks(r Request, s State, chosen []xml.Disk) {
+	p.Disks = nil
+	for _, d := range chosen {
+		p.Disks = append(p.Disks, p.disk(r, d, s))
+	}
 }
 
 // disk plans one disk against the plan's base.

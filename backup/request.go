@@ -42,6 +42,9 @@ type Request struct {
 	Disks, Exclude []string
 	// Fallback is for disks whose bitmap cannot be used; "" is FallbackRescan.
 	Fallback Fallback
+	// MaxChain is how many images a chain may have: auto then begins a new one,
+	// inc and diff warn. 0 is [DefaultMaxChain].
+	MaxChain int
 	Quiesce  Quiesce // "" is QuiesceTry
 	// AgentTimeout bounds each call to the guest agent; 0 means 10 seconds,
 	// the time that Windows' VSS grants a freeze.
@@ -85,6 +88,8 @@ func (r Request) Validate() error {
 		return usageError("name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
 	case r.KeepCheckpoints < 0:
 		return usageError("--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
+	case r.MaxChain < 0:
+		return usageError("--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
 	case r.StallTimeout < 0:
 		return usageError("--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:

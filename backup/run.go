@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -34,6 +35,7 @@ type run struct {
 	guest    xml.Domain
 	repo     *repository.Repository
 	lock     *repository.Lock
+	points   []repository.Manifest // of the domain, before this one
 	plan     Plan
 	instant  repository.Instant // that this run makes a point of; zero before it is issued
 	partial  *repository.Partial
@@ -225,7 +227,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Disks: r.guest.Disks, Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Identity: repository.NewIdentity()}
+		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: repository.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}
@@ -250,6 +252,7 @@ func (r *run) makePlan(context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.points = points
 	r.announce()
 	return nil
 }

@@ -19,12 +19,12 @@ func fullCommand() *cli.Command {
 
 func incCommand() *cli.Command {
 	return backupCommand(repository.KindInc, "copy what changed since a point; a base for later backups",
-		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest point that has a checkpoint"), fallbackFlag())
+		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest point that has a checkpoint"), fallbackFlag(), maxChainFlag())
 }
 
 func diffCommand() *cli.Command {
 	return backupCommand(repository.KindDiff, "copy what changed since a point; never a base",
-		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"), fallbackFlag())
+		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"), fallbackFlag(), maxChainFlag())
 }
 
 func copyCommand() *cli.Command {
@@ -38,6 +38,11 @@ func sinceFlag(standard string) cli.Flag {
 func fallbackFlag() cli.Flag {
 	return &cli.StringFlag{Name: "fallback", Value: string(backup.FallbackRescan),
 		Usage: "`MODE` for a disk whose bitmap cannot be used: rescan (read it in full, store what differs from the point before), full, fail"}
+}
+
+func maxChainFlag() cli.Flag {
+	return &cli.IntFlag{Name: "max-chain", Value: backup.DefaultMaxChain,
+		Usage: "a chain may have `N` images: auto then makes a full, inc and diff warn"}
 }
 
 func backupCommand(kind repository.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
@@ -79,7 +84,7 @@ func autoCommand() *cli.Command {
 		Usage:       "inc where there is a usable base, else full; what the timer calls",
 		ArgsUsage:   "DOMAIN... | --all",
 		Description: "virtbackup auto vm1\nvirtbackup auto --all",
-		Flags:       append([]cli.Flag{boolFlag("all", "every domain that runs"), fallbackFlag()}, backupFlags()...),
+		Flags:       append([]cli.Flag{boolFlag("all", "every domain that runs"), fallbackFlag(), maxChainFlag()}, backupFlags()...),
 		Action: func(c *cli.Context) error {
 			domains := c.Args().Slice()
 			if c.Bool("all") == (len(domains) > 0) {
@@ -188,13 +193,16 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, doma
 	if err != nil {
 		return backup.Result{}, err
 	}
+	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
+		return backup.Result{}, &usageError{fmt.Sprintf("--max-chain is a number of images from 1 on, not %d", c.Int("max-chain")), "--max-chain 200"}
+	}
 	show := newProgress(c)
 	defer func() { show.close(err == nil) }()
 	return backup.Run(c.Context, conn, c.String("repo"), backup.Request{
 		Domain: domain, Kind: kind, Since: c.String("since"),
 		Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
-		Fallback: backup.Fallback(c.String("fallback")),
-		Quiesce:  backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
+		Fallback: backup.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"),
+		Quiesce: backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"),
 		ScratchLimit: scratchLimit, KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
 		Tuning: tuning, Version: version, Log: logger(c, show), Progress: show.update,

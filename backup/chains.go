@@ -1,0 +1,74 @@
+package backup
+
+import (
+	"fmt"
+	"path"
+
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// DefaultMaxChain is how many images a chain may have before a new one should
+// begin. Every image is opened, and asked for each cluster that those above it
+// lack, by whoever reads a point; with the default directory QEMU itself can open
+// some 340 (see repository.MaxJoined). 200 is half a year of nights, and leaves
+// room for someone who takes the warning to heart a month later.
+const DefaultMaxChain = 200
+
+// maxChain is how many images a chain may have.
+func (r Request) maxChain() int {
+	if r.MaxChain == 0 {
+		return DefaultMaxChain
+	}
+	return r.MaxChain
+}
+
+// chain is that of one disk as the plan will leave it.
+type chain struct {
+	target string
+	images int
+	joined int // bytes of the longest name that QEMU makes of it
+}
+
+// chains are those of the disks that are chained onto the base.
+func (p *Plan) chains(s State) (all []chain) {
+	for _, d := range p.Disks {
+		if d.Parent == "" {
+			continue
+		}
+		images := append([]string{path.Join(p.ID, d.Target+".qcow2")}, repository.ChainImages(s.Points, p.Base.ID, d.Target)...)
+		all = append(all, chain{d.Target, len(images), repository.JoinedLength(s.Dir, images)})
+	}
+	return all
+}
+
+// boundChains sees to it that chains end: auto begins a new one, inc and diff
+// warn, and refuse what qemu-img could not open.
+func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
+	for _, c := range p.chains(s) {
+		tooLong := c.joined > repository.MaxJoined
+		switch {
+		case !tooLong && c.images <= r.maxChain():
+		case r.Kind == Auto && tooLong:
+			p.startChain(r, s, chosen, fmt.Sprintf("full: with another image the chain of disk %s would be too long for qemu-img to open", c.target))
+			return nil
+		case r.Kind == Auto:
+			p.startChain(r, s, chosen, fmt.Sprintf("full: the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, r.maxChain()))
+			return nil
+		case tooLong:
+			return withHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
+				"the name that it joins of them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, repository.MaxJoined),
+				"virtbackup full %s starts a new chain", r.Domain)
+		default:
+			p.Warnings = append(p.Warnings, fmt.Sprintf("the chain of disk %s has %d images with %s, more than %d (--max-chain): virtbackup full %s starts a new one",
+				c.target, c.images, p.ID, r.maxChain(), r.Domain))
+		}
+	}
+	return nil
+}
+
+// startChain makes a full of what was planned as an inc.
+func (p *Plan) startChain(r Request, s State, chosen []xml.Disk, why string) {
+	p.Kind, p.Base, p.Why, p.Warnings = repository.KindFull, nil, why, nil
+	p.planDisks(r, s, chosen)
+}

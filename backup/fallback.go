@@ -13,8 +13,10 @@ import (
 )
 
 // Fallback says what becomes of a disk that the base has an image of, but whose
-// bitmap cannot be used: lost, broken, of another image. Disks that are new, or
-// of a kind that never has bitmaps, are copied in full whatever it says.
+// bitmap cannot be used: lost, broken, of another image. Disks that are new are
+// copied in full whatever it says. Those of a kind that never has bitmaps (raw,
+// shareable) are rescanned every time, which is nothing to fail for: of the modes
+// they know rescan and full.
 type Fallback string
 
 const (
@@ -40,6 +42,8 @@ func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
+	case noBitmaps(d.Disk) != "":
+		return noBitmaps(d.Disk)
 	case !ok:
 		return noCheckpoint(s, p.Base)
 	case why != "":
@@ -70,7 +74,7 @@ func (p *Plan) refuse(r Request) error {
 	}
 	var reasons []string
 	for _, d := range p.Disks {
-		if d.Rescan {
+		if d.Rescan && noBitmaps(d.Disk) == "" {
 			reasons = append(reasons, fmt.Sprintf("disk %s: %s", d.Target, d.Reason))
 		}
 	}
@@ -81,11 +85,11 @@ func (p *Plan) refuse(r Request) error {
 		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
 }
 
-// canCompare tells whether a point has an image of a disk that is still there
-// and should have bitmaps: one that a rescan can compare with.
+// canCompare tells whether a point has an image of one of the state's disks: one
+// that a rescan can compare with.
 func canCompare(s State, m *repository.Manifest) bool {
 	for _, d := range s.Disks {
-		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" && noBitmaps(d) == "" {
+		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" {
 			return true
 		}
 	}

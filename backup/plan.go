@@ -84,7 +84,7 @@ func MakePlan(r Request, s State) (Plan, error) {
 	if err := p.refuse(r); err != nil {
 		return Plan{}, err
 	}
-	p.setCheckpoint(r)
+	p.setCheckpoint()
 	p.remark(s)
 	return p, nil
 }
@@ -119,6 +119,7 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 // setKind settles kind and base.
 func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
 	p.Kind = r.Kind
+	s.Disks = chosen // the base is for them
 	switch r.Kind {
 	case repository.KindInc, repository.KindDiff:
 		base, err := findBase(r, s)
@@ -158,19 +159,21 @@ func chooseKind(r Request, s State, chosen []xml.Disk) (repository.Kind, *reposi
 	return repository.KindFull, nil, fmt.Sprintf("full: %s is no usable base (%s)", base.ID, reason)
 }
 
-// findBase returns the point that an inc or diff starts from: the newest with a
-// checkpoint, else the newest that disks can be compared with.
+// findBase returns the point that an inc or diff of the state's disks starts from:
+// the newest with a checkpoint where one of them can have a bitmap, else the newest
+// that they can be compared with.
 func findBase(r Request, s State) (*repository.Manifest, error) {
 	if r.Since != "" {
 		return namedBase(r, s)
 	}
 	var second *repository.Manifest
+	bitmaps := slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return noBitmaps(d) == "" })
 	for i := len(s.Points) - 1; i >= 0; i-- {
 		m := &s.Points[i]
 		if !m.IsBase() || r.Kind == repository.KindDiff && m.Kind != repository.KindFull {
 			continue
 		}
-		if _, ok := sealedCheckpoint(s, m); ok {
+		if _, ok := sealedCheckpoint(s, m); ok && bitmaps {
 			return m, nil
 		}
 		if second == nil && canCompare(s, m) {
@@ -180,27 +183,11 @@ func findBase(r Request, s State) (*repository.Manifest, error) {
 	if second != nil {
 		return second, nil
 	}
-	what := "point"
+	what := "full or inc"
 	if r.Kind == repository.KindDiff {
-		what = "full point"
+		what = "full"
 	}
-	return nil, notFound("virtbackup full "+r.Domain, "domain %s has no %s with a checkpoint to start from%s", r.Domain, what, neverABase(s))
-}
-
-// neverABase says why no point of the domain will ever have a checkpoint, or "".
-func neverABase(s State) string {
-	why := ""
-	for _, d := range s.Disks {
-		if d.Unfit() != "" {
-			continue
-		}
-		reason := noBitmaps(d)
-		if reason == "" {
-			return ""
-		}
-		why += fmt.Sprintf("; disk %s: %s", d.Target, reason)
-	}
-	return why
+	return nil, notFound("virtbackup full "+r.Domain, "domain %s has no %s of these disks to start from", r.Domain, what)
 }
 
 func namedBase(r Request, s State) (*repository.Manifest, error) {
@@ -216,13 +203,9 @@ func namedBase(r Request, s State) (*repository.Manifest, error) {
 	if canCompare(s, m) {
 		return m, nil
 	}
-	if m.Checkpoint == "" {
-		return nil, notFound("virtbackup full "+r.Domain, "point %s has no checkpoint, because none of its disks could have bitmaps: "+
-			"nobody knows what changed since", m.ID)
-	}
 	if _, ok := sealedCheckpoint(s, m); !ok {
-		return nil, notFound(fmt.Sprintf("virtbackup checkpoint list %s shows what can be a base; virtbackup full %s starts anew", r.Domain, r.Domain),
-			"the checkpoint of point %s is gone from libvirt: nobody knows what changed since", m.ID)
+		return nil, notFound(fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.Domain, r.Domain),
+			"point %s has none of these disks: there is nothing to compare them with", m.ID)
 	}
 	return m, nil
 }
@@ -276,11 +259,7 @@ func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
 		return plan
 	}
 	base, ok := p.Base.Disk(d.Target)
-	switch {
-	case !plan.Bitmap:
-		plan.Reason = noBitmaps(d)
-		return plan
-	case !ok:
+	if !ok {
 		plan.Reason = fmt.Sprintf("point %s does not have this disk", p.Base.ID)
 		return plan
 	}
@@ -309,7 +288,7 @@ func noBitmaps(d xml.Disk) string {
 
 // setCheckpoint names the new checkpoint, if the kind has one and there is a
 // disk for it: libvirt would make one without disks, of no use to anyone.
-func (p *Plan) setCheckpoint(r Request) {
+func (p *Plan) setCheckpoint() {
 	if p.Kind == repository.KindDiff || p.Kind == repository.KindCopy {
 		for i := range p.Disks {
 			p.Disks[i].Bitmap = false
@@ -318,10 +297,7 @@ func (p *Plan) setCheckpoint(r Request) {
 	}
 	if slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }) {
 		p.Checkpoint = repository.CheckpointName(p.ID, p.Identity)
-		return
 	}
-	p.Notes = append(p.Notes, fmt.Sprintf("point %s has no checkpoint, because no disk of domain %s can have bitmaps: "+
-		"the next backup is a full one, too (qemu-img convert -O qcow2 makes an image that can)", p.ID, r.Domain))
 }
 
 // remark writes down what a reader of the report should know.
@@ -330,21 +306,34 @@ func (p *Plan) remark(s State) {
 		switch {
 		case p.turnedRaw(d.Disk):
 			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is %s now: %s", d.Target, d.Format, d.Reason))
-		case noBitmaps(d.Disk) != "" && p.Kind != repository.KindCopy:
-			p.Notes = append(p.Notes, fmt.Sprintf("disk %s is copied in full every time: %s", d.Target, noBitmaps(d.Disk)))
+		case d.Reason == "":
+		case d.Reason == noBitmaps(d.Disk): // so it is every time: list and show have it
 		case d.Rescan:
 			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is read in full and compared with point %s: %s", d.Target, p.Base.ID, d.Reason))
-		case d.Reason != "":
+		default:
 			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is copied in full: %s", d.Target, d.Reason))
 		}
 	}
 	if p.Base == nil {
+		p.foresee(s)
 		return
 	}
 	for _, b := range p.Base.Disks {
 		if !slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return d.Target == b.Target }) {
 			p.Gone = append(p.Gone, b.Target)
 			p.Notes = append(p.Notes, fmt.Sprintf("disk %s of point %s is gone from the domain", b.Target, p.Base.ID))
+		}
+	}
+}
+
+// foresee notes, once, what incs of disks without bitmaps will cost.
+func (p *Plan) foresee(s State) {
+	if p.Kind != repository.KindFull || len(s.Points) > 0 {
+		return
+	}
+	for _, d := range p.Disks {
+		if why := noBitmaps(d.Disk); why != "" {
+			p.Notes = append(p.Notes, fmt.Sprintf("an inc will read all of disk %s, and store what differs: %s", d.Target, why))
 		}
 	}
 }

@@ -21,7 +21,7 @@ func (s *site) forgePoint(id string, at time.Time) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	partial, err := lock.Begin(id)
+	partial, err := lock.Begin(id, repository.NewIdentity())
 	if err != nil {
 		s.t.Fatal(err)
 	}

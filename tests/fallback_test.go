@@ -246,8 +246,8 @@ func TestLiveBlockJobs(t *testing.T) {
 	s.check()
 }
 
-// A disk that becomes raw is copied in full, and one that becomes qcow2 again is
-// compared with the copy of the raw one.
+// A disk that becomes raw is compared from then on, and one that becomes qcow2
+// again is compared once more.
 func TestDiskTurnsRaw(t *testing.T) {
 	t.Parallel()
 	s := filled(t)
@@ -268,10 +268,11 @@ func TestDiskTurnsRaw(t *testing.T) {
 	convert(image, "qcow2", raw, "raw")
 	s.writeAll(2)
 	inc := s.backUp(3, "inc")
-	wantKinds(t, inc.Point, "vda inc, vdb full")
+	wantKinds(t, inc.Point, "vda inc, vdb rescan")
+	wantSmall(t, inc, "vdb")
 	wantSaid(t, inc.Warnings, "disk vdb is raw now")
 	s.writeAll(3)
-	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb full") // no news any more
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb rescan") // no news any more
 	if err := os.Remove(image); err != nil {
 		t.Fatal(err)
 	}

@@ -153,7 +153,7 @@ func TestRename(t *testing.T) {
 	s.rename(old + "-new")
 	s.writeAll(2)
 	r := s.program.Must(t, []int{6}, "inc", s.Name)
-	for _, words := range []string{"was called " + old, "virsh domrename " + s.Name + " " + old, "no point with a checkpoint"} {
+	for _, words := range []string{"was called " + old, "virsh domrename " + s.Name + " " + old, "no full or inc of these disks"} {
 		if !strings.Contains(r.Stderr, words) {
 			t.Errorf("it does not say %q", words)
 		}

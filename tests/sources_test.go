@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -32,21 +34,28 @@ func TestSources(t *testing.T) {
 		testdomain.Disk{Target: "vdg", Size: size, Source: oldImage(t, size)},
 		testdomain.Disk{Target: "hda", Device: "cdrom"}))
 	s.scribble(1)
-	s.backUp(0, "full")
+	full := s.backUp(0, "full")
+	wantSaid(t, full.Notes, "an inc will read all of disk vdf, and store what differs: a raw image has no bitmaps")
 	s.scribble(2)
 	inc := s.backUp(0, "inc")
-	wantKinds(t, inc.Point, "vda inc, vdb inc, vdc inc, vdd inc, vde inc, vdf full, vdg full")
-	wantSaid(t, inc.Notes, "disk vdf is copied in full every time: a raw image has no bitmaps")
-	wantSaid(t, inc.Notes, "disk vdg is copied in full every time: a qcow2 v2 image has no bitmaps")
-	if reason := disk(t, inc.Point, "vdf").Reason; reason == "" {
-		t.Error("the manifest does not say why vdf is copied in full")
-	}
+	wantKinds(t, inc.Point, "vda inc, vdb inc, vdc inc, vdd inc, vde inc, vdf rescan, vdg rescan")
+	wantQuiet(t, inc)
+	list := s.program.Must(t, nil, "list", s.Name).Stdout
+	wantLine(t, list, `vdf rescanned: a raw image has no bitmaps; vdg rescanned: a qcow2 v2 image has no bitmaps$`)
 	s.scribble(3)
-	wantKinds(t, s.backUp(0, "diff", "--since", "check1").Point, "vda inc, vdb inc, vdc inc, vdd inc, vde inc, vdf full, vdg full")
+	wantKinds(t, s.backUp(0, "diff", "--since", "check1").Point, "vda inc, vdb inc, vdc inc, vdd inc, vde inc, vdf rescan, vdg rescan")
 	s.scribble(4)
-	wantKinds(t, s.backUp(0, "auto").Point, "vda inc, vdb inc, vdc inc, vdd inc, vde inc, vdf full, vdg full")
+	wantKinds(t, s.backUp(0, "auto").Point, "vda inc, vdb inc, vdc inc, vdd inc, vde inc, vdf rescan, vdg rescan")
 	checkSparse(t, s)
 	s.check()
+}
+
+// wantQuiet checks that a run does not say what is so every night.
+func wantQuiet(t *testing.T, r backup.Result) {
+	t.Helper()
+	if said := fmt.Sprint(r.Notes, r.Warnings); strings.Contains(said, "bitmap") || len(r.Warnings) > 0 {
+		t.Errorf("%s says %q, %q", r.Point.ID, r.Notes, r.Warnings)
+	}
 }
 
 // scribble changes every disk in every way, at other places in each round: data
@@ -79,40 +88,98 @@ func (s *site) scribble(round int64) {
 // checkSparse sees that an incremental holds what changed, not the disk.
 func checkSparse(t *testing.T, s *site) {
 	t.Helper()
-	for _, d := range s.points[1].Disks[:5] {
+	for _, d := range s.points[1].Disks {
 		// Twelve requests, of a few clusters each.
 		if d.DataBytes > 3<<20 {
 			t.Errorf("%s of %s holds %d bytes of data", d.Target, s.points[1].ID, d.DataBytes)
 		}
-		if d.ZeroBytes == 0 {
+		if d.ZeroBytes == 0 && d.Method == "" { // else only where the base has a whole cluster of data
 			t.Errorf("%s of %s holds no zero clusters", d.Target, s.points[1].ID)
 		}
 	}
 }
 
-// A domain whose disks cannot have bitmaps is backed up in full, and is told why.
+// A domain whose disks cannot have bitmaps is backed up incrementally all the
+// same, without any checkpoint.
 func TestSourcesWithoutBitmaps(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8<<20 + 512, Format: "raw"},
 		testdomain.Disk{Target: "vdb", Size: 8 << 20, Source: oldImage(t, 8<<20)}))
-	s.IO("vda", "write -P 1 1M 100k")
-	full := s.backUp(0, "full")
-	wantSaid(t, full.Notes, "no checkpoint")
-	if full.Point.Checkpoint != "" {
-		t.Errorf("the point has the checkpoint %s", full.Point.Checkpoint)
+	s.IO("vda", "write -P 1 1M 6M")
+	s.auto("full", "full: the first point of this domain")
+	const rescanned = "vda rescan, vdb rescan"
+	change := func() {
+		n := len(s.points)
+		s.IO("vda", fmt.Sprintf("write -P %d %dk 100k", 2*n, 700*n), fmt.Sprintf("write -z %dk 200k", 1200*n))
+		s.IO("vdb", fmt.Sprintf("write -P %d %dk 100k", 3*n, 650*n))
 	}
-	s.refused(6, "has no bitmaps", "inc", s.Name)
-	s.refused(6, "none of its disks could have bitmaps", "inc", s.Name, "--since", "check1")
-	s.refused(6, "has no bitmaps", "diff", s.Name)
-	s.IO("vda", "write -P 2 2M 100k")
-	s.IO("vdb", "write -P 3 2M 100k")
-	auto := s.backUp(0, "auto")
-	if auto.Point.Kind != "full" || auto.Why == "" {
-		t.Errorf("auto made a %s: %q", auto.Point.Kind, auto.Why)
+	change()
+	inc := s.backUp(0, "inc").Point
+	wantKinds(t, inc, rescanned)
+	if d := disk(t, inc, "vda"); inc.Parent != "check1" || d.DataBytes > 512<<10 || d.ZeroBytes == 0 {
+		t.Errorf("the inc is since %s, and vda has %d bytes of data, %d of zeros", inc.Parent, d.DataBytes, d.ZeroBytes)
 	}
+	change()
+	s.auto("inc", "inc: compared with check2")
+	change()
+	diff := s.backUp(0, "diff").Point
+	wantKinds(t, diff, rescanned)
+	change()
+	since := s.backUp(0, "inc", "--since", "check2", "--fallback", "fail").Point
+	wantKinds(t, since, rescanned)
+	if diff.Parent != "check1" || since.Parent != "check2" {
+		t.Errorf("the diff is since %s, the inc since %s", diff.Parent, since.Parent)
+	}
+	change()
+	wantKinds(t, s.backUp(0, "inc", "--fallback", "full").Point, "vda full, vdb full")
 	s.backUp(0, "copy")
+	s.backUp(0, "full")
 	if got := s.Checkpoints(); len(got) > 0 {
 		t.Errorf("there are the checkpoints %v", got)
 	}
+	s.check()
+}
+
+// A raw disk beside a qcow2 one: written, zeroed, discarded, grown, shrunk and
+// grown again, every inc stores what differs, and no run complains.
+func TestRawDisk(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 40<<20 + 512, Format: "raw"}))
+	s.IO("vda", "write -P 0x11 0 8M")
+	s.IO("vdb", "write -P 0x22 4M 30M", "write -P 0x23 40M 512")
+	s.backUp(0, "full")
+	inc := func(change ...string) backup.Result {
+		t.Helper()
+		s.IO("vda", fmt.Sprintf("write -P %d %dk 64k", len(s.points), 200*len(s.points)))
+		s.IO("vdb", append(change, "flush")...)
+		got := s.backUp(0, "inc")
+		wantKinds(t, got.Point, "vda inc, vdb rescan")
+		wantSmall(t, got, "vdb")
+		wantQuiet(t, got)
+		return got
+	}
+	resize := func(size int64) {
+		t.Helper()
+		testdomain.Virsh(t, "blockresize", s.Name, "vdb", fmt.Sprintf("%dB", size))
+	}
+	inc("write -P 0x33 5M 100k", "write -P 0x34 39M 3000")
+	if got := disk(t, inc("write -z 10M 1M", "discard 20M 2M", "write -z -u 24M 70k").Point, "vdb"); got.ZeroBytes < 3<<20 || got.DataBytes > 256<<10 {
+		t.Errorf("vdb has %d bytes of zeros and %d of data, want the 3 MiB that were zeroed", got.ZeroBytes, got.DataBytes)
+	}
+	if got := disk(t, inc().Point, "vdb"); got.DataBytes+got.ZeroBytes != 0 {
+		t.Errorf("vdb has %d bytes of data and %d of zeros, although nothing has changed", got.DataBytes, got.ZeroBytes)
+	}
+	resize(48<<20 + 512)
+	inc("write -P 0x44 48M 512", "write -P 0x45 41M 64k")
+	resize(30<<20 + 1024)
+	inc("write -P 0x55 30M 1024")
+	resize(44 << 20)
+	inc("write -P 0x66 43M 64k")
+	s.IO("vdb", "write -P 0x77 1M 64k")
+	wantKinds(t, s.backUp(0, "diff").Point, "vda inc, vdb rescan")
+	s.IO("vdb", "write -P 0x78 2M 64k")
+	wantKinds(t, s.backUp(0, "auto", "--fallback", "fail").Point, "vda inc, vdb rescan")
+	wantKinds(t, s.backUp(0, "inc", "--fallback", "full").Point, "vda inc, vdb full")
+	wantKinds(t, s.backUp(0, "inc", "--disk", "vdb").Point, "vdb rescan")
 	s.check()
 }

@@ -12,6 +12,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -91,8 +93,8 @@ var steps = []step{
 	{name: "retire", do: (*run).retire},
 }
 
-// Run makes a point of a domain in the repository at dir, which a full, copy or
-// auto creates if it does not exist. When it returns an error the repository
+// Run makes a point of a domain in the repository at dir, which a full or copy
+// creates if it does not exist but the directory above does. When it returns an error the repository
 // lists what it listed before and the domain has the checkpoints it had before;
 // what could not be put back is part of the error. ctx ends it early.
 //
@@ -174,12 +176,20 @@ func (r *run) find(context.Context) error {
 	return err
 }
 
-// open opens the repository, or makes it for a kind that needs no earlier point.
+// open opens the repository. A full or copy makes one, if the directory above it
+// exists. What runs by itself every night never does: where the repository's file
+// system is not mounted, it would fill the one below.
 func (r *run) open(context.Context) (err error) {
-	if r.Kind == repository.KindInc || r.Kind == repository.KindDiff {
-		r.repo, err = repository.Open(r.dir)
-	} else {
-		r.repo, err = repository.Create(r.dir)
+	r.repo, err = repository.Open(r.dir)
+	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != repository.KindFull && r.Kind != repository.KindCopy {
+		return err
+	}
+	above := filepath.Dir(filepath.Clean(r.dir))
+	if _, missing := os.Stat(above); errors.Is(missing, fs.ErrNotExist) {
+		return fmt.Errorf("%w, nor does %s", err, above)
+	}
+	if r.repo, err = repository.Create(r.dir); err == nil && r.repo.IsNew() && r.repo.OnRoot() {
+		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), repository.ShellWord(r.repo.Dir()))
 	}
 	return err
 }

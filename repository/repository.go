@@ -23,6 +23,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/fileid"
 )
 
@@ -208,6 +210,16 @@ func checkFormat(format int) error {
 		return fmt.Errorf("unknown format %d", format)
 	}
 	return nil
+}
+
+// IsNew says whether Create made the repository.
+func (r *Repository) IsNew() bool { return r.isNew }
+
+// OnRoot says whether the repository lies on the file system of /, as one does
+// whose own file system is not mounted. It is false where that cannot be told.
+func (r *Repository) OnRoot() bool {
+	var here, root unix.Stat_t
+	return unix.Stat(r.dir, &here) == nil && unix.Stat("/", &root) == nil && here.Dev == root.Dev
 }
 
 // ID is the UUID of the repository. It stays when the directory moves.

@@ -159,8 +159,9 @@ guest "mkdir /mnt/busy && setsid sh -c 'i=0; while :; do i=\$((i+1)); dd if=/dev
 run virsh domblklist "$name"
 note "From here on it writes to vda all the time."
 
-title "2. A full backup"
+title "2. A repository, and a full backup"
 run export VIRTBACKUP_REPO="$repo"
+run virtbackup init
 change check1 0
 run virtbackup full "$name"
 

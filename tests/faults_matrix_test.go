@@ -60,7 +60,7 @@ func newMatrix(t *testing.T, seed uint64, n *numbers) *matrix {
 
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 2)) }
 
-// begin starts again with an empty repository and no checkpoint.
+// begin starts again with no repository and no checkpoint.
 func (m *matrix) begin() {
 	m.t.Helper()
 	for _, c := range m.Checkpoints() {
@@ -110,6 +110,7 @@ func (m *matrix) arrange(s *scenario) {
 	}
 	if len(m.points) == 0 {
 		m.change()
+		m.init()
 		m.keep("full")
 	}
 	if s.prepare != nil {
@@ -306,6 +307,7 @@ func (m *matrix) again(c cell) {
 	kind := "inc"
 	if len(m.points) == 0 {
 		kind = "full"
+		m.init()
 	}
 	m.keep(kind)
 	p := m.points[len(m.points)-1]

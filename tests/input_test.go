@@ -99,9 +99,14 @@ func TestBadInput(t *testing.T) {
 	scratch := testdomain.TempDir(t)
 	notOne := filepath.Join(scratch, "photos")
 	newer := filepath.Join(scratch, "newer")
-	absent := filepath.Join(scratch, "absent", "repo")
+	absent := filepath.Join(scratch, "absent")
+	below := filepath.Join(absent, "repo")
 	write(t, filepath.Join(notOne, "photo.jpg"), "x")
 	write(t, filepath.Join(newer, "repository.json"), `{"format": 99, "id": "0b1c5b1e-1111-4222-8333-444455556666"}`)
+	empty := filepath.Join(scratch, "empty")
+	if err := os.Mkdir(empty, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	to := filepath.Join(scratch, "restored")
 	const nowhere = "qemu+unix:///system?socket=/nonexistent"
 
@@ -143,8 +148,16 @@ func TestBadInput(t *testing.T) {
 		{"full NAME --repo " + notOne, rejection{2, "not a virtbackup repository, and not empty", "--repo"}},
 		{"inc NAME --repo " + notOne, rejection{2, "not a virtbackup repository", "--repo"}},
 		{"list --repo " + notOne, rejection{2, "not a virtbackup repository", "--repo"}},
-		{"inc NAME --repo " + absent, rejection{2, "the directory does not exist", "virtbackup full"}},
-		{"list --repo " + absent, rejection{2, "the directory does not exist", "virtbackup full"}},
+		{"inc NAME --repo " + absent, rejection{2, "the directory does not exist", "file system mounted"}},
+		{"diff NAME --repo " + absent, rejection{2, "the directory does not exist", "virtbackup init DIR"}},
+		{"auto NAME --repo " + absent, rejection{2, "the directory does not exist", "virtbackup init DIR"}},
+		{"auto NAME --repo " + empty, rejection{2, "it holds no repository.json", "virtbackup init DIR"}},
+		{"full NAME --repo " + below, rejection{2, "the directory does not exist, nor does " + absent, "virtbackup init DIR"}},
+		{"copy NAME --repo " + below, rejection{2, "the directory does not exist, nor does " + absent, "virtbackup init DIR"}},
+		{"list --repo " + absent, rejection{2, "the directory does not exist", "virtbackup init DIR"}},
+		{"init " + notOne, rejection{2, "not a virtbackup repository, and not empty", "--repo"}},
+		{"init " + newer, rejection{1, "made by a newer virtbackup", "newest virtbackup"}},
+		{"init " + absent + " " + below, rejection{2, "takes the arguments [DIR]", "virtbackup init --help"}},
 		{"inc NAME --repo " + newer, rejection{1, "made by a newer virtbackup", "newest virtbackup"}},
 		{"restore NAME --to " + notOne, rejection{2, "not empty (it has photo.jpg)", "--to"}},
 		{"restore NAME", rejection{2, "no directory to restore to", "--to DIR"}},
@@ -247,7 +260,7 @@ func TestFullRepository(t *testing.T) {
 	for _, kind := range []string{"inc", "full", "copy"} {
 		s.rejects(rejection{1, "it needs about 40.", "free space"}, []string{kind, s.Name}, dir)
 	}
-	s.rejects(rejection{1, "it needs about 40.", "free space"}, []string{"full", s.Name, "--repo", filepath.Join(dir, "new", "repo")}, dir)
+	s.rejects(rejection{1, "it needs about 40.", "free space"}, []string{"full", s.Name, "--repo", filepath.Join(dir, "new")}, dir)
 	s.check()
 
 	small := mount(t, "512k")

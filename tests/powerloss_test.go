@@ -31,6 +31,9 @@ func TestPowerLoss(t *testing.T) {
 	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}, testdomain.Disk{Target: "vdb", Size: 2<<20 + 512}))
 	needed := map[string]bool{} // what is synced -> a torn or lost point shows if it is not
 	var total cuts
+	if err := os.RemoveAll(s.repo); err != nil { // the full makes it
+		t.Fatal(err)
+	}
 	for _, kind := range []string{"full", "inc"} {
 		s.IO("vda", fmt.Sprintf("write -P %#x 1M 2M", 0x40+len(s.points)), "write -P 0x77 5M 100k")
 		s.IO("vdb", fmt.Sprintf("write -P %#x 0 300k", 0x60+len(s.points)))
@@ -89,7 +92,7 @@ func (s *site) record(kind string) *recording {
 	first.save(s.t, old)
 	truth := s.truths()
 	strace := testdomain.Program{Binary: "strace", Env: s.program.Env}
-	s.add(strace.Must(s.t, nil, "-f", "-y", "-xx", "-s", "16777216", "-e", "signal=none", "-e", "trace="+strings.Join(traced, ","),
+	s.add(strace.Must(s.t, []int{0, 3}, "-f", "-y", "-xx", "-s", "16777216", "-e", "signal=none", "-e", "trace="+strings.Join(traced, ","),
 		"-o", trace, testdomain.Binary(s.t), "--json", kind, s.Name), truth)
 	r.events = readTrace(s.t, trace, root)
 	r.whole = load(s.t, root).cut(nothing{})

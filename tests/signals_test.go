@@ -88,6 +88,9 @@ func TestSignals(t *testing.T) {
 func TestSignalInTheFirstRun(t *testing.T) {
 	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}))
 	s.Write("vda", 0, 384<<20, 0x42)
+	if err := os.RemoveAll(s.repo); err != nil {
+		t.Fatal(err)
+	}
 	before := s.everything(nil)
 	p := s.stopped("full", s.Name)
 	p.Signal(syscall.SIGINT)

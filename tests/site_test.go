@@ -34,8 +34,17 @@ type truePoint struct {
 func newSite(t *testing.T, d *testdomain.Domain) *site {
 	t.Helper()
 	repo := filepath.Join(testdomain.TempDir(t), "repo")
-	return &site{Domain: d, t: t, repo: repo,
+	s := &site{Domain: d, t: t, repo: repo,
 		program: testdomain.Program{Env: []string{"VIRTBACKUP_REPO=" + repo}}}
+	s.init()
+	return s
+}
+
+// init makes the site's repository: a full that makes it on the root file system,
+// where test directories mostly are, warns of that.
+func (s *site) init() {
+	s.t.Helper()
+	s.program.Must(s.t, nil, "--quiet", "init")
 }
 
 // truths copies what every disk of the domain holds now. Nothing may write

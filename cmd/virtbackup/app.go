@@ -46,7 +46,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 
 func commands() []*cli.Command {
 	return []*cli.Command{
-		fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(),
+		initCommand(), fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(),
 		listCommand(), showCommand(), restoreCommand(), verifyCommand(), checkpointCommand(),
 		recoverCommand(), forgetCommand(),
 	}

@@ -138,9 +138,9 @@ func hintFor(err error) string {
 	case errors.Is(err, hypervisor.ErrNotRunning):
 		return "virsh start DOMAIN"
 	case errors.Is(err, repository.ErrAbsent):
-		return "virtbackup full DOMAIN makes the repository, with a first point in it; or is --repo right?"
+		return "is its file system mounted, and is --repo right? virtbackup init DIR makes a repository"
 	case errors.Is(err, repository.ErrNotRepository):
-		return "name another directory with --repo; virtbackup full makes a repository in one that is new or empty"
+		return "is its file system mounted, and is --repo right? virtbackup init DIR makes a repository in a directory that is new or empty"
 	case errors.Is(err, repository.ErrNewerFormat):
 		return "use the newest virtbackup that has written to this repository"
 	case errors.Is(err, repository.ErrNoPoint):

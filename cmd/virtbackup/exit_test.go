@@ -32,7 +32,7 @@ func TestReport(t *testing.T) {
 		{"request of a restore", &restore.UsageError{}, 2, ""},
 		{"remote", hypervisor.ErrRemote, 2, "on the host that the domain runs on"},
 		{"not a repository", repository.ErrNotRepository, 2, "--repo"},
-		{"absent repository", fmt.Errorf("%w: %w", repository.ErrNotRepository, repository.ErrAbsent), 2, "virtbackup full DOMAIN makes"},
+		{"absent repository", fmt.Errorf("%w: %w", repository.ErrNotRepository, repository.ErrAbsent), 2, "virtbackup init DIR makes"},
 		{"locked", &repository.LockedError{Domain: "vm1", PID: 7}, 4, "another run"},
 		{"damaged", damaged, 5, "virtbackup verify"},
 		{"damaged, and not found", errors.Join(damaged, &restore.NotFoundError{}), 5, "virtbackup verify"},

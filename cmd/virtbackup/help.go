@@ -3,6 +3,7 @@ package main
 const description = `virtbackup copies the disks of running KVM guests, at one instant, into plain
 qcow2 images: at first all that holds data, then only what changed.
 
+   virtbackup init /srv/backup             make a repository (--repo /srv/backup)
    virtbackup full vm1                     start a chain
    virtbackup inc vm1                      what changed since the newest point
    virtbackup list vm1                     the points, as a tree

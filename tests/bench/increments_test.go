@@ -61,6 +61,7 @@ func writePattern(t *testing.T, file string, length int64) {
 func ourBase(s *stage) {
 	s.t.Helper()
 	r := &turn{t: s.t}
+	s.newRepo(s.base)
 	s.virtbackup(r, s.base, "full")
 }
 

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+func initCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "init",
+		Usage:       "make a repository in a directory that is new or empty",
+		ArgsUsage:   "[DIR]",
+		Description: "virtbackup init                 the one that --repo names\nvirtbackup init /srv/backup",
+		Action:      initAction,
+	}
+}
+
+func initAction(c *cli.Context) error {
+	dir := c.String("repo")
+	switch c.Args().Len() {
+	case 0:
+	case 1:
+		dir = c.Args().First()
+	default:
+		return argumentError(c)
+	}
+	repo, err := repository.Create(dir)
+	if err != nil {
+		return err
+	}
+	made := madeRepository{Repository: repo.Dir(), ID: repo.ID(), Made: repo.IsNew(), RootFileSystem: repo.OnRoot()}
+	return printResult(c, made, func() error { return made.print(c.App.Writer) })
+}
+
+// madeRepository is what init did.
+type madeRepository struct {
+	Repository string `json:"repository"` // absolute path
+	ID         string `json:"id"`
+	Made       bool   `json:"made"` // false: it was there before
+	// RootFileSystem tells that it lies on the file system of /.
+	RootFileSystem bool `json:"root_file_system"`
+}
+
+func (m madeRepository) print(w io.Writer) error {
+	if !m.Made {
+		_, err := fmt.Fprintf(w, "there is a repository in %s already (%s)\n", m.Repository, m.ID)
+		return err
+	}
+	where := ""
+	if m.RootFileSystem {
+		where = ", on the root file system"
+	}
+	_, err := fmt.Fprintf(w, "made a repository in %s%s (%s)\n", m.Repository, where, m.ID)
+	return err
+}

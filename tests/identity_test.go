@@ -58,6 +58,14 @@ func TestCopiedRepository(t *testing.T) {
 	wantKinds(t, a.backUp(0, "inc").Point, "vda inc")
 	b.rejects(rejection{1, "was not made by virtbackup for this repository", "--force"}, []string{"checkpoint", "delete", b.Name, second.Checkpoint})
 	b.program.Must(t, nil, "checkpoint", "delete", b.Name, second.Checkpoint, "--force")
+	// Adopted, the copy goes on with its chain, and its points verify.
+	adopted := b.program.Must(t, nil, "init", "--new-id", b.repo).Stdout
+	if !strings.Contains(adopted, "before it was "+a.repoID()) || b.repoID() == a.repoID() {
+		t.Errorf("adopted: %s", adopted)
+	}
+	b.writeAll(7)
+	wantKinds(t, b.backUp(0, "inc").Point, "vda inc")
+	b.program.Must(t, nil, "verify")
 	a.check()
 	b.check()
 }

@@ -322,7 +322,7 @@ func (r *run) checkDescription(domains []*domainRun) {
 			others[m.Repository] = true
 		}
 	}
-	if len(others) == 0 || others[r.repo.ID()] {
+	if len(others) == 0 || slices.ContainsFunc(r.repo.IDs(), func(id string) bool { return others[id] }) {
 		return
 	}
 	r.found(repository.Damage{File: "repository.json", Harmless: true,

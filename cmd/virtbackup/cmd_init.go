@@ -14,7 +14,9 @@ func initCommand() *cli.Command {
 		Name:        "init",
 		Usage:       "make a repository in a directory that is new or empty",
 		ArgsUsage:   "[DIR]",
-		Description: "virtbackup init                 the one that --repo names\nvirtbackup init /srv/backup",
+		Description: "virtbackup init                 the one that --repo names\nvirtbackup init /srv/backup\n" +
+			"virtbackup init --new-id /srv/copy   give the copy of a repository an id of its own",
+		Flags:       []cli.Flag{boolFlag("new-id", "adopt a repository that is a copy: give it an id of its own")},
 		Action:      initAction,
 	}
 }
@@ -28,11 +30,15 @@ func initAction(c *cli.Context) error {
 	default:
 		return argumentError(c)
 	}
-	repo, err := repository.Create(dir)
+	makeOrAdopt := repository.Create
+	if c.Bool("new-id") {
+		makeOrAdopt = repository.NewID
+	}
+	repo, err := makeOrAdopt(dir)
 	if err != nil {
 		return err
 	}
-	made := madeRepository{Repository: repo.Dir(), ID: repo.ID(), Made: repo.IsNew(), RootFileSystem: repo.OnRoot()}
+	made := madeRepository{Repository: repo.Dir(), ID: repo.ID(), Made: repo.IsNew(), RootFileSystem: repo.OnRoot(), FormerIDs: repo.IDs()[1:]}
 	return printResult(c, made, func() error { return made.print(c.App.Writer) })
 }
 
@@ -43,9 +49,16 @@ type madeRepository struct {
 	Made       bool   `json:"made"` // false: it was there before
 	// RootFileSystem tells that it lies on the file system of /.
 	RootFileSystem bool `json:"root_file_system"`
+	// FormerIDs are those that it had before --new-id.
+	FormerIDs []string `json:"former_ids,omitempty"`
 }
 
 func (m madeRepository) print(w io.Writer) error {
+	if n := len(m.FormerIDs); n > 0 {
+		_, err := fmt.Fprintf(w, "the repository in %s has the id %s, before it was %s; checkpoints from before are used and never deleted\n",
+			m.Repository, m.ID, m.FormerIDs[n-1])
+		return err
+	}
 	if !m.Made {
 		_, err := fmt.Fprintf(w, "there is a repository in %s already (%s)\n", m.Repository, m.ID)
 		return err

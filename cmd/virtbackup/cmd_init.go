@@ -11,13 +11,13 @@ import (
 
 func initCommand() *cli.Command {
 	return &cli.Command{
-		Name:        "init",
-		Usage:       "make a repository in a directory that is new or empty",
-		ArgsUsage:   "[DIR]",
+		Name:      "init",
+		Usage:     "make a repository in a directory that is new or empty",
+		ArgsUsage: "[DIR]",
 		Description: "virtbackup init                 the one that --repo names\nvirtbackup init /srv/backup\n" +
 			"virtbackup init --new-id /srv/copy   give the copy of a repository an id of its own",
-		Flags:       []cli.Flag{boolFlag("new-id", "adopt a repository that is a copy: give it an id of its own")},
-		Action:      initAction,
+		Flags:  []cli.Flag{boolFlag("new-id", "adopt a repository that is a copy: give it an id of its own")},
+		Action: initAction,
 	}
 }
 

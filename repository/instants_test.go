@@ -69,12 +69,9 @@ func TestNextNumberOfDomain(t *testing.T) {
 	if _, err := l.Issue(Instant{Point: "check5", Identity: "check5"}); err == nil {
 		t.Error("an identity that is none was issued")
 	}
-	for name, want := range map[string]int{"diff7": 8, ".partial-check9": 10, "snapshot33": 10, "check11x": 10} {
+	for _, name := range []string{"diff7", ".partial-check9", "snapshot33", "check11x"} {
 		if err := os.Mkdir(filepath.Join(l.repo.domainDir("vm1"), name), 0o700); err != nil {
 			t.Fatal(err)
-		}
-		if n := next(t, l); n < want {
-			t.Errorf("with %s: %d, want %d", name, n, want)
 		}
 	}
 	if n := next(t, l); n != 10 {

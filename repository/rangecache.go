@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"errors"
 	"sync"
 
 	"github.com/virtbackup/virtbackup/directio"
@@ -9,7 +10,7 @@ import (
 // mostCached bytes are kept for those who need a part of a range: tables, packed
 // clusters, pieces of hash lists. They are asked for one soon after the other, by
 // a handful of readers in a few images.
-const mostCached = 16 << 20
+const mostCached = 8 << 20
 
 // ranged is a file that is read and proven in ranges.
 type ranged interface {
@@ -53,8 +54,7 @@ func newRangeCache() *rangeCache { return &rangeCache{ranges: map[rangeKey]*cach
 func (c *rangeCache) get(file ranged, index int64) (*cachedRange, error) {
 	r, isNew := c.find(rangeKey{file, index})
 	if isNew {
-		r.err = file.readRange(index, r.buf)
-		close(r.ready)
+		c.fill(r)
 	}
 	<-r.ready
 	if r.err != nil {
@@ -63,6 +63,15 @@ func (c *rangeCache) get(file ranged, index int64) (*cachedRange, error) {
 	}
 	return r, nil
 }
+
+// fill reads a range. Whoever waits for it gets an error if that panics.
+func (c *rangeCache) fill(r *cachedRange) {
+	r.err = errReadPanicked
+	defer close(r.ready)
+	r.err = r.key.file.readRange(r.key.index, r.buf)
+}
+
+var errReadPanicked = errors.New("reading a range of an image panicked")
 
 func (c *rangeCache) find(key rangeKey) (r *cachedRange, isNew bool) {
 	c.mu.Lock()

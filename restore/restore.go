@@ -25,8 +25,8 @@ import (
 // partialSuffix ends the name of an image that is not complete.
 const partialSuffix = ".partial"
 
-// disksAtOnce are restored side by side; each takes some 50 MiB of memory, of which
-// 16 are ranges that were read (repository.OpenChain).
+// disksAtOnce are restored side by side; each takes some 40 MiB of memory, of which
+// 8 are ranges that were read (repository.OpenChain).
 const disksAtOnce = 4
 
 // restorer is one restore.

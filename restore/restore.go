@@ -56,6 +56,9 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	if err := r.validate(); err != nil {
 		return Result{}, err
 	}
+	if err := r.checkDir(); err != nil {
+		return Result{}, err
+	}
 	if err := r.choose(); err != nil {
 		return Result{}, err
 	}
@@ -156,6 +159,19 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 		chain[i].proof = proof
 	}
 	return images, closeImages, err
+}
+
+// checkDir refuses a directory in a repository, this one or another: what is
+// restored there would be damage to it, or a domain.
+func (r *restorer) checkDir() error {
+	repo, err := repository.Containing(r.Dir)
+	switch {
+	case err != nil:
+		return fmt.Errorf("directory to restore to: %w", err)
+	case repo != "":
+		return &UsageError{fmt.Sprintf("%s is in the repository %s: nothing is restored into a repository", r.Dir, repo), "name a directory elsewhere with --to"}
+	}
+	return nil
 }
 
 // makeDir makes the directory, or sees that it is empty.

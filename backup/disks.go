@@ -90,7 +90,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 	if export.Size() < d.BaseSize {
 		return disk, fmt.Errorf("it has shrunk to %d bytes since it was looked at", export.Size())
 	}
-	base, closeBase, err := d.openBase()
+	base, closeBase, err := r.openBase(ctx, d)
 	if err != nil {
 		return disk, err
 	}

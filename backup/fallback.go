@@ -131,7 +131,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{})
+		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Misread: r.warnOnce})
 		if err == nil {
 			err = repository.DamagedBy(found)
 		}
@@ -154,6 +154,8 @@ func (r *run) checkTails(ctx context.Context) error {
 		var damaged *repository.DamagedError
 		var unreadable *qcow2.ChainError
 		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case errors.As(err, &damaged), errors.As(err, &unreadable):
 			err = r.leaveBase(d, err)
 		case changed:
@@ -171,7 +173,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 	if err != nil {
 		return 0, false, err
 	}
-	chain, closeAll, err := repository.OpenChain(links)
+	chain, _, closeAll, err := repository.OpenChain(ctx, links, r.warnOnce)
 	if err != nil {
 		return 0, false, err
 	}
@@ -220,10 +222,12 @@ func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error
 }
 
 // openBase opens the images that a disk is compared with; nil if it is not. The
-// caller closes them.
-func (d DiskPlan) openBase() (*qcow2.Chain, func(), error) {
+// caller closes them. checkParents has read them before the job began: damage that
+// is found now ends the run, and the next one copies the disk in full.
+func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), error) {
 	if !d.Rescan {
 		return nil, func() {}, nil
 	}
-	return repository.OpenChain(d.base)
+	chain, _, closeAll, err := repository.OpenChain(ctx, d.base, r.warnOnce)
+	return chain, closeAll, err
 }

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
@@ -58,6 +59,7 @@ type run struct {
 	dropped bool // libvirt does not list the checkpoint of this run
 	sealed  bool
 	point   repository.Manifest
+	warnMu  sync.Mutex // of result.Warnings
 	result  Result
 }
 
@@ -294,7 +296,17 @@ func (r *run) note(format string, args ...any) {
 }
 
 func (r *run) warn(format string, args ...any) {
-	message := fmt.Sprintf(format, args...)
+	r.warnOnce(fmt.Sprintf(format, args...))
+}
+
+// warnOnce warns of what may be noticed several times: goroutines that read the
+// same images call it side by side.
+func (r *run) warnOnce(message string) {
+	r.warnMu.Lock()
+	defer r.warnMu.Unlock()
+	if slices.Contains(r.result.Warnings, message) {
+		return
+	}
 	r.result.Warnings = append(r.result.Warnings, message)
 	r.Log.Warn(message)
 }

@@ -22,6 +22,11 @@ type Reader struct {
 	direct atomic.Bool
 }
 
+// OnRead, if it is set, is called with what a Reader has read at an offset of a
+// file, before the caller sees it. Tests make storage return other bytes with it;
+// nothing else sets it.
+var OnRead atomic.Pointer[func(name string, offset int64, p []byte)]
+
 // NewReader reads a file that stays the caller's, who sees to its end.
 func NewReader(file *os.File) (*Reader, error) {
 	r := &Reader{file: file}
@@ -36,6 +41,14 @@ func NewReader(file *os.File) (*Reader, error) {
 // ReadPiece reads len(p) bytes at offset, fewer only at the end of the file,
 // which is not an error. offset is a multiple of 4096 and p is from Buffer.
 func (r *Reader) ReadPiece(p []byte, offset int64) (int, error) {
+	n, err := r.readPiece(p, offset)
+	if spoil := OnRead.Load(); spoil != nil {
+		(*spoil)(r.file.Name(), offset, p[:n])
+	}
+	return n, err
+}
+
+func (r *Reader) readPiece(p []byte, offset int64) (int, error) {
 	wasDirect := r.direct.Load()
 	n, err := r.file.ReadAt(p, offset)
 	// Some file systems accept the flag and refuse the read; and behind an end

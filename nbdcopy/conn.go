@@ -27,9 +27,17 @@ type conn struct {
 	name string // for errors
 }
 
-// dial connects to an export, asking for one metadata context, or none ("").
-// Libnbd drops a context that the server does not know without a word; see
-// hasContext.
+// dial connects to an export, asking for one metadata context to query, or none
+// (""), to read. Libnbd drops a context that the server does not know without a
+// word; see hasContext.
+//
+// A connection to read has simple replies: each is as many bytes as were asked for,
+// by the NBD protocol. A structured reply comes in chunks, and libnbd 1.14 does not
+// count whether those cover the read, once: where one is missing, the buffer shows
+// what it held before. (The chunks could be counted in a callback, but the binding
+// copies all data for it.) Data that is read reads as data by block status, so there
+// are no holes that chunks would save. Block status needs structured replies, so
+// there are connections of both kinds.
 func dial(ctx context.Context, socket, export, metaContext string) (_ *conn, err error) {
 	h, err := libnbd.Create()
 	if err != nil {
@@ -42,6 +50,11 @@ func dial(ctx context.Context, socket, export, metaContext string) (_ *conn, err
 			err = fmt.Errorf("connect to %s: %w", c.name, err)
 		}
 	}()
+	if metaContext == "" {
+		if err := h.SetRequestStructuredReplies(false); err != nil {
+			return nil, reason(err)
+		}
+	}
 	// Requests are sent within the disk's size and from buffers that are
 	// read only after a request has succeeded, so libnbd need not clear them
 	// before: that would cost a pass over all memory.

@@ -82,6 +82,11 @@ func (e *Export) differs(ctx context.Context, old *qcow2.Chain, offset int64) (b
 		return false, err
 	}
 	n := min(int64(len(want)), min(old.Size(), e.size)-offset)
+	conn, err := dial(ctx, e.source.Socket, e.source.Export, "")
+	if err != nil {
+		return false, err
+	}
+	defer conn.close()
 	pool, err := newPool(1, len(want))
 	if err != nil {
 		return false, err
@@ -89,7 +94,7 @@ func (e *Export) differs(ctx context.Context, old *qcow2.Chain, offset int64) (b
 	b := &batch{buf: <-pool.free}
 	b.append(offset, n, 0)
 	b.pending = len(b.requests)
-	if err := e.alloc.readBatch(ctx, b); err != nil {
+	if err := conn.readBatch(ctx, b); err != nil {
 		// A reply may still come; the memory stays until the process ends.
 		return false, fmt.Errorf("look for a change at the end of the disk: %w", err)
 	}

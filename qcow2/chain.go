@@ -4,21 +4,27 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // Chain looks up what images chained onto each other hold, with a memory of
-// their L1 tables (128 KiB for 8 TiB) and what one Window takes. It reads images
-// of this package only: one cluster size, no subclusters, zstd.
+// 12 bytes for each L2 table of each image (24 KiB for a full image of 1 TiB) and
+// the mostWindows windows that were looked up last. It reads images of this package
+// only: one cluster size, no subclusters, zstd. It is safe for concurrent use.
 type Chain struct {
 	layers  []layer // the top image first
 	cluster int64   // bytes
+	windows windows
 }
 
 // layer is one image of a chain.
 type layer struct {
-	r  io.ReaderAt
-	h  Header
-	l1 []byte
+	r io.ReaderAt
+	h Header
+	// The L1 table without its empty entries, most of those of an increment:
+	// their indices, ascending, and what they hold.
+	tables  []int32
+	offsets []int64
 	// visible is how many bytes of it the layers above let through: one that
 	// is shorter shows zeros behind its end.
 	visible int64
@@ -54,7 +60,7 @@ func (c *Chain) add(r io.ReaderAt) error {
 	if err != nil {
 		return err
 	}
-	l := layer{r: r, h: h, l1: make([]byte, 8*h.neededL1()), visible: h.VirtualSize}
+	l := layer{r: r, h: h, visible: h.VirtualSize}
 	if n := len(c.layers); n > 0 {
 		l.visible = min(l.visible, c.layers[n-1].visible)
 	}
@@ -64,11 +70,30 @@ func (c *Chain) add(r io.ReaderAt) error {
 	case c.cluster != 0 && c.cluster != int64(h.ClusterSize):
 		return fmt.Errorf("clusters of %d bytes, those above have %d", h.ClusterSize, c.cluster)
 	}
-	if _, err := io.ReadFull(io.NewSectionReader(r, h.L1Offset, int64(len(l.l1))), l.l1); err != nil {
+	if err := l.readL1(); err != nil {
 		return fmt.Errorf("read the L1 table: %w", err)
 	}
 	c.cluster = int64(h.ClusterSize)
 	c.layers = append(c.layers, l)
+	return nil
+}
+
+// readL1 reads the L1 table a cluster at a time.
+func (l *layer) readL1() error {
+	size := 8 * l.h.neededL1()
+	buf := make([]byte, min(size, int64(l.h.ClusterSize)))
+	for at := int64(0); at < size; at += int64(len(buf)) {
+		p := buf[:min(int64(len(buf)), size-at)]
+		if _, err := io.ReadFull(io.NewSectionReader(l.r, l.h.L1Offset+at, int64(len(p))), p); err != nil {
+			return err
+		}
+		for i := 0; i < len(p); i += 8 {
+			if offset := int64(binary.BigEndian.Uint64(p[i:]) & offsetMask); offset != 0 {
+				l.tables, l.offsets = append(l.tables, int32(at/8)+int32(i/8)), append(l.offsets, offset)
+			}
+		}
+	}
+	l.tables, l.offsets = slices.Clip(l.tables), slices.Clip(l.offsets)
 	return nil
 }
 
@@ -93,16 +118,21 @@ type Window struct {
 
 // cell is where a cluster's content stands.
 type cell struct {
-	layer int
 	entry uint64 // of the L2 table; 0 where the cluster reads as zeros
+	layer int32
 	found bool
 }
 
-// Window looks up window i; nil if all of it reads as zeros.
+// Window looks up window i; nil if all of it reads as zeros. Callers share it.
 func (c *Chain) Window(i int64) (*Window, error) {
+	return c.windows.get(i, func() (*Window, error) { return c.lookUp(i) })
+}
+
+func (c *Chain) lookUp(i int64) (*Window, error) {
 	w := &Window{Offset: i * c.covers(), chain: c}
+	var buf []byte
 	for n, l := range c.layers {
-		table, err := l.table(i, c.cluster)
+		table, err := l.table(i, &buf)
 		if err != nil {
 			return nil, err
 		}
@@ -112,7 +142,9 @@ func (c *Chain) Window(i int64) (*Window, error) {
 		if w.cells == nil {
 			w.cells = make([]cell, c.cluster/8)
 		}
-		w.fill(n, l.visible, table)
+		if open := w.fill(n, l.visible, table); open == 0 {
+			break
+		}
 	}
 	if w.cells == nil {
 		return nil, nil
@@ -120,24 +152,25 @@ func (c *Chain) Window(i int64) (*Window, error) {
 	return w, nil
 }
 
-// table reads L2 table i; nil where there is none.
-func (l *layer) table(i, cluster int64) ([]byte, error) {
-	if i*8 >= int64(len(l.l1)) {
+// table reads L2 table i into memory that the next one uses again; nil where
+// there is none.
+func (l *layer) table(i int64, buf *[]byte) ([]byte, error) {
+	k, ok := slices.BinarySearch(l.tables, int32(i))
+	if !ok {
 		return nil, nil
 	}
-	offset := int64(binary.BigEndian.Uint64(l.l1[i*8:]) & offsetMask)
-	if offset == 0 {
-		return nil, nil
+	if *buf == nil {
+		*buf = alignedBuffer(l.h.ClusterSize)
 	}
-	table := make([]byte, cluster)
-	if _, err := l.r.ReadAt(table, offset); err != nil {
-		return nil, chainError("read the L2 table at offset %d: %w", offset, err)
+	if _, err := l.r.ReadAt(*buf, l.offsets[k]); err != nil {
+		return nil, chainError("read the L2 table at offset %d: %w", l.offsets[k], err)
 	}
-	return table, nil
+	return *buf, nil
 }
 
-// fill enters what one layer says of clusters that those above leave open.
-func (w *Window) fill(layer int, visible int64, table []byte) {
+// fill enters what one layer says of clusters that those above leave open. It
+// returns how many are open still.
+func (w *Window) fill(layer int, visible int64, table []byte) (open int) {
 	for k := range w.cells {
 		cell := &w.cells[k]
 		switch {
@@ -148,12 +181,16 @@ func (w *Window) fill(layer int, visible int64, table []byte) {
 			entry := binary.BigEndian.Uint64(table[k*8:])
 			zero := entry&entryCompressed == 0 && entry&entryZero != 0
 			if data := entry&entryCompressed != 0 || entry&offsetMask != 0; data && !zero {
-				cell.layer, cell.entry, cell.found = layer, entry, true
+				cell.layer, cell.entry, cell.found = int32(layer), entry, true
 			} else if zero {
 				cell.found = true
 			}
 		}
+		if !cell.found {
+			open++
+		}
 	}
+	return open
 }
 
 // Len is the number of clusters, some of them behind the end of the disk where

@@ -158,11 +158,15 @@ func TestChainReaderErrors(t *testing.T) {
 		if err := r.Read(buf, []int64{0}); err != nil {
 			t.Fatal(err)
 		}
+		fresh, err := OpenChain([]io.ReaderAt{broken}) // it has not looked at the table yet
+		if err != nil {
+			t.Fatal(err)
+		}
 		broken.from, broken.err = 0, boom
 		if err := r.Read(buf, []int64{0}); !errors.As(err, &chain) || !errors.Is(err, boom) {
 			t.Errorf("%v: %v", compressed, err)
 		}
-		if _, _, err := c.NewReader().NextData(0, 1<<20); !errors.As(err, &chain) || !errors.Is(err, boom) {
+		if _, _, err := fresh.NewReader().NextData(0, 1<<20); !errors.As(err, &chain) || !errors.Is(err, boom) {
 			t.Errorf("%v: %v", compressed, err)
 		}
 		if broken.err = nil; compressed {

@@ -1,15 +1,14 @@
 package repository
 
 import (
+	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -52,70 +51,30 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	}
 }
 
-// OpenChain opens the images of Links for reading, past the page cache where the
-// file system lets it. The caller closes them when nobody reads the chain any
-// more. What is wrong with the images is a *qcow2.ChainError.
-func OpenChain(links []Link) (_ *qcow2.Chain, close func(), err error) {
-	return openChain(links, func(_ Link, file *directio.Reader) io.ReaderAt { return file })
-}
-
-// OpenProvingChain is OpenChain for who is going to read all of it, and to check
-// the images then: what is read of them is held against their hash lists at once,
-// and CheckImage need read only what the proofs, one for each link, do not have.
-func OpenProvingChain(links []Link) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
-	cache := &rangeCache{}
-	var readers []*provingReader
-	chain, closeImages, err := openChain(links, func(l Link, file *directio.Reader) io.ReaderAt {
-		r := newProvingReader(l, file, cache)
-		readers, proofs = append(readers, r), append(proofs, r.proof)
-		return r
-	})
-	closeAll := func() {
-		for _, r := range readers {
-			r.close()
-		}
-		if closeImages != nil {
-			closeImages()
-		}
-	}
-	if err != nil {
-		closeAll()
-		return nil, nil, nil, err
-	}
-	return chain, proofs, closeAll, nil
-}
-
-// openChain opens a chain of images, which readers made of their files read.
-func openChain(links []Link, reader func(Link, *directio.Reader) io.ReaderAt) (_ *qcow2.Chain, close func(), err error) {
-	var files []*os.File
-	closeAll := func() {
-		for _, f := range files {
-			_ = f.Close() // only read
-		}
-	}
-	defer func() {
-		if err != nil {
-			closeAll()
-		}
-	}()
+// OpenChain opens the images of Links. All that is read of them, headers and
+// tables included, was compared with their hash lists first, and those with the
+// digests in the manifests: what was read wrong once warn is told of, what is
+// wrong when read again is a *DamagedError, in a *qcow2.ChainError. The end of ctx
+// ends readers that read much more than they were asked for: a whole image, because
+// its list is damaged. warn is called from several goroutines.
+//
+// Memory and open files are bounded whatever the number of links: mostCached bytes
+// of ranges and mostOpen files, besides what qcow2.Chain keeps of each image. Each
+// link has a proof, for CheckOptions. The caller closes the chain when nobody
+// reads it any more.
+func OpenChain(ctx context.Context, links []Link, warn func(string)) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
+	shared := newReading(ctx, warn)
 	var images []io.ReaderAt
 	for _, link := range links {
-		f, err := openRegular(link.Path)
-		if err != nil {
-			return nil, nil, err
-		}
-		files = append(files, f)
-		file, err := directio.NewReader(f)
-		if err != nil {
-			return nil, nil, fmt.Errorf("open %s: %w", link.Path, err)
-		}
-		images = append(images, reader(link, file))
+		r := shared.reader(link)
+		images, proofs = append(images, r), append(proofs, r.proof)
 	}
 	chain, err := qcow2.OpenChain(images)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
+		shared.close()
+		return nil, nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
 	}
-	return chain, closeAll, nil
+	return chain, proofs, shared.close, nil
 }
 
 func damagedFile(m Manifest, name string, err error) error {

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// pieceLength is read at once, a multiple of RangeLength: large enough that
+	// pieceLength is read at once, a multiple of every range length: large enough that
 	// a disk reads at its best also where every read waits for it.
 	pieceLength = 2 << 20
 
@@ -36,25 +36,37 @@ type CheckOptions struct {
 	// Proof has ranges that need not be read again; nil has none. They were read
 	// from this image, and are what its hash list on disk says.
 	Proof *Proof
+	// Misread, if set, is told of each range that differed when it was read first,
+	// and was right when it was read again. Calls come from several goroutines.
+	Misread func(place string)
 	// Progress, if set, is told of every piece how many bytes it had. Calls
 	// come from several goroutines.
 	Progress func(bytes int64)
 }
 
 // CheckImage reads every byte of an image, but for what was proven before, and of
-// its hash list once, and holds them against each other and against the manifest. The manifest has the digest
-// of the list, so a list computed from the image proves the whole image without
-// the one on disk; that one says where damage is. Damage found is not an error;
-// the error says why there could be no check: ctx ended, or files may not be
-// read by this user.
+// its hash list once, and compares them with each other and with the manifest. The
+// manifest has the digest of the list, so a list computed from the image proves the
+// whole image without the one on disk; that one says where damage is. A range that
+// differs is read once more. Damage found is not an error; the error says why there
+// could be no check: ctx ended, or files may not be read by this user.
 func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o CheckOptions) ([]Damage, error) {
-	c := &imageCheck{repo: r, point: m, disk: d, options: o,
+	c := &imageCheck{repo: r, point: m, disk: d, options: o, layout: d.layout(),
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
 		c.options.Progress = func(int64) {}
 	}
+	if c.options.Misread == nil {
+		c.options.Misread = func(string) {}
+	}
 	if err := c.run(ctx); err != nil {
 		return nil, fmt.Errorf("check %s: %w", c.name(d.Image), err)
+	}
+	if o.Proof != nil && DamagedBy(c.damage) != nil {
+		// What was proven is taken to be what the list on disk says, and that may
+		// be damaged by now: a check that takes nothing for granted tells.
+		o.Proof = nil
+		return r.CheckImage(ctx, m, d, o)
 	}
 	return c.damage, nil
 }
@@ -65,6 +77,7 @@ type imageCheck struct {
 	point   Manifest
 	disk    Disk
 	options CheckOptions
+	layout  layout
 
 	image  *os.File
 	reader *directio.Reader
@@ -79,6 +92,8 @@ type imageCheck struct {
 	stored   *blake3.Hasher // of the list on disk, with the header it should have
 	differ   []span         // ranges of the image that differ from the list on disk
 	failed   []span         // ranges that could not be read
+	rereads  int            // ranges that were read again because they differed
+	again    []byte         // page-aligned, for those
 
 	damage []Damage
 }
@@ -141,12 +156,12 @@ func (c *imageCheck) openImage() (bool, error) {
 
 // read hashes the image with several readers and judges its ranges in order.
 func (c *imageCheck) read(ctx context.Context) error {
-	header := hashesHeader(c.disk.ImageBytes)
+	header := c.layout.header()
 	c.computed.Write(header)
 	c.stored.Write(header)
 	length := c.disk.ImageBytes
 	if c.size < length {
-		length = c.size &^ (RangeLength - 1)
+		length = c.size &^ (c.layout.unit - 1)
 	}
 	pieces := (length + pieceLength - 1) / pieceLength
 	var taken atomic.Int64
@@ -174,10 +189,10 @@ func (c *imageCheck) read(ctx context.Context) error {
 // readPiece reads, hashes and judges one piece. buf is for O_DIRECT, so it is
 // filled beyond n where the file goes on.
 func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
-	results := make([]rangeResult, rangeCount(n))
+	results := make([]rangeResult, (n+c.layout.unit-1)/c.layout.unit)
 	missing := 0
 	for i := range results {
-		if results[i].proven = c.options.Proof.has(offset/RangeLength + int64(i)); !results[i].proven {
+		if results[i].proven = c.options.Proof.has(offset/c.layout.unit + int64(i)); !results[i].proven {
 			missing++
 		}
 	}
@@ -194,7 +209,7 @@ func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
 		}
 		delete(c.pending, c.next)
 		for i, result := range results {
-			c.compare(c.next*pieceLength+int64(i)*RangeLength, result)
+			c.compare(c.next*pieceLength+int64(i)*c.layout.unit, result)
 		}
 		c.next++
 	}
@@ -204,14 +219,14 @@ func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
 func (c *imageCheck) readRanges(results []rangeResult, buf []byte, offset, n int64) {
 	got, err := c.reader.ReadPiece(buf, offset)
 	for i := range results {
-		at := int64(i) * RangeLength
-		want := min(RangeLength, n-at)
+		at := int64(i) * c.layout.unit
+		want := min(c.layout.unit, n-at)
 		switch {
 		case results[i].proven:
 		case err == nil && int64(got) >= at+want:
 			results[i].sum = hashRange(buf[at : at+want])
 		default:
-			results[i] = c.readRange(buf[at:min(at+RangeLength, int64(len(buf)))], offset+at, want)
+			results[i] = c.readRange(buf[at:min(at+c.layout.unit, int64(len(buf)))], offset+at, want)
 		}
 	}
 	c.reader.Forget(offset, n)
@@ -231,13 +246,16 @@ func (c *imageCheck) readRange(buf []byte, offset, want int64) rangeResult {
 
 // compare takes the ranges of the image in order.
 func (c *imageCheck) compare(offset int64, result rangeResult) {
-	place := qcow2.Range{Offset: offset, Length: min(RangeLength, c.disk.ImageBytes-offset)}
+	place := c.layout.at(offset / c.layout.unit)
 	sum, ok := c.list.next()
 	if result.proven {
 		result.sum = sum
 		if !ok {
 			result.err = errListGone
 		}
+	}
+	if result.err == nil && ok && sum != result.sum {
+		result = c.readAgain(place, sum, result)
 	}
 	c.computed.Write(result.sum[:])
 	if ok {
@@ -249,4 +267,24 @@ func (c *imageCheck) compare(offset int64, result rangeResult) {
 	case ok && sum != result.sum:
 		c.differ = addSpan(c.differ, place, "")
 	}
+}
+
+// mostRereads bounds what is read a second time of an image that differs
+// altogether.
+const mostRereads = 1000
+
+// readAgain reads a range that differs from the list once more.
+func (c *imageCheck) readAgain(place qcow2.Range, sum [hashSize]byte, first rangeResult) rangeResult {
+	if c.rereads++; c.rereads > mostRereads {
+		return first
+	}
+	if c.again == nil {
+		c.again = directio.Buffer(int(c.layout.unit))
+	}
+	second := c.readRange(c.again, place.Offset, place.Length)
+	if second.err != nil || second.sum != sum {
+		return first
+	}
+	c.options.Misread(misreadOf(c.name(c.disk.Image), c.disk.Target, place))
+	return second
 }

@@ -3,6 +3,7 @@ package repository
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"io/fs"
@@ -10,20 +11,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/directio"
 )
 
 // checkedLength is that of the image of oneImage: three ranges and a short one.
-const checkedLength = 3*RangeLength + 65536
+func checkedLength(unit int64) int64 { return 3*unit + unit/16 }
 
 // oneImage makes a repository with one point of one image, whose content is no
-// qcow2 image but for its header.
-func oneImage(t testing.TB) (*Repository, Manifest) {
+// qcow2 image but for its header, and whose hash list has ranges of this length.
+func oneImage(t testing.TB, unit int64) (*Repository, Manifest) {
 	t.Helper()
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
@@ -32,8 +35,8 @@ func oneImage(t testing.TB) (*Repository, Manifest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for at := int64(0); at < checkedLength; at += RangeLength {
-		if _, err := im.WriteAt(pageAligned(int(min(RangeLength, checkedLength-at)), uint64(at)), at); err != nil {
+	for at, end := int64(0), checkedLength(unit); at < end; at += unit {
+		if _, err := im.WriteAt(pageAligned(int(min(unit, end-at)), uint64(at)), at); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -47,6 +50,9 @@ func oneImage(t testing.TB) (*Repository, Manifest) {
 	if err := l.Unlock(); err != nil {
 		t.Fatal(err)
 	}
+	if unit == firstRangeLength {
+		asFormat1(t, r, "check1")
+	}
 	m, err = r.Point("vm1", "check1")
 	if err != nil {
 		t.Fatal(err)
@@ -54,9 +60,46 @@ func oneImage(t testing.TB) (*Repository, Manifest) {
 	return r, m
 }
 
+// contentOf is what the image of oneImage holds.
+func contentOf(unit int64) (content []byte) {
+	for at, end := int64(0), checkedLength(unit); at < end; at += unit {
+		content = append(content, pageAligned(int(min(unit, end-at)), uint64(at))...)
+	}
+	return content
+}
+
+// asFormat1 gives the images of a point hash lists as they were first written,
+// with a hash for each MiB, and a manifest that goes with them.
+func asFormat1(t testing.TB, r *Repository, id string) {
+	t.Helper()
+	m, err := r.Point("vm1", id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, d := range m.Disks {
+		data, err := os.ReadFile(filepath.Join(r.PointDir("vm1", id), d.Image))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list := []byte("VBHASHES\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00")
+		list = binary.LittleEndian.AppendUint64(list, uint64(len(data)))
+		for at := 0; at < len(data); at += 1 << 20 {
+			sum := blake3.Sum256(data[at:min(at+1<<20, len(data))])
+			list = append(list, sum[:]...)
+		}
+		mustWrite(t, filepath.Join(r.PointDir("vm1", id), d.HashesFile()), string(list))
+		m.Disks[i].Hashes, m.Disks[i].HashRange = digestBytes(list), 0
+	}
+	data, err := encodeManifest(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, filepath.Join(r.PointDir("vm1", id), ManifestName), string(data))
+}
+
 // checkOf checks the image of oneImage, once as it is and once after somebody has
 // read parts of it, which makes no difference.
-func checkOf(t *testing.T, r *Repository, m Manifest) []Damage {
+func checkOf(t *testing.T, r *Repository, m Manifest, written []byte) []Damage {
 	t.Helper()
 	check := func(p *Proof) []Damage {
 		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p})
@@ -65,40 +108,35 @@ func checkOf(t *testing.T, r *Repository, m Manifest) []Damage {
 		}
 		return found
 	}
-	alone, after := check(nil), check(proofOf(t, r, m))
+	alone, after := check(nil), check(proofOf(t, r, m, written))
 	if a, b := describe(alone), describe(after); a != b {
 		t.Errorf("read by the check alone: %s\npartly proven before: %s", a, b)
 	}
 	return alone
 }
 
-// proofOf reads parts of the image, of whole ranges and fewer bytes.
-func proofOf(t *testing.T, r *Repository, m Manifest) *Proof {
+// proofOf reads parts of the image, of whole ranges and fewer bytes. What it gets
+// is what was written, or damage.
+func proofOf(t *testing.T, r *Repository, m Manifest, content []byte) *Proof {
 	t.Helper()
+	unit := m.Disks[0].layout().unit
 	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	f, err := openRegular(link.Path)
-	if err != nil {
-		return nil // there is no image to read
-	}
-	defer f.Close()
-	file, err := directio.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	reader := newProvingReader(link, file, &rangeCache{})
-	defer reader.close()
+	shared := newReading(context.Background(), func(string) {})
+	defer shared.close()
+	reader := shared.reader(link)
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
-	content, _ := os.ReadFile(link.Path)
 	for range 20 {
-		length := []int64{512, 65536, RangeLength, 3 * RangeLength}[rnd.IntN(4)]
+		length := []int64{512, unit / 4, unit, 3 * unit}[rnd.IntN(4)]
 		at := rnd.Int64N(int64(len(content))/512+3) * 512
 		if rnd.IntN(2) == 0 {
-			at &^= RangeLength - 1
+			at &^= unit - 1
 		}
-		p := directio.Buffer(3 * RangeLength)[:length]
+		p := directio.Buffer(int(3 * unit))[:length]
 		n, err := reader.ReadAt(p, at)
-		if want := content[min(at, int64(len(content))):min(at+length, int64(len(content)))]; !bytes.Equal(p[:n], want) || (n < len(p)) != (err == io.EOF) {
+		want := content[min(at, int64(len(content))):min(at+length, int64(len(content)))]
+		var damaged *DamagedError
+		if !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err != nil) || err != nil && err != io.EOF && !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotRegular) {
 			t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, n, err)
 		}
 	}
@@ -137,32 +175,46 @@ func flip(t testing.TB, path string, at int64) {
 // Every kind of damage is found with its place; damage of the list alone is told
 // from damage of the image.
 func TestCheckImage(t *testing.T) {
+	t.Run("format 1", func(t *testing.T) { testCheckImage(t, firstRangeLength) })
+	t.Run("now", func(t *testing.T) { testCheckImage(t, RangeLength) })
+}
+
+// The numbers in what is wanted are those of ranges of 1 MiB.
+func testCheckImage(t *testing.T, unit int64) {
 	const list = hashesHeaderSize + 4*hashSize
+	length := checkedLength(unit)
+	var pairs []string
+	for at1, at := range map[int64]int64{1 << 20: unit, 2 << 20: 2 * unit, 3 << 20: 3 * unit, 3211264: length, 65536: unit / 16,
+		2162688: length - unit, 1048585: unit + 9, 1114112: length - 2*unit} {
+		pairs = append(pairs, strconv.FormatInt(at1, 10), strconv.FormatInt(at, 10))
+	}
+	written := contentOf(unit)
+	numbers := strings.NewReplacer(pairs...)
 	tests := map[string]struct {
 		spoil func(t *testing.T, image, hashes string) error
 		want  []string // one for each damage
 	}{
 		"nothing": {func(t *testing.T, image, hashes string) error { return nil }, nil},
-		"one byte": {func(t *testing.T, image, hashes string) error { flip(t, image, RangeLength+5); return nil },
+		"one byte": {func(t *testing.T, image, hashes string) error { flip(t, image, unit+5); return nil },
 			[]string{"vda.qcow2: 1048576 bytes at offset 1048576: differs from what was written"}},
 		"neighbours are one place": {func(t *testing.T, image, hashes string) error {
-			for _, at := range []int64{0, RangeLength, 3 * RangeLength, checkedLength - 1} {
+			for _, at := range []int64{0, unit, 3 * unit, length - 1} {
 				flip(t, image, at)
 			}
 			return nil
 		}, []string{"vda.qcow2: 2097152 bytes at offset 0: differs", "vda.qcow2: 65536 bytes at offset 3145728: differs"}},
-		"truncated within a range": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, RangeLength+9) },
+		"truncated within a range": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, unit+9) },
 			[]string{"vda.qcow2: 2162688 bytes at offset 1048576: missing: the file ends at byte 1048585 of 3211264"}},
 		"empty": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, 0) },
 			[]string{"vda.qcow2: 3211264 bytes at offset 0: missing: the file ends at byte 0"}},
 		"flipped and truncated": {func(t *testing.T, image, hashes string) error {
 			flip(t, image, 0)
-			return os.Truncate(image, 2*RangeLength)
+			return os.Truncate(image, 2*unit)
 		},
 			[]string{"1048576 bytes at offset 0: differs", "1114112 bytes at offset 2097152: missing"}},
 		"missing": {func(t *testing.T, image, hashes string) error { return os.Remove(image) },
 			[]string{"vda.qcow2: 3211264 bytes at offset 0: missing"}},
-		"appended": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, checkedLength+100) },
+		"appended": {func(t *testing.T, image, hashes string) error { return os.Truncate(image, length+100) },
 			[]string{"vda.qcow2: 100 bytes at offset 3211264: was appended later; nothing reads it [harmless]"}},
 		"a link": {func(t *testing.T, image, hashes string) error {
 			return errors.Join(os.Rename(image, image+".x"), os.Symlink(image+".x", image))
@@ -197,12 +249,12 @@ func TestCheckImage(t *testing.T) {
 		"image, and no list": {func(t *testing.T, image, hashes string) error { flip(t, image, 0); return os.Remove(hashes) },
 			[]string{"vda.hashes: missing [harmless]", "vda.qcow2: 3211264 bytes at offset 0: differs from what was written; where, its hash list would tell, which is gone"}},
 		"both of another point": {func(t *testing.T, image, hashes string) error {
-			data := pageAligned(checkedLength, 77)
-			sums := appendHashes(hashesHeader(checkedLength), data)
+			data := pageAligned(int(length), 77)
+			sums := appendHashes(layout{length, unit}.header(), data, unit)
 			return errors.Join(os.WriteFile(image, data, 0o600), os.WriteFile(hashes, sums, 0o600))
 		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]", "vda.qcow2: 3211264 bytes at offset 0: is not the image that was written"}},
 	}
-	whole, m := oneImage(t)
+	whole, m := oneImage(t, unit)
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := copyOf(t, whole)
@@ -210,11 +262,12 @@ func TestCheckImage(t *testing.T) {
 			if err := tt.spoil(t, filepath.Join(dir, "vda.qcow2"), filepath.Join(dir, "vda.hashes")); err != nil {
 				t.Fatal(err)
 			}
-			got := checkOf(t, r, m)
+			got := checkOf(t, r, m, written)
 			if len(got) != len(tt.want) {
 				t.Fatalf("got\n%s\nwant %d", describe(got), len(tt.want))
 			}
 			for i, want := range tt.want {
+				want = numbers.Replace(want)
 				if !strings.Contains(describe(got[i:i+1]), want) {
 					t.Errorf("got\n%s\nwant %s", describe(got[i:i+1]), want)
 				}
@@ -228,11 +281,11 @@ func TestCheckImage(t *testing.T) {
 
 // Every byte of a list of hashes and of a small file counts.
 func TestEveryByteOfSmallFiles(t *testing.T) {
-	r, m := oneImage(t)
+	r, m := oneImage(t, RangeLength)
 	dir := r.PointDir("vm1", "check1")
 	for at := range int64(hashesHeaderSize + 4*hashSize) {
 		flip(t, filepath.Join(dir, "vda.hashes"), at)
-		if got := checkOf(t, r, m); len(got) != 1 || !got[0].Harmless || at < got[0].Offset || at >= got[0].Offset+got[0].Length {
+		if got := checkOf(t, r, m, contentOf(RangeLength)); len(got) != 1 || !got[0].Harmless || at < got[0].Offset || at >= got[0].Offset+got[0].Length {
 			t.Fatalf("byte %d of the list: %s", at, describe(got))
 		}
 		flip(t, filepath.Join(dir, "vda.hashes"), at)
@@ -251,13 +304,13 @@ func TestEveryByteOfSmallFiles(t *testing.T) {
 	if data, err := r.ReadFile(m, DomainXML); err != nil || string(data) != "<domain/>" {
 		t.Errorf("read %q, %v", data, err)
 	}
-	if got := checkOf(t, r, m); len(got) != 0 {
+	if got := checkOf(t, r, m, contentOf(RangeLength)); len(got) != 0 {
 		t.Errorf("nothing is damaged any more: %s", describe(got))
 	}
 }
 
 func TestCheckImageEndsWithItsContext(t *testing.T) {
-	r, m := oneImage(t)
+	r, m := oneImage(t, RangeLength)
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(why)

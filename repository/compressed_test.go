@@ -115,7 +115,7 @@ func TestDamageInCompressedData(t *testing.T) {
 	if len(starts) != len(order) {
 		t.Fatalf("%d compressed clusters in the image, %d were written", len(starts), len(order))
 	}
-	if got := checkOf(t, r, m); len(got) != 0 {
+	if got := checkOf(t, r, m, whole); len(got) != 0 {
 		t.Fatalf("damage in a sound image: %s", describe(got))
 	}
 	// The first range has the header, the last has the tables: with one of them
@@ -131,7 +131,7 @@ func TestDamageInCompressedData(t *testing.T) {
 		if out, err := exec.Command("qemu-img", "check", "-f", "qcow2", image).CombinedOutput(); err != nil {
 			t.Errorf("qemu-img check sees byte %d: %v\n%s", at, err, out)
 		}
-		got := checkOf(t, r, m)
+		got := checkOf(t, r, m, whole)
 		if want := at &^ (RangeLength - 1); len(got) != 1 || got[0].Harmless || got[0].Offset != want || got[0].Length != RangeLength {
 			t.Fatalf("byte %d: %s, want the range at %d", at, describe(got), want)
 		}

@@ -13,6 +13,9 @@ import (
 	"github.com/virtbackup/virtbackup/fault"
 )
 
+// segmentRanges are what the common write has: package qcow2 writes 1 MiB at once.
+const segmentRanges = (1 << 20) / RangeLength
+
 // Image is an image file that is written and hashed at once. Each write carries
 // whole ranges of RangeLength bytes and puts their hashes straight into the
 // hash list file, so memory does not grow with the image.
@@ -54,9 +57,8 @@ func (im *Image) WriteAt(p []byte, off int64) (int, error) {
 	if err := im.note(off, int64(len(p))); err != nil {
 		return 0, err
 	}
-	var one [hashSize]byte // the common write is of one range
-	sums := appendHashes(one[:0], p)
-	if _, err := im.hashes.WriteAt(sums, hashOffset(off)); err != nil {
+	var sums [segmentRanges * hashSize]byte
+	if _, err := im.hashes.WriteAt(appendHashes(sums[:0], p, RangeLength), layout{unit: RangeLength}.hashOffset(off)); err != nil {
 		return 0, fmt.Errorf("write hash of offset %d: %w", off, err)
 	}
 	if err := fault.Point("write image"); err != nil {
@@ -110,10 +112,11 @@ func (im *Image) Finish() (hashes string, size int64, err error) {
 	if err := im.file.Truncate(im.size); err != nil { // space was allocated ahead
 		return "", 0, fmt.Errorf("finish image: %w", err)
 	}
-	if _, err := im.hashes.WriteAt(hashesHeader(im.size), 0); err != nil {
+	list := layout{im.size, RangeLength}
+	if _, err := im.hashes.WriteAt(list.header(), 0); err != nil {
 		return "", 0, fmt.Errorf("finish hash list: %w", err)
 	}
-	digest, err := digestHashes(im.hashes, im.size)
+	digest, err := finishHashes(im.hashes, list)
 	if err != nil {
 		return "", 0, fmt.Errorf("finish %s: %w", im.hashes.Name(), err)
 	}
@@ -143,29 +146,31 @@ func (im *Image) checkRanges() error {
 	return nil
 }
 
-// digestHashes reads the whole list once, for its digest and to find ranges
-// that were never written: those have a hash of 32 zero bytes, which no data
-// has.
-func digestHashes(f *os.File, length int64) (string, error) {
+// finishHashes reads the whole list once, for its digest and to find ranges that
+// were never written: those have a hash of 32 zero bytes, which no data has. It
+// writes the tree behind the list, if that has one.
+func finishHashes(f *os.File, l layout) (string, error) {
 	h := blake3.New(hashSize, nil)
-	buf := make([]byte, windowHashes*hashSize)
-	end := hashesHeaderSize + hashSize*rangeCount(length)
-	for at := int64(0); at < end; {
-		n := min(int64(len(buf)), end-at)
-		if at == 0 {
-			n = hashesHeaderSize
-		}
-		if _, err := f.ReadAt(buf[:n], at); err != nil {
+	buf := make([]byte, pieceOfList)
+	var tree listTree
+	for at, end := int64(0), l.hashesSize(); at < end; at += pieceOfList {
+		piece := buf[:min(pieceOfList, end-at)]
+		if _, err := f.ReadAt(piece, at); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = errors.New("the last range was never written")
 			}
 			return "", err
 		}
-		if i := zeroHash(buf[:n]); i >= 0 {
-			return "", fmt.Errorf("the range at offset %d was never written", (at-hashesHeaderSize)/hashSize*RangeLength+int64(i)*RangeLength)
+		if i := zeroHash(piece); i >= 0 {
+			return "", fmt.Errorf("the range at offset %d was never written", ((at-hashesHeaderSize)/hashSize+int64(i))*l.unit)
 		}
-		h.Write(buf[:n])
-		at += n
+		h.Write(piece)
+		tree.add(piece)
+	}
+	if l.treeSize() > 0 {
+		if _, err := f.WriteAt(tree.encode(), l.hashesSize()); err != nil {
+			return "", err
+		}
 	}
 	return formatDigest(h.Sum(nil)), nil
 }

@@ -36,6 +36,9 @@ func (c *imageCheck) judge() {
 		c.stored.Write(sum[:])
 	}
 	sound := c.size >= c.disk.ImageBytes && len(c.failed) == 0 && formatDigest(c.computed.Sum(nil)) == c.disk.Hashes
+	if listed := formatDigest(c.stored.Sum(nil)); c.list.complete() && listed == c.disk.Hashes {
+		c.list.checkTree(listed)
+	}
 	listed := c.list.complete() && formatDigest(c.stored.Sum(nil)) == c.disk.Hashes
 	if c.size > c.disk.ImageBytes {
 		c.add(Damage{File: c.name(c.disk.Image), Disk: c.disk.Target, Offset: c.disk.ImageBytes, Length: c.size - c.disk.ImageBytes,
@@ -55,7 +58,8 @@ func (c *imageCheck) judgeList(listed bool) {
 		c.listDamage(s.Range, s.what+harmless)
 	}
 	for _, s := range c.differ {
-		at := qcow2.Range{Offset: hashOffset(s.Offset), Length: hashOffset(s.Offset+s.Length-1) + hashSize - hashOffset(s.Offset)}
+		start := c.layout.hashOffset(s.Offset)
+		at := qcow2.Range{Offset: start, Length: c.layout.hashOffset(s.Offset+s.Length-1) + hashSize - start}
 		c.listDamage(at, "differs from what was written"+harmless)
 	}
 	if !listed && len(c.list.spans)+len(c.differ) == 0 {
@@ -73,7 +77,7 @@ func (c *imageCheck) judgeImage(listed bool) {
 	if !listed {
 		what += ", or its hash list does, which is damaged too"
 		if c.list.file != nil && len(c.list.spans) == 0 {
-			c.listDamage(qcow2.Range{Length: hashOffset(0) + hashSize*rangeCount(c.disk.ImageBytes)}, "does not match the manifest")
+			c.listDamage(qcow2.Range{Length: c.layout.hashesSize()}, "does not match the manifest")
 		}
 	}
 	spans := c.failed
@@ -81,7 +85,7 @@ func (c *imageCheck) judgeImage(listed bool) {
 		spans = append(spans, span{s.Range, what})
 	}
 	if c.size < c.disk.ImageBytes {
-		at := c.size &^ (RangeLength - 1)
+		at := c.size &^ (c.layout.unit - 1)
 		what := fmt.Sprintf("missing: the file ends at byte %d of %d", c.size, c.disk.ImageBytes)
 		spans = append(spans, span{qcow2.Range{Offset: at, Length: c.disk.ImageBytes - at}, what})
 	}

@@ -84,7 +84,8 @@ type Disk struct {
 	DataBytes    int64  `json:"data_bytes"`
 	ZeroBytes    int64  `json:"zero_bytes"`
 	ImageBytes   int64  `json:"image_bytes"`
-	Hashes       string `json:"hashes"` // "blake3:<hex>" of the hash list file
+	Hashes       string `json:"hashes"`               // "blake3:<hex>" of the hash list, header and hashes
+	HashRange    int64  `json:"hash_range,omitempty"` // bytes of the image that each of its hashes covers; 0 is 1 MiB
 }
 
 // Number is the N of the id, 0 where the id is not valid.
@@ -318,6 +319,10 @@ func (d Disk) validate() error {
 		return fmt.Errorf("kind %s does not go with the parent image %q", d.Kind, d.Parent)
 	case d.VirtualSize < 0 || d.DataBytes < 0 || d.ZeroBytes < 0 || d.ImageBytes < 0:
 		return errors.New("a size is negative")
+	case d.ImageBytes > maxImage:
+		return fmt.Errorf("image_bytes %d is impossible", d.ImageBytes)
+	case d.HashRange != 0 && d.HashRange != RangeLength && d.HashRange != firstRangeLength:
+		return fmt.Errorf("hash_range %d is neither %d nor %d", d.HashRange, RangeLength, firstRangeLength)
 	case !validDigest(d.Hashes):
 		return fmt.Errorf("hashes: %q is not a digest", d.Hashes)
 	}

@@ -133,7 +133,8 @@ func (p *Partial) sealSteps(manifest []byte) []sealStep {
 }
 
 // Seal makes the point durable and lists it. Format, Repository, Identity, ParentTime,
-// ParentIdentity and Files of the manifest, and Image, ImageBytes and Hashes of its disks, are filled in
+// ParentIdentity and Files of the manifest, and Image, ImageBytes, Hashes and HashRange
+// of its disks, are filled in
 // from what was written; the rest must be valid. After an error nothing is
 // listed and the caller discards the point.
 func (p *Partial) Seal(m Manifest) error {
@@ -205,7 +206,7 @@ func (p *Partial) completeDisks(disks []Disk) ([]Disk, error) {
 		if !ok {
 			return nil, fmt.Errorf("the image of disk %q is not finished", d.Target)
 		}
-		d.Image, d.ImageBytes, d.Hashes = d.Target+imageSuffix, size, hashes
+		d.Image, d.ImageBytes, d.Hashes, d.HashRange = d.Target+imageSuffix, size, hashes, RangeLength
 		complete = append(complete, d)
 	}
 	if len(disks) != len(p.images) {

@@ -11,7 +11,7 @@ import (
 // openList opens the hash list and holds its header and length against what the
 // manifest says of the image, so that hashes are found whatever the header says.
 func (c *imageCheck) openList() error {
-	c.list = &storedList{count: rangeCount(c.disk.ImageBytes)}
+	c.list = &storedList{layout: c.layout, count: c.layout.ranges()}
 	f, err := openRegular(c.path(c.disk.HashesFile()))
 	if err != nil {
 		if cannotCheck(err) {
@@ -25,7 +25,7 @@ func (c *imageCheck) openList() error {
 	if err != nil {
 		return err
 	}
-	want := hashOffset(0) + hashSize*c.list.count
+	want := c.layout.fileSize()
 	switch size := info.Size(); {
 	case size < want:
 		c.list.found(qcow2.Range{Offset: size, Length: want - size}, "missing: the file ends here")
@@ -33,7 +33,7 @@ func (c *imageCheck) openList() error {
 		c.list.found(qcow2.Range{Offset: want, Length: size - want}, "was appended later")
 	}
 	header := make([]byte, hashesHeaderSize)
-	if n, _ := f.ReadAt(header, 0); !bytes.Equal(header[:n], hashesHeader(c.disk.ImageBytes)[:n]) {
+	if n, _ := f.ReadAt(header, 0); !bytes.Equal(header[:n], c.layout.header()[:n]) {
 		c.list.found(qcow2.Range{Length: int64(n)}, "the header differs from what was written")
 	}
 	c.options.Progress(info.Size())
@@ -42,6 +42,7 @@ func (c *imageCheck) openList() error {
 
 // storedList is the hash list on disk, read once from front to back.
 type storedList struct {
+	layout
 	file  *os.File // nil where there is none
 	count int64    // hashes there should be
 	taken int64
@@ -72,13 +73,29 @@ func (l *storedList) next() (sum [hashSize]byte, ok bool) {
 }
 
 func (l *storedList) load() []byte {
-	buf := make([]byte, hashSize*min(windowHashes, l.count-l.taken))
+	buf := make([]byte, hashSize*min(pieceOfList/hashSize, l.count-l.taken))
 	at := hashesHeaderSize + l.taken*hashSize
 	n, err := l.file.ReadAt(buf, at)
 	if err != nil && err != io.EOF {
 		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, reason(err))
 	}
 	return buf[:n]
+}
+
+// checkTree compares the tree behind the hashes with their digest, which is the
+// manifest's.
+func (l *storedList) checkTree(digest string) {
+	if l.treeSize() == 0 || l.file == nil {
+		return
+	}
+	p := make([]byte, l.treeSize())
+	root := [hashSize]byte{}
+	if _, err := l.file.ReadAt(p, l.hashesSize()); err == nil {
+		root = decodeTree(p).root()
+	}
+	if formatDigest(root[:]) != digest {
+		l.found(qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}, "the tree of the hashes differs from what was written")
+	}
 }
 
 // complete tells whether the list has the right form, whatever its hashes.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -29,7 +30,7 @@ func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]lin
 	case copyErr == nil || errors.As(checkErr, &damaged):
 		return checkErr
 	}
-	return copyErr
+	return r.explain(copyErr)
 }
 
 // isOurs tells whether what failed is what is written: no check explains that.
@@ -50,9 +51,9 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(disksAtOnce)
 	for _, chain := range chains {
-		group.Go(func() error {
+		group.Go(panics.Caught(func() error {
 			for _, link := range chain {
-				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof})
+				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
 				if err != nil {
 					return err
 				}
@@ -64,7 +65,7 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 				}
 			}
 			return nil
-		})
+		}))
 	}
 	if err := group.Wait(); err != nil {
 		return err
@@ -79,6 +80,8 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 
 // warn says what is no obstacle to the restore but worth reading.
 func (r *restorer) warn(text string) {
+	r.warnMu.Lock()
+	defer r.warnMu.Unlock()
 	r.warnings = append(r.warnings, text)
 	r.Log.Warn(text)
 }

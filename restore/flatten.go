@@ -13,9 +13,8 @@ import (
 )
 
 const (
-	// batchBytes are read and written at once: what the images of backups were
-	// written in, a range of their hash lists, so that mostly one read is one
-	// range, hashed as it is read.
+	// batchBytes are read and written at once: the segments that the images of
+	// backups were written in, whole ranges of their hash lists.
 	batchBytes = 1 << 20
 
 	// flatteners of one disk read and write side by side: while one waits for a
@@ -53,8 +52,8 @@ func flatten(ctx context.Context, chain *qcow2.Chain, sink sink, copied func(byt
 }
 
 // plan hands out the clusters with data, in the order of the disk. A batch ends
-// before a cluster that begins a range of its image, so that a range that was
-// filled by one batch of the backup is read by one.
+// before a cluster that begins a segment of its image, so that what was written
+// by one batch of the backup is read by one.
 func (f *flattener) plan(ctx context.Context) error {
 	defer close(f.batches)
 	most := int(max(1, batchBytes/f.chain.ClusterSize()))

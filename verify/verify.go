@@ -1,6 +1,7 @@
 // Package verify proves that points can be restored: it reads every byte of
-// every file of them once and holds it against hash lists and manifests, follows
-// the chains, and lets qemu-img check the structure of each image.
+// every file of them once and compares it with hash lists and manifests, follows
+// the chains, and lets qemu-img check the structure of each image and open each
+// chain.
 package verify
 
 import (
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -187,15 +189,18 @@ func (r *run) warn(text string) {
 // verify reads all files of the chosen points.
 func (d *domainRun) verify(ctx context.Context) error {
 	d.checkManifests()
-	group, ctx := errgroup.WithContext(ctx)
+	group, reading := errgroup.WithContext(ctx)
 	group.SetLimit(imagesAtOnce)
 	for _, m := range d.chosen {
-		group.Go(func() error { return d.checkFiles(m) })
+		group.Go(panics.Caught(func() error { return d.checkFiles(m) }))
 		for _, disk := range m.Disks {
-			group.Go(func() error { return d.checkDisk(ctx, m, disk) })
+			group.Go(panics.Caught(func() error { return d.checkDisk(reading, m, disk) }))
 		}
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return d.checkChains(ctx)
 }
 
 // checkDisk reads an image and its hash list, and looks at the image's structure
@@ -205,14 +210,14 @@ func (d *domainRun) checkDisk(ctx context.Context, m repository.Manifest, disk r
 	var damage []repository.Damage
 	var faults string
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() (err error) {
-		damage, err = d.repo.CheckImage(ctx, m, disk, repository.CheckOptions{Progress: d.progress})
+	group.Go(panics.Caught(func() (err error) {
+		damage, err = d.repo.CheckImage(ctx, m, disk, repository.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
-	})
-	group.Go(func() (err error) {
+	}))
+	group.Go(panics.Caught(func() (err error) {
 		faults, err = d.checkStructure(ctx, m, disk)
 		return err
-	})
+	}))
 	if err := group.Wait(); err != nil {
 		return err
 	}

@@ -1,0 +1,194 @@
+//go:build cgo
+
+package nbdcopy
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Magic numbers and types of the NBD protocol (doc/proto.md).
+const (
+	nbdMagic      = "NBDMAGICIHAVEOPT"
+	optionReply   = 0x3e889045565a9
+	simpleReply   = 0x67446698
+	structured    = 0x668e33ef
+	chunkDone     = 1
+	chunkNone     = 0
+	chunkData     = 1
+	chunkHole     = 2
+	optionGo      = 7
+	optionStruct  = 8
+	optionSetMeta = 10
+	replyAck      = 1
+	replyInfo     = 3
+	replyUnknown  = 1<<31 + 1
+	commandRead   = 0
+)
+
+// scripted is an NBD server in this process that answers a read with reply, which
+// is told whether the client has asked for structured replies.
+type scripted struct {
+	t     *testing.T
+	size  uint64
+	reply func(w io.Writer, q readRequest, structured bool)
+}
+
+type readRequest struct {
+	handle, offset uint64
+	length         uint32
+}
+
+// content is what the disk holds anywhere.
+func content(length uint32) []byte { return bytes.Repeat([]byte{'d'}, int(length)) }
+
+// put writes numbers in network byte order.
+func put(w io.Writer, fields ...any) {
+	for _, f := range fields {
+		_ = binary.Write(w, binary.BigEndian, f) // a client that is gone is no matter
+	}
+}
+
+func (q readRequest) data(w io.Writer, from, length uint32) {
+	put(w, uint32(structured), uint16(0), uint16(chunkData), q.handle, 8+length, q.offset+uint64(from), content(length))
+}
+
+func (q readRequest) hole(w io.Writer, from, length uint32) {
+	put(w, uint32(structured), uint16(0), uint16(chunkHole), q.handle, uint32(12), q.offset+uint64(from), length)
+}
+
+func (q readRequest) done(w io.Writer) {
+	put(w, uint32(structured), uint16(chunkDone), uint16(chunkNone), q.handle, uint32(0))
+}
+
+func (q readRequest) simple(w io.Writer) {
+	put(w, uint32(simpleReply), uint32(0), q.handle, content(q.length))
+}
+
+// listen serves until the test ends.
+func (s scripted) listen() Source {
+	socket := filepath.Join(s.t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go s.serve(c)
+		}
+	}()
+	return Source{Socket: socket, Export: "vda"}
+}
+
+func (s scripted) serve(c net.Conn) {
+	defer c.Close()
+	put(c, []byte(nbdMagic), uint16(3)) // fixed newstyle, no zeroes
+	var flags uint32
+	_ = binary.Read(c, binary.BigEndian, &flags)
+	asked := false
+	for {
+		var option struct {
+			Magic          uint64
+			Option, Length uint32
+		}
+		if binary.Read(c, binary.BigEndian, &option) != nil {
+			return
+		}
+		_, _ = io.CopyN(io.Discard, c, int64(option.Length))
+		answer := uint32(replyAck)
+		switch option.Option {
+		case optionStruct:
+			asked = true
+		case optionSetMeta: // there is none
+		case optionGo:
+			put(c, uint64(optionReply), option.Option, uint32(replyInfo), uint32(12), uint16(0), s.size, uint16(1))
+		default:
+			answer = replyUnknown
+		}
+		put(c, uint64(optionReply), option.Option, answer, uint32(0))
+		if option.Option == optionGo {
+			s.answer(c, asked)
+			return
+		}
+	}
+}
+
+// answer answers reads until the client goes.
+func (s scripted) answer(c net.Conn, asked bool) {
+	for {
+		var command struct {
+			Magic       uint32
+			Flags, Type uint16
+			Handle      uint64
+			Offset      uint64
+			Length      uint32
+		}
+		if binary.Read(c, binary.BigEndian, &command) != nil || command.Type != commandRead {
+			return
+		}
+		s.reply(c, readRequest{command.Handle, command.Offset, command.Length}, asked)
+	}
+}
+
+// Whatever the server answers: the copy has what the disk holds, or it fails.
+func TestRepliesThatDoNotCoverARead(t *testing.T) {
+	const part = 4096
+	tests := map[string]func(w io.Writer, q readRequest){
+		"whole":          func(w io.Writer, q readRequest) { q.data(w, 0, q.length); q.done(w) },
+		"nothing":        func(w io.Writer, q readRequest) { q.done(w) },
+		"end missing":    func(w io.Writer, q readRequest) { q.data(w, 0, q.length-part); q.done(w) },
+		"begin missing":  func(w io.Writer, q readRequest) { q.data(w, part, q.length-part); q.done(w) },
+		"middle missing": func(w io.Writer, q readRequest) { q.data(w, 0, part); q.data(w, 2*part, q.length-2*part); q.done(w) },
+		"twice, and the end missing": func(w io.Writer, q readRequest) {
+			q.data(w, 0, q.length/2)
+			q.data(w, 0, q.length/2)
+			q.done(w)
+		},
+		"hole over data": func(w io.Writer, q readRequest) { q.data(w, 0, q.length); q.hole(w, part, part); q.done(w) },
+		"overlap":        func(w io.Writer, q readRequest) { q.data(w, 0, 2*part); q.hole(w, part, q.length-part); q.done(w) },
+		"behind the end": func(w io.Writer, q readRequest) { q.data(w, part, q.length); q.done(w) },
+	}
+	for name, chunks := range tests {
+		for _, stubborn := range []bool{false, true} {
+			t.Run(map[bool]string{false: name, true: name + ", not asked for"}[stubborn], func(t *testing.T) {
+				s := scripted{t, 4 * mib, func(w io.Writer, q readRequest, asked bool) {
+					if asked || stubborn {
+						chunks(w, q)
+						return
+					}
+					q.simple(w)
+				}}
+				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+				defer cancel()
+				e, err := Open(ctx, s.listen())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer e.Close()
+				sink := &recorder{cluster: 64 * kib, size: e.Size(), bytes: make([]byte, e.Size())}
+				_, err = e.Copy(ctx, sink, Options{})
+				if err == nil && !bytes.Equal(sink.bytes, bytes.Repeat([]byte{'d'}, 4*mib)) {
+					t.Error("the copy is not what the disk holds, and no error")
+				}
+				if !stubborn && err != nil {
+					t.Errorf("a server that answers as it was asked: %v", err)
+				}
+				if ctx.Err() != nil {
+					t.Error("the copy hung")
+				}
+				t.Log(err)
+			})
+		}
+	}
+}

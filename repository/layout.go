@@ -1,0 +1,87 @@
+package repository
+
+import (
+	"encoding/binary"
+
+	"github.com/virtbackup/virtbackup/qcow2"
+)
+
+const (
+	// RangeLength is how many bytes of an image one hash of a new hash list covers:
+	// 64 KiB, a cluster, so that a cluster or a table can be read and proven
+	// without its neighbours. A list is 512 MiB for 1 TiB of image.
+	RangeLength = 64 << 10
+
+	// firstRangeLength is that of lists of format 1, 1 MiB: their header has
+	// version 1, and their manifests do not say it.
+	firstRangeLength = 1 << 20
+
+	hashesMagic      = "VBHASHES"
+	hashesAlgorithm  = 1 // BLAKE3-256
+	hashesHeaderSize = 32
+	hashSize         = 32
+
+	// maxImage keeps sums of offsets far from overflow: 2^62 bytes.
+	maxImage = 1 << 62
+)
+
+// layout is how a hash list divides an image into ranges, and so where in the
+// list each hash stands. It comes from the manifest, not from the list.
+type layout struct {
+	length int64 // of the image, bytes
+	unit   int64 // bytes of a range; the last one may be shorter
+}
+
+func (d Disk) layout() layout {
+	if d.HashRange == 0 {
+		return layout{d.ImageBytes, firstRangeLength}
+	}
+	return layout{d.ImageBytes, d.HashRange}
+}
+
+// ranges is the number of ranges.
+func (l layout) ranges() int64 { return (l.length + l.unit - 1) / l.unit }
+
+// at is the place of a range in the image.
+func (l layout) at(index int64) qcow2.Range {
+	return qcow2.Range{Offset: index * l.unit, Length: min(l.unit, l.length-index*l.unit)}
+}
+
+// hashOffset is where the hash of the range at this offset of the image stands.
+func (l layout) hashOffset(offset int64) int64 {
+	return hashesHeaderSize + offset/l.unit*hashSize
+}
+
+// hashesSize is the length of the header and all hashes, which the digest in
+// the manifest covers.
+func (l layout) hashesSize() int64 { return hashesHeaderSize + hashSize*l.ranges() }
+
+// pieces is how many pieces of the list there are; see listTree.
+func (l layout) pieces() int64 { return (l.hashesSize() + pieceOfList - 1) / pieceOfList }
+
+// treeSize is how long the tree behind the hashes is, 0 where there is none.
+func (l layout) treeSize() int64 {
+	if l.unit == firstRangeLength || l.pieces() == 1 {
+		return 0
+	}
+	return hashSize * l.pieces()
+}
+
+// fileSize is the length of the list's file.
+func (l layout) fileSize() int64 { return l.hashesSize() + l.treeSize() }
+
+// header is that of the list.
+func (l layout) header() []byte {
+	version := uint32(2)
+	if l.unit == firstRangeLength {
+		version = 1
+	}
+	h := append(make([]byte, 0, hashesHeaderSize), hashesMagic...)
+	h = binary.LittleEndian.AppendUint32(h, version)
+	h = binary.LittleEndian.AppendUint32(h, hashesAlgorithm)
+	h = binary.LittleEndian.AppendUint64(h, uint64(l.unit))
+	return binary.LittleEndian.AppendUint64(h, uint64(l.length))
+}
+
+// whole is the image.
+func (l layout) whole() qcow2.Range { return qcow2.Range{Length: l.length} }

@@ -1,0 +1,179 @@
+package repository
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/directio"
+)
+
+// longImage makes an image whose hash list has several pieces: sparse, with marks.
+func longImage(t testing.TB, unit int64) (link Link, content func(at, n int64) []byte) {
+	t.Helper()
+	length := pieceOfList/hashSize*unit + unit/2
+	path := filepath.Join(t.TempDir(), "vda.qcow2")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	marks := map[int64]byte{0: 1, unit + 77: 2, length/2 + 5: 3, length - 1: 4}
+	content = func(at, n int64) []byte {
+		p := make([]byte, min(n, length-at))
+		for i, b := range marks {
+			if i >= at && i < at+int64(len(p)) {
+				p[i-at] = b
+			}
+		}
+		return p
+	}
+	for at, b := range marks {
+		if _, err := f.WriteAt([]byte{b}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l := layout{length, unit}
+	list := l.header()
+	var tree listTree
+	for at := int64(0); at < length; at += computePiece {
+		list = appendHashes(list, content(at, computePiece), unit)
+	}
+	digest := digestBytes(list)
+	if l.treeSize() > 0 {
+		for at := int64(0); at < l.hashesSize(); at += pieceOfList {
+			tree.add(list[at:min(at+pieceOfList, l.hashesSize())])
+		}
+		list = append(list, tree.encode()...)
+	}
+	mustWrite(t, filepath.Join(filepath.Dir(path), "vda.hashes"), string(list))
+	d := Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: length, Hashes: digest, HashRange: unit}
+	return Link{Manifest{Domain: "vm1", ID: "check1"}, d, path}, content
+}
+
+// readAround reads where the marks of a longImage are.
+func readAround(t *testing.T, link Link, content func(at, n int64) []byte) (warnings string, err error) {
+	t.Helper()
+	var mu sync.Mutex
+	shared := newReading(context.Background(), func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		warnings += text + "\n"
+	})
+	defer shared.close()
+	r := shared.reader(link)
+	for _, at := range []int64{0, link.Disk.layout().unit, link.Disk.ImageBytes / 2 &^ 4095, link.Disk.ImageBytes - 4096} {
+		p := directio.Buffer(4096)
+		n, err := r.ReadAt(p, at)
+		if err != nil {
+			return warnings, err
+		}
+		if !bytes.Equal(p[:n], content(at, 4096)) {
+			t.Errorf("what is at %d is something else", at)
+		}
+	}
+	return warnings, nil
+}
+
+// Whatever is wrong with a list: the image is read rightly if it is sound, and
+// what proves it is said.
+func TestDamagedLists(t *testing.T) {
+	for _, unit := range []int64{RangeLength, firstRangeLength} {
+		link, content := longImage(t, unit)
+		l := link.Disk.layout()
+		hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
+		whole, err := os.ReadFile(hashes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests := map[string]struct {
+			spoil    func()
+			computed bool
+		}{
+			"sound":        {func() {}, false},
+			"header":       {func() { flip(t, hashes, 9) }, true},
+			"first hash":   {func() { flip(t, hashes, 32) }, true},
+			"last hash":    {func() { flip(t, hashes, l.hashesSize()-1) }, true},
+			"missing":      {func() { _ = os.Remove(hashes) }, true},
+			"a directory":  {func() { _ = errors.Join(os.Remove(hashes), os.Mkdir(hashes, 0o700)) }, true},
+			"truncated":    {func() { _ = os.Truncate(hashes, 40000) }, true},
+			"empty":        {func() { _ = os.Truncate(hashes, 0) }, true},
+			"appended":     {func() { _ = os.Truncate(hashes, l.fileSize()+100) }, false},
+			"tree":         {func() { flip(t, hashes, int64(len(whole)-1)) }, unit == firstRangeLength},
+			"without tree": {func() { _ = os.Truncate(hashes, l.hashesSize()) }, false},
+		}
+		for name, tt := range tests {
+			if unit == firstRangeLength && !strings.Contains("sound, first hash, missing", name) {
+				continue // the image has 2 GiB
+			}
+			t.Run(fmt.Sprintf("%s, %d", name, unit), func(t *testing.T) {
+				tt.spoil()
+				defer func() { _ = errors.Join(os.RemoveAll(hashes), os.WriteFile(hashes, whole, 0o600)) }()
+				warnings, err := readAround(t, link, content)
+				if err != nil || tt.computed != strings.Contains(warnings, "vm1/check1/vda.hashes (disk vda): is damaged") || !tt.computed && warnings != "" {
+					t.Errorf("got %v, warnings %q", err, warnings)
+				}
+			})
+		}
+		t.Run(fmt.Sprintf("image too, %d", unit), func(t *testing.T) {
+			flip(t, hashes, 40)
+			flip(t, link.Path, l.length/3)
+			defer flip(t, hashes, 40)
+			defer flip(t, link.Path, l.length/3)
+			var damaged *DamagedError
+			if _, err := readAround(t, link, content); !errors.As(err, &damaged) {
+				t.Errorf("got %v, want damage", err)
+			}
+		})
+	}
+}
+
+// What is read wrong once of a list is read again, whatever it is.
+func TestMisreadLists(t *testing.T) {
+	for _, unit := range []int64{RangeLength, firstRangeLength} {
+		link, content := longImage(t, unit)
+		l := link.Disk.layout()
+		for _, at := range []int64{8, 32, 32 + 2047*32, l.hashesSize() - 1, l.fileSize() - 1} {
+			var once sync.Once
+			spoil := func(path string, offset int64, p []byte) {
+				if i := at - offset; strings.HasSuffix(path, ".hashes") && i >= 0 && i < int64(len(p)) {
+					once.Do(func() { p[i] ^= 1 })
+				}
+			}
+			directio.OnRead.Store(&spoil)
+			warnings, err := readAround(t, link, content)
+			directio.OnRead.Store(nil)
+			// A list that is read as a whole is read wrong then, and nobody uses that.
+			if err != nil || strings.Contains(warnings, "is damaged") {
+				t.Errorf("ranges of %d bytes, byte %d of the list: %v, %q", unit, at, err, warnings)
+			}
+		}
+	}
+}
+
+func BenchmarkProvingReader(b *testing.B) {
+	for _, unit := range []int64{RangeLength, firstRangeLength} {
+		b.Run(fmt.Sprintf("4 KiB of ranges of %d", unit), func(b *testing.B) {
+			link, _ := longImage(b, unit)
+			shared := newReading(context.Background(), func(text string) { b.Error(text) })
+			defer shared.close()
+			r := shared.reader(link)
+			p := directio.Buffer(4096)
+			seed := uint64(1)
+			b.SetBytes(4096)
+			for b.Loop() {
+				seed = seed*6364136223846793005 + 1442695040888963407
+				at := int64(seed>>20) % (link.Disk.ImageBytes - 4096) &^ 4095
+				if _, err := r.ReadAt(p, at); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

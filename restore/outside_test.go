@@ -1,0 +1,43 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Nothing is restored into a repository, whichever way leads there, and nothing is
+// made there.
+func TestRestoreIntoARepository(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	other, err := repository.Create(filepath.Join(t.TempDir(), "other"))
+	must(t, err)
+	links := t.TempDir()
+	must(t, os.Symlink(repo.Dir(), filepath.Join(links, "repo")))
+	must(t, os.Symlink(filepath.Join(repo.Dir(), "vm1"), filepath.Join(links, "vm1")))
+	must(t, os.Symlink(filepath.Join(repo.Dir(), "new"), filepath.Join(links, "nowhere")))
+	must(t, os.MkdirAll(filepath.Join(repo.Dir(), "lost+found"), 0o700))
+	t.Chdir(filepath.Join(repo.Dir(), "vm1"))
+	for _, dir := range []string{repo.Dir(), repo.Dir() + "/new", repo.Dir() + "/vm1", repo.Dir() + "/vm1/new/er", repo.Dir() + "/vm1/check1",
+		links + "/repo/new", links + "/vm1/new", other.Dir() + "/new", "new", ".", links + "/../" + filepath.Base(links) + "/vm1/new"} {
+		before, err := os.ReadDir(repo.Dir() + "/vm1")
+		must(t, err)
+		var usage *UsageError
+		if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir}); !errors.As(err, &usage) {
+			t.Errorf("%s: got %v, want a *UsageError", dir, err)
+		}
+		if after, _ := os.ReadDir(repo.Dir() + "/vm1"); len(after) != len(before) {
+			t.Errorf("%s: something was made", dir)
+		}
+	}
+	if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: links + "/nowhere"}); err == nil {
+		t.Error("a link to a new directory in the repository is followed")
+	}
+	if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: filepath.Join(repo.Dir(), "../beside/it")}); err != nil {
+		t.Errorf("beside a repository: %v", err)
+	}
+}

@@ -1,0 +1,170 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// image is one image of a chain.
+type image struct {
+	point repository.Manifest
+	disk  repository.Disk
+}
+
+// checkChains lets qemu-img open each chain from its tip, by the backing names in
+// the images, as people do without virtbackup. It joins the relative names of a
+// chain, and none is longer than PATH_MAX: it cannot open some 347 links although
+// every byte is as it was written. That is a warning, as restore can.
+func (d *domainRun) checkChains(ctx context.Context) error {
+	damaged := map[repository.ImageRef]bool{}
+	for _, x := range d.damage {
+		if ref, ok := x.Image(); ok && x.Domain == d.lineage.Domain {
+			damaged[ref] = true
+		}
+	}
+	for _, chain := range d.chains(damaged) {
+		if err := d.checkChain(ctx, chain); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chains are those of the chosen points that no other is part of, base first.
+// One that is not whole, of which something is damaged, or that has no parents, is
+// left out: more is said of it elsewhere, or nothing is to be said.
+func (d *domainRun) chains(damaged map[repository.ImageRef]bool) (chains [][]image) {
+	parents := map[repository.ImageRef]bool{}
+	for _, m := range d.chosen {
+		for _, disk := range m.Disks {
+			if ref, err := d.lineage.Parent(m, disk); err == nil && disk.Parent != "" {
+				parents[ref] = true
+			}
+		}
+	}
+	for _, m := range d.chosen {
+		for _, disk := range m.Disks {
+			if parents[repository.ImageRef{Point: m.ID, Image: disk.Image}] {
+				continue
+			}
+			if chain := d.chain(m, disk, damaged); len(chain) > 1 {
+				chains = append(chains, chain)
+			}
+		}
+	}
+	return chains
+}
+
+// chain is that of one image, base first; nil where it is not whole and sound.
+func (d *domainRun) chain(m repository.Manifest, disk repository.Disk, damaged map[repository.ImageRef]bool) (chain []image) {
+	for {
+		if damaged[repository.ImageRef{Point: m.ID, Image: disk.Image}] {
+			return nil
+		}
+		chain = append([]image{{m, disk}}, chain...)
+		if disk.Parent == "" {
+			return chain
+		}
+		ref, err := d.lineage.Parent(m, disk)
+		if err != nil {
+			return nil
+		}
+		parent, ok := d.lineage.Point(ref.Point)
+		if !ok {
+			return nil
+		}
+		found := false
+		for _, pd := range parent.Disks {
+			if pd.Image == ref.Image {
+				m, disk, found = parent, pd, true
+			}
+		}
+		if !found {
+			return nil
+		}
+	}
+}
+
+// checkChain opens a chain and, where that fails, finds the first of its points
+// with which it does.
+func (d *domainRun) checkChain(ctx context.Context, chain []image) error {
+	var failed error
+	faults := func(i int) string {
+		if failed != nil {
+			return ""
+		}
+		var text string
+		text, failed = openChain(ctx, filepath.Join(d.repo.PointDir(chain[i].point.Domain, chain[i].point.ID), chain[i].disk.Image))
+		return text
+	}
+	tip := chain[len(chain)-1]
+	why := faults(len(chain) - 1)
+	if errors.Is(failed, exec.ErrNotFound) || failed == nil && why == "" {
+		return nil // that it is not installed was said
+	}
+	first := sort.Search(len(chain)-1, func(i int) bool { return faults(i) != "" })
+	if failed != nil {
+		return failed
+	}
+	points := tip.point.ID
+	if first < len(chain)-1 {
+		points = fmt.Sprintf("%s to %s", chain[first].point.ID, points)
+	}
+	d.warn(fmt.Sprintf("domain %s, disk %s: qemu-img cannot open %s, although every byte is as it was written (%s); "+
+		"the chain has %d links: virtbackup restore restores these points, a new full begins a shorter chain",
+		tip.point.Domain, tip.disk.Target, points, why, len(chain)))
+	return nil
+}
+
+// openChain runs
+//
+//	qemu-img map --force-share --output=json --start-offset=0 --max-length=65536 PATH
+//
+// which opens all images of the chain and reads little. It returns what qemu-img
+// complains of, "" for nothing. err is exec.ErrNotFound where there is none.
+func openChain(ctx context.Context, path string) (faults string, err error) {
+	path, err = filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, "qemu-img", "map", "--force-share", "-f", "qcow2", "--output=json", "--start-offset=0", "--max-length=65536", path)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	cmd.WaitDelay = time.Second
+	err = cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return "", context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return "", exec.ErrNotFound
+	case err == nil:
+		return "", nil
+	case !errors.As(err, &exit):
+		return "", fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	}
+	return shorten(strings.TrimSpace(stderr.String()), err), nil
+}
+
+// mostShown bytes of what qemu-img says are shown: it names the whole path that is
+// too long.
+const mostShown = 200
+
+func shorten(text string, err error) string {
+	if text == "" {
+		return err.Error()
+	}
+	if len(text) > mostShown {
+		text = text[:mostShown/2] + " … " + text[len(text)-mostShown/2:]
+	}
+	return strings.ToValidUTF8(text, "?")
+}

@@ -64,7 +64,7 @@ func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets
 		disk.Parent = repository.ParentPath(m.Parent, "vda.qcow2")
 		o.BackingFile, o.BackingFormat = disk.Parent, "qcow2"
 	}
-	p, err := lock.Begin(m.ID)
+	p, err := lock.Begin(m.ID, "0123456789abcdef")
 	must(t, err)
 	must(t, p.WriteFile(repository.DomainXML, []byte("<domain/>")))
 	im, err := p.CreateImage("vda", directio.Auto)

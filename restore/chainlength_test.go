@@ -93,3 +93,20 @@ func TestLongChains(t *testing.T) {
 		})
 	}
 }
+
+// Where fewer files may be open than are kept open, fewer are; where that is too
+// few, the error is EMFILE, and nothing is left. The soft limit is raised to the
+// hard one.
+func TestFewOpenFiles(t *testing.T) {
+	repo, _ := chainOf(t, 100, 1<<30, func(link int) []int64 { return []int64{int64(link) * cluster} })
+	for limits, works := range map[string]bool{"40:40": true, "12:1024": true, "9:9": false} {
+		dir := filepath.Join(t.TempDir(), "out")
+		cmd := exec.Command("prlimit", "--nofile="+limits, os.Args[0])
+		cmd.Env = append(os.Environ(), "RESTORE_ALONE="+dir, "RESTORE_FROM="+repo.Dir())
+		out, err := cmd.CombinedOutput()
+		_, left := os.Stat(dir)
+		if works != (err == nil) || works != (left == nil) || !works && !strings.Contains(string(out), "too many open files") {
+			t.Errorf("limits %s: %v, %v: %s", limits, err, left, out)
+		}
+	}
+}

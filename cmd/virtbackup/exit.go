@@ -127,6 +127,10 @@ func hintFor(err error) string {
 		other  *repository.OtherDomainError
 	)
 	switch {
+	case errors.Is(err, syscall.EMFILE): // the soft limit was raised to the hard one by Go's package os
+		return "this process may not open more files: raise the hard limit (ulimit -Hn, LimitNOFILE= in the unit)"
+	case errors.Is(err, syscall.ENFILE):
+		return "the host has no room for more open files: sysctl fs.file-max"
 	case errors.Is(err, hypervisor.ErrNoDomain):
 		return "virsh list --all shows the domains; is --connect right?"
 	case errors.Is(err, hypervisor.ErrNoCheckpoint):

@@ -137,7 +137,7 @@ func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, s
 	}
 	return repository.Disk{
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
-		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID,
+		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
 		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
 	}
 }

@@ -155,6 +155,52 @@ const endTime = time.Minute
 // end ends the job once all has been read. An abort before that would take the
 // protection from the guest's writes away while the exports can still be read.
 func (r *run) end(ctx context.Context) error {
+	if err := within(endTime, r.proveJob); err != nil {
+		return r.explainGone(err)
+	}
+	return r.endJob(ctx)
+}
+
+// proveJob proves that this run's own job still protects what it reads. Called
+// after the last read, that proves all of the copy: nothing is read any more. The
+// job has to be ours before and after each disk is asked about, or another job's
+// disk would be.
+func (r *run) proveJob() error {
+	if err := r.ownJob(); err != nil {
+		return err
+	}
+	for _, d := range r.job.Disks {
+		if err := r.domain.ProveBackup(d.Target); err != nil {
+			return err
+		}
+	}
+	return r.ownJob()
+}
+
+// ownJob returns an error unless the domain's job is this run's: its socket tells.
+func (r *run) ownJob() error {
+	job, ours, err := r.site().OurJob()
+	if err == nil && (!ours || job.Socket != r.socket()) {
+		err = fmt.Errorf("%w of this run", hypervisor.ErrNoJob)
+	}
+	return err
+}
+
+// explainGone says what it means that the job cannot be proven.
+func (r *run) explainGone(err error) error {
+	if !errors.Is(err, hypervisor.ErrNoJob) {
+		return fmt.Errorf("see whether the backup job of domain %s still runs: %w", r.Domain, err)
+	}
+	if why := r.shutOff(); why != "" {
+		return r.explainShutOff(why, err)
+	}
+	return withHint(fmt.Errorf("the backup job of domain %s is gone, and this run has not ended it: what the guest wrote since may be in the copy, "+
+		"which is no state that the disks were ever in: %w", r.Domain, err),
+		"virsh domjobabort, or a program that manages the domain, has ended it; keep it from doing so, and run the backup again")
+}
+
+// endJob ends the job and lets a guest go on that has paused for lack of space.
+func (r *run) endJob(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
 	paused := !r.stuck && r.pausedByUs()
@@ -217,14 +263,16 @@ func (r *run) dropCheckpoint() error {
 	return nil
 }
 
-// endOurs ends the running job if it is ours.
+// endOurs ends the running job if it is ours. Where somebody else has ended it, a
+// guest that it had paused for lack of space still has to go on.
 func (r *run) endOurs(ctx context.Context) error {
 	_, ours, err := r.site().OurJob()
 	if err != nil || !ours {
+		r.wake()
 		return errors.Join(err, removeIfExists(r.socket()))
 	}
 	r.Log.Info("ending the backup job")
-	return r.end(ctx)
+	return r.endJob(ctx)
 }
 
 func removeIfExists(path string) error {

@@ -303,6 +303,7 @@ func (p *Plan) setCheckpoint() {
 // remark writes down what a reader of the report should know.
 func (p *Plan) remark(s State) {
 	for _, d := range p.Disks {
+		p.remarkEncryption(d.Disk)
 		switch {
 		case p.turnedRaw(d.Disk):
 			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is %s now: %s", d.Target, d.Format, d.Reason))
@@ -336,6 +337,23 @@ func (p *Plan) foresee(s State) {
 			p.Notes = append(p.Notes, fmt.Sprintf("an inc will read all of disk %s, and store what differs: %s", d.Target, why))
 		}
 	}
+}
+
+// remarkEncryption says that what is encrypted at its source is not in the
+// repository. That stays true, so it is a warning only where the chain does not
+// say it yet.
+func (p *Plan) remarkEncryption(d xml.Disk) {
+	if !d.Encrypted {
+		return
+	}
+	message := fmt.Sprintf("disk %s is encrypted at its source, and stored in the clear: QEMU decrypts what is read, and whoever can read the repository can read it", d.Target)
+	if p.Base != nil {
+		if base, ok := p.Base.Disk(d.Target); ok && base.SourceEncrypted {
+			p.Notes = append(p.Notes, message)
+			return
+		}
+	}
+	p.Warnings = append(p.Warnings, message)
 }
 
 // turnedRaw tells whether a disk could have bitmaps when the base was made, and

@@ -100,14 +100,18 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 		return err
 	}
 	if why := r.shutOff(); why != "" {
-		r.off = true
-		return withHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", r.Domain, why, err),
-			"start it and run the backup again")
+		return r.explainShutOff(why, err)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return r.explainFull(err)
 	}
 	return err
+}
+
+func (r *run) explainShutOff(why string, err error) error {
+	r.off = true
+	return withHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", r.Domain, why, err),
+		"start it and run the backup again")
 }
 
 // offTime is how long libvirt may take to notice that QEMU has ended.

@@ -81,11 +81,14 @@ type Disk struct {
 	Source       string `json:"source"`
 	SourceFormat string `json:"source_format"`
 	SourceID     string `json:"source_id,omitempty"` // tells the source from another file or device of its name
-	DataBytes    int64  `json:"data_bytes"`
-	ZeroBytes    int64  `json:"zero_bytes"`
-	ImageBytes   int64  `json:"image_bytes"`
-	Hashes       string `json:"hashes"`               // "blake3:<hex>" of the hash list, header and hashes
-	HashRange    int64  `json:"hash_range,omitempty"` // bytes of the image that each of its hashes covers; 0 is 1 MiB
+	// SourceEncrypted: the source is encrypted, which QEMU undoes: the image here
+	// is in the clear.
+	SourceEncrypted bool   `json:"source_encrypted,omitempty"`
+	DataBytes       int64  `json:"data_bytes"`
+	ZeroBytes       int64  `json:"zero_bytes"`
+	ImageBytes      int64  `json:"image_bytes"`
+	Hashes          string `json:"hashes"`               // "blake3:<hex>" of the hash list, header and hashes
+	HashRange       int64  `json:"hash_range,omitempty"` // bytes of the image that each of its hashes covers; 0 is 1 MiB
 }
 
 // Number is the N of the id, 0 where the id is not valid.

@@ -277,9 +277,21 @@ func printDisks(w io.Writer, m repository.Manifest, indent string) error {
 	t := newTable(table.Row{"DISK", "KIND", "SIZE", "DATA", "ZEROS", "IMAGE", "PARENT", "SOURCE", "NOTE"}, "SIZE", "DATA", "ZEROS", "IMAGE")
 	t.SuppressEmptyColumns()
 	for _, d := range m.Disks {
-		t.AppendRow(table.Row{d.Target, d.Kind, size(d.VirtualSize), size(d.DataBytes), size(d.ZeroBytes), size(d.ImageBytes), d.Parent, d.Source, d.Reason})
+		t.AppendRow(table.Row{d.Target, d.Kind, size(d.VirtualSize), size(d.DataBytes), size(d.ZeroBytes), size(d.ImageBytes), d.Parent, d.Source, diskNote(d)})
 	}
 	return printTable(w, t, indent)
+}
+
+// diskNote is what a reader of a point should know of one of its disks.
+func diskNote(d repository.Disk) string {
+	switch note := "encrypted at its source, stored in the clear"; {
+	case !d.SourceEncrypted:
+		return d.Reason
+	case d.Reason == "":
+		return note
+	default:
+		return d.Reason + "; " + note
+	}
 }
 
 func printBackup(w io.Writer, r backup.Result) error {

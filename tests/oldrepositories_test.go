@@ -46,7 +46,7 @@ type oldPoint struct {
 func TestOldRepositories(t *testing.T) {
 	t.Parallel()
 	if name := os.Getenv("VIRTBACKUP_RECORD"); name != "" {
-		recordRepository(t, name)
+		t.Run("record", func(t *testing.T) { recordRepository(t, name) })
 	}
 	archives, err := filepath.Glob(filepath.Join(oldRepositories, "*.tar.gz"))
 	if err != nil || len(archives) == 0 {

@@ -51,19 +51,33 @@ func (s *stage) whole(id, command string, args ...string) contestant {
 	}
 }
 
-// inc makes check2 in the repository that has the base, and removes it again.
+// inc makes a point in the repository that has the base, and removes it again. Its
+// number is another one each time.
 func (s *stage) inc() contestant {
 	return contestant{
 		work: func(r *turn) {
 			s.virtbackup(r, s.base, "inc", "--since", "check1")
-			r.image = s.point(s.base, "check2")
+			r.image = s.point(s.base, s.newest())
 			r.result = filepath.Dir(r.image)
 		},
 		after: func(r *turn) {
-			testdomain.Virsh(s.t, "checkpoint-delete", s.Name, "check2")
-			testdomain.Tool(s.t, "rm", "-r", r.result)
+			testdomain.Tool(s.t, testdomain.Binary(s.t), "--repo", s.base, "--quiet", "forget", s.Name+"@"+filepath.Base(r.result), "--points")
 		},
 	}
+}
+
+// newest is the newest point of the base repository.
+func (s *stage) newest() (id string) {
+	s.t.Helper()
+	repo, err := repository.Open(s.base)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ids, err := repo.PointIDs(s.Name)
+	if err != nil || len(ids) == 0 {
+		s.t.Fatalf("the repository %s has the points %q: %v", s.base, ids, err)
+	}
+	return ids[len(ids)-1]
 }
 
 // restore restores the newest point of the base repository.

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -51,7 +52,7 @@ func (s *stage) uri() string { return "nbd+unix:///vda?socket=" + s.socket() }
 func (s *stage) begin(since string) {
 	s.t.Helper()
 	if since != "" {
-		since = "<incremental>" + since + "</incremental>"
+		since = "<incremental>" + s.checkpoint(since) + "</incremental>"
 	}
 	file := filepath.Join(s.qemu, "backup.xml")
 	xml := fmt.Sprintf(`<domainbackup mode='pull'>%s<server transport='unix' socket='%s'/><disks>`+
@@ -91,6 +92,18 @@ func (s *stage) overNBD(since string, c contestant) contestant {
 		s.end()
 	}
 	return c
+}
+
+// checkpoint is what libvirt calls the checkpoint of a point.
+func (s *stage) checkpoint(point string) string {
+	s.t.Helper()
+	for _, name := range s.Checkpoints() {
+		if p, _, ok := repository.ParseCheckpointName(name); ok && p == point {
+			return name
+		}
+	}
+	s.t.Fatalf("%s has no checkpoint of %s", s.Name, point)
+	return ""
 }
 
 // forget deletes all checkpoints of the domain, so that each turn finds it new.

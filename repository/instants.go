@@ -47,9 +47,9 @@ type Instant struct {
 	Checkpoint bool         `json:"checkpoint"`
 	State      InstantState `json:"state,omitempty"`
 	Time       time.Time    `json:"time"` // when it was issued, UTC; for people
-	// Place is where the repository was then (Repository.Place). What was issued
+	// Place is where the repository was then (Repository.NotePlace). What was issued
 	// elsewhere may be needed by the repository that this one is a copy of.
-	Place   string  `json:"place"`
+	Place   string  `json:"place,omitempty"`
 	Process Process `json:"process"` // that made the run
 }
 
@@ -191,7 +191,7 @@ func (l *Lock) Issue(i Instant) (Instant, error) {
 	if err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}
-	i.Time, i.Place = time.Now().UTC(), l.repo.place.String()
+	i.Time, i.Place = time.Now().UTC(), placeOf(l.repo.place)
 	if i.Process, err = Self(); err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"slices"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/fileid"
 )
 
@@ -20,19 +22,40 @@ func (r *Repository) NotePlace() (moved bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
 	}
-	if d.Format == Format && d.Place != nil && d.Place.String() == r.place.String() {
+	before, now := placeOf(d.Place), placeOf(r.place)
+	if d.Format == Format && before == now {
 		return false, nil
 	}
-	moved = d.Place != nil && d.Place.String() != r.place.String()
-	d.Format, d.Place = Format, &r.place
+	d.Format, d.Place = Format, r.place
 	if err := d.replace(r.dir); err != nil {
 		return false, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
 	}
-	return moved, nil
+	return before != "" && now != "" && before != now, nil
 }
 
-// Place is where the repository is.
-func (r *Repository) Place() fileid.ID { return r.place }
+// findPlace returns where a repository is; nil where that cannot be told: on FUSE and
+// SMB a directory may have another inode after each mount, and not to know is better
+// than to take the repository for a copy every night.
+func findPlace(dir string) (*fileid.ID, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return nil, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	switch uint32(s.Type) {
+	case unix.FUSE_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.SMB_SUPER_MAGIC:
+		return nil, nil
+	}
+	id, err := fileid.Of(dir)
+	return &id, err
+}
+
+// placeOf is what places are compared by; "" is an unknown one.
+func placeOf(id *fileid.ID) string {
+	if id == nil {
+		return ""
+	}
+	return id.String()
+}
 
 // NewID gives a repository that is a copy a UUID of its own, so that what it makes in
 // libvirt is told from what the original makes. Points keep theirs. It returns the
@@ -47,7 +70,7 @@ func NewID(dir string) (*Repository, error) {
 		return nil, fmt.Errorf("give repository %s a new id: %w", r.dir, err)
 	}
 	d.FormerIDs = append(slices.Clone(d.FormerIDs), d.ID)
-	d.Format, d.ID, d.Place = Format, newUUID(), &r.place
+	d.Format, d.ID, d.Place = Format, newUUID(), r.place
 	if err := d.replace(r.dir); err != nil {
 		return nil, fmt.Errorf("give repository %s a new id: %w", r.dir, err)
 	}

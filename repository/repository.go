@@ -58,8 +58,8 @@ var (
 type Repository struct {
 	dir       string
 	id        string
-	formerIDs []string  // before NewID
-	place     fileid.ID // of the directory, as it is
+	formerIDs []string   // before NewID
+	place     *fileid.ID // of the directory, as it is; nil: unknown
 	// made are the directories that Create made for it, outermost first; nil
 	// where the repository was there before.
 	made  []string
@@ -158,7 +158,7 @@ func Open(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", dir, err)
 	}
-	place, err := fileid.Of(dir)
+	place, err := findPlace(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", dir, err)
 	}
@@ -275,8 +275,8 @@ func checkEmpty(dir string) error {
 // another process put there at the same moment.
 func writeDescription(dir string) (isNew bool, err error) {
 	d := description{Format: Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
-	if place, err := fileid.Of(dir); err == nil {
-		d.Place = &place
+	if d.Place, err = findPlace(dir); err != nil {
+		return false, err
 	}
 	err = d.put(dir, renameExclusive)
 	if err != nil && !errors.Is(err, fs.ErrExist) {

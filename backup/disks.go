@@ -163,6 +163,10 @@ func (r *run) source(d DiskPlan) (nbdcopy.Source, error) {
 func (r *run) progressOf(d DiskPlan) func(nbdcopy.Progress) {
 	return func(p nbdcopy.Progress) {
 		r.meter.note(d.Target, p.Copied)
-		r.Progress(d.Target, p.Copied, d.Expected)
+		expected := d.Expected
+		if d.Incremental && !d.measured { // libvirt's estimate counts zeros, too
+			expected -= p.Zero
+		}
+		r.Progress(d.Target, p.Copied, expected)
 	}
 }

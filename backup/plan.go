@@ -53,6 +53,8 @@ type DiskPlan struct {
 	// in no bitmap.
 	BaseSize int64
 	Expected int64             // bytes that the copy will read, as libvirt estimates it
+	measured bool              // Expected is what the block status says, and zeros the rest of what is dirty
+	zeros    int64             // bytes
 	SourceID string            // of its image
 	base     []repository.Link // the chain of Parent, once it has been checked
 }

@@ -51,6 +51,7 @@ type run struct {
 	// stateBefore is what the guest did before the job began.
 	stateBefore hypervisor.State
 	need        int64 // bytes that the point will take, about
+	doubtful    bool  // whether it fits is to be measured once the job shows its zeros
 	meter       meter // of the copy
 	stuck       bool  // the copy hangs for ever: its goroutines still use partial
 	off         bool  // the domain was shut off in mid-copy

@@ -19,8 +19,8 @@ const (
 	// place each second, copies return within 0.2 s, a job ends in 25 ms; the
 	// rest is for hosts that are busy.
 	scratchAhead = 5 * time.Second
-	// shrinkAhead is the same for what others take from the file system, our
-	// own images among them: these stop where it is full.
+	// shrinkAhead is the same for what others take from the file system, and for
+	// our own images where they are on it: these stop where it is full.
 	shrinkAhead = 2 * time.Second
 	// limitAhead is by how much a limit is undercut: it is a budget, and to
 	// pass it by a little harms nobody.
@@ -38,6 +38,16 @@ type scratchSample struct {
 	used int64 // by the scratch files of the job
 	free int64 // on the file system that they are on
 	size int64 // of that file system
+	own  ownSpace
+}
+
+// ownSpace is what the point takes of the file system that the scratch files are
+// on; all 0 where the repository is on another one.
+type ownSpace struct {
+	// before and after are how much it took just before and just after free was
+	// looked at, in bytes: the copy goes on meanwhile.
+	before, after int64
+	left          int64 // that it will still take at most, bytes
 }
 
 // scratchWatch knows when scratch space gets short. Feed it with note.
@@ -47,7 +57,8 @@ type scratchWatch struct {
 
 	now    scratchSample
 	growth float64 // of the scratch files, bytes a second
-	shrink float64 // of the free space, bytes a second
+	shrink float64 // of the free space, by others than the point, bytes a second
+	ours   float64 // of the free space, by the point, bytes a second
 	looks  int
 }
 
@@ -56,19 +67,25 @@ func (w *scratchWatch) note(s scratchSample) {
 	if seconds := s.at.Sub(w.now.at).Seconds(); w.looks > 0 && seconds > 0 {
 		keep := math.Exp2(-seconds / memory.Seconds())
 		w.growth = max(w.growth*keep, float64(s.used-w.now.used)/seconds)
-		w.shrink = max(w.shrink*keep, float64(w.now.free-s.free)/seconds)
+		w.ours = max(w.ours*keep, float64(s.own.after-w.now.own.before)/seconds)
+		w.shrink = max(w.shrink*keep, float64(w.now.free-s.free-(s.own.after-w.now.own.before))/seconds)
 	}
 	w.now = s
 	w.looks++
 }
 
-// reserve is what has to be free, in bytes; never more than the scratch files
-// can still grow by.
+// reserve is what has to be free, in bytes: what the guest may need, never more
+// than the scratch files can still grow by, and what the point takes meanwhile,
+// never more than it will take at all. So a backup that fits, together with the
+// guest's share, goes on however fast it writes.
 func (w *scratchWatch) reserve() int64 {
-	floor := min(scratchFloor, w.now.size/8)
-	need := max(float64(floor), w.growth*scratchAhead.Seconds(), w.shrink*shrinkAhead.Seconds())
-	return int64(min(need, float64(max(0, w.most-w.now.used))))
+	need := max(float64(scratchLeast(w.now.size)), w.growth*scratchAhead.Seconds(), w.shrink*shrinkAhead.Seconds())
+	guest := min(need, float64(max(0, w.most-w.now.used)))
+	return int64(guest + min(w.ours*shrinkAhead.Seconds(), float64(w.now.own.left)))
 }
+
+// scratchLeast is what is always left free of a file system of that size.
+func scratchLeast(size int64) int64 { return min(scratchFloor, size/8) }
 
 // short says why the job has to end now, or "".
 func (w *scratchWatch) short() string {

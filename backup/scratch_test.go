@@ -47,6 +47,47 @@ func TestScratchShort(t *testing.T) {
 	}
 }
 
+// copying feeds a watch with a copy of need bytes into the scratch files' own file
+// system, of size bytes, at ours bytes a second, allocated in steps, while the
+// guest overwrites at guest bytes a second. It returns what ended it, or "", and
+// how many bytes were free at the least.
+func copying(size, need, ours, step, guest int64) (why string, least int64) {
+	w := scratchWatch{most: 1 << 50}
+	now, done, used := time.Unix(0, 0), int64(0), int64(0)
+	taken := func() int64 { return min(need, (done+step-1)/step*step) }
+	for least = size; ; least = min(least, size-taken()-used) {
+		before := taken()
+		done = min(need, done+ours/1000) // the copy goes on while somebody looks
+		w.note(scratchSample{at: now, used: used, free: size - taken() - used, size: size,
+			own: ownSpace{before: before, after: taken(), left: need - before}})
+		if why = w.short(); why != "" || done == need {
+			return why, least
+		}
+		done = min(need, done+int64(w.pause().Seconds()*float64(ours)))
+		used += int64(w.pause().Seconds() * float64(guest))
+		now = now.Add(w.pause())
+	}
+}
+
+// What the backup itself takes of a small file system does not end it if it fits;
+// what the guest takes does, in time, and so does what was not expected.
+func TestScratchBesideTheRepository(t *testing.T) {
+	const mib = 1 << 20
+	for _, step := range []int64{1, 256 * mib} {
+		for _, ours := range []int64{10 * mib, 300 * mib, 3000 * mib} {
+			if why, _ := copying(1024*mib, 890*mib, ours, step, 0); why != "" {
+				t.Errorf("%s a second in steps of %s: %s", sizeText(ours), sizeText(step), why)
+			}
+			if why, least := copying(1024*mib, 600*mib, ours, step, 100*mib); ours == 10*mib && (why == "" || least < 100*mib) {
+				t.Errorf("%s a second in steps of %s, and a fast guest: %q, %s were free", sizeText(ours), sizeText(step), why, sizeText(least))
+			}
+			if why, least := copying(1024*mib, 1000*mib, ours, step, 0); why == "" || least < 64*mib && step == 1 && ours < 1000*mib {
+				t.Errorf("%s a second in steps of %s, and too much: %q, %s were free", sizeText(ours), sizeText(step), why, sizeText(least))
+			}
+		}
+	}
+}
+
 // A guest that writes at a steady speed never gets to the end of the space, and
 // uses most of it.
 func TestScratchInTime(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,7 @@ func (p *Plan) size() (n int64) {
 func (p *Plan) need(data func(DiskPlan) int64) (n int64) {
 	for _, d := range p.Disks {
 		if bytes := data(d); bytes >= 0 {
-			n += bytes + metadata(bytes, d.Size)
+			n += d.takes(bytes)
 		}
 	}
 	return n
@@ -39,40 +40,132 @@ func (d DiskPlan) expected() int64 {
 	return d.Expected
 }
 
-// metadata is how many bytes an image of 64 KiB clusters and its hash list take
-// besides the data: L2 tables as far as they are touched (one for 512 MiB), 2
-// bytes of refcount for each cluster, 32 bytes of hash for each MiB, and four
-// clusters for the rest.
-func metadata(data, size int64) int64 {
-	const cluster, covered = 64 << 10, 512 << 20
-	clusters := (data + cluster - 1) / cluster
-	tables := min(clusters, (size+covered-1)/covered)
-	return (4+tables)*cluster + 2*clusters + 32*(data>>20)
+// least is written, but for an incremental nothing: all that is dirty may be
+// zeros.
+func least(d DiskPlan) int64 {
+	if d.Incremental {
+		return 0
+	}
+	return written(d)
+}
+
+// takes is how many bytes an image of 64 KiB clusters and its hash list take with
+// that many bytes of data.
+func (d DiskPlan) takes(data int64) int64 { return data + metadata(data, d.zeros, d.Size) }
+
+// imageCluster is the size of our images' clusters in bytes, package qcow2's own.
+const imageCluster = 64 << 10
+
+// metadata is how many bytes an image and its hash list take besides the data: L2
+// tables as far as they are touched, by data or zeros (one for 512 MiB), 2 bytes
+// of refcount for each cluster, 32 bytes of hash for each MiB, and four clusters
+// for the rest.
+func metadata(data, zeros, size int64) int64 {
+	const covered = 512 << 20
+	clusters := (data + imageCluster - 1) / imageCluster
+	tables := min(clusters+(zeros+imageCluster-1)/imageCluster, (size+covered-1)/covered)
+	return (4+tables)*imageCluster + 2*clusters + 32*(data>>20)
 }
 
 // checkSpace refuses, before a job begins, what will not fit: the guest should
-// not pay for a backup that fails in the end.
+// not pay for a backup that fails in the end. Whether an incremental that looks
+// too large is so the job will show, where its zeros can be told from data.
 func (r *run) checkSpace(context.Context) error {
 	if err := r.checkScratch(); err != nil {
 		return err
 	}
-	r.need = r.plan.need(DiskPlan.expected)
-	free, size, err := freeSpace(r.dir, os.Geteuid() == 0)
-	if err != nil || size == 0 || r.need <= free {
-		return err // some file systems do not say what they have
+	room, err := r.room()
+	if err != nil {
+		return err
 	}
-	// The allocation of an image counts what is reserved for it, too.
-	if r.need = r.plan.need(written); r.need <= free {
+	r.need = r.plan.need(DiskPlan.expected)
+	r.meter.expect(r.plan.Disks, DiskPlan.expected)
+	if room.fits(r.need) {
 		return nil
 	}
-	short := fmt.Sprintf("the repository at %s has too little space for %s of domain %s: it needs about %s and has %s",
-		r.dir, r.plan.ID, r.Domain, sizeText(r.need), sizeText(free))
+	// The allocation of an image counts what is reserved for it, too.
+	r.need = r.plan.need(written)
+	r.meter.expect(r.plan.Disks, written)
+	if room.fits(r.need) {
+		return nil
+	}
+	if lowest := r.plan.need(least); lowest < r.need && room.fits(lowest) {
+		r.doubtful = true
+		return nil
+	}
+	return r.tooSmall(room)
+}
+
+// tooSmall is the error of a point that does not fit. With compression it is a
+// warning.
+func (r *run) tooSmall(room room) error {
+	beside := ""
+	if room.reserve > 0 {
+		beside = fmt.Sprintf(" besides %s for the scratch files, which are on the same file system", sizeText(room.reserve))
+	}
+	short := fmt.Sprintf("the repository at %s has too little space for %s of domain %s: it needs about %s and has %s%s",
+		r.dir, r.plan.ID, r.Domain, sizeText(r.need), sizeText(room.free), beside)
 	if r.Zstd != 0 {
 		r.warn("%s; compression may make it fit", short)
 		return nil
 	}
-	return withHint(fmt.Errorf("%s (%s are missing)", short, sizeText(r.need-free)),
-		"free space there, use another repository (--repo), or try --compress zstd")
+	return endCopy("free space there, use another repository (--repo), or try --compress zstd",
+		"%s (%s are missing)", short, sizeText(r.need-room.free))
+}
+
+// room is what the repository's file system has for a point, in bytes.
+type room struct {
+	known   bool  // some file systems do not say what they have
+	free    int64 // without reserve
+	reserve int64 // kept for scratch files that are on the same file system
+}
+
+func (r room) fits(need int64) bool { return !r.known || need <= r.free }
+
+func (r *run) room() (room, error) {
+	free, size, err := freeSpace(r.dir, os.Geteuid() == 0)
+	if err != nil || size == 0 {
+		return room{}, err
+	}
+	all := room{known: true, free: free}
+	if !r.besideScratch() {
+		return all, nil
+	}
+	// What is kept for root is not for QEMU.
+	if free, size, err = freeSpace(runDir(r.ScratchDir), false); err == nil {
+		all.reserve = min(scratchLeast(size), r.plan.size())
+		all.free = max(0, min(all.free, free-all.reserve))
+	}
+	return all, nil
+}
+
+// besideScratch says whether the repository and the scratch files are on the same
+// file system.
+func (r *run) besideScratch() bool {
+	var repo, scratch unix.Stat_t
+	return unix.Stat(r.dir, &repo) == nil && unix.Stat(runDir(r.ScratchDir), &scratch) == nil && repo.Dev == scratch.Dev
+}
+
+// willTake is how many bytes the point takes at most, when the copy is done. A
+// disk of which more was copied than expected may be copied as a whole.
+func (r *run) willTake() (n int64) {
+	for _, d := range r.plan.Disks {
+		n += d.takes(r.meter.most(d))
+	}
+	return n
+}
+
+// occupied is how many bytes the point takes by now, what is allocated ahead
+// included.
+func (r *run) occupied() (n int64) {
+	files, _ := os.ReadDir(r.partial.Dir()) // it is gone only when the run ends
+	for _, f := range files {
+		var s unix.Stat_t
+		if unix.Lstat(filepath.Join(r.partial.Dir(), f.Name()), &s) == nil {
+			n += s.Blocks * 512
+		}
+	}
+	return n
 }
 
 // checkScratch refuses a job that would have to end at once.

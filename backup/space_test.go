@@ -71,6 +71,52 @@ func TestCheckSpace(t *testing.T) {
 	}
 }
 
+// Where the scratch files are on the repository's file system, their reserve is
+// not the point's. An incremental that may be all zeros is not refused yet.
+func TestCheckSpaceBesideScratch(t *testing.T) {
+	dir := t.TempDir()
+	free, size, err := freeSpace(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	just := free - scratchLeast(size)/2 // fits without the reserve only
+	if err := runIn(dir, just).checkSpace(t.Context()); err == nil || !strings.Contains(err.Error(), "which are on the same file system") {
+		t.Error(err)
+	}
+	other := runIn(dir, just)
+	other.ScratchDir = "/dev/shm"
+	if other.besideScratch() {
+		t.Fatal("/dev/shm is no file system of its own")
+	}
+	if err := other.checkSpace(t.Context()); err != nil && strings.Contains(err.Error(), dir) {
+		t.Error(err)
+	}
+	inc := runIn(dir, 2*free)
+	inc.plan.Disks[0].Incremental = true
+	if err := inc.checkSpace(t.Context()); err != nil || !inc.doubtful {
+		t.Errorf("%v, doubtful %v", err, inc.doubtful)
+	}
+	inc.plan.Disks = append(inc.plan.Disks, DiskPlan{Disk: xml.Disk{Target: "vdb"}, Size: 2 * free, Expected: 2 * free})
+	if err := inc.checkSpace(t.Context()); err == nil {
+		t.Error("a full beside it does not fit, and is not refused")
+	}
+}
+
+// More than was expected may become all of the disk.
+func TestWillTake(t *testing.T) {
+	const mib = 1 << 20
+	r := newRun()
+	r.plan.Disks = []DiskPlan{{Disk: xml.Disk{Target: "vda"}, Size: 100 * mib, Expected: 10 * mib, Incremental: true},
+		{Disk: xml.Disk{Target: "vdb"}, Size: 100 * mib, Rescan: true}}
+	r.meter.expect(r.plan.Disks, DiskPlan.expected)
+	for _, c := range []struct{ copied, want int64 }{{0, 110}, {10 * mib, 110}, {10*mib + 1, 200}} {
+		r.meter.note("vda", c.copied)
+		if got := r.willTake(); got < c.want*mib || got > (c.want+2)*mib {
+			t.Errorf("%d bytes copied: %s, want %d MiB", c.copied, sizeText(got), c.want)
+		}
+	}
+}
+
 // The error of a full target says how much is missing.
 func TestExplainFull(t *testing.T) {
 	r := runIn("/repo", 100<<20)

@@ -46,7 +46,9 @@ func (r *run) copyWatched(ctx context.Context) error {
 	})
 	var disks []repository.Disk
 	copied := background(func() (err error) {
-		disks, err = r.copyDisks(ctx)
+		if err = r.measure(ctx); err == nil {
+			disks, err = r.copyDisks(ctx)
+		}
 		return err
 	})
 	err := r.awaitCopy(ctx, end, copied)
@@ -96,6 +98,8 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 			"see whether the file system of %s answers", r.plan.ID, r.dir)
 	case ours:
 		return cause
+	case errors.As(err, &ended):
+		return err
 	case ctx.Err() != nil: // a signal
 		return err
 	}
@@ -135,6 +139,28 @@ type meter struct {
 	mu     sync.Mutex
 	moved  time.Time
 	copied map[string]int64 // bytes, by target
+	// expected are the bytes that will be copied, by target; negative: unknown.
+	expected map[string]int64
+}
+
+// expect takes how many bytes of each disk will be copied.
+func (m *meter) expect(disks []DiskPlan, bytes func(DiskPlan) int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expected = map[string]int64{}
+	for _, d := range disks {
+		m.expected[d.Target] = bytes(d)
+	}
+}
+
+// most is how many bytes of a disk will be copied at most.
+func (m *meter) most(d DiskPlan) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n, ok := m.expected[d.Target]; ok && n >= m.copied[d.Target] {
+		return n
+	}
+	return d.Size
 }
 
 // moves says that the copy gets on.
@@ -187,8 +213,9 @@ func (r *run) stalled() error {
 // and nil when ctx ends or the job is gone.
 func (r *run) watchScratch(ctx context.Context) error {
 	w := scratchWatch{limit: r.ScratchLimit, most: r.plan.size()}
+	beside := r.besideScratch()
 	for {
-		s, err := r.sampleScratch()
+		s, err := r.sampleScratch(beside)
 		switch {
 		case errors.Is(err, hypervisor.ErrNoJob):
 			return nil // the copy will see
@@ -221,13 +248,22 @@ func (r *run) scratchShort(format string, args ...any) error {
 		"ended the backup of domain %s to keep the guest going: %s", r.Domain, fmt.Sprintf(format, args...))
 }
 
-func (r *run) sampleScratch() (s scratchSample, err error) {
+// sampleScratch looks at the scratch files; beside says that the point is on their
+// file system, too.
+func (r *run) sampleScratch(beside bool) (s scratchSample, err error) {
 	stats, err := r.domain.JobStats()
 	if err != nil {
 		return s, err
 	}
 	s.at, s.used = time.Now(), stats.TempUsed
+	if beside {
+		s.own.before = r.occupied()
+	}
 	s.free, s.size, err = freeSpace(runDir(r.ScratchDir), false)
+	if beside {
+		s.own.after = r.occupied()
+		s.own.left = max(0, r.willTake()-s.own.before)
+	}
 	return s, err
 }
 

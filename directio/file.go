@@ -140,10 +140,13 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 
 // How far ahead of the writes space is allocated: as much as there is already,
 // within these bounds. A small incremental takes no more than it needs; larger
-// steps than 256 MiB were not faster.
+// steps than 256 MiB were not faster. A small file system is not filled with what
+// nobody may ever write: several files grow there at once, and others need space,
+// too.
 const (
-	minAhead = 16 << 20
-	maxAhead = 256 << 20
+	minAhead   = 16 << 20
+	maxAhead   = 256 << 20
+	shareAhead = 64 // of the free space at most one part in so many
 )
 
 // allocate makes the file long enough for a write up to end before the write
@@ -161,13 +164,22 @@ func (f *File) allocate(end int64) {
 	if !f.grows || f.ahead < 0 || end <= f.ahead || !f.Direct() {
 		return
 	}
-	to := end + min(maxAhead, max(minAhead, f.ahead))
+	to := end + min(maxAhead, max(minAhead, f.ahead), f.spare())
 	err := retryInterrupted(func() error { return unix.Fallocate(int(f.file.Fd()), 0, f.ahead, to-f.ahead) })
 	if err != nil {
 		f.ahead = -1
 		return
 	}
 	f.ahead = to
+}
+
+// spare is how much may be allocated ahead of what is free, in whole MiB.
+func (f *File) spare() int64 {
+	var s unix.Statfs_t
+	if err := unix.Fstatfs(int(f.file.Fd()), &s); err != nil || s.Blocks == 0 {
+		return maxAhead // some file systems do not say what they have
+	}
+	return int64(s.Bavail) * s.Frsize / shareAhead >> 20 << 20
 }
 
 // ReadAt reads back what was written, at any offset and into any memory.

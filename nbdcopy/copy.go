@@ -59,6 +59,7 @@ type Progress struct {
 	Size     int64 // of the disk
 	Position int64 // all before it has been planned
 	Copied   int64 // read, and stored where not zero
+	Zero     int64 // planned so far that need not be read, because it is known to be zeros
 }
 
 // Stats says what a copy did, in bytes.
@@ -190,7 +191,7 @@ type copier struct {
 	batches chan *batch // planned; closed by the planner
 	filled  chan *batch // read; closed when the last reader has ended
 
-	position, read, copied, data, clean, same atomic.Int64
+	position, read, copied, data, zero, clean, same atomic.Int64
 }
 
 func (c *copier) run(ctx context.Context) error {
@@ -283,6 +284,8 @@ func (c *copier) planned(e Extent) {
 	switch e.Status {
 	case Data:
 		c.read.Add(e.Length)
+	case Zero:
+		c.zero.Add(e.Length)
 	case Clean:
 		c.clean.Add(e.Length)
 	}
@@ -291,7 +294,7 @@ func (c *copier) planned(e Extent) {
 }
 
 func (c *copier) progress() {
-	c.options.Progress(Progress{Size: c.export.size, Position: c.position.Load(), Copied: c.copied.Load()})
+	c.options.Progress(Progress{Size: c.export.size, Position: c.position.Load(), Copied: c.copied.Load(), Zero: c.zero.Load()})
 }
 
 func (c *copier) stats() Stats {

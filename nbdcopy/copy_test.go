@@ -41,6 +41,10 @@ func copyAll(t *testing.T, src Source, o Options) (*recorder, Stats) {
 		t.Fatal(err)
 	}
 	sink := &recorder{cluster: 64 * kib, size: e.Size(), bytes: make([]byte, e.Size())}
+	measured, err := e.Measure(context.Background(), sink.cluster, func() {})
+	if err != nil {
+		t.Error(err)
+	}
 	stats, err := e.Copy(context.Background(), sink, o)
 	e.Close()
 	if err != nil {
@@ -48,6 +52,9 @@ func copyAll(t *testing.T, src Source, o Options) (*recorder, Stats) {
 	}
 	if stats.Size != sink.size {
 		t.Errorf("size %d in the statistics, want %d", stats.Size, sink.size)
+	}
+	if want := (Measured{Data: stats.Read, Zero: sink.size - stats.Read - stats.Clean, Clean: stats.Clean}); measured != want {
+		t.Errorf("measured %+v beforehand, and copied %+v", measured, want)
 	}
 	leaks()
 	return sink, stats

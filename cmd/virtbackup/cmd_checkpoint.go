@@ -18,7 +18,7 @@ func checkpointCommand() *cli.Command {
 			{Name: "list", Usage: "all checkpoints of a domain, and whose they are", ArgsUsage: "DOMAIN",
 				Description: "virtbackup checkpoint list vm1\nvirtbackup checkpoint list vm1 --json",
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, printCheckpoints) }},
-			{Name: "size", Usage: "how much an incremental since each would copy, by disk", ArgsUsage: "DOMAIN",
+			{Name: "size", Usage: "how much an incremental since each would copy at most, by disk (zeros, as of a trim, are dirty and not copied)", ArgsUsage: "DOMAIN",
 				Description: "virtbackup checkpoint size vm1",
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, printSizes) }},
 			{Name: "delete", Usage: "delete a checkpoint; refuses one that is needed or not ours", ArgsUsage: "DOMAIN CHECKPOINT",

@@ -330,12 +330,15 @@ func printRestore(w io.Writer, r restore.Result) error {
 
 // checkpointRow is a checkpoint in JSON.
 type checkpointRow struct {
-	Name    string           `json:"name"`
-	Owner   string           `json:"owner"`
-	Point   string           `json:"point,omitempty"`
-	Created time.Time        `json:"created"`
-	Bytes   map[string]int64 `json:"bytes"` // by disk; -1 where the bitmap is missing or broken, or the domain is off
-	Broken  []string         `json:"broken,omitempty"`
+	Name    string    `json:"name"`
+	Owner   string    `json:"owner"`
+	Point   string    `json:"point,omitempty"`
+	Created time.Time `json:"created"`
+	// Bytes are what is dirty, by disk: an incremental copies at most that, and less
+	// where the guest has trimmed or zeroed since. -1 where the bitmap is missing or
+	// broken, or the domain is off.
+	Bytes  map[string]int64 `json:"bytes"`
+	Broken []string         `json:"broken,omitempty"`
 }
 
 func checkpointRows(all []checkpoint.Checkpoint) []checkpointRow {
@@ -360,7 +363,7 @@ func printCheckpoints(c *cli.Context, all []checkpoint.Checkpoint) error {
 		_, err := fmt.Fprintln(c.App.Writer, "no checkpoints")
 		return err
 	}
-	t := newTable(table.Row{"CHECKPOINT", "OWNER", "POINT", "CREATED", "DISKS", "INC WOULD COPY"}, "INC WOULD COPY")
+	t := newTable(table.Row{"CHECKPOINT", "OWNER", "POINT", "CREATED", "DISKS", "INC WOULD COPY AT MOST"}, "INC WOULD COPY AT MOST")
 	for _, r := range checkpointRows(all) {
 		t.AppendRow(table.Row{r.Name, r.Owner, orNone(r.Point), localTime(r.Created), diskStates(all, r.Name), totalSize(r)})
 	}
@@ -395,7 +398,7 @@ func totalSize(r checkpointRow) string {
 }
 
 func printSizes(c *cli.Context, all []checkpoint.Checkpoint) error {
-	t := newTable(table.Row{"CHECKPOINT", "DISK", "INC WOULD COPY"}, "INC WOULD COPY")
+	t := newTable(table.Row{"CHECKPOINT", "DISK", "INC WOULD COPY AT MOST"}, "INC WOULD COPY AT MOST")
 	for _, ckpt := range all {
 		for _, d := range ckpt.Disks {
 			if d.Bitmap == "" {

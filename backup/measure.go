@@ -1,0 +1,55 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/virtbackup/virtbackup/nbdcopy"
+)
+
+// measure looks, where an incremental seems too large for the repository, how
+// much of what is dirty is data, and refuses what cannot fit before anything is
+// written. libvirt's estimate counts the zeros of a guest that trims
+// (fstrim.timer), which take no space. It is asked of the block status, which is
+// there only with the job; where the estimate fits nobody needs to ask.
+func (r *run) measure(ctx context.Context) error {
+	if !r.doubtful {
+		return nil
+	}
+	for i := range r.plan.Disks {
+		d := &r.plan.Disks[i]
+		if !d.Incremental {
+			continue
+		}
+		if err := r.measureDisk(ctx, d); err != nil {
+			return fmt.Errorf("look for zeros on disk %s of domain %s: %w", d.Target, r.Domain, err)
+		}
+	}
+	r.need = r.plan.need(written)
+	r.meter.expect(r.plan.Disks, written)
+	room, err := r.room()
+	if err != nil || room.fits(r.need) {
+		return err
+	}
+	return r.tooSmall(room)
+}
+
+// measureDisk replaces libvirt's estimate of a disk by what is data on it.
+func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
+	source, err := r.source(*d)
+	if err != nil {
+		return err
+	}
+	export, err := nbdcopy.Open(ctx, source)
+	if err != nil {
+		return err
+	}
+	defer export.Close()
+	m, err := export.Measure(ctx, imageCluster, r.meter.moves)
+	if err != nil {
+		return err
+	}
+	r.Log.Debug(fmt.Sprintf("disk %s: of %s that are dirty %s are data", d.Target, sizeText(m.Data+m.Zero), sizeText(m.Data)))
+	d.Expected, d.zeros, d.measured = m.Data, m.Zero, true
+	return nil
+}

@@ -1,0 +1,79 @@
+package tests
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// Repository and scratch files on one small file system: what the backup itself
+// writes there, fast and allocated ahead, is no reason to end it.
+func TestRepositoryBesideScratch(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"ext4", "tmpfs"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := mounted(t, kind, 1000) // before the domain starts: QEMU has mounts of its own
+			s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 256 << 20}, testdomain.Disk{Target: "vdb", Size: 256 << 20}))
+			s.at(dir)
+			for _, target := range []string{"vda", "vdb"} {
+				s.IO(target, "write -P 0x41 0 200M")
+			}
+			s.backUp(0, "full", "--scratch-dir", dir)
+			for _, target := range []string{"vda", "vdb"} {
+				s.IO(target, "write -P 0x42 100M 100M")
+			}
+			s.backUp(0, "inc", "--scratch-dir", dir)
+			// What is left is needed for the scratch files, in part.
+			for _, target := range []string{"vda", "vdb"} {
+				s.IO(target, "write -P 0x43 0 150M")
+			}
+			s.refused(1, "which are on the same file system", "inc", s.Name, "--scratch-dir", dir)
+			s.check()
+		})
+	}
+}
+
+// discards gives the guest's disk data, and takes most of it away again as a
+// guest that trims does: all of that is dirty, and zeros.
+func (s *site) discards(target string, length int64) {
+	s.t.Helper()
+	for at := int64(0); at < length; at += 512 << 20 {
+		s.IO(target, fmt.Sprintf("discard %d %d", at, min(512<<20, length-at)))
+	}
+}
+
+// What a guest has trimmed is dirty and needs no space. An incremental that fits
+// is not refused for it; one that does not fit still is, before a byte is written.
+func TestTrimmedGuestOnASmallRepository(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 2 << 30}, testdomain.Disk{Target: "vdb", Size: 64 << 20}))
+	dir := mounted(t, "ext4", 128)
+	s.at(dir)
+	s.backUp(0, "full")
+	s.Write("vdb", 0, 1<<20, 0x41)
+	s.discards("vda", 2<<30)
+	s.Write("vda", 1<<30, 10<<20, 0x42)
+	inc := s.backUp(0, "inc")
+	if d := disk(t, inc.Point, "vda"); d.DataBytes != 10<<20 || d.ZeroBytes < 2<<30-11<<20 {
+		t.Errorf("vda has %d bytes of data and %d of zeros", d.DataBytes, d.ZeroBytes)
+	}
+	for kind, words := range map[string]string{"size": "INC WOULD COPY AT MOST", "list": "INC WOULD COPY AT MOST"} {
+		if out := s.program.Must(t, nil, "checkpoint", kind, s.Name).Stdout; !strings.Contains(out, words) {
+			t.Errorf("checkpoint %s does not say %q:\n%s", kind, words, out)
+		}
+	}
+	s.discards("vda", 1<<30)
+	s.Write("vda", 1<<30, 150<<20, 0x43)
+	before := listing(t, filepath.Join(dir, "repo"))
+	s.refused(1, "too little space for check3 of domain "+s.Name+": it needs about 15", "inc", s.Name)
+	if after := listing(t, filepath.Join(dir, "repo")); after != before {
+		t.Errorf("something is left: before\n%s\nafter\n%s", before, after)
+	}
+	if s.HasJob() {
+		t.Error("a job is left")
+	}
+	s.check()
+}

@@ -36,6 +36,8 @@ func (r *run) retire(context.Context) error {
 		switch {
 		case !c.Ours || c.Inherited:
 			continue
+		case !c.Sealed && !r.site().MayRemove(c.Instant):
+			continue // of a run that is alive, in the repository that this is a copy of
 		case !c.Sealed:
 			why = "no point needs it"
 		case slices.Contains(dead, c.Name):

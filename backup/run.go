@@ -215,7 +215,10 @@ func (r *run) takeLock(context.Context) (err error) {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
 			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", r.repo.Dir())
 	}
-	return err
+	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
+		r.warn("%v", err)
+	}
+	return nil
 }
 
 func (r *run) releaseLock(context.Context) error {

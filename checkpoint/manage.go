@@ -120,12 +120,21 @@ func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error 
 	return nil
 }
 
-// DeleteForSure deletes a checkpoint and sees that libvirt does not list it any more; no
-// error if there is none.
+// DeleteForSure deletes a checkpoint with its bitmaps and sees that libvirt does not
+// list it any more; no error if there is none. The error is hypervisor.ErrNotRunning, and
+// the checkpoint is left, where no QEMU is there to delete bitmaps: without libvirt's
+// record nobody would find them again.
 func DeleteForSure(d Deleter, name string) error {
 	_, err := d.CheckpointXML(name)
 	if err == nil {
-		if _, err := Delete(d, name); err != nil {
+		err = d.DeleteCheckpoint(name, false)
+		if errors.Is(err, hypervisor.ErrNotRunning) {
+			return err
+		}
+		if err != nil {
+			_, err = Delete(d, name)
+		}
+		if err != nil {
 			return err
 		}
 		_, err = d.CheckpointXML(name)

@@ -114,7 +114,10 @@ func (w *work) find() error {
 		// Where no point can be read, only the name is left to go by.
 		uuid, _ = w.repo.Owner(w.Domain)
 	}
-	w.owned = uuid != "" || !slices.Contains(here, w.Domain)
+	// Where there are no points nothing contradicts the domain's UUID, and what a first
+	// run has left is known by its identity.
+	ids, _ := w.repo.PointIDs(w.Domain)
+	w.owned = uuid != "" || len(ids) == 0
 	if uuid == "" {
 		w.domain, err = w.conn.Domain(w.Domain)
 	} else {

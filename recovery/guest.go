@@ -84,8 +84,8 @@ func (s *Site) EndJob(ctx context.Context) error {
 		return err
 	}
 	if paused {
-		if err := s.Pausing(); err != nil {
-			return err
+		if err := s.Pausing(); err != nil { // in a full repository; this process does it
+			s.log().Warn(err.Error())
 		}
 	}
 	endCtx, cancel := context.WithTimeout(ctx, endTime)
@@ -141,10 +141,12 @@ func (s *Site) thaw(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// By this process's clock: the host's may have gone back since the mark was set.
+	deadline := time.Now().Add(min(max(thawTime-time.Since(mark.Since), 0), thawTime))
 	for {
 		err := s.tryThaw(mark)
 		var later *laterError
-		if err == nil || !errors.As(err, &later) || time.Since(mark.Since) > thawTime {
+		if err == nil || !errors.As(err, &later) || time.Now().After(deadline) {
 			return err
 		}
 		select {

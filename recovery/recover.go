@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -229,7 +230,17 @@ func (s *Site) forgetInstant(i repository.Instant) error {
 			return err
 		}
 	}
-	return s.Lock.DropInstant(i.Identity)
+	return s.unlessFull(s.Lock.DropInstant(i.Identity))
+}
+
+// unlessFull lets an error of a full repository pass: a note that cannot be taken now is
+// taken by a later run, and must not keep this one from making room.
+func (s *Site) unlessFull(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		s.log().Debug(err.Error())
+		return nil
+	}
+	return err
 }
 
 // whileOff is why something cannot be done to a domain that is shut off, and ""

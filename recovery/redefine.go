@@ -89,7 +89,7 @@ func (s *Site) redefine(again bool, report *Report) error {
 			s.log().Info("defined again: " + what)
 		}
 		if state != a.instant.State {
-			if err := s.Lock.SetInstantState(a.instant.Identity, state); err != nil {
+			if err := s.unlessFull(s.Lock.SetInstantState(a.instant.Identity, state)); err != nil {
 				return err
 			}
 		}

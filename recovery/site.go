@@ -127,6 +127,12 @@ func (s *Site) mayRemove(ledger *repository.Ledger, i repository.Instant) bool {
 	return !ledger.Inherited(i) && s.dead(i.Process)
 }
 
+// MayRemove tells whether what is left of an instant that is not sealed may go.
+func (s *Site) MayRemove(i repository.Instant) bool {
+	ledger, err := s.ledger()
+	return err == nil && s.mayRemove(ledger, i)
+}
+
 // dead tells whether the run that a process made is over. This process has ended those
 // that it made in this directory before.
 func (s *Site) dead(p repository.Process) bool {

@@ -111,7 +111,9 @@ func (r *Repository) readInstants(domain string) (Instants, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Instants{}, nil
 	}
-	if err != nil && cannotCheck(err) {
+	// A read that fails now may succeed the next time: only what was read can be
+	// damaged.
+	if err != nil && !errors.Is(err, errNotRegular) {
 		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
 	}
 	var is Instants
@@ -195,6 +197,9 @@ func (l *Lock) Issue(i Instant) (Instant, error) {
 	if i.Process, err = Self(); err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}
+	if err := l.putDamagedAside(); err != nil {
+		return i, fmt.Errorf("issue an identity: %w", err)
+	}
 	err = l.changeInstants(func(is *Instants) error {
 		if n <= is.Highest {
 			return fmt.Errorf("the number of %s has been used before, the highest is %d", i.Point, is.Highest)
@@ -236,14 +241,28 @@ func (l *Lock) DropInstant(identity string) error {
 	})
 }
 
-// changeInstants replaces instants.json by a changed one, on stable storage. A damaged
-// one is replaced, too: its identities are lost as they are.
+// damagedSuffix ends the name of a list that was damaged when another was begun.
+const damagedSuffix = ".damaged"
+
+// putDamagedAside makes room for a new list where the present one is damaged: for people
+// to look at, and the new one begins behind the numbers of all points that there are.
+func (l *Lock) putDamagedAside() error {
+	_, damage, err := l.Instants()
+	if err != nil || damage == nil {
+		return err
+	}
+	path := filepath.Join(l.repo.domainDir(l.domain), InstantsName)
+	return os.Rename(path, path+damagedSuffix)
+}
+
+// changeInstants replaces instants.json by a changed one, on stable storage. One that is
+// damaged is an error.
 func (l *Lock) changeInstants(change func(*Instants) error) error {
 	if err := l.check(); err != nil {
 		return err
 	}
-	is, _, err := l.Instants()
-	if err != nil {
+	is, damage, err := l.Instants()
+	if err = errors.Join(damage, err); err != nil {
 		return err
 	}
 	if err := change(&is); err != nil {

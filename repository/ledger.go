@@ -34,8 +34,6 @@ func (l *Ledger) Sealed(i Instant) bool {
 }
 
 // Inherited tells whether an instant was issued where the repository is not any more:
-// it was moved, or it is a copy, and the original may need the checkpoint.
-func (l *Ledger) Inherited(i Instant) bool {
-	here := placeOf(l.repo.place)
-	return i.Place != "" && here != "" && i.Place != here
-}
+// it was moved, or it is a copy, and the original may need the checkpoint. A place that
+// is not known is another than any that is.
+func (l *Ledger) Inherited(i Instant) bool { return i.Place != placeOf(l.repo.place) }

@@ -26,11 +26,12 @@ func (r *Repository) NotePlace() (moved bool, err error) {
 	if d.Format == Format && before == now {
 		return false, nil
 	}
+	moved = d.Format >= 2 && before != now // format 1 did not note it
 	d.Format, d.Place = Format, r.place
 	if err := d.replace(r.dir); err != nil {
-		return false, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
+		return moved, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
 	}
-	return before != "" && now != "" && before != now, nil
+	return moved, nil
 }
 
 // findPlace returns where a repository is; nil where that cannot be told: on FUSE and

@@ -33,6 +33,7 @@ func TestReport(t *testing.T) {
 		{"remote", hypervisor.ErrRemote, 2, "on the host that the domain runs on"},
 		{"not a repository", repository.ErrNotRepository, 2, "--repo"},
 		{"absent repository", fmt.Errorf("%w: %w", repository.ErrNotRepository, repository.ErrAbsent), 2, "virtbackup init DIR makes"},
+		{"too many open files", fmt.Errorf("open: %w", syscall.EMFILE), 1, "LimitNOFILE"},
 		{"locked", &repository.LockedError{Domain: "vm1", PID: 7}, 4, "another run"},
 		{"damaged", damaged, 5, "virtbackup verify"},
 		{"damaged, and not found", errors.Join(damaged, &restore.NotFoundError{}), 5, "virtbackup verify"},

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -62,9 +61,7 @@ func TestJobEndedByOthers(t *testing.T) {
 				s.abortJob()
 			}
 			s.noPartial()
-			if got := s.Checkpoints(); !slices.Equal(got, []string{"check1"}) {
-				t.Errorf("checkpoints %q", got)
-			}
+			s.wantCheckpoints("check1")
 		})
 	}
 	s.backUp(0, "inc")

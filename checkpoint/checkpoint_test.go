@@ -142,7 +142,9 @@ func TestDeleteIssued(t *testing.T) {
 		want error
 		left bool
 	}{
-		{listed{stays: true}, nil, true}, {listed{err: broken}, broken, true}, {listed{}, nil, false},
+		{listed{stays: true}, nil, true}, {listed{err: broken}, broken, true},
+		{listed{off: true}, hypervisor.ErrNotRunning, true}, // its bitmaps would stay, and nobody find them
+		{listed{}, nil, false},
 	} {
 		err := DeleteIssued(&tt.d, lock, i)
 		now, left := instants(t, lock).Find(id1)
@@ -163,8 +165,8 @@ func instants(t *testing.T, lock *repository.Lock) repository.Instants {
 
 // listed is a domain with one checkpoint.
 type listed struct {
-	stays, gone bool
-	err         error
+	stays, gone, off bool
+	err              error
 }
 
 func (d *listed) CheckpointXML(string) (string, error) {
@@ -178,6 +180,9 @@ func (d *listed) CheckpointXML(string) (string, error) {
 }
 
 func (d *listed) DeleteCheckpoint(string, bool) error {
+	if d.off {
+		return hypervisor.ErrNotRunning
+	}
 	d.gone = !d.stays
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/forget"
@@ -252,4 +253,25 @@ func TestForgetHalfWay(t *testing.T) {
 		t.Errorf("since %s, want check2", inc.Point.Parent)
 	}
 	s.check()
+}
+
+// Where there is no point yet, what a killed first run has left is known by its
+// identity, and goes before the list of identities does.
+func TestForgetAfterAKilledFirstRun(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}))
+	s.Write("vda", 0, 384<<20, 0x42)
+	p := s.stopped("full", s.Name)
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	if !s.HasJob() {
+		t.Fatal("the killed run has left no job")
+	}
+	s.forgotten(s.Name, "--points")
+	if left := s.Checkpoints(); s.HasJob() || len(left) > 0 {
+		t.Errorf("left: job %v, checkpoints %q", s.HasJob(), left)
+	}
+	if left := listing(t, filepath.Join(s.repo, s.Name)); left != " absent" {
+		t.Errorf("left: %s", left)
+	}
 }

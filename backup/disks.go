@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,7 +12,6 @@ import (
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
-	"github.com/virtbackup/virtbackup/xml"
 )
 
 // disksAtOnce are copied side by side; each takes up to 32 MiB of memory. More
@@ -21,9 +19,7 @@ import (
 // pays for a longer job with more copied blocks.
 const disksAtOnce = 4
 
-// inspectDisks notes the size of each disk, and which qcow2 images are of
-// version 2, which has no bitmaps: libvirt's XML does not tell, and one of them
-// would fail the whole checkpoint.
+// inspectDisks notes the size of each disk.
 func (r *run) inspectDisks(s *State) error {
 	for i := range s.Disks {
 		d := &s.Disks[i]
@@ -35,26 +31,9 @@ func (r *run) inspectDisks(s *State) error {
 			return err
 		}
 		s.Sizes[d.Target], s.Allocated[d.Target], s.Images[d.Target] = size, allocated, imagesOf(*d)
-		if d.Format == "qcow2" && isVersion2(*d) {
-			d.Format = "qcow2 v2"
-		}
 	}
+	r.findOldImages(s.Disks)
 	return nil
-}
-
-// isVersion2 looks into an image on this host. One that cannot be read is taken
-// for version 3, the default of the last ten years.
-func isVersion2(d xml.Disk) bool {
-	if d.SourceType != "file" && d.SourceType != "block" {
-		return false
-	}
-	f, err := os.Open(d.Source)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }()
-	h, err := qcow2.ReadHeader(f)
-	return err == nil && h.Version == 2
 }
 
 // copyDisks copies all disks side by side. The first error ends all.

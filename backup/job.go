@@ -90,8 +90,17 @@ func (r *run) awaitIdle(ctx context.Context) error {
 // libvirt itself waits 30 s for a job that has come in between.
 const beginTime = 45 * time.Second
 
-// begin starts libvirt's job and, at the same instant, the new checkpoint.
-func (r *run) begin(context.Context) error {
+// begin starts the job, without the bitmaps that QEMU refuses.
+func (r *run) begin(ctx context.Context) error {
+	err := r.beginJob()
+	if errors.Is(err, hypervisor.ErrBitmap) && r.plan.Checkpoint != "" {
+		return r.withoutBitmaps(ctx, err)
+	}
+	return err
+}
+
+// beginJob starts libvirt's job and, at the same instant, the new checkpoint.
+func (r *run) beginJob() error {
 	job, point, err := r.documents()
 	if err != nil {
 		return err

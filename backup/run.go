@@ -295,6 +295,9 @@ func (r *run) announce() {
 
 func (r *run) note(format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
+	if slices.Contains(r.result.Notes, message) { // of a second freeze
+		return
+	}
 	r.result.Notes = append(r.result.Notes, message)
 	r.Log.Info(message)
 }

@@ -24,6 +24,7 @@ var (
 	ErrCheckpointExists       = errors.New("a checkpoint or bitmap of that name exists")
 	ErrSocket                 = errors.New("QEMU cannot create the NBD socket")
 	ErrScratch                = errors.New("the scratch file cannot be created")
+	ErrBitmap                 = errors.New("a disk cannot have the checkpoint's bitmap")
 )
 
 // Error is a failure that libvirt reported.
@@ -65,6 +66,10 @@ var beginFailures = []struct {
 	{"failed to create image file", ErrScratch},    // … '/none/vda.scratch': No such file or directory
 	{"'blockdev-add': Could not open", ErrScratch}, // … '/root/vda.scratch': Permission denied
 	{"' for backup of '", ErrScratch},              // store '/tmp/vda.scratch' for backup of 'vda' exists
+	{"Can't make bitmap '", ErrBitmap},             // … 'check1' persistent in 'libvirt-1-format': Cannot store dirty bitmaps in qcow2 v2 files
+	{"unsupported for storage type", ErrBitmap},    // checkpoint for disk vdc unsupported for storage type raw
+	{"block-dirty-bitmap-add", ErrBitmap},          // where it is not part of a transaction
+	{" persistent bitmap", ErrBitmap},              // … does not support persistent bitmaps; the maximum number of them is reached
 }
 
 // beginError gives an error of virDomainBackupBegin its kind.

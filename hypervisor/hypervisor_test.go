@@ -125,7 +125,7 @@ func TestBackupBeginErrors(t *testing.T) {
 		{"socket directory not writable", socket("closed/x"), "vda", ErrSocket, "Permission denied"},
 		{"no socket directory", socket("none/x"), "vda", ErrSocket, "No such file or directory"},
 		{"socket path too long", socket(strings.Repeat("x", 108)), "vda", ErrSocket, "too long"},
-		{"checkpoint on a raw disk", g.job("vda", "vdc"), "vda vdc", nil, "storage type raw"},
+		{"checkpoint on a raw disk", g.job("vda", "vdc"), "vda vdc", ErrBitmap, "storage type raw"},
 		{"no such disk", g.job("vdz"), "vda", nil, "no disk named 'vdz'"},
 		{"no such base", g.job("vda:none"), "vda", ErrNoCheckpoint, "'none'"},
 	} {

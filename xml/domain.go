@@ -15,6 +15,7 @@ type Disk struct {
 	Source     string   // path, or what stands for it: "pool/volume", "rbd:pool/image"; "" where there is no medium
 	SourceType string   // "file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"; "" where empty
 	Format     string   // <driver type=>: "qcow2", "raw", …
+	Index      uint     // <source index=>: libvirt names the nodes of QEMU's that it stands for after it; 0 where the domain does not run
 	Backing    []string // <backingStore>: sources below Source, as far as libvirt lists them; it does for a domain that runs
 	ReadOnly   bool     // <readonly/>
 	Transient  bool     // <transient/>: changes are thrown away when the guest stops
@@ -58,6 +59,15 @@ func ParseDomain(doc string) (Domain, error) {
 	return domain, nil
 }
 
+// FormatNode is the name of the node of QEMU's that interprets the image's format, "" where the domain does not run
+// (libvirt's qemu_block.c: "libvirt-%u-format").
+func (d Disk) FormatNode() string {
+	if d.Index == 0 {
+		return ""
+	}
+	return fmt.Sprintf("libvirt-%d-format", d.Index)
+}
+
 // Disk returns the disk with that target.
 func (d Domain) Disk(target string) (Disk, bool) {
 	for _, disk := range d.Disks {
@@ -88,6 +98,7 @@ func newDisk(raw *libvirtxml.DomainDisk) Disk {
 	}
 	if raw.Source != nil {
 		disk.SourceType, disk.Source = sourceOf(raw.Source)
+		disk.Index = raw.Source.Index
 	}
 	for b := raw.BackingStore; b != nil && b.Source != nil; b = b.BackingStore {
 		if _, name := sourceOf(b.Source); name != "" {

@@ -18,9 +18,9 @@ func TestParseDomain(t *testing.T) {
 		Disk
 		unfit string
 	}{
-		{Disk{Target: "vda", Device: "disk", Bus: "virtio", Source: "/var/lib/libvirt/images/db1 & co.qcow2", SourceType: "file", Format: "qcow2",
+		{Disk{Target: "vda", Device: "disk", Bus: "virtio", Source: "/var/lib/libvirt/images/db1 & co.qcow2", SourceType: "file", Format: "qcow2", Index: 9,
 			Backing: []string{"/var/lib/libvirt/images/base.img"}}, ""},
-		{Disk{Target: "vdb", Device: "disk", Bus: "virtio", Source: "/dev/vg0/db1-data", SourceType: "block", Format: "raw"}, ""},
+		{Disk{Target: "vdb", Device: "disk", Bus: "virtio", Source: "/dev/vg0/db1-data", SourceType: "block", Format: "raw", Index: 8}, ""},
 		{Disk{Target: "sda", Device: "cdrom", Bus: "sata", Source: "/srv/iso/debian.iso", SourceType: "file", Format: "raw", ReadOnly: true}, "cdrom"},
 		{Disk{Target: "sdb", Device: "cdrom", Bus: "sata", Format: "raw", ReadOnly: true}, "cdrom"},
 		{Disk{Target: "fda", Device: "floppy", Bus: "fdc", Source: "/srv/floppy.img", SourceType: "file", Format: "raw"}, "floppy"},
@@ -47,6 +47,9 @@ func TestParseDomain(t *testing.T) {
 		if unfit := got.Unfit(); unfit != w.unfit {
 			t.Errorf("disk %s: unfit %q, want %q", got.Target, unfit, w.unfit)
 		}
+	}
+	if nodes := domain.Disks[0].FormatNode() + domain.Disks[2].FormatNode(); nodes != "libvirt-9-format" {
+		t.Errorf("the nodes of vda and sda are %q", nodes)
 	}
 	if disk, ok := domain.Disk("vdb"); !ok || disk.SourceType != "block" {
 		t.Errorf("Disk(vdb) = %+v, %v", disk, ok)

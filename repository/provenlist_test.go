@@ -177,3 +177,30 @@ func BenchmarkProvingReader(b *testing.B) {
 		})
 	}
 }
+
+// Whatever stands in the place of a hash list: what is read of a sound image is what
+// was written.
+func FuzzHashList(f *testing.F) {
+	link, content := longImage(f, RangeLength)
+	hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
+	whole, err := os.ReadFile(hashes)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{}, 0)
+	f.Add(whole[:100], 0)
+	f.Add([]byte{1}, 9)
+	f.Add([]byte("0123456789"), len(whole)-20)
+	f.Fuzz(func(t *testing.T, patch []byte, at int) {
+		list := bytes.Clone(whole)
+		if at < 0 || at > len(list) {
+			list = patch
+		} else {
+			list = append(list[:at], append(patch, list[min(at+len(patch), len(list)):]...)...)
+		}
+		mustWrite(t, hashes, string(list))
+		if _, err := readAround(t, link, content); err != nil {
+			t.Errorf("the image is sound, and is not read: %v", err)
+		}
+	})
+}

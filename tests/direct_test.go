@@ -116,6 +116,10 @@ func (s *site) move(dir string) {
 	if _, err := os.Lstat(old); errors.Is(err, os.ErrNotExist) {
 		return // nothing is there yet
 	}
+	// The one that newSite made may be there, empty: cp would copy into it.
+	if err := os.RemoveAll(s.repo); err != nil {
+		s.t.Fatal(err)
+	}
 	testdomain.Tool(s.t, "cp", "-a", old, s.repo)
 	if err := os.RemoveAll(old); err != nil {
 		s.t.Fatal(err)

@@ -235,14 +235,38 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 		return nil, false, nil
 	case c.Ours && w.active:
 		return func() error { return checkpoint.DeleteIssued(w.domain, w.lock, c.Instant) }, true, nil
-	case c.Ours: // the bitmaps stay in the images, and the next run finds them
-		return func() error { _, err := checkpoint.Delete(w.domain, c.Name); return err }, true, nil
+	case c.Ours:
+		return func() error { return w.deleteRecord(c) }, true, nil
 	}
 	m, err := w.repo.Point(w.Domain, point)
 	if err != nil || !checkpoint.RecordedBy(w.repo, m, c.Checkpoint) {
 		return nil, false, nil // of somebody else, or nobody can tell
 	}
 	return func() error { _, err := checkpoint.Delete(w.domain, c.Name); return err }, true, nil
+}
+
+// deleteRecord deletes a checkpoint of a domain that is off. Its bitmaps stay in the
+// images; while the point stays, its identity does, too, and the next run goes on.
+func (w *work) deleteRecord(c checkpoint.Checkpoint) error {
+	if _, err := checkpoint.Delete(w.domain, c.Name); err != nil || !w.Points {
+		return err
+	}
+	return w.lock.DropInstant(c.Instant.Identity)
+}
+
+// forgetUnknown drops the identities of a domain that libvirt does not know: it has
+// neither checkpoints nor a job.
+func (w *work) forgetUnknown() error {
+	is, _, err := w.lock.Instants()
+	if err != nil || w.domain != nil {
+		return err
+	}
+	for _, i := range is.Issued {
+		if err := w.lock.DropInstant(i.Identity); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (w *work) removePoints(points []string) error {
@@ -259,7 +283,7 @@ func (w *work) removePoints(points []string) error {
 		w.result.Points = append(w.result.Points, id)
 	})
 	if err == nil && w.Point == "" {
-		err = w.lock.GiveUp()
+		err = errors.Join(w.forgetUnknown(), w.lock.GiveUp())
 	}
 	return err
 }

@@ -74,8 +74,14 @@ func TestCopiedRepository(t *testing.T) {
 // freeze; once the original's process is dead, its own recover ends it.
 func TestCopyWhileARunIsAlive(t *testing.T) {
 	t.Parallel()
-	a := slowSite(t)
-	p := a.stopped("inc", a.Name)
+	a := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
+	a.writeAll(1)
+	a.backUp(0, "full")
+	a.writeAll(2)
+	// All has been read by then: while QEMU waits for a client that is stopped to take
+	// what it has read, it does not answer libvirt either.
+	p := a.startBroken("step end before:pause", nil, "inc")
+	awaitStopped(t, p)
 	b := a.copied()
 	b.program.Must(t, nil, "recover", b.Name)
 	if !a.HasJob() {

@@ -14,6 +14,7 @@ import (
 	"lukechampine.com/blake3"
 
 	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -167,7 +168,7 @@ func (c *imageCheck) read(ctx context.Context) error {
 	var taken atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	for range min(checkReaders, pieces) {
-		group.Go(func() error {
+		group.Go(panics.Caught(func() error {
 			buf := directio.Buffer(pieceLength)
 			for {
 				i := taken.Add(1) - 1
@@ -181,7 +182,7 @@ func (c *imageCheck) read(ctx context.Context) error {
 				c.readPiece(buf, i*pieceLength, n)
 				c.options.Progress(n)
 			}
-		})
+		}))
 	}
 	return group.Wait()
 }

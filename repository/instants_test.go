@@ -3,11 +3,16 @@ package repository
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/virtbackup/virtbackup/fileid"
 )
 
 // locked is a new repository with the lock of vm1.
@@ -113,12 +118,12 @@ func TestInstantsDamaged(t *testing.T) {
 	}
 	for at := range whole {
 		torn := append([]byte{}, whole...)
-		torn[at] ^= 0x20
+		torn[at] ^= 1
 		if err := os.WriteFile(path, torn, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		is, damage, err := l.Instants()
-		if err == nil && damage == nil || len(is.Issued) > 0 {
+		if err != nil || damage == nil || len(is.Issued) > 0 {
 			t.Fatalf("byte %d flipped: %+v, %v, %v", at, is, damage, err)
 		}
 	}
@@ -203,6 +208,28 @@ func TestPlace(t *testing.T) {
 	}
 	if was, err := r.NotePlace(); was || err != nil {
 		t.Errorf("renamed: %v, %v", was, err)
+	}
+}
+
+// Whatever comes side by side, no change of repository.json undoes another.
+func TestDescriptionChangesSideBySide(t *testing.T) {
+	dir := newRepository(t).Dir()
+	const adoptions = 8
+	var all errgroup.Group
+	for range adoptions {
+		copied := &Repository{dir: dir, place: &fileid.ID{Inode: rand.Uint64()}}
+		all.Go(func() error { _, err := NewID(dir); return err })
+		all.Go(func() error { _, err := copied.NotePlace(); return err })
+	}
+	if err := all.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Open(dir)
+	if err != nil || len(r.IDs()) != adoptions+1 {
+		t.Errorf("%d ids, want %d: %v", len(r.IDs()), adoptions+1, err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left beside repository.json: %v, %v", entries, err)
 	}
 }
 

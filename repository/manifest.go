@@ -168,15 +168,13 @@ func parseSelfDigested(data []byte, v any, format func() int) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("parse: %w", err)
 	}
-	// Before the digest: a newer format may keep it elsewhere.
-	if err := checkFormat(format()); err != nil {
-		return err
-	}
+	// Before the format: one changed bit makes "format": 2 a newer one. All formats keep
+	// the digest in the same place.
 	at := len(data) - selfDigestLength
 	if at < 0 || string(data[at:]) != selfDigestTail(data[:at]) {
 		return errors.New("content does not match its digest: damaged, or edited by hand")
 	}
-	return nil
+	return checkFormat(format())
 }
 
 // ParseManifest reads the content of a manifest.json strictly: its digest, its

@@ -3,6 +3,7 @@ package repository
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"reflect"
 	"slices"
 	"strings"
@@ -67,8 +68,8 @@ func TestManifestEveryFlippedByteIsSeen(t *testing.T) {
 	data := encode(t, testManifest())
 	for i := range data {
 		data[i] ^= 1
-		if _, err := ParseManifest(data); err == nil {
-			t.Errorf("flipped byte %d was not seen", i)
+		if _, err := ParseManifest(data); err == nil || errors.Is(err, ErrNewerFormat) {
+			t.Errorf("flipped byte %d: %v, want damage", i, err)
 		}
 		data[i] ^= 1
 	}
@@ -88,8 +89,13 @@ func TestManifestIgnoresFieldsOfLaterVersions(t *testing.T) {
 }
 
 func TestManifestOfANewerFormatSaysSo(t *testing.T) {
-	_, err := ParseManifest([]byte(`{"format":3}`))
-	if err == nil || !strings.Contains(err.Error(), "newer virtbackup") {
+	m := testManifest()
+	m.Format = Format + 1
+	data, err := encodeManifest(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ParseManifest(data); !errors.Is(err, ErrNewerFormat) || !strings.Contains(err.Error(), "newer virtbackup") {
 		t.Errorf("got %v", err)
 	}
 }

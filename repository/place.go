@@ -18,17 +18,18 @@ import (
 // The device is noted for people and not compared: its number changes with restarts and
 // mounts.
 func (r *Repository) NotePlace() (moved bool, err error) {
+	now := placeOf(r.place)
 	d, err := readDescription(r.dir)
-	if err != nil {
-		return false, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
-	}
-	before, now := placeOf(d.Place), placeOf(r.place)
-	if d.Format == Format && before == now {
+	if err == nil && d.Format == Format && placeOf(d.Place) == now {
 		return false, nil
 	}
-	moved = d.Format >= 2 && before != now // format 1 did not note it
-	d.Format, d.Place = Format, r.place
-	if err := d.replace(r.dir); err != nil {
+	if err == nil {
+		err = changeDescription(r.dir, func(d *description) {
+			moved = d.Format >= 2 && placeOf(d.Place) != now // format 1 did not note it
+			d.Place = r.place
+		})
+	}
+	if err != nil {
 		return moved, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
 	}
 	return moved, nil
@@ -66,13 +67,11 @@ func NewID(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := readDescription(r.dir)
+	err = changeDescription(r.dir, func(d *description) {
+		d.FormerIDs = append(slices.Clone(d.FormerIDs), d.ID)
+		d.ID, d.Place = newUUID(), r.place
+	})
 	if err != nil {
-		return nil, fmt.Errorf("give repository %s a new id: %w", r.dir, err)
-	}
-	d.FormerIDs = append(slices.Clone(d.FormerIDs), d.ID)
-	d.Format, d.ID, d.Place = Format, newUUID(), r.place
-	if err := d.replace(r.dir); err != nil {
 		return nil, fmt.Errorf("give repository %s a new id: %w", r.dir, err)
 	}
 	return Open(dir)
@@ -80,11 +79,3 @@ func NewID(dir string) (*Repository, error) {
 
 // IDs are the UUIDs that the repository has or had, the present one first.
 func (r *Repository) IDs() []string { return append([]string{r.id}, r.formerIDs...) }
-
-// replace puts repository.json in the place of the one that is there.
-func (d description) replace(dir string) error {
-	if err := d.put(dir, os.Rename); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}

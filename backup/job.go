@@ -73,7 +73,8 @@ func (r *run) awaitIdle(ctx context.Context) error {
 		}
 		if !time.Now().Before(deadline) {
 			return withHint(fmt.Errorf("domain %s is held by a job that is not ours: %s: %w", r.Domain, job, hypervisor.ErrBusy),
-				"virsh domjobinfo %s shows it; --wait DURATION waits longer", r.Domain)
+				"virsh domjobinfo %s shows it; --wait DURATION waits longer; virsh domjobabort %s ends a backup job that nobody needs, "+
+					"as one that a version before identities has left", r.Domain, r.Domain)
 		}
 		if !said {
 			r.Log.Info(fmt.Sprintf("waiting up to %v for a job that is not ours: %s", r.Wait, job))
@@ -254,21 +255,21 @@ func (r *run) abandon(ctx context.Context) error {
 
 // dropCheckpoint deletes the checkpoint of a point that was not sealed. Without
 // QEMU its bitmaps cannot be deleted, and where QEMU ended in order they are in
-// the images by now: then libvirt's record of the checkpoint stays, by which the
-// next run finds and deletes them.
+// the images by now: then libvirt's record of the checkpoint stays, if it is there,
+// and the identity, by which the next run finds and deletes them.
 func (r *run) dropCheckpoint() error {
 	off, err := r.domain.WhyShutOff() // Active would be true for a moment yet
-	if err != nil || off == "" && !r.off {
-		err := errors.Join(err, r.site().DeleteCheckpoint(r.instant))
-		r.dropped = err == nil
+	if err == nil && (off != "" || r.off) {
+		err = hypervisor.ErrNotRunning
+	} else {
+		err = errors.Join(err, r.site().DeleteCheckpoint(r.instant))
+	}
+	r.dropped = err == nil
+	if !errors.Is(err, hypervisor.ErrNotRunning) && !errors.Is(err, hypervisor.ErrNoDomain) {
 		return err
 	}
-	_, err = r.domain.CheckpointXML(r.plan.Checkpoint)
-	r.dropped = errors.Is(err, hypervisor.ErrNoCheckpoint)
-	if err == nil {
-		r.left = true
-		r.Log.Warn("the domain is off: checkpoint " + r.plan.ID + " is left until it runs again; the next run deletes it")
-	}
+	r.left = true
+	r.Log.Warn("the domain is off: checkpoint " + r.plan.ID + " is left until it runs again; the next run deletes it")
 	return nil
 }
 

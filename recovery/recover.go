@@ -222,11 +222,17 @@ func (s *Site) findForgotten() ([]finding, error) {
 	return all, nil
 }
 
-// forgetInstant drops an identity, unless libvirt lists its checkpoint.
+// forgetInstant drops an identity, unless libvirt lists its checkpoint, or the domain is
+// off, and nobody can tell whether it has bitmaps of it.
 func (s *Site) forgetInstant(i repository.Instant) error {
 	if i.Checkpoint {
-		_, err := s.Domain.CheckpointXML(i.CheckpointName())
-		if !errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		if _, err := s.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
+			return err
+		}
+		switch err := s.deleteOrphans(i); {
+		case errors.Is(err, hypervisor.ErrNotRunning):
+			return nil
+		case err != nil:
 			return err
 		}
 	}

@@ -125,17 +125,33 @@ func (s *Site) redefineOne(a absent) (what string, err error) {
 		return "", refusal(err)
 	}
 	broken, valid, err := s.bitmaps(c.Name)
+	if err == nil && valid == 0 { // so it looks, too, where libvirt could not tell just then
+		broken, valid, err = s.bitmaps(c.Name)
+	}
 	if err != nil {
 		return "", err
 	}
 	if valid > 0 {
 		return fmt.Sprintf("%s (without the bitmap of %s, which is missing or broken)", a.what(), strings.Join(broken, " and ")), nil
 	}
-	// No bitmap of it can be used, whoever may need it.
-	if _, err := checkpoint.Delete(s.Domain, c.Name); err != nil {
+	if err := s.dropRecord(a); err != nil {
 		return "", err
 	}
 	return "", &goneError{"its bitmaps are missing or broken"}
+}
+
+// dropRecord takes back the record of a checkpoint that has no valid bitmap, with the
+// broken ones. Those of an inherited one are not ours to delete.
+func (s *Site) dropRecord(a absent) error {
+	ledger, err := s.ledger()
+	if err != nil {
+		return err
+	}
+	if ledger.Inherited(a.instant) {
+		return s.Domain.DeleteCheckpoint(a.name(), true)
+	}
+	_, err = checkpoint.Delete(s.Domain, a.name())
+	return err
 }
 
 // refusal tells what libvirt will not take from what only failed now.

@@ -140,13 +140,15 @@ func (s *Site) dead(p repository.Process) bool {
 	return err == nil && p == self || !p.Alive()
 }
 
-// DeleteCheckpoint deletes the checkpoint of an instant, and sees that it is gone. The
-// identity stays: nothing is written to the repository, which may be full.
+// DeleteCheckpoint deletes the checkpoint of an instant with its bitmaps, and sees that
+// it is gone; libvirt's record of it may be lost. The identity stays: nothing is written
+// to the repository, which may be full. Errors: hypervisor.ErrNotRunning and ErrNoDomain
+// where nobody can tell what bitmaps there are.
 func (s *Site) DeleteCheckpoint(i repository.Instant) error {
 	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
 	switch {
-	case errors.Is(err, hypervisor.ErrNoDomain), errors.Is(err, hypervisor.ErrNoCheckpoint):
-		return nil
+	case errors.Is(err, hypervisor.ErrNoCheckpoint):
+		return s.deleteOrphans(i)
 	case err != nil:
 		return err
 	}
@@ -155,6 +157,22 @@ func (s *Site) DeleteCheckpoint(i repository.Instant) error {
 	}
 	s.log().Info("deleting checkpoint " + i.Point)
 	return checkpoint.DeleteForSure(s.Domain, i.CheckpointName())
+}
+
+// deleteOrphans deletes bitmaps of an instant whose checkpoint libvirt does not list.
+func (s *Site) deleteOrphans(i repository.Instant) error {
+	active, err := s.Domain.Active()
+	if err != nil {
+		return err
+	}
+	if !active {
+		return hypervisor.ErrNotRunning
+	}
+	guest, err := s.guest()
+	if err != nil {
+		return err
+	}
+	return checkpoint.DeleteOrphans(s.Domain, s.Repo.ID(), i, guest.Disks)
 }
 
 // RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity.

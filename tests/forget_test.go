@@ -46,11 +46,11 @@ func chain(t *testing.T) *site {
 	return s
 }
 
-// bitmaps lists those of vda, of a domain that is off.
-func (s *site) bitmaps() string {
+// bitmaps lists those of a disk, of a domain that is off.
+func (s *site) bitmaps(target string) string {
 	s.t.Helper()
 	var names []string
-	for line := range strings.Lines(testdomain.Tool(s.t, "qemu-img", "info", s.Disk("vda").Source)) {
+	for line := range strings.Lines(testdomain.Tool(s.t, "qemu-img", "info", s.Disk(target).Source)) {
 		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "name: "); ok {
 			names = append(names, name)
 		}
@@ -87,7 +87,7 @@ func TestForgetCheckpoints(t *testing.T) {
 	testdomain.Virsh(t, "checkpoint-delete", s.Name, "foreign")
 	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
 	s.Destroy()
-	if got := s.bitmaps(); got != "" {
+	if got := s.bitmaps("vda"); got != "" {
 		t.Errorf("bitmaps are left: %s", got)
 	}
 	testdomain.Virsh(t, "undefine", s.Name)

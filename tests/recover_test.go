@@ -113,6 +113,35 @@ func TestRecoverShutOff(t *testing.T) {
 	s.check()
 }
 
+// libvirt forgets the checkpoint of a killed run, with the whole domain, and the bitmaps
+// are in the images: they go all the same, once QEMU can be asked.
+func TestRecoverForgottenCheckpoint(t *testing.T) {
+	t.Parallel()
+	s := slowSite(t)
+	s.kill("inc", s.Name)
+	s.Destroy()
+	s.defineAnew()
+	s.recovered(3) // the domain is off
+	if n := strings.Count(s.bitmaps("vda"), "check2."); n != 1 {
+		t.Fatalf("%d bitmaps of check2 before: %s", n, s.bitmaps("vda"))
+	}
+	s.Start()
+	s.recovered(0)
+	s.Destroy()
+	for _, target := range []string{"vda", "vdb"} {
+		if bitmaps := s.bitmaps(target); strings.Contains(bitmaps, "check2.") || !strings.Contains(bitmaps, "check1.") {
+			t.Errorf("bitmaps of %s: %s", target, bitmaps)
+		}
+	}
+	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
+	if err != nil || strings.Contains(string(list), `"check2"`) {
+		t.Errorf("what is issued: %s, %v", list, err)
+	}
+	s.Start()
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.check()
+}
+
 // All domains of the repository that libvirt knows; the others are named.
 func TestRecoverAll(t *testing.T) {
 	t.Parallel()

@@ -3,7 +3,6 @@ package backup
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -27,10 +26,7 @@ func (r *run) retire(context.Context) error {
 	if err != nil {
 		r.warn("look for checkpoints whose bitmaps are lost: %v", err)
 	}
-	old, err := r.old(all)
-	if err != nil {
-		r.warn("look for checkpoints that are old: %v", err)
-	}
+	old := r.old(all)
 	for _, c := range all {
 		why := ""
 		switch {
@@ -49,7 +45,8 @@ func (r *run) retire(context.Context) error {
 		}
 		r.retireOne(c.Label(), why, func() error { return r.site().RetireCheckpoint(c.Instant) })
 	}
-	return r.retireEarlier(all)
+	r.retireEarlier(all)
+	return nil
 }
 
 func (r *run) retireOne(name, why string, remove func() error) {
@@ -63,16 +60,11 @@ func (r *run) retireOne(name, why string, remove func() error) {
 // old names the checkpoints of sealed points that are neither among the newest few nor
 // that of the newest full, which a diff starts from. A run that has made no checkpoint
 // finds none: an inc that follows it needs what there is.
-func (r *run) old(all []checkpoint.Checkpoint) ([]string, error) {
+func (r *run) old(all []checkpoint.Checkpoint) []string {
 	if r.plan.Checkpoint == "" {
-		return nil, nil
+		return nil
 	}
-	points, err := r.repo.Points(r.Domain)
-	var damaged *repository.DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return nil, err
-	}
-	return oldCheckpoints(all, points, r.KeepCheckpoints), nil
+	return oldCheckpoints(all, append(slices.Clone(r.points), r.point), r.KeepCheckpoints)
 }
 
 // oldCheckpoints is old for the checkpoints and points of a domain.
@@ -101,15 +93,11 @@ func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, k
 // retireEarlier deletes the checkpoints of points of format 1, which had no identity and
 // are no bases any more, once a point of today's format is sealed. One is deleted only
 // if name, repository and creation time are those that its point recorded.
-func (r *run) retireEarlier(all []checkpoint.Checkpoint) error {
+func (r *run) retireEarlier(all []checkpoint.Checkpoint) {
 	if r.plan.Checkpoint == "" {
-		return nil
+		return
 	}
-	points, err := r.repo.Points(r.Domain)
-	if err != nil && len(points) == 0 {
-		return nil // what is damaged is told elsewhere
-	}
-	for _, m := range points {
+	for _, m := range r.points {
 		c, ok := checkpoint.Find(all, m.Checkpoint)
 		if m.Identity != "" || m.Checkpoint == "" || !ok || !checkpoint.RecordedBy(r.repo, m, c.Checkpoint) {
 			continue
@@ -119,7 +107,6 @@ func (r *run) retireEarlier(all []checkpoint.Checkpoint) error {
 			return err
 		})
 	}
-	return nil
 }
 
 // dead names the checkpoints of ours that have lost all their bitmaps. A run that

@@ -28,11 +28,6 @@ func (a absent) name() string { return a.instant.CheckpointName() }
 
 // missing lists the absent checkpoints whose identities stand, oldest first.
 func (s *Site) missing() ([]absent, error) {
-	points, err := s.Repo.Points(s.Lock.Domain())
-	var damaged *repository.DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return nil, err
-	}
 	there, err := s.Survey(false)
 	if err != nil {
 		return nil, err
@@ -42,14 +37,19 @@ func (s *Site) missing() ([]absent, error) {
 		return nil, err
 	}
 	var all []absent
-	for _, m := range points {
-		i, ok := ledger.Find(m.Identity)
-		if !ok || !i.Checkpoint || i.Point != m.ID || i.State == repository.Retired {
+	for _, i := range ledger.Issued { // in the order of their numbers
+		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == repository.Retired {
 			continue
 		}
-		if _, ok := checkpoint.Find(there, i.CheckpointName()); !ok {
-			all = append(all, absent{m, i})
+		m, err := s.Repo.Point(s.Lock.Domain(), i.Point)
+		var damaged *repository.DamagedError
+		switch {
+		case errors.Is(err, repository.ErrNoPoint), errors.As(err, &damaged), err == nil && m.Identity != i.Identity:
+			continue // not sealed, or not to be trusted
+		case err != nil:
+			return nil, err
 		}
+		all = append(all, absent{m, i})
 	}
 	return all, nil
 }

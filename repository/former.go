@@ -2,8 +2,6 @@ package repository
 
 import (
 	"cmp"
-	"fmt"
-	"os"
 	"slices"
 	"strings"
 )
@@ -28,18 +26,11 @@ func (r *Repository) NamesOf(uuid string) ([]string, error) {
 	return names, nil
 }
 
-// quickOwner is Owner without reading all manifests: the newest point that can
-// be read tells; "" where there is none.
+// quickOwner is Owner, but "" also where there are points and none can be read.
 func (r *Repository) quickOwner(domain string) (string, error) {
-	entries, err := os.ReadDir(r.domainDir(domain))
+	ids, err := r.pointIDs(domain)
 	if err != nil {
-		return "", fmt.Errorf("whose points are those of %s: %w", domain, err)
-	}
-	var ids []string
-	for _, e := range entries {
-		if _, _, err := ParsePointID(e.Name()); err == nil {
-			ids = append(ids, e.Name())
-		}
+		return "", err
 	}
 	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(NextNumber(b), NextNumber(a)) })
 	for _, id := range ids {

@@ -95,6 +95,30 @@ func (e *DamagedError) Unwrap() []error {
 // the lock, and so a parent always stands before its children, whatever the
 // host's clock did.
 func (r *Repository) Points(domain string) ([]Manifest, error) {
+	ids, err := r.pointIDs(domain)
+	if err != nil {
+		return nil, err
+	}
+	var points []Manifest
+	damaged := &DamagedError{}
+	for _, id := range ids {
+		m, err := r.readManifest(domain, id)
+		if err != nil {
+			damaged.Points = append(damaged.Points, DamagedPoint{Domain: domain, ID: id, Err: err})
+			continue
+		}
+		points = append(points, m)
+	}
+	slices.SortFunc(points, compareAge)
+	if len(damaged.Points) > 0 {
+		return points, damaged
+	}
+	return points, nil
+}
+
+// pointIDs lists what should be the points of a domain, in no order; none where the
+// domain has no directory.
+func (r *Repository) pointIDs(domain string) ([]string, error) {
 	if err := ValidName(domain); err != nil {
 		return nil, fmt.Errorf("list points: domain: %w", err)
 	}
@@ -109,24 +133,13 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list points: %w", err)
 	}
-	var points []Manifest
-	damaged := &DamagedError{}
+	var ids []string
 	for _, e := range entries {
-		if !looksLikePoint(e) {
-			continue
+		if looksLikePoint(e) {
+			ids = append(ids, e.Name())
 		}
-		m, err := r.readManifest(domain, e.Name())
-		if err != nil {
-			damaged.Points = append(damaged.Points, DamagedPoint{Domain: domain, ID: e.Name(), Err: err})
-			continue
-		}
-		points = append(points, m)
 	}
-	slices.SortFunc(points, compareAge)
-	if len(damaged.Points) > 0 {
-		return points, damaged
-	}
-	return points, nil
+	return ids, nil
 }
 
 func compareAge(a, b Manifest) int {
@@ -214,10 +227,11 @@ func (e *OtherDomainError) Error() string {
 // newest point that can be read. It is empty where there are no points. Where
 // there are points and none can be read, the error says so.
 func (r *Repository) Owner(domain string) (string, error) {
-	points, err := r.Points(domain)
-	if len(points) > 0 {
-		return points[len(points)-1].DomainUUID, nil
+	uuid, err := r.quickOwner(domain)
+	if err != nil || uuid != "" {
+		return uuid, err
 	}
+	_, err = r.Points(domain)
 	return "", err
 }
 

@@ -49,6 +49,7 @@ var budgets = []budget{
 		ours: "inc", peers: []string{"inc"}, pick: first, figure: wall},
 	{work: "inc of 1 TiB : of 16 GiB, memory", sources: []string{"d"}, against: "d16g",
 		ours: "inc", peers: []string{"inc"}, pick: first, figure: peak},
+	{work: "100th inc : 2nd", sources: []string{"d"}, ours: "inc-100th", peers: []string{"inc"}, pick: first, figure: wall, limit: 1.10},
 	{work: "inc : copying the same clusters with qemu-img map and qemu-io", sources: []string{"e"},
 		ours: "inc", peers: []string{"copy-on-read"}, pick: first, figure: wall, limit: 1.00},
 	{work: "inc : copying the same clusters with qemu-img map and qemu-io", sources: []string{"d"},

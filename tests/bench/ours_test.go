@@ -53,10 +53,25 @@ func (s *stage) whole(id, command string, args ...string) contestant {
 
 // inc makes a point in the repository that has the base, and removes it again. Its
 // number is another one each time.
-func (s *stage) inc() contestant {
+func (s *stage) inc() contestant { return s.increment("--since", "check1") }
+
+// inc100 is inc as the hundredth point, of a domain of its own.
+func (s *stage) inc100() contestant {
+	return newChanged(s.t, s.settings, s.place, s.changes, func(s *stage) {
+		s.t.Helper()
+		ourBase(s)
+		for range 98 / s.shrink {
+			testdomain.Tool(s.t, testdomain.Binary(s.t), "--repo", s.base, "--quiet", "inc", s.Name)
+		}
+	}).increment()
+}
+
+// increment makes a point, and removes it again.
+func (s *stage) increment(args ...string) contestant {
 	return contestant{
+		before: func(*turn) { s.settle(s.t, s.sources) },
 		work: func(r *turn) {
-			s.virtbackup(r, s.base, "inc", "--since", "check1")
+			s.virtbackup(r, s.base, "inc", args...)
 			r.image = s.point(s.base, s.newest())
 			r.result = filepath.Dir(r.image)
 		},

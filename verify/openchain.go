@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
-	"time"
 
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -136,23 +134,11 @@ func openChain(ctx context.Context, path string) (faults string, err error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "qemu-img", "map", "--force-share", "-f", "qcow2", "--output=json", "--start-offset=0", "--max-length=65536", path)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	cmd.WaitDelay = time.Second
-	err = cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		return "", context.Cause(ctx)
-	case errors.Is(err, exec.ErrNotFound):
-		return "", exec.ErrNotFound
-	case err == nil:
-		return "", nil
-	case !errors.As(err, &exit):
-		return "", fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	out, err := qemuImg(ctx, "map", "--force-share", "-f", "qcow2", "--output=json", "--start-offset=0", "--max-length=65536", path)
+	if err != nil || out.exit == nil {
+		return "", err
 	}
-	return shorten(strings.TrimSpace(stderr.String()), err), nil
+	return shorten(out.stderr, out.exit), nil
 }
 
 // mostShown bytes of what qemu-img says are shown: it names the whole path that is

@@ -1,14 +1,10 @@
 package verify
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os/exec"
 	"strings"
-	"time"
 )
 
 // checkStructure runs
@@ -24,32 +20,22 @@ func checkStructure(ctx context.Context, path string) (faults string, err error)
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "qemu-img", "check", "--force-share", "--output=json", "json:"+string(image))
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = time.Second
-	err = cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		return "", context.Cause(ctx)
-	case errors.Is(err, exec.ErrNotFound):
-		return "", exec.ErrNotFound
-	case err != nil && !errors.As(err, &exit):
-		return "", fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	out, err := qemuImg(ctx, "check", "--force-share", "--output=json", "json:"+string(image))
+	if err != nil {
+		return "", err
 	}
 	var found struct {
 		Corruptions int64
 		Leaks       int64
 		CheckErrors int64 `json:"check-errors"`
 	}
-	parseErr := json.Unmarshal(stdout.Bytes(), &found)
-	if err == nil && parseErr == nil && found.Corruptions+found.Leaks+found.CheckErrors == 0 {
+	parseErr := json.Unmarshal(out.stdout, &found)
+	if out.exit == nil && parseErr == nil && found.Corruptions+found.Leaks+found.CheckErrors == 0 {
 		return "", nil
 	}
 	if parseErr == nil && found.Corruptions+found.Leaks > 0 {
 		return fmt.Sprintf("is as it was written, but qemu-img check finds %d corruptions and %d leaked clusters in it", found.Corruptions, found.Leaks), nil
 	}
-	text, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-	return fmt.Sprintf("is as it was written, but qemu-img check fails on it: %s (%v)", text, err), nil
+	text, _, _ := strings.Cut(out.stderr, "\n")
+	return fmt.Sprintf("is as it was written, but qemu-img check fails on it: %s (%v)", text, out.exit), nil
 }

@@ -1,0 +1,38 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// said is what a run of qemu-img has put out.
+type said struct {
+	stdout []byte
+	stderr string          // trimmed
+	exit   *exec.ExitError // nil: it succeeded
+}
+
+// qemuImg runs qemu-img. err is exec.ErrNotFound where there is none, and the cause of
+// the context's end.
+func qemuImg(ctx context.Context, args ...string) (said, error) {
+	cmd := exec.CommandContext(ctx, "qemu-img", args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = time.Second
+	err := cmd.Run()
+	result := said{stdout: stdout.Bytes(), stderr: strings.TrimSpace(stderr.String())}
+	switch {
+	case ctx.Err() != nil:
+		return said{}, context.Cause(ctx)
+	case errors.Is(err, exec.ErrNotFound):
+		return said{}, exec.ErrNotFound
+	case err != nil && !errors.As(err, &result.exit):
+		return said{}, fmt.Errorf("%s: %w", strings.Join(cmd.Args, " "), err)
+	}
+	return result, nil
+}

@@ -143,6 +143,8 @@ func parseInstants(data []byte) (Instants, error) {
 			return Instants{}, err
 		case !ValidIdentity(i.Identity) || seen[i.Identity]:
 			return Instants{}, fmt.Errorf("identity %q is malformed, or is there twice", i.Identity)
+		case i.State != Issued && i.State != Lost && i.State != Retired:
+			return Instants{}, fmt.Errorf("%s has the unknown state %q", i.Point, i.State)
 		case n > is.Highest:
 			return Instants{}, fmt.Errorf("the highest number is %d, and %s was issued", is.Highest, i.Point)
 		}

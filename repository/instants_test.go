@@ -1,12 +1,14 @@
 package repository
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -302,4 +304,39 @@ func TestProcessAlive(t *testing.T) {
 	if child.Alive() {
 		t.Error("a dead process is alive")
 	}
+}
+
+// Whatever instants.json holds: what is read is what would be written, and no identity of
+// it is one that a file or a checkpoint cannot be named after.
+func FuzzInstants(f *testing.F) {
+	data, err := encodeSelfDigested(Instants{Format: Format, Highest: 2, Issued: []Instant{
+		{Identity: "0123456789abcdef", Point: "check2", Checkpoint: true, State: Retired, Process: Process{PID: 1}},
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data[:len(data)-selfDigestLength])
+	f.Add(bytes.Replace(data[:len(data)-selfDigestLength], []byte(`"retired"`), []byte(`"tired"`), 1))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		is, err := parseInstants(slices.Concat(body, []byte(selfDigestTail(body))))
+		if err != nil {
+			return
+		}
+		for _, i := range is.Issued {
+			if !slices.Contains([]InstantState{Issued, Lost, Retired}, i.State) {
+				t.Errorf("state %q", i.State)
+			}
+			point, identity, ok := ParseCheckpointName(i.CheckpointName())
+			if _, n, err := ParsePointID(point); !ok || identity != i.Identity || point != i.Point || err != nil || n > is.Highest {
+				t.Errorf("%+v is not refused, the highest number is %d", i, is.Highest)
+			}
+		}
+		written, err := encodeSelfDigested(is)
+		if err != nil {
+			return // a year that JSON does not take
+		}
+		if again, err := parseInstants(written); err != nil || len(again.Issued) != len(is.Issued) || again.Highest != is.Highest {
+			t.Errorf("read again: %+v, %v", again, err)
+		}
+	})
 }

@@ -103,6 +103,11 @@ func canCompare(s State, m *repository.Manifest) bool {
 func (r *run) checkParents(ctx context.Context) error {
 	for i := range r.plan.Disks {
 		d := &r.plan.Disks[i]
+		if d.Incremental {
+			if err := r.checkDoubtful(ctx, d); err != nil {
+				return err
+			}
+		}
 		if !d.Rescan || d.base != nil {
 			continue
 		}
@@ -121,6 +126,25 @@ func (r *run) checkParents(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// checkDoubtful reads the chain that an incremental is to go on with, if the last verify
+// found damage in it: what is chained onto damage does not restore.
+func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan) error {
+	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
+	var damaged *repository.DamagedError
+	if err == nil {
+		n := slices.IndexFunc(links, func(l repository.Link) bool { return r.repo.Doubtful(l.Point, d.Target) })
+		if n < 0 {
+			return nil
+		}
+		r.Log.Info(fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
+		_, err = r.checkParent(ctx, *d)
+	}
+	if errors.As(err, &damaged) {
+		return r.leaveBase(d, err)
+	}
+	return err
 }
 
 // checkParent reads a disk's chain as of the base. Damage is a

@@ -7,12 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
 // VerifiedName is the file, beside a domain's points, that says when they were
-// last verified. It is information only: nothing relies on it, and it may be
-// deleted.
+// last verified. It is information only, and may be deleted: nothing that it calls
+// sound is trusted, and what it calls damaged is read again before a chain goes on.
 const VerifiedName = "verified.json"
 
 const verifiedTemporary = ".verified-"
@@ -24,6 +25,9 @@ type Verification struct {
 	// point has another one now, this says nothing of it.
 	Manifest string `json:"manifest"`
 	Sound    bool   `json:"sound"` // the point restores, with all that it needs
+	// Lost are the disks (their targets) of a point that does not; none where it is not
+	// a disk that is damaged, or where an earlier version has written this.
+	Lost []string `json:"lost,omitempty"`
 }
 
 // verifiedFile is the content of verified.json.
@@ -43,6 +47,17 @@ func (r *Repository) Verified(domain string) map[string]Verification {
 		}
 	}
 	return valid
+}
+
+// Doubtful tells whether the last verification found an image of a disk, in a point as it
+// is now, to be lost.
+func (r *Repository) Doubtful(m Manifest, target string) bool {
+	v, ok := r.readVerified(m.Domain)[m.ID]
+	if !ok || v.Sound || !slices.Contains(v.Lost, target) {
+		return false
+	}
+	digest, err := r.ManifestDigest(m.Domain, m.ID)
+	return err == nil && digest == v.Manifest
 }
 
 // ManifestDigest is the digest of a point's manifest.json as it is now.

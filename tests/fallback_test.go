@@ -313,6 +313,33 @@ func TestRescanOfDamagedPoint(t *testing.T) {
 	s.check()
 }
 
+// Damage that verify has found is not built upon, be it in the midst of an image: what
+// it calls damaged is read again, and the other disks go on. What has been put right
+// since, as from another copy, is gone on with.
+func TestIncrementalOnVerifiedDamage(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	first := s.backUp(0, "full").Point
+	s.writeAll(2)
+	s.backUp(0, "inc")
+	image := s.image(first, "vda")
+	flip(t, image, 9<<20)
+	s.program.Must(t, []int{5}, "verify", s.Name)
+	s.writeAll(3)
+	flip(t, image, 9<<20) // as it was
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.writeAll(4)
+	flip(t, image, 9<<20)
+	s.refused(5, "check1", "inc", s.Name, "--fallback", "fail")
+	inc := s.backUp(3, "inc")
+	wantKinds(t, inc.Point, "vda full, vdb inc")
+	wantSaid(t, inc.Warnings, "disk vda is copied in full, as its image in point check3 is damaged: ")
+	s.writeAll(5)
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+	s.points = s.points[3:]
+	s.check()
+}
+
 // A chain that is seen to be broken is not made longer.
 func TestIncrementalOnDamagedPoint(t *testing.T) {
 	t.Parallel()

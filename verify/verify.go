@@ -342,7 +342,7 @@ func (r *run) note(d *domainRun, report DomainReport, now time.Time) {
 			continue
 		}
 		if digest, err := r.repo.ManifestDigest(report.Domain, p.ID); err == nil {
-			points[p.ID] = repository.Verification{Time: now, Manifest: digest, Sound: p.Restores}
+			points[p.ID] = repository.Verification{Time: now, Manifest: digest, Sound: p.Restores, Lost: p.LostDisks}
 		}
 	}
 	if len(points) == 0 {

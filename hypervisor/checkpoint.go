@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"errors"
+	"time"
 
 	"libvirt.org/go/libvirt"
 )
@@ -18,7 +19,7 @@ func (d *Domain) Checkpoints(sizes bool) (docs []string, err error) {
 		if active, err := dom.IsActive(); err != nil || !active {
 			withSizes = false
 		}
-		checkpoints, err := dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+		checkpoints, err := listCheckpoints(dom)
 		for i := range checkpoints {
 			doc, xmlErr := checkpointXML(&checkpoints[i], withSizes)
 			_ = checkpoints[i].Free()
@@ -36,6 +37,19 @@ func (d *Domain) Checkpoints(sizes bool) (docs []string, err error) {
 		return nil, about(err, "list the checkpoints of domain %s", d.name)
 	}
 	return docs, nil
+}
+
+// listCheckpoints lists again where somebody else makes or deletes a checkpoint just then, which libvirt 9.0.0 fails the whole
+// list for. There are few tries, and pauses between them: asked in a tight loop meanwhile, that libvirtd crashed.
+func listCheckpoints(dom *libvirt.Domain) (checkpoints []libvirt.DomainCheckpoint, err error) {
+	for range 5 {
+		checkpoints, err = dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+		if !isPassing(err, "in virGetDomainCheckpoint must not be NULL") {
+			break
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	return checkpoints, err
 }
 
 func checkpointXML(checkpoint *libvirt.DomainCheckpoint, size bool) (string, error) {

@@ -110,3 +110,7 @@ func about(err error, format string, args ...any) error {
 	}
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }
+
+// isPassing tells whether err is what libvirt 9.0.0 says, with this text and a code for everything, of something that goes
+// away while it is asked about it.
+func isPassing(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }

@@ -126,6 +126,9 @@ func (d *Domain) JobStats() (JobStats, error) {
 	var stats JobStats
 	err := d.with(func(dom *libvirt.Domain) error {
 		info, err := dom.GetJobStats(0)
+		if isPassing(err, "backup job data missing") { // it ended while libvirt asked QEMU (qemuBackupGetJobInfoStats)
+			return &Error{Kind: ErrNoJob, Message: "the backup job has just ended"}
+		}
 		if err != nil {
 			return err
 		}

@@ -182,6 +182,8 @@ func (r *run) checkTails(ctx context.Context) error {
 			return context.Cause(ctx)
 		case errors.As(err, &damaged), errors.As(err, &unreadable):
 			err = r.leaveBase(d, err)
+		case err != nil:
+			err = r.explainCopy(ctx, err)
 		case changed:
 			err = r.fallBackLate(ctx, d, offset)
 		}

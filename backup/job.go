@@ -204,6 +204,10 @@ func (r *run) explainGone(err error) error {
 	if why := r.shutOff(); why != "" {
 		return r.explainShutOff(why, err)
 	}
+	return r.jobGone(err)
+}
+
+func (r *run) jobGone(err error) error {
 	return withHint(fmt.Errorf("the backup job of domain %s is gone, and this run has not ended it: what the guest wrote since may be in the copy, "+
 		"which is no state that the disks were ever in: %w", r.Domain, err),
 		"virsh domjobabort, or a program that manages the domain, has ended it; keep it from doing so, and run the backup again")

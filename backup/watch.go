@@ -109,6 +109,9 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return r.explainFull(err)
 	}
+	if gone := within(endTime, r.ownJob); errors.Is(gone, hypervisor.ErrNoJob) {
+		return r.jobGone(fmt.Errorf("%w; %w", gone, err))
+	}
 	return err
 }
 

@@ -31,6 +31,26 @@ func (s *site) foreignJob() {
 	testdomain.Virsh(s.t, "backup-begin", s.Name, file)
 }
 
+// Somebody else ends the job before all has been read: that is said, and not only what
+// the reader meets.
+func TestJobEndedInMidCopy(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}))
+	s.Write("vda", 0, 1<<20, 0x41)
+	s.backUp(0, "full")
+	for _, step := range []string{"copy", "tails"} {
+		p := s.startBroken("step "+step+" before:pause", nil, "inc")
+		awaitStopped(t, p)
+		s.abortJob()
+		continueStopped(p)
+		wantFailed(t, p.Wait(), "the backup job of domain "+s.Name+" is gone", "hint: virsh domjobabort")
+		s.noPartial()
+		s.wantCheckpoints("check1")
+	}
+	s.backUp(0, "inc")
+	s.check()
+}
+
 // Somebody else ends the job when all has been read: until when it protected the
 // reads nobody knows, so no point is sealed and nothing is left. So it is where
 // another job has taken its place.

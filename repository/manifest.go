@@ -162,6 +162,12 @@ func selfDigestTail(body []byte) string {
 	return selfDigestStart + strings.TrimPrefix(digestBytes(body), digestPrefix) + selfDigestEnd
 }
 
+// hasSelfDigest tells whether data ends as what encodeSelfDigested returns does.
+func hasSelfDigest(data []byte) bool {
+	at := len(data) - selfDigestLength
+	return at >= 0 && bytes.HasPrefix(data[at:], []byte(selfDigestStart))
+}
+
 // parseSelfDigested reads what encodeSelfDigested returned into v; format tells the
 // format that v names.
 func parseSelfDigested(data []byte, v any, format func() int) error {

@@ -188,11 +188,17 @@ func notRepository(dir string) error {
 
 func parseDescription(data []byte) (description, error) {
 	var d description
-	if err := json.Unmarshal(data, &d); err != nil {
-		return d, fmt.Errorf("parse: %w", err)
-	}
-	if err := checkFormat(d.Format); err != nil {
-		return d, err
+	if hasSelfDigest(data) {
+		if err := parseSelfDigested(data, &d, func() int { return d.Format }); err != nil {
+			return d, err
+		}
+	} else { // format 1, or written anew by hand
+		if err := json.Unmarshal(data, &d); err != nil {
+			return d, fmt.Errorf("parse: %w", err)
+		}
+		if err := checkFormat(d.Format); err != nil {
+			return d, err
+		}
 	}
 	for _, id := range append([]string{d.ID}, d.FormerIDs...) {
 		if !validUUID(id) {
@@ -287,7 +293,7 @@ func writeDescription(dir string) (isNew bool, err error) {
 
 // put writes repository.json to a file of another name, and gives it its own.
 func (d description) put(dir string, rename func(from, to string) error) error {
-	data, err := json.MarshalIndent(d, "", "  ")
+	data, err := encodeSelfDigested(d)
 	if err != nil {
 		return err
 	}
@@ -296,7 +302,7 @@ func (d description) put(dir string, rename func(from, to string) error) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // no-op once renamed
-	if err := finishFile(f, append(data, '\n')); err != nil {
+	if err := finishFile(f, data); err != nil {
 		return err
 	}
 	return rename(f.Name(), filepath.Join(dir, descriptionName))

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -113,6 +114,31 @@ func TestOpenRefuses(t *testing.T) {
 	_, err := Open(filepath.Join(t.TempDir(), "absent"))
 	if !errors.Is(err, ErrNotRepository) || !errors.Is(err, ErrAbsent) {
 		t.Errorf("absent directory: got %v, want ErrNotRepository and ErrAbsent", err)
+	}
+}
+
+// One changed byte of repository.json would make another repository of it, to which no
+// checkpoint belongs.
+func TestDescriptionEveryFlippedByteIsSeen(t *testing.T) {
+	r := newRepository(t)
+	path := filepath.Join(r.Dir(), descriptionName)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := range whole {
+		torn := bytes.Clone(whole)
+		torn[at] ^= 1
+		mustWrite(t, path, string(torn))
+		again, err := Open(r.Dir())
+		if err == nil && (again.ID() != r.ID() || at < len(whole)-selfDigestLength) || errors.Is(err, ErrNewerFormat) {
+			t.Errorf("byte %d: %+v, %v", at, again, err)
+		}
+	}
+	// As docs/format.md has it for who has lost the file.
+	mustWrite(t, path, `{"format": 1, "id": "`+r.ID()+`", "created": "2026-11-25T00:00:00Z"}`)
+	if again, err := Open(r.Dir()); err != nil || again.ID() != r.ID() {
+		t.Errorf("written by hand: %v", err)
 	}
 }
 

@@ -39,7 +39,7 @@ func (r *run) retire(context.Context) error {
 		case slices.Contains(dead, c.Name):
 			why = "its bitmaps are lost"
 		case slices.Contains(old, c.Name):
-			why = fmt.Sprintf("the newest %d are kept", r.KeepCheckpoints)
+			why = fmt.Sprintf("only the newest %d are kept", r.KeepCheckpoints)
 		default:
 			continue
 		}

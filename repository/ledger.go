@@ -6,6 +6,9 @@ import "errors"
 // issued, at the moment of asking, and which of them belong to a sealed point.
 type Ledger struct {
 	Instants
+	// Damage says why instants.json cannot be used, if it is there: then nothing in
+	// libvirt is known to be ours.
+	Damage error
 	repo   *Repository
 	domain string
 }
@@ -17,7 +20,11 @@ func (r *Repository) Ledger(domain string) (*Ledger, error) {
 	if err != nil && !errors.As(err, &bad) {
 		return nil, err
 	}
-	return &Ledger{Instants: is, repo: r, domain: domain}, nil
+	l := &Ledger{Instants: is, repo: r, domain: domain}
+	if bad != nil {
+		l.Damage = bad
+	}
+	return l, nil
 }
 
 // RepositoryIDs are the UUIDs that the repository has or had.

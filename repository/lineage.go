@@ -88,6 +88,10 @@ func (l *Lineage) Lost(broken func(ImageRef) bool) map[string][]string {
 	return lost
 }
 
+// Broken returns, for each point that cannot be restored whole because a point that it
+// needs is not there, cannot be read or is another one, the disks that are lost.
+func (l *Lineage) Broken() map[string][]string { return l.Lost(l.unchained) }
+
 // unchained tells whether the parent of an image is not there, or another one.
 func (l *Lineage) unchained(ref ImageRef) bool {
 	m, ok := l.byID[ref.Point]

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -45,6 +46,32 @@ func (s *site) run(args ...string) testdomain.Result {
 type checkpointRow struct {
 	Name, Owner, Point string
 	Bytes              map[string]int64
+}
+
+// A point that is not there any more is missing in the list; what needs it is marked.
+func TestListSaysWhatIsLost(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	for _, kind := range []string{"full", "inc", "inc"} {
+		s.backUp(0, kind)
+	}
+	s.backUp(0, "full", "--disk", "vda")
+	if err := os.Rename(filepath.Join(s.repo, s.Name, "check2"), filepath.Join(s.Dir, "check2")); err != nil {
+		t.Fatal(err)
+	}
+	lost := map[string]string{}
+	for _, p := range decode[[]struct {
+		ID   string
+		Lost []string
+	}](t, s.run("list", "--json")) {
+		lost[p.ID] = strings.Join(p.Lost, " ")
+	}
+	if want := map[string]string{"check1": "", "check3": "vda vdb", "check4": ""}; !maps.Equal(lost, want) {
+		t.Errorf("lost: %v, want %v", lost, want)
+	}
+	if text := s.run("list").Stdout; strings.Count(text, "vda vdb LOST") != 1 {
+		t.Errorf("the list:\n%s", text)
+	}
 }
 
 // Checkpoints are listed with their owner and size, and deleted only where

@@ -202,6 +202,14 @@ func TestInstantsGone(t *testing.T) {
 		if err := damage(filepath.Join(s.repo, s.Name, "instants.json")); err != nil {
 			t.Fatal(err)
 		}
+		if round == 1 { // nobody else would tell before the next backup
+			if r := s.program.Must(t, []int{3}, "list", s.Name); !strings.Contains(r.Stderr, "instants.json of domain "+s.Name+" is damaged") {
+				t.Errorf("list says %s", r.Stderr)
+			}
+			if r := s.program.Must(t, []int{5}, "verify", s.Name); !strings.Contains(r.Stdout+r.Stderr, "every point that was checked still restores") {
+				t.Errorf("verify says %s%s", r.Stdout, r.Stderr)
+			}
+		}
 		s.writeAll(int64(3*round + 2))
 		before := s.Checkpoints()
 		inc := s.backUp(3, "inc")

@@ -94,6 +94,9 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	}
 	r.checkDescription(domains)
 	for _, d := range domains {
+		if err := d.checkInstants(); err != nil {
+			return report, err
+		}
 		report.Domains = append(report.Domains, d.report())
 	}
 	report.Damage, report.Warnings = r.sorted(domains), r.warnings
@@ -316,6 +319,20 @@ func (d *domainRun) progress(bytes int64) {
 	read := d.read
 	d.mu.Unlock()
 	d.Progress(d.lineage.Domain, read, max(d.expected, read))
+}
+
+// checkInstants finds damage in the list of identities, without which no checkpoint in
+// libvirt is known to be ours.
+func (d *domainRun) checkInstants() error {
+	ledger, err := d.repo.Ledger(d.lineage.Domain)
+	if err != nil {
+		return err
+	}
+	if ledger.Damage != nil {
+		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, repository.InstantsName), Harmless: true,
+			What: fmt.Sprintf("%v; the next backup reads the disks and compares them", ledger.Damage)})
+	}
+	return nil
 }
 
 // checkDescription holds the UUID in repository.json against the points, which

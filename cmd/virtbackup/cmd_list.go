@@ -35,6 +35,7 @@ func list(c *cli.Context) error {
 	}
 	all := []listedPoint{}
 	var damage error
+	warned := false
 	for _, domain := range domains {
 		points, err := repo.Points(domain)
 		var damaged *repository.DamagedError
@@ -46,12 +47,41 @@ func list(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		all = append(all, asListed(points, repo.Verified(domain), ledger, time.Now())...)
+		warned = warned || ledger.Damage != nil
+		if ledger.Damage != nil {
+			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", ledger.Damage))
+		}
+		of := asListed(points, repo.Verified(domain), ledger, time.Now())
+		if err := addLost(repo, domain, of); err != nil {
+			return err
+		}
+		all = append(all, of...)
 	}
 	if err := printResult(c, all, func() error { return printTrees(c.App.Writer, domains, all) }); err != nil {
 		return err
 	}
-	return damage
+	if damage != nil {
+		return damage
+	}
+	return warnedIf(warned)
+}
+
+// addLost adds which disks of the points of a domain do not restore any more, as far as
+// their manifests tell.
+func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
+	lineage, err := repo.Lineage(domain)
+	var damaged *repository.DamagedError
+	if errors.As(err, &damaged) { // was said
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	lost := lineage.Broken()
+	for i := range points {
+		points[i].Lost = lost[points[i].ID]
+	}
+	return nil
 }
 
 // listedPoint is a point as list shows it.
@@ -61,6 +91,9 @@ type listedPoint struct {
 	Verified *repository.Verification `json:"verified,omitempty"`
 	// HasCheckpoint: libvirt has a checkpoint of it, as far as the repository knows.
 	HasCheckpoint bool `json:"has_checkpoint"`
+	// Lost are the disks that do not restore, because a point that they need is missing
+	// or damaged.
+	Lost []string `json:"lost,omitempty"`
 	// Clock says what is odd about the point's time, "" where nothing is.
 	Clock string `json:"clock,omitempty"`
 }

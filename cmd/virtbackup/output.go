@@ -210,10 +210,13 @@ func targets(m repository.Manifest) string {
 	return strings.Join(names, " ")
 }
 
-// remark is what list notes about a point: its time, where that is odd, and its
-// disks.
+// remark is what list notes about a point: disks that are lost, its time, where that is
+// odd, and its disks.
 func (p listedPoint) remark() string {
-	notes := []string{p.Clock, diskRemark(p.Manifest)}
+	notes := []string{"", p.Clock, diskRemark(p.Manifest)}
+	if len(p.Lost) > 0 {
+		notes[0] = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"
+	}
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
 }
 

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -73,8 +74,7 @@ func (r *run) awaitIdle(ctx context.Context) error {
 		}
 		if !time.Now().Before(deadline) {
 			return withHint(fmt.Errorf("domain %s is held by a job that is not ours: %s: %w", r.Domain, job, hypervisor.ErrBusy),
-				"virsh domjobinfo %s shows it; --wait DURATION waits longer; virsh domjobabort %s ends a backup job that nobody needs, "+
-					"as one that a version before identities has left", r.Domain, r.Domain)
+				"virsh domjobinfo %s shows it; --wait DURATION waits longer%s", r.Domain, r.otherRun())
 		}
 		if !said {
 			r.Log.Info(fmt.Sprintf("waiting up to %v for a job that is not ours: %s", r.Wait, job))
@@ -85,6 +85,20 @@ func (r *run) awaitIdle(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// otherRun says, as part of a hint, that the job that holds the domain is a run of
+// virtbackup for another repository, or "".
+func (r *run) otherRun() string {
+	doc, err := r.domain.BackupJob()
+	if err != nil {
+		return ""
+	}
+	job, err := xml.ParseBackup(doc)
+	if name := filepath.Base(job.Socket); err == nil && strings.HasPrefix(name, recovery.NamePrefix) {
+		return fmt.Sprintf("; by its socket, %s, it is a run of virtbackup for another repository, and may be alive", name)
+	}
+	return ""
 }
 
 // beginTime bounds the beginning of a job, during which the guest may be frozen.

@@ -239,7 +239,7 @@ func noCheckpoint(s State, m *repository.Manifest) string {
 	case there:
 		return fmt.Sprintf("checkpoint %s is of another instant than point %s", m.ID, m.ID)
 	}
-	return fmt.Sprintf("checkpoint %s is gone from libvirt", m.ID)
+	return fmt.Sprintf("checkpoint %s is gone from libvirt (deleted, or older than those that --keep-checkpoints keeps)", m.ID)
 }
 
 // planDisks plans the chosen disks against the plan's base.

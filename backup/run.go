@@ -255,7 +255,7 @@ func (r *run) makePlan(context.Context) error {
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
-			r.warn("%v", d.Err)
+			r.warn("%v", &repository.DamagedError{Points: []repository.DamagedPoint{d}})
 		}
 	}
 	if err := r.warnOfRename(state); err != nil {

@@ -129,6 +129,14 @@ func TestSurvey(t *testing.T) {
 	if c, ok := Choose(all, "check1"); ok {
 		t.Errorf("an inherited checkpoint is chosen by its point: %s", c.Name)
 	}
+	var inFull *NamedInFullError
+	err = unknown(all, "vm1", "check1")
+	if !errors.As(err, &inFull) || !errors.Is(err, hypervisor.ErrNoCheckpoint) || !strings.Contains(err.Error(), "inherited") || !strings.Contains(inFull.Hint(), "check1."+id1) {
+		t.Errorf("an inherited checkpoint, named by its point: %v", err)
+	}
+	if err := unknown(all, "vm1", "check7"); errors.As(err, &inFull) {
+		t.Errorf("one that there is not: %v", err)
+	}
 }
 
 // An identity goes only once libvirt does not list its checkpoint any more, and is

@@ -79,7 +79,7 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 	}
 	c, ok := Choose(all, name)
 	if !ok {
-		return "", fmt.Errorf("domain %s: checkpoint %q: %w", domain.Name(), name, hypervisor.ErrNoCheckpoint)
+		return "", unknown(all, domain.Name(), name)
 	}
 	var refused *RefusedError
 	if errors.As(Refuse(c), &refused) {
@@ -102,6 +102,31 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 	_, err = Delete(domain, c.Name)
 	return loss, err
 }
+
+// unknown is the error for a name that no checkpoint has: those of the same point that
+// are not ours alone have to be named in full.
+func unknown(all []Checkpoint, domain, name string) error {
+	err := fmt.Errorf("domain %s: checkpoint %q: %w", domain, name, hypervisor.ErrNoCheckpoint)
+	for _, c := range all {
+		if point, _, ok := repository.ParseCheckpointName(c.Name); ok && point == name {
+			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and is to be named in full", err, c.Owner())
+			return &NamedInFullError{err, c.Name}
+		}
+	}
+	return err
+}
+
+// NamedInFullError says that a checkpoint that is not ours alone was named by its point.
+type NamedInFullError struct {
+	error
+	Name string // what libvirt calls the checkpoint
+}
+
+// Unwrap gives errors.Is the cause, hypervisor.ErrNoCheckpoint.
+func (e *NamedInFullError) Unwrap() error { return e.error }
+
+// Hint says the name.
+func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 
 // DeleteIssued deletes the checkpoint of an instant that the repository has issued, and
 // forgets the identity once libvirt does not list the checkpoint any more. Until then

@@ -54,7 +54,9 @@ type work struct {
 	domain *hypervisor.Domain // nil where libvirt does not know it
 	active bool
 	owned  bool // the points tell whose they are
-	result Result
+	// namesake: libvirt has another domain of that name.
+	namesake bool
+	result   Result
 }
 
 // Run forgets a domain or one of its points. It works for a domain that is shut
@@ -125,6 +127,8 @@ func (w *work) find() error {
 	}
 	if errors.Is(err, hypervisor.ErrNoDomain) && slices.Contains(here, w.Domain) {
 		w.domain = nil
+		_, err := w.conn.Domain(w.Domain)
+		w.namesake = err == nil
 		return nil
 	}
 	if err != nil {
@@ -296,6 +300,8 @@ func (w *work) note(format string, args ...any) {
 func (w *work) remark() {
 	note := w.note
 	switch {
+	case w.domain == nil && w.namesake:
+		note("the domain that libvirt calls %s now is another one, with another UUID: nothing of it was touched", w.Domain)
 	case w.domain == nil && w.Points:
 		note("libvirt does not know domain %s: there were only points to remove", w.Domain)
 	case w.domain == nil:

@@ -49,10 +49,13 @@ func (s *Site) agentTimeout() time.Duration {
 	return s.AgentTimeout
 }
 
+// NamePrefix begins the name of every socket and scratch file of virtbackup.
+const NamePrefix = "virtbackup-"
+
 // Prefix begins the name of every socket and scratch file of this domain and
 // repository. The identity of the run's instant follows, which tells whose it is.
 func (s *Site) Prefix() string {
-	return fmt.Sprintf("virtbackup-%.8s-%.8s-", s.Repo.ID(), s.Domain.UUID())
+	return fmt.Sprintf(NamePrefix+"%.8s-%.8s-", s.Repo.ID(), s.Domain.UUID())
 }
 
 // Socket is where QEMU serves the disks for an instant.
@@ -104,7 +107,7 @@ func (s *Site) ledger() (*repository.Ledger, error) { return s.Repo.Ledger(s.Loc
 // that is dead. The names of others may look the same: those of a copy of this
 // repository do.
 func (s *Site) ours(ledger *repository.Ledger, path string) bool {
-	rest, ok := strings.CutPrefix(filepath.Base(path), "virtbackup-")
+	rest, ok := strings.CutPrefix(filepath.Base(path), NamePrefix)
 	if !ok {
 		return false
 	}

@@ -194,7 +194,7 @@ func TestForgetUnknownDomain(t *testing.T) {
 	testdomain.Virsh(t, "checkpoint-create-as", s.Name, "its-own")
 	result = s.forgotten(s.Name, "--points")
 	wantForgotten(t, result, "", "copy5 diff4 check3 check2 check1")
-	wantSaid(t, result.Notes, "libvirt does not know domain")
+	wantSaid(t, result.Notes, "is another one, with another UUID")
 	if got := strings.Join(s.labels(), " "); got != "its-own" {
 		t.Errorf("checkpoints: %s", got)
 	}

@@ -125,6 +125,8 @@ func TestBadInput(t *testing.T) {
 		{"checkpoint list nosuch", rejection{6, "nosuch", "virsh list"}},
 		{"checkpoint delete nosuch check1", rejection{6, "nosuch", "virsh list"}},
 
+		{"full NAME --repo=", rejection{2, "names no directory", "--repo /srv/backup"}},
+		{"inc NAME --keep-checkpoints 0", rejection{2, "from 1 on, not 0", "--keep-checkpoints 8"}},
 		{"full NAME --disk vdx", rejection{6, `no disk "vdx"`, "vda, vdb, hda"}},
 		{"inc NAME --exclude vdx", rejection{6, `no disk "vdx"`, "vda, vdb, hda"}},
 		{"full NAME --disk hda", rejection{2, "hda of domain NAME cannot be backed up", "--disk hda"}},

@@ -72,6 +72,9 @@ func checkGlobals(c *cli.Context) error {
 	if p := c.String("progress"); !slices.Contains([]string{barsAuto, barsAlways, barsNever}, p) {
 		return &usageError{fmt.Sprintf("--progress is auto, always or never, not %q", p), "virtbackup --help"}
 	}
+	if c.String("repo") == "" {
+		return &usageError{"--repo, or VIRTBACKUP_REPO, names no directory", "virtbackup --repo /srv/backup …"}
+	}
 	if c.Bool("quiet") && c.Bool("verbose") {
 		return &usageError{"--quiet and --verbose do not go together", "leave out one of them"}
 	}

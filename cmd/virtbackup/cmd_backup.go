@@ -196,6 +196,9 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, doma
 	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
 		return backup.Result{}, &usageError{fmt.Sprintf("--max-chain is a number of images from 1 on, not %d", c.Int("max-chain")), "--max-chain 200"}
 	}
+	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
+		return backup.Result{}, &usageError{fmt.Sprintf("--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints")), "--keep-checkpoints 8"}
+	}
 	show := newProgress(c)
 	defer func() { show.close(err == nil) }()
 	return backup.Run(c.Context, conn, c.String("repo"), backup.Request{

@@ -38,7 +38,7 @@ func initAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	made := madeRepository{Repository: repo.Dir(), ID: repo.ID(), Made: repo.IsNew(), RootFileSystem: repo.OnRoot(), FormerIDs: repo.IDs()[1:]}
+	made := madeRepository{Repository: repo.Dir(), ID: repo.ID(), Made: repo.IsNew(), RootFileSystem: repo.OnRoot(), FormerIDs: repo.IDs()[1:], adopted: c.Bool("new-id")}
 	return printResult(c, made, func() error { return made.print(c.App.Writer) })
 }
 
@@ -51,10 +51,11 @@ type madeRepository struct {
 	RootFileSystem bool `json:"root_file_system"`
 	// FormerIDs are those that it had before --new-id.
 	FormerIDs []string `json:"former_ids,omitempty"`
+	adopted   bool     // by --new-id, just now
 }
 
 func (m madeRepository) print(w io.Writer) error {
-	if n := len(m.FormerIDs); n > 0 {
+	if n := len(m.FormerIDs); m.adopted {
 		_, err := fmt.Fprintf(w, "the repository in %s has the id %s, before it was %s; checkpoints from before are used and never deleted\n",
 			m.Repository, m.ID, m.FormerIDs[n-1])
 		return err

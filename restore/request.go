@@ -21,7 +21,8 @@ type Request struct {
 	// At is a point ("check3"), a time (see [Resolve]), or "latest"; "" is
 	// "latest".
 	At string
-	// Dir takes the images. It must be empty, or not exist.
+	// Dir takes the images. It must be empty, or not exist. Symbolic links are
+	// followed as the kernel follows them (repository.RealPath).
 	Dir string
 	// Disks are the targets to restore, none means all.
 	Disks  []string
@@ -82,7 +83,7 @@ type Result struct {
 	Domain  string    `json:"domain"`
 	Point   string    `json:"point"`
 	Time    time.Time `json:"time"`
-	Dir     string    `json:"dir"`
+	Dir     string    `json:"dir"` // absolute, without symbolic links
 	Disks   []Disk    `json:"disks"`
 	XML     string    `json:"xml"` // path of the domain's XML as it was at that point
 	Seconds float64   `json:"seconds"`

@@ -161,14 +161,14 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	return images, closeImages, err
 }
 
-// checkDir refuses a directory in a repository, this one or another: what is
-// restored there would be damage to it, or a domain.
-func (r *restorer) checkDir() error {
-	repo, err := repository.Containing(r.Dir)
-	switch {
-	case err != nil:
+// checkDir finds out which directory is meant, and refuses one in a repository, this
+// one or another: what is restored there would be damage to it, or a domain. From then
+// on Dir is the path without symbolic links, so that all steps use the same directory.
+func (r *restorer) checkDir() (err error) {
+	if r.Dir, err = repository.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
-	case repo != "":
+	}
+	if repo := repository.Containing(r.Dir); repo != "" {
 		return &UsageError{fmt.Sprintf("%s is in the repository %s: nothing is restored into a repository", r.Dir, repo), "name a directory elsewhere with --to"}
 	}
 	return nil

@@ -29,7 +29,7 @@ func (r *provingReader) computeList() (*provenList, error) {
 	}
 	l := &provenList{layout: r.layout, chain: r.chain, digest: r.link.Disk.Hashes, misread: r.listMisread,
 		read: func(p []byte, offset int64) (int, error) { return r.chain.scratch.readAt(p, base+offset) }}
-	for range 2 { // what is read wrong is read again
+	for try := range 2 { // what is read wrong is read again
 		w := &listWriter{layout: r.layout, scratch: r.chain.scratch, at: base, piece: r.layout.header()}
 		if err := r.eachPiece(w.add); err != nil {
 			return nil, err
@@ -40,6 +40,9 @@ func (r *provingReader) computeList() (*provenList, error) {
 		if formatDigest(w.digest[:]) == l.digest {
 			if len(w.tree) > 1 {
 				l.tree = w.tree
+			}
+			if try > 0 {
+				r.misread(r.link.Disk.Image, r.layout.whole())
 			}
 			return l, nil
 		}

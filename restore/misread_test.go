@@ -211,3 +211,27 @@ func TestMisreadAfterEviction(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What of a hash list is read wrong once is told, as what of an image is.
+func TestMisreadHashList(t *testing.T) {
+	const size = 192 << 20
+	repo, content := chainOf(t, 1, size, func(int) (all []int64) {
+		for at := int64(0); at < size; at += cluster {
+			all = append(all, at)
+		}
+		return all
+	})
+	links, err := repo.Links("vm1", "check1", "vda")
+	must(t, err)
+	info, err := os.Stat(filepath.Join(filepath.Dir(links[0].Path), "vda.hashes"))
+	must(t, err)
+	for name, at := range map[string]int64{"tree": info.Size() - 40, "second piece": 65<<10 + 7, "first piece": 100} {
+		t.Run(name, func(t *testing.T) {
+			misread(t, "vda.hashes", at, 1)
+			result, err := restored(t, repo, content)
+			if err != nil || !strings.Contains(strings.Join(result.Warnings, "\n"), "vda.hashes (disk vda): ") {
+				t.Errorf("got %q, %v", result.Warnings, err)
+			}
+		})
+	}
+}

@@ -26,7 +26,8 @@ import (
 const partialSuffix = ".partial"
 
 // disksAtOnce are restored side by side; each takes some 40 MiB of memory, of which
-// 8 are ranges that were read (repository.OpenChain).
+// 8 are ranges that were read (repository.OpenChain), and up to 8 more where hash lists
+// are damaged.
 const disksAtOnce = 4
 
 // restorer is one restore.

@@ -24,7 +24,8 @@ type Request struct {
 	// Dir takes the images. It must be empty, or not exist. Symbolic links are
 	// followed as the kernel follows them (repository.RealPath).
 	Dir string
-	// Disks are the targets to restore, none means all.
+	// Disks are the targets to restore, none means all. Where some are named, they are
+	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
 	// Log gets what happens. nil means none.
@@ -85,7 +86,7 @@ type Result struct {
 	Time    time.Time `json:"time"`
 	Dir     string    `json:"dir"` // absolute, without symbolic links
 	Disks   []Disk    `json:"disks"`
-	XML     string    `json:"xml"` // path of the domain's XML as it was at that point
+	XML     string    `json:"xml,omitempty"` // path of the domain's XML as it was at that point; "" where it is damaged
 	Seconds float64   `json:"seconds"`
 
 	// Warnings tell of damage that has no part in what was restored.

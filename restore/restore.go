@@ -44,7 +44,7 @@ type restorer struct {
 }
 
 // Run restores the disks of a point to standalone images, and puts the domain's
-// XML beside them. Nothing is overwritten: the directory must be new or empty.
+// XML beside them; damaged XML is a warning where disks are named. Nothing is overwritten: the directory must be new or empty.
 // An image has its name only once it is complete and on stable storage, and all
 // files that it was made from have been read and held against their hashes; what
 // a failed restore made is removed.
@@ -300,8 +300,11 @@ func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, co
 	return stats.DataBytes, file.Truncate(stats.FileBytes)
 }
 
-// restoreXML puts the domain's XML, as it was, beside the images.
+// restoreXML puts the domain's XML, as it was, beside the images, unless it is damaged.
 func (r *restorer) restoreXML() (path string, err error) {
+	if r.xml == nil {
+		return "", nil
+	}
 	path = filepath.Join(r.Dir, strings.ReplaceAll(r.Domain, "/", "_")+".xml")
 	r.made = append(r.made, path)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

@@ -17,7 +17,12 @@ import (
 // longImage makes an image whose hash list has several pieces: sparse, with marks.
 func longImage(t testing.TB, unit int64) (link Link, content func(at, n int64) []byte) {
 	t.Helper()
-	length := pieceOfList/hashSize*unit + unit/2
+	return imageOf(t, pieceOfList/hashSize*unit+unit/2, unit)
+}
+
+// imageOf makes a sparse image of that length, with marks.
+func imageOf(t testing.TB, length, unit int64) (link Link, content func(at, n int64) []byte) {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "vda.qcow2")
 	f, err := os.Create(path)
 	if err != nil {

@@ -59,9 +59,9 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 // its list is damaged. warn is called from several goroutines.
 //
 // Memory and open files are bounded whatever the number of links: mostCached bytes
-// of ranges and mostOpen files, besides what qcow2.Chain keeps of each image. Each
-// link has a proof, for CheckOptions. The caller closes the chain when nobody
-// reads it any more.
+// of ranges, mostListMemory bytes of computed lists and mostOpen files, besides what
+// qcow2.Chain keeps of each image. Each link has a proof, for CheckOptions. The caller
+// closes the chain when nobody reads it any more.
 func OpenChain(ctx context.Context, links []Link, warn func(string)) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
 	shared := newReading(ctx, warn)
 	var images []io.ReaderAt

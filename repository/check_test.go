@@ -102,7 +102,8 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 func checkOf(t *testing.T, r *Repository, m Manifest, written []byte) []Damage {
 	t.Helper()
 	check := func(p *Proof) []Damage {
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p})
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p,
+			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -386,6 +387,26 @@ func TestParentOfAnotherTime(t *testing.T) {
 	_, err := a.Links("vm1", "diff3", "vda")
 	var damaged *DamagedError
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "put here by hand") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// So is one that was made at the same time, under another identity.
+func TestParentOfAnotherIdentity(t *testing.T) {
+	r := chainOfThree(t)
+	m, err := r.Point("vm1", "check1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Identity = "fedcba9876543210"
+	data, err := encodeManifest(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, filepath.Join(r.PointDir("vm1", "check1"), ManifestName), string(data))
+	_, err = r.Links("vm1", "diff3", "vda")
+	var damaged *DamagedError
+	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "needs the point of identity "+testIdentity) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -20,17 +21,23 @@ var errNotWritten = errors.New("differs from what was written, and its hash list
 
 // computeList makes the list of an image whose own is of no use: the whole image
 // is read, and the digest of what its hashes are must be the one in the manifest.
-// The hashes are kept in a temporary file, and are proven like those of any list
-// when they are read from there.
+// The hashes are kept in memory or in a temporary file, and are proven like those of
+// any list when they are read from there.
 func (r *provingReader) computeList() (*provenList, error) {
-	base, err := r.chain.scratch.reserve(r.layout.hashesSize())
+	room, err := r.chain.scratch.reserve(r.layout.hashesSize())
 	if err != nil {
 		return nil, err
 	}
 	l := &provenList{layout: r.layout, chain: r.chain, digest: r.link.Disk.Hashes, misread: r.listMisread,
-		read: func(p []byte, offset int64) (int, error) { return r.chain.scratch.readAt(p, base+offset) }}
-	for range 2 { // what is read wrong is read again
-		w := &listWriter{layout: r.layout, scratch: r.chain.scratch, at: base, piece: r.layout.header()}
+		read: func(p []byte, offset int64) (int, error) {
+			n, err := room.ReadAt(p, offset)
+			if err == io.EOF {
+				err = nil
+			}
+			return n, err
+		}}
+	for try := range 2 { // what is read wrong is read again
+		w := &listWriter{layout: r.layout, room: room, piece: r.layout.header()}
 		if err := r.eachPiece(w.add); err != nil {
 			return nil, err
 		}
@@ -40,6 +47,9 @@ func (r *provingReader) computeList() (*provenList, error) {
 		if formatDigest(w.digest[:]) == l.digest {
 			if len(w.tree) > 1 {
 				l.tree = w.tree
+			}
+			if try > 0 {
+				r.misread(r.link.Disk.Image, r.layout.whole())
 			}
 			return l, nil
 		}
@@ -69,14 +79,14 @@ func (r *provingReader) eachPiece(do func(piece []byte) error) error {
 	return nil
 }
 
-// listWriter writes hashes to the temporary file, a piece of the list at a time.
+// listWriter writes a list, a piece at a time.
 type listWriter struct {
 	layout
-	scratch *scratch
-	at      int64 // in the temporary file
-	piece   []byte
-	tree    listTree
-	digest  [hashSize]byte // valid after flush
+	room   io.WriterAt
+	at     int64 // in the room
+	piece  []byte
+	tree   listTree
+	digest [hashSize]byte // valid after flush
 }
 
 // add takes the next of the image, whole ranges.
@@ -92,8 +102,8 @@ func (w *listWriter) add(data []byte) error {
 }
 
 func (w *listWriter) write(piece []byte) error {
-	if _, err := w.scratch.file.WriteAt(piece, w.at); err != nil {
-		return fmt.Errorf("write the hashes of an image to a temporary file: %w", err)
+	if _, err := w.room.WriteAt(piece, w.at); err != nil {
+		return scratchError(err)
 	}
 	w.tree.add(piece)
 	w.at += int64(len(piece))
@@ -110,36 +120,62 @@ func (w *listWriter) flush() error {
 	return err
 }
 
-// scratch is a temporary file that has no name, made when it is needed first.
+// mostListMemory bytes of computed lists are kept in memory, for each open chain: those
+// of 16 GiB of images with ranges of 64 KiB. It is taken only where lists are damaged.
+const mostListMemory = 8 << 20
+
+// scratch is where computed lists are kept: in memory, and behind mostListMemory in a
+// temporary file that has no name, which is made when it is needed first.
 type scratch struct {
-	mu   sync.Mutex
-	file *os.File
-	end  int64
+	mu     sync.Mutex
+	memory int64 // bytes that were taken
+	file   *os.File
+	end    int64 // of the file
+}
+
+// room is for one list.
+type room struct {
+	io.ReaderAt
+	io.WriterAt
 }
 
 // reserve takes room for n bytes.
-func (s *scratch) reserve(n int64) (base int64, err error) {
+func (s *scratch) reserve(n int64) (room, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.file == nil {
-		// Not /tmp, which may be memory: 1 TiB of image has 512 MiB of hashes.
-		if s.file, err = os.CreateTemp(cmp.Or(os.Getenv("TMPDIR"), "/var/tmp"), "virtbackup-hashes-"); err != nil {
-			return 0, fmt.Errorf("a temporary file for the hashes of an image: %w", err)
-		}
-		if err := os.Remove(s.file.Name()); err != nil {
-			return 0, fmt.Errorf("a temporary file for the hashes of an image: %w", err)
-		}
+	if s.memory+n <= mostListMemory {
+		s.memory += n
+		list := make(memory, n)
+		return room{bytes.NewReader(list), list}, nil
 	}
-	base, s.end = s.end, s.end+n
-	return base, nil
+	if err := s.open(); err != nil {
+		return room{}, scratchError(err)
+	}
+	base := s.end
+	s.end += n
+	return room{io.NewSectionReader(s.file, base, n), io.NewOffsetWriter(s.file, base)}, nil
 }
 
-func (s *scratch) readAt(p []byte, offset int64) (int, error) {
-	n, err := s.file.ReadAt(p, offset)
-	if err == io.EOF {
-		err = nil
+// memory is a list that is kept there.
+type memory []byte
+
+// WriteAt is that of io.WriterAt, for what lies inside.
+func (m memory) WriteAt(p []byte, off int64) (int, error) { return copy(m[off:], p), nil }
+
+func (s *scratch) open() (err error) {
+	if s.file == nil {
+		if s.file, err = os.CreateTemp(scratchDir(), "virtbackup-hashes-"); err == nil {
+			err = os.Remove(s.file.Name())
+		}
 	}
-	return n, err
+	return err
+}
+
+// scratchDir is not /tmp, which may be memory: 1 TiB of image has 512 MiB of hashes.
+func scratchDir() string { return cmp.Or(os.Getenv("TMPDIR"), "/var/tmp") }
+
+func scratchError(err error) error {
+	return fmt.Errorf("the hashes of an image need a temporary file in %s (TMPDIR names another directory): %w", scratchDir(), err)
 }
 
 func (s *scratch) close() {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/directio"
@@ -59,6 +60,47 @@ func TestProofSparesTheCheck(t *testing.T) {
 	}
 	if damage := check(nil); len(damage) != 1 {
 		t.Errorf("without a proof: %v", damage)
+	}
+}
+
+// proofOfAll has read all of the image of oneImage.
+func proofOfAll(t *testing.T, r *Repository, m Manifest) *Proof {
+	t.Helper()
+	shared := newReading(context.Background(), func(string) {})
+	defer shared.close()
+	reader := shared.reader(Link{m, m.Disks[0], filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")})
+	if _, err := reader.ReadAt(directio.Buffer(int(m.Disks[0].ImageBytes+pageSize)), 0); err != io.EOF {
+		t.Fatal(err)
+	}
+	return reader.proof
+}
+
+// A hash list that is damaged after it has proven the image is no damage of the image.
+func TestListDamagedAfterTheProof(t *testing.T) {
+	r, m := oneImage(t, RangeLength)
+	proof := proofOfAll(t, r, m)
+	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), hashesHeaderSize+hashSize)
+	found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: proof})
+	if err != nil || len(found) != 1 || !found[0].Harmless {
+		t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
+	}
+}
+
+// What a computed list has proven is not what the list on disk says: a check takes
+// nothing of it, and so reads the image once.
+func TestProofOfAComputedList(t *testing.T) {
+	r, m := oneImage(t, RangeLength)
+	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), hashesHeaderSize+hashSize)
+	read := func(p *Proof) (bytes int64) {
+		var sum atomic.Int64
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p, Progress: func(n int64) { sum.Add(n) }})
+		if err != nil || len(found) != 1 || !found[0].Harmless {
+			t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
+		}
+		return sum.Load()
+	}
+	if got, want := read(proofOfAll(t, r, m)), read(nil); got != want {
+		t.Errorf("read %d bytes, want %d", got, want)
 	}
 }
 

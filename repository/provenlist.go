@@ -87,22 +87,44 @@ func (l *provenList) openList() error {
 	if l.pieces() == 1 {
 		return nil
 	}
-	if n := l.treeSize(); n > 0 {
-		p := make([]byte, n)
-		if _, err := l.read(p, l.hashesSize()); err == nil && l.accept(decodeTree(p)) {
-			return nil
-		}
+	if l.readTree() {
+		return nil
 	}
-	for range 2 { // a list that is read wrong is read again
+	for try := range 2 { // a list that is read wrong is read again
 		tree, err := l.scan()
 		if err != nil {
 			return listError(err)
 		}
 		if l.accept(tree) {
+			if try > 0 {
+				l.misread(qcow2.Range{Length: l.hashesSize()})
+			}
 			return nil
 		}
 	}
 	return errListUnusable
+}
+
+// readTree reads the tree behind the hashes, once more where it is not right.
+func (l *provenList) readTree() bool {
+	place := qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}
+	if place.Length == 0 {
+		return false
+	}
+	p := make([]byte, place.Length)
+	for try := range 2 {
+		n, err := l.read(p, place.Offset)
+		if err != nil || n < len(p) {
+			return false
+		}
+		if l.accept(decodeTree(p)) {
+			if try > 0 {
+				l.misread(place)
+			}
+			return true
+		}
+	}
+	return false
 }
 
 func (l *provenList) accept(tree listTree) bool {

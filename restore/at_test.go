@@ -52,6 +52,9 @@ func TestResolve(t *testing.T) {
 	if got, err := Resolve("vm1", same, "2026-11-18"); err != nil || got.ID != "diff10" {
 		t.Errorf("points of one instant: got %s, %v, want diff10", got.ID, err)
 	}
+	if got, err := Resolve("vm1", []repository.Manifest{same[0], same[2], same[1]}, Latest); err != nil || got.ID != "diff10" {
+		t.Errorf("the newest of points in another order: got %s, %v, want diff10", got.ID, err)
+	}
 	for at, want := range map[string]string{
 		"2026-11-17":               "no point at or before 2026-11-17 23:59:59: the first is check1 of 2026-11-18 02:00:00",
 		"2026-11-18 01:59":         "no point at or before",

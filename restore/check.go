@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -95,11 +96,40 @@ func (r *restorer) explain(err error) error {
 	return err
 }
 
-// readXML reads the domain's XML, before anything is written.
+// readXML reads the domain's XML, before anything is written. Where disks are named,
+// their images are what is wanted, and damaged XML is only a warning; nil then.
 func (r *restorer) readXML() ([]byte, error) {
 	doc, err := r.repo.ReadFile(r.point, repository.DomainXML)
-	if err != nil {
-		return nil, fmt.Errorf("the domain's XML: %w", r.explain(err))
+	var damaged *repository.DamagedError
+	switch {
+	case err == nil:
+		return doc, nil
+	case !errors.As(err, &damaged):
+		return nil, fmt.Errorf("the domain's XML: %w", err)
+	case len(r.Disks) > 0:
+		r.warn(fmt.Sprintf("the domain's XML is not restored: %v", err))
+		return nil, nil
 	}
-	return doc, nil
+	return nil, &xmlError{r.explain(err), r.imagesAlone()}
 }
+
+// imagesAlone is the command that restores the images and no XML.
+func (r *restorer) imagesAlone() string {
+	var disks strings.Builder
+	for _, d := range r.disks {
+		disks.WriteString(" --disk " + repository.ShellWord(d.Target))
+	}
+	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", repository.ShellWord(r.Domain), r.point.ID, &disks)
+}
+
+// xmlError says that the domain's XML is damaged.
+type xmlError struct {
+	err  error
+	hint string
+}
+
+func (e *xmlError) Error() string { return fmt.Sprintf("the domain's XML: %v", e.err) }
+func (e *xmlError) Unwrap() error { return e.err }
+
+// Hint says how to get the images all the same.
+func (e *xmlError) Hint() string { return e.hint }

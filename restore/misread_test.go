@@ -211,3 +211,49 @@ func TestMisreadAfterEviction(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What of a hash list is read wrong once is told, as what of an image is.
+func TestMisreadHashList(t *testing.T) {
+	const size = 192 << 20
+	repo, content := chainOf(t, 1, size, func(int) (all []int64) {
+		for at := int64(0); at < size; at += cluster {
+			all = append(all, at)
+		}
+		return all
+	})
+	links, err := repo.Links("vm1", "check1", "vda")
+	must(t, err)
+	info, err := os.Stat(filepath.Join(filepath.Dir(links[0].Path), "vda.hashes"))
+	must(t, err)
+	for name, at := range map[string]int64{"tree": info.Size() - 40, "second piece": 65<<10 + 7, "first piece": 100} {
+		t.Run(name, func(t *testing.T) {
+			misread(t, "vda.hashes", at, 1)
+			result, err := restored(t, repo, content)
+			if err != nil || !strings.Contains(strings.Join(result.Warnings, "\n"), "vda.hashes (disk vda): ") {
+				t.Errorf("got %q, %v", result.Warnings, err)
+			}
+		})
+	}
+}
+
+// A damaged hash list is harmless, also where there is no directory for temporary files.
+func TestDamagedListWithoutTemporaryDirectory(t *testing.T) {
+	repo, content := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0, cluster} })
+	links, err := repo.Links("vm1", "check1", "vda")
+	must(t, err)
+	path := filepath.Join(filepath.Dir(links[0].Path), "vda.hashes")
+	list, err := os.ReadFile(path)
+	must(t, err)
+	list[40] ^= 1
+	must(t, os.WriteFile(path, list, 0o600))
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", filepath.Join(dir, "none"))
+	result, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: filepath.Join(dir, "out"), Format: Raw})
+	must(t, err)
+	if got, err := os.ReadFile(result.Disks[0].Image); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("the restored disk is not what it was: %v", err)
+	}
+	if !strings.Contains(strings.Join(result.Warnings, "\n"), "vda.hashes (disk vda): is damaged") {
+		t.Errorf("warnings %q", result.Warnings)
+	}
+}

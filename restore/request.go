@@ -21,9 +21,11 @@ type Request struct {
 	// At is a point ("check3"), a time (see [Resolve]), or "latest"; "" is
 	// "latest".
 	At string
-	// Dir takes the images. It must be empty, or not exist.
+	// Dir takes the images. It must be empty, or not exist. Symbolic links are
+	// followed as the kernel follows them (repository.RealPath).
 	Dir string
-	// Disks are the targets to restore, none means all.
+	// Disks are the targets to restore, none means all. Where some are named, they are
+	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
 	// Log gets what happens. nil means none.
@@ -82,9 +84,9 @@ type Result struct {
 	Domain  string    `json:"domain"`
 	Point   string    `json:"point"`
 	Time    time.Time `json:"time"`
-	Dir     string    `json:"dir"`
+	Dir     string    `json:"dir"` // absolute, without symbolic links
 	Disks   []Disk    `json:"disks"`
-	XML     string    `json:"xml"` // path of the domain's XML as it was at that point
+	XML     string    `json:"xml,omitempty"` // path of the domain's XML as it was at that point; "" where it is damaged
 	Seconds float64   `json:"seconds"`
 
 	// Warnings tell of damage that has no part in what was restored.

@@ -26,7 +26,8 @@ import (
 const partialSuffix = ".partial"
 
 // disksAtOnce are restored side by side; each takes some 40 MiB of memory, of which
-// 8 are ranges that were read (repository.OpenChain).
+// 8 are ranges that were read (repository.OpenChain), and up to 8 more where hash lists
+// are damaged.
 const disksAtOnce = 4
 
 // restorer is one restore.
@@ -43,7 +44,7 @@ type restorer struct {
 }
 
 // Run restores the disks of a point to standalone images, and puts the domain's
-// XML beside them. Nothing is overwritten: the directory must be new or empty.
+// XML beside them; damaged XML is a warning where disks are named. Nothing is overwritten: the directory must be new or empty.
 // An image has its name only once it is complete and on stable storage, and all
 // files that it was made from have been read and held against their hashes; what
 // a failed restore made is removed.
@@ -161,14 +162,14 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	return images, closeImages, err
 }
 
-// checkDir refuses a directory in a repository, this one or another: what is
-// restored there would be damage to it, or a domain.
-func (r *restorer) checkDir() error {
-	repo, err := repository.Containing(r.Dir)
-	switch {
-	case err != nil:
+// checkDir finds out which directory is meant, and refuses one in a repository, this
+// one or another: what is restored there would be damage to it, or a domain. From then
+// on Dir is the path without symbolic links, so that all steps use the same directory.
+func (r *restorer) checkDir() (err error) {
+	if r.Dir, err = repository.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
-	case repo != "":
+	}
+	if repo := repository.Containing(r.Dir); repo != "" {
 		return &UsageError{fmt.Sprintf("%s is in the repository %s: nothing is restored into a repository", r.Dir, repo), "name a directory elsewhere with --to"}
 	}
 	return nil
@@ -299,8 +300,11 @@ func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, co
 	return stats.DataBytes, file.Truncate(stats.FileBytes)
 }
 
-// restoreXML puts the domain's XML, as it was, beside the images.
+// restoreXML puts the domain's XML, as it was, beside the images, unless it is damaged.
 func (r *restorer) restoreXML() (path string, err error) {
+	if r.xml == nil {
+		return "", nil
+	}
 	path = filepath.Join(r.Dir, strings.ReplaceAll(r.Domain, "/", "_")+".xml")
 	r.made = append(r.made, path)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)

@@ -262,6 +262,14 @@ func TestRestoreOptions(t *testing.T) {
 	if doc, err := os.ReadFile(filepath.Join(to, s.Name+".xml")); err != nil || !strings.Contains(string(doc), "<uuid>"+s.UUID+"</uuid>") {
 		t.Errorf("the domain's XML: %v\n%s", err, doc)
 	}
+	flip(t, filepath.Join(s.repo, s.Name, "check2", repository.DomainXML), 24)
+	to = filepath.Join(s.Dir, "images")
+	s.refused(5, "--disk vda --disk vdb restores the images alone", "restore", s.Name, "--to", to)
+	r = s.program.Must(t, []int{3}, "restore", s.Name, "--disk", "vda", "--disk", "vdb", "--to", to)
+	wantLine(t, r.Stderr, `the domain's XML is not restored: .*/check2/domain\.xml: differs`)
+	if names := names(t, to); !slices.Equal(names, []string{"vda.qcow2", "vdb.qcow2"}) {
+		t.Errorf("restored without the XML: %q", names)
+	}
 }
 
 func names(t *testing.T, dir string) []string {

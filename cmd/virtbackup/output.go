@@ -327,6 +327,9 @@ func printRestore(w io.Writer, r restore.Result) error {
 	if err := printTable(w, t, "  "); err != nil {
 		return err
 	}
+	if r.XML == "" {
+		return nil
+	}
 	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", r.XML)
 	return err
 }

@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,6 +36,48 @@ func TestRepositoryBesideScratch(t *testing.T) {
 			s.check()
 		})
 	}
+}
+
+// Space is shared under another device number, too: by an overlay here, as by subvolumes of
+// btrfs and datasets of ZFS.
+func TestRepositoryBesideScratchOfAnotherDevice(t *testing.T) {
+	t.Parallel()
+	dir := mounted(t, "ext4", 1000)
+	over := overlay(t, dir)
+	scratch := filepath.Join(dir, "scratch")
+	if err := errors.Join(os.Mkdir(scratch, 0o777), os.Chmod(scratch, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 256 << 20}, testdomain.Disk{Target: "vdb", Size: 256 << 20}))
+	s.at(over)
+	for _, target := range []string{"vda", "vdb"} {
+		s.IO(target, "write -P 0x41 0 200M")
+	}
+	s.backUp(0, "full", "--scratch-dir", scratch)
+	for _, target := range []string{"vda", "vdb"} {
+		s.IO(target, "write -P 0x42 100M 100M")
+	}
+	s.backUp(0, "inc", "--scratch-dir", scratch)
+	// It would fit but for the scratch files.
+	for _, target := range []string{"vda", "vdb"} {
+		s.IO(target, "write -P 0x43 0 140M")
+	}
+	s.refused(1, "name a directory on another file system for the scratch files (--scratch-dir)", "inc", s.Name, "--scratch-dir", scratch)
+	s.check()
+}
+
+// overlay is a directory whose files take the space of the file system at dir.
+func overlay(t *testing.T, dir string) string {
+	t.Helper()
+	over := filepath.Join(testdomain.TempDir(t), "over")
+	for _, d := range []string{over, dir + "/lower", dir + "/upper", dir + "/work"} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testdomain.Tool(t, "mount", "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir), "over", over)
+	t.Cleanup(func() { testdomain.Tool(t, "umount", over) })
+	return over
 }
 
 // discards gives the guest's disk data, and takes most of it away again as a

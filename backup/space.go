@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -58,13 +59,14 @@ const imageCluster = 64 << 10
 
 // metadata is how many bytes an image and its hash list take besides the data: L2
 // tables as far as they are touched, by data or zeros (one for 512 MiB), 2 bytes
-// of refcount for each cluster, 32 bytes of hash for each MiB, and four clusters
-// for the rest.
+// of refcount for each cluster, and four clusters for the rest; then the hash list
+// of all that.
 func metadata(data, zeros, size int64) int64 {
 	const covered = 512 << 20
 	clusters := (data + imageCluster - 1) / imageCluster
 	tables := min(clusters+(zeros+imageCluster-1)/imageCluster, (size+covered-1)/covered)
-	return (4+tables)*imageCluster + 2*clusters + 32*(data>>20)
+	image := (4+tables)*imageCluster + 2*clusters
+	return image + repository.HashListBytes(data+image)
 }
 
 // checkSpace refuses, before a job begins, what will not fit: the guest should

@@ -138,10 +138,16 @@ func (r *run) room() (room, error) {
 	}
 	// What is kept for root is not for QEMU.
 	if free, size, err = freeSpace(runDir(r.ScratchDir), false); err == nil {
-		all.reserve = min(scratchLeast(size), r.plan.size())
-		all.free = max(0, min(all.free, free-all.reserve))
+		all.keep(min(scratchLeast(size), r.plan.size()), free)
 	}
 	return all, nil
+}
+
+// keep leaves a reserve to the scratch files, where that many bytes are free for them. A
+// quota may leave the repository less.
+func (r *room) keep(reserve, free int64) {
+	r.reserve = reserve
+	r.free = max(0, min(r.free, free-reserve))
 }
 
 // besideScratch says whether the repository and the scratch files share their space.

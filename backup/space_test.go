@@ -117,6 +117,22 @@ func TestCheckSpaceBesideScratch(t *testing.T) {
 	}
 }
 
+// Neither what is kept for root nor what a quota denies is the point's.
+func TestRoomKeepsAReserve(t *testing.T) {
+	for name, c := range map[string]struct{ repo, scratch, want int64 }{
+		"the same is free for both": {100, 100, 90},
+		"kept for root":             {105, 100, 90},
+		"a quota of the repository": {50, 100, 50},
+		"a quota of the scratch":    {100, 50, 40},
+		"no room for the reserve":   {100, 5, 0},
+	} {
+		r := room{known: true, free: c.repo}
+		if r.keep(10, c.scratch); r.free != c.want || r.reserve != 10 {
+			t.Errorf("%s: %+v, want %d bytes free", name, r, c.want)
+		}
+	}
+}
+
 // More than was expected may become all of the disk.
 func TestWillTake(t *testing.T) {
 	const mib = 1 << 20

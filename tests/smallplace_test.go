@@ -121,3 +121,17 @@ func TestTrimmedGuestOnASmallRepository(t *testing.T) {
 	}
 	s.check()
 }
+
+// Zeros take no space but for the tables that say so, 64 KiB for each 512 MiB: an
+// incremental of a large disk that was trimmed is refused where these do not fit.
+func TestTablesOfATrimmedGuestDoNotFit(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 30
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: size}))
+	dir := mounted(t, "ext4", 16)
+	s.at(dir)
+	s.backUp(0, "full")
+	s.discards("vda", size)
+	testdomain.Tool(t, "fallocate", "-l", "8M", filepath.Join(dir, "filler"))
+	s.refused(1, "too little space for check2 of domain "+s.Name+": it needs about 8.", "inc", s.Name)
+}

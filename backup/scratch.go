@@ -115,7 +115,7 @@ func (w *scratchWatch) taker() string {
 	if w.now.used > w.now.fallSince(w.first) && w.now.used > 0 {
 		return fmt.Sprintf("the guest has overwritten %s while the job ran and goes on at %s a second", sizeText(w.now.used), sizeText(int64(w.growth)))
 	}
-	return fmt.Sprintf("something else than the guest, which has overwritten %s while the job ran, fills that file system", sizeText(w.now.used))
+	return fmt.Sprintf("the guest has overwritten no more than %s while the job ran, something else fills that file system", sizeText(w.now.used))
 }
 
 // pause is the time to the next look: the less space is left, the sooner, and

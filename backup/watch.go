@@ -245,8 +245,8 @@ func (r *run) scratchPaused() error {
 }
 
 func (r *run) scratchShort(format string, args ...any) error {
-	return endCopy(fmt.Sprintf("the shorter the job, the less it needs: run it while the guest is quiet; free space in %s, or name another "+
-		"directory with --scratch-dir; --scratch-limit BYTES for another limit", runDir(r.ScratchDir)),
+	return endCopy(fmt.Sprintf("free space in %s, or name another directory with --scratch-dir; --scratch-limit BYTES sets another limit; "+
+		"the shorter the job is and the quieter the guest, the less it needs", runDir(r.ScratchDir)),
 		"ended the backup of domain %s to keep the guest going: %s", r.Domain, fmt.Sprintf(format, args...))
 }
 

@@ -80,6 +80,20 @@ func overlay(t *testing.T, dir string) string {
 	return over
 }
 
+// Somebody else fills the file system of the scratch files: that ends the backup for the
+// guest's sake, and the guest is not blamed.
+func TestOthersFillTheScratchSpace(t *testing.T) {
+	t.Parallel()
+	dir := mounted(t, "ext4", 1000)
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 96 << 20}))
+	s.at(dir).Write("vda", 0, 90<<20, 0x41)
+	p := s.slowly("full", "--scratch-dir", dir)
+	testdomain.Tool(t, "fallocate", "-l", "850M", filepath.Join(dir, "filler"))
+	wantFailed(t, p.Wait(), "less than the reserve of", "the guest has overwritten no more than 0 bytes while the job ran, something else fills that file system",
+		"hint: free space in "+dir)
+	s.noPartial()
+}
+
 // discards gives the guest's disk data, and takes most of it away again as a
 // guest that trims does: all of that is dirty, and zeros.
 func (s *site) discards(target string, length int64) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/xml"
@@ -190,7 +191,7 @@ func (r *run) end(ctx context.Context) error {
 // job has to be ours before and after each disk is asked about, or another job's
 // disk would be.
 func (r *run) proveJob() error {
-	if err := r.ownJob(); err != nil {
+	if err := errors.Join(r.ownJob(), fault.Point("prove")); err != nil {
 		return err
 	}
 	for _, d := range r.job.Disks {

@@ -19,9 +19,9 @@ const (
 	// place each second, copies return within 0.2 s, a job ends in 25 ms; the
 	// rest is for hosts that are busy.
 	scratchAhead = 5 * time.Second
-	// shrinkAhead is the same for what others take from the file system, and for
-	// our own images where they are on it: these stop where it is full.
-	shrinkAhead = 2 * time.Second
+	// fallAhead is the same for what others than the guest take from the file
+	// system: our own images where they are on it, and other programs.
+	fallAhead = 2 * time.Second
 	// limitAhead is by how much a limit is undercut: it is a budget, and to
 	// pass it by a little harms nobody.
 	limitAhead = 2 * time.Second
@@ -38,40 +38,49 @@ type scratchSample struct {
 	used int64 // by the scratch files of the job
 	free int64 // on the file system that they are on
 	size int64 // of that file system
-	own  ownSpace
-}
-
-// ownSpace is what the point takes of the file system that the scratch files are
-// on; all 0 where the repository is on another one.
-type ownSpace struct {
-	// before and after are how much it took just before and just after free was
-	// looked at, in bytes: the copy goes on meanwhile.
-	before, after int64
-	left          int64 // that it will still take at most, bytes
+	take int64 // by the whole point at most, on whichever file system it is
 }
 
 // scratchWatch knows when scratch space gets short. Feed it with note.
+//
+// What the guest takes of the file system libvirt tells. What else is taken may be the
+// point's, where the repository shares that space; whether it does, device numbers do not
+// tell (subvolumes of btrfs, datasets of ZFS and overlays have their own). So it counts as
+// the point's up to what the point takes in all, and only the rest as taken by others.
 type scratchWatch struct {
 	limit int64 // bytes that the scratch files may take; 0: no limit
 	most  int64 // bytes that they can take: the size of all disks
 
-	now    scratchSample
-	growth float64 // of the scratch files, bytes a second
-	shrink float64 // of the free space, by others than the point, bytes a second
-	ours   float64 // of the free space, by the point, bytes a second
-	looks  int
+	first, now scratchSample
+	took       int64   // by the point, bytes
+	growth     float64 // of the scratch files, bytes a second
+	ours       float64 // what the point takes, bytes a second
+	others     float64 // what neither the guest nor the point takes, bytes a second
+	looks      int
 }
 
 // note takes a sample; samples come in order.
 func (w *scratchWatch) note(s scratchSample) {
-	if seconds := s.at.Sub(w.now.at).Seconds(); w.looks > 0 && seconds > 0 {
+	if w.looks == 0 {
+		w.first = s
+	} else if seconds := s.at.Sub(w.now.at).Seconds(); seconds > 0 {
 		keep := math.Exp2(-seconds / memory.Seconds())
-		w.growth = max(w.growth*keep, float64(s.used-w.now.used)/seconds)
-		w.ours = max(w.ours*keep, float64(s.own.after-w.now.own.before)/seconds)
-		w.shrink = max(w.shrink*keep, float64(w.now.free-s.free-(s.own.after-w.now.own.before))/seconds)
+		speed := func(old float64, bytes int64) float64 { return max(old*keep, float64(bytes)/seconds) }
+		fell := s.fallSince(w.now)
+		took := min(s.take, max(0, w.took+fell))
+		w.growth = speed(w.growth, s.used-w.now.used)
+		w.ours = speed(w.ours, took-w.took)
+		w.others = speed(w.others, fell-(took-w.took))
+		w.took = took
 	}
 	w.now = s
 	w.looks++
+}
+
+// fallSince is by how much others than the guest have reduced the free space since an
+// earlier sample, in bytes; negative where they have freed some.
+func (s scratchSample) fallSince(earlier scratchSample) int64 {
+	return earlier.free - s.free - (s.used - earlier.used)
 }
 
 // reserve is what has to be free, in bytes: what the guest may need, never more
@@ -79,9 +88,9 @@ func (w *scratchWatch) note(s scratchSample) {
 // never more than it will take at all. So a backup that fits, together with the
 // guest's share, goes on however fast it writes.
 func (w *scratchWatch) reserve() int64 {
-	need := max(float64(scratchLeast(w.now.size)), w.growth*scratchAhead.Seconds(), w.shrink*shrinkAhead.Seconds())
+	need := max(float64(scratchLeast(w.now.size)), w.growth*scratchAhead.Seconds(), w.others*fallAhead.Seconds())
 	guest := min(need, float64(max(0, w.most-w.now.used)))
-	return int64(guest + min(w.ours*shrinkAhead.Seconds(), float64(w.now.own.left)))
+	return int64(guest + min(w.ours*fallAhead.Seconds(), float64(max(0, w.now.take-w.took))))
 }
 
 // scratchLeast is what is always left free of a file system of that size.
@@ -95,11 +104,18 @@ func (w *scratchWatch) short() string {
 			"and goes on at %s a second: that reaches the limit of %s", sizeText(s.used), sizeText(int64(w.growth)), sizeText(w.limit))
 	}
 	if reserve := w.reserve(); s.free < reserve {
-		return fmt.Sprintf("%s are free for the scratch files, less than the reserve of %s: the guest has overwritten %s "+
-			"while the job ran and goes on at %s a second, and its writes would fail without space",
-			sizeText(s.free), sizeText(reserve), sizeText(s.used), sizeText(int64(w.growth)))
+		return fmt.Sprintf("%s are free for the scratch files, less than the reserve of %s: %s, and the guest's writes would fail without space",
+			sizeText(s.free), sizeText(reserve), w.taker())
 	}
 	return ""
+}
+
+// taker says who has taken the space: the guest, unless others have taken more.
+func (w *scratchWatch) taker() string {
+	if w.now.used > w.now.fallSince(w.first) && w.now.used > 0 {
+		return fmt.Sprintf("the guest has overwritten %s while the job ran and goes on at %s a second", sizeText(w.now.used), sizeText(int64(w.growth)))
+	}
+	return fmt.Sprintf("the guest has overwritten no more than %s while the job ran, something else fills that file system", sizeText(w.now.used))
 }
 
 // pause is the time to the next look: the less space is left, the sooner, and

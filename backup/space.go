@@ -2,12 +2,13 @@ package backup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -58,13 +59,14 @@ const imageCluster = 64 << 10
 
 // metadata is how many bytes an image and its hash list take besides the data: L2
 // tables as far as they are touched, by data or zeros (one for 512 MiB), 2 bytes
-// of refcount for each cluster, 32 bytes of hash for each MiB, and four clusters
-// for the rest.
+// of refcount for each cluster, and four clusters for the rest; then the hash list
+// of all that.
 func metadata(data, zeros, size int64) int64 {
 	const covered = 512 << 20
 	clusters := (data + imageCluster - 1) / imageCluster
 	tables := min(clusters+(zeros+imageCluster-1)/imageCluster, (size+covered-1)/covered)
-	return (4+tables)*imageCluster + 2*clusters + 32*(data>>20)
+	image := (4+tables)*imageCluster + 2*clusters
+	return image + repository.HashListBytes(data+image)
 }
 
 // checkSpace refuses, before a job begins, what will not fit: the guest should
@@ -109,8 +111,11 @@ func (r *run) tooSmall(room room) error {
 		r.warn("%s; compression may make it fit", short)
 		return nil
 	}
-	return endCopy("free space there, use another repository (--repo), or try --compress zstd",
-		"%s (%s are missing)", short, sizeText(r.need-room.free))
+	hint := "free space there, use another repository (--repo), or try --compress zstd"
+	if r.need <= room.free+room.reserve {
+		hint = "name a directory on another file system for the scratch files (--scratch-dir), " + hint
+	}
+	return endCopy(hint, "%s (%s are missing)", short, sizeText(r.need-room.free))
 }
 
 // room is what the repository's file system has for a point, in bytes.
@@ -133,17 +138,36 @@ func (r *run) room() (room, error) {
 	}
 	// What is kept for root is not for QEMU.
 	if free, size, err = freeSpace(runDir(r.ScratchDir), false); err == nil {
-		all.reserve = min(scratchLeast(size), r.plan.size())
-		all.free = max(0, min(all.free, free-all.reserve))
+		all.keep(min(scratchLeast(size), r.plan.size()), free)
 	}
 	return all, nil
 }
 
-// besideScratch says whether the repository and the scratch files are on the same
-// file system.
+// keep leaves a reserve to the scratch files, where that many bytes are free for them. A
+// quota may leave the repository less.
+func (r *room) keep(reserve, free int64) {
+	r.reserve = reserve
+	r.free = max(0, min(r.free, free-reserve))
+}
+
+// besideScratch says whether the repository and the scratch files share their space.
+// Subvolumes of btrfs, datasets of ZFS and overlays do under device numbers of their own.
 func (r *run) besideScratch() bool {
-	var repo, scratch unix.Stat_t
-	return unix.Stat(r.dir, &repo) == nil && unix.Stat(runDir(r.ScratchDir), &scratch) == nil && repo.Dev == scratch.Dev
+	scratch := runDir(r.ScratchDir)
+	return sameDevice(r.dir, scratch) || sameFree(r.dir, scratch)
+}
+
+func sameDevice(a, b string) bool {
+	var of, other unix.Stat_t
+	return unix.Stat(a, &of) == nil && unix.Stat(b, &other) == nil && of.Dev == other.Dev
+}
+
+// sameFree says whether the same is free for two directories, while others may write.
+func sameFree(a, b string) bool {
+	before, _, err := freeSpace(a, false)
+	free, _, errOther := freeSpace(b, false)
+	after, _, errAgain := freeSpace(a, false)
+	return errors.Join(err, errOther, errAgain) == nil && min(before, after) <= free && free <= max(before, after)
 }
 
 // willTake is how many bytes the point takes at most, when the copy is done. A
@@ -151,19 +175,6 @@ func (r *run) besideScratch() bool {
 func (r *run) willTake() (n int64) {
 	for _, d := range r.plan.Disks {
 		n += d.takes(r.meter.most(d))
-	}
-	return n
-}
-
-// occupied is how many bytes the point takes by now, what is allocated ahead
-// included.
-func (r *run) occupied() (n int64) {
-	files, _ := os.ReadDir(r.partial.Dir()) // it is gone only when the run ends
-	for _, f := range files {
-		var s unix.Stat_t
-		if unix.Lstat(filepath.Join(r.partial.Dir(), f.Name()), &s) == nil {
-			n += s.Blocks * 512
-		}
 	}
 	return n
 }

@@ -19,16 +19,31 @@ func TestNeed(t *testing.T) {
 		low, high int64
 	}{
 		"nothing":             {nil, 0, 0},
-		"empty disk":          {[]DiskPlan{{Size: 10 * gib}}, 256 << 10, 256 << 10},
+		"empty disk":          {[]DiskPlan{{Size: 10 * gib}}, 256 << 10, 257 << 10},
 		"small change of 1 T": {[]DiskPlan{{Size: tib, Expected: 64 << 10, Incremental: true}}, 64 << 10, mib},
-		"full of 10 G":        {[]DiskPlan{{Size: 10 * gib, Expected: 10 * gib}}, 10 * gib, 10*gib + 4*mib},
-		"full of 1 T":         {[]DiskPlan{{Size: tib, Expected: tib}}, tib + 128*mib, tib + 256*mib},
+		"full of 10 G":        {[]DiskPlan{{Size: 10 * gib, Expected: 10 * gib}}, 10*gib + 5*mib, 10*gib + 8*mib},
+		"full of 1 T":         {[]DiskPlan{{Size: tib, Expected: tib}}, tib + 640*mib, tib + 768*mib},
 		"unknown":             {[]DiskPlan{{Size: tib, Expected: -1, Incremental: true}}, 0, 0},
 		"one unknown of two":  {[]DiskPlan{{Size: tib, Expected: -1}, {Size: gib, Expected: gib}}, gib, gib + mib},
 	} {
 		p := Plan{Disks: c.disks}
 		if got := p.need(DiskPlan.expected); got < c.low || got > c.high {
 			t.Errorf("%s: %d, want %d to %d", name, got, c.low, c.high)
+		}
+	}
+}
+
+// A point of data without holes takes at least its data, an L2 entry of 8 bytes and a
+// refcount of 2 bytes for each cluster, a hash of 32 bytes for each, and one for each 64
+// KiB of hashes: that is estimated, and little more.
+func TestTakesCountsHashes(t *testing.T) {
+	const gib = 1 << 30
+	for _, size := range []int64{10 * gib, 1024 * gib} {
+		clusters := size / imageCluster
+		hashes := 32 * clusters
+		least := size + (8+2)*clusters + hashes + hashes/imageCluster*32
+		if got := (DiskPlan{Size: size}).takes(size); got < least || got > least+1<<20 {
+			t.Errorf("%d GiB: %d bytes, want %d and little more", size/gib, got, least)
 		}
 	}
 }
@@ -99,6 +114,22 @@ func TestCheckSpaceBesideScratch(t *testing.T) {
 	inc.plan.Disks = append(inc.plan.Disks, DiskPlan{Disk: xml.Disk{Target: "vdb"}, Size: 2 * free, Expected: 2 * free})
 	if err := inc.checkSpace(t.Context()); err == nil {
 		t.Error("a full beside it does not fit, and is not refused")
+	}
+}
+
+// Neither what is kept for root nor what a quota denies is the point's.
+func TestRoomKeepsAReserve(t *testing.T) {
+	for name, c := range map[string]struct{ repo, scratch, want int64 }{
+		"the same is free for both": {100, 100, 90},
+		"kept for root":             {105, 100, 90},
+		"a quota of the repository": {50, 100, 50},
+		"a quota of the scratch":    {100, 50, 40},
+		"no room for the reserve":   {100, 5, 0},
+	} {
+		r := room{known: true, free: c.repo}
+		if r.keep(10, c.scratch); r.free != c.want || r.reserve != 10 {
+			t.Errorf("%s: %+v, want %d bytes free", name, r, c.want)
+		}
 	}
 }
 

@@ -216,9 +216,8 @@ func (r *run) stalled() error {
 // and nil when ctx ends or the job is gone.
 func (r *run) watchScratch(ctx context.Context) error {
 	w := scratchWatch{limit: r.ScratchLimit, most: r.plan.size()}
-	beside := r.besideScratch()
 	for {
-		s, err := r.sampleScratch(beside)
+		s, err := r.sampleScratch()
 		switch {
 		case errors.Is(err, hypervisor.ErrNoJob):
 			return nil // the copy will see
@@ -246,27 +245,20 @@ func (r *run) scratchPaused() error {
 }
 
 func (r *run) scratchShort(format string, args ...any) error {
-	return endCopy(fmt.Sprintf("the shorter the job, the less it needs: run it while the guest is quiet; --scratch-dir DIR "+
-		"for more space than %s has, --scratch-limit BYTES for another limit", runDir(r.ScratchDir)),
+	return endCopy(fmt.Sprintf("free space in %s, or name another directory with --scratch-dir; --scratch-limit BYTES sets another limit; "+
+		"the shorter the job is and the quieter the guest, the less it needs", runDir(r.ScratchDir)),
 		"ended the backup of domain %s to keep the guest going: %s", r.Domain, fmt.Sprintf(format, args...))
 }
 
-// sampleScratch looks at the scratch files; beside says that the point is on their
-// file system, too.
-func (r *run) sampleScratch(beside bool) (s scratchSample, err error) {
+// sampleScratch looks at the scratch files. It does not touch the repository, which may
+// hang while the guest goes on.
+func (r *run) sampleScratch() (s scratchSample, err error) {
 	stats, err := r.domain.JobStats()
 	if err != nil {
 		return s, err
 	}
-	s.at, s.used = time.Now(), stats.TempUsed
-	if beside {
-		s.own.before = r.occupied()
-	}
+	s.at, s.used, s.take = time.Now(), stats.TempUsed, r.willTake()
 	s.free, s.size, err = freeSpace(runDir(r.ScratchDir), false)
-	if beside {
-		s.own.after = r.occupied()
-		s.own.left = max(0, r.willTake()-s.own.before)
-	}
 	return s, err
 }
 

@@ -98,6 +98,9 @@ func TestImageConcurrentWritesInAnyOrder(t *testing.T) {
 			if d, err := Digest(path + hashesSuffix); err != nil || d != digest {
 				t.Errorf("digest of the list %s, %v, Finish said %s", d, err, digest)
 			}
+			if info, err := os.Stat(path + hashesSuffix); err != nil || info.Size() != HashListBytes(size) {
+				t.Errorf("the hash list of %d bytes is not %d long: %+v, %v", size, HashListBytes(size), info, err)
+			}
 			got, err := os.ReadFile(path + imageSuffix)
 			if err != nil || !bytes.Equal(got, want) {
 				t.Errorf("image differs from what was written (%v)", err)

@@ -70,6 +70,10 @@ func (l layout) treeSize() int64 {
 // fileSize is the length of the list's file.
 func (l layout) fileSize() int64 { return l.hashesSize() + l.treeSize() }
 
+// HashListBytes is how long the hash list of a new image is, of which the length is given
+// in bytes.
+func HashListBytes(image int64) int64 { return layout{image, RangeLength}.fileSize() }
+
 // header is that of the list.
 func (l layout) header() []byte {
 	version := uint32(2)

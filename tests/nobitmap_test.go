@@ -152,6 +152,21 @@ func TestKilledWhileTryingBitmaps(t *testing.T) {
 	s.check()
 }
 
+// Of a run that is killed when it has sealed a point of which no disk can have a bitmap,
+// no checkpoint is defined again or said to be lost, and its note goes.
+func TestKilledWithoutACheckpoint(t *testing.T) {
+	t.Parallel()
+	s := hiddenSite(t)
+	if r := s.startBroken("step seal after:kill", nil, "full", "--disk", "vdb").Wait(); r.Code != 128+9 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	wantList(t, "lost", s.recovered(0).Lost)
+	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
+	if err != nil || strings.Contains(string(list), "check1") {
+		t.Errorf("check1 is still noted: %s, %v", list, err)
+	}
+}
+
 // The guest is not frozen while bitmaps are tried, and frozen again for the job.
 func TestBitmapRefusedOfAGuest(t *testing.T) {
 	t.Parallel()

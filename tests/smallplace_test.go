@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -34,6 +36,62 @@ func TestRepositoryBesideScratch(t *testing.T) {
 			s.check()
 		})
 	}
+}
+
+// Space is shared under another device number, too: by an overlay here, as by subvolumes of
+// btrfs and datasets of ZFS.
+func TestRepositoryBesideScratchOfAnotherDevice(t *testing.T) {
+	t.Parallel()
+	dir := mounted(t, "ext4", 1000)
+	over := overlay(t, dir)
+	scratch := filepath.Join(dir, "scratch")
+	if err := errors.Join(os.Mkdir(scratch, 0o777), os.Chmod(scratch, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 256 << 20}, testdomain.Disk{Target: "vdb", Size: 256 << 20}))
+	s.at(over)
+	for _, target := range []string{"vda", "vdb"} {
+		s.IO(target, "write -P 0x41 0 200M")
+	}
+	s.backUp(0, "full", "--scratch-dir", scratch)
+	for _, target := range []string{"vda", "vdb"} {
+		s.IO(target, "write -P 0x42 100M 100M")
+	}
+	s.backUp(0, "inc", "--scratch-dir", scratch)
+	// It would fit but for the scratch files.
+	for _, target := range []string{"vda", "vdb"} {
+		s.IO(target, "write -P 0x43 0 140M")
+	}
+	s.refused(1, "name a directory on another file system for the scratch files (--scratch-dir)", "inc", s.Name, "--scratch-dir", scratch)
+	s.check()
+}
+
+// overlay is a directory whose files take the space of the file system at dir.
+func overlay(t *testing.T, dir string) string {
+	t.Helper()
+	over := filepath.Join(testdomain.TempDir(t), "over")
+	for _, d := range []string{over, dir + "/lower", dir + "/upper", dir + "/work"} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	testdomain.Tool(t, "mount", "-t", "overlay", "-o", fmt.Sprintf("lowerdir=%[1]s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work", dir), "over", over)
+	t.Cleanup(func() { testdomain.Tool(t, "umount", over) })
+	return over
+}
+
+// Somebody else fills the file system of the scratch files: that ends the backup for the
+// guest's sake, and the guest is not blamed.
+func TestOthersFillTheScratchSpace(t *testing.T) {
+	t.Parallel()
+	dir := mounted(t, "ext4", 1000)
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 96 << 20}))
+	s.at(dir).Write("vda", 0, 90<<20, 0x41)
+	p := s.slowly("full", "--scratch-dir", dir)
+	testdomain.Tool(t, "fallocate", "-l", "850M", filepath.Join(dir, "filler"))
+	wantFailed(t, p.Wait(), "less than the reserve of", "the guest has overwritten no more than 0 bytes while the job ran, something else fills that file system",
+		"hint: free space in "+dir)
+	s.noPartial()
 }
 
 // discards gives the guest's disk data, and takes most of it away again as a
@@ -76,4 +134,18 @@ func TestTrimmedGuestOnASmallRepository(t *testing.T) {
 		t.Error("a job is left")
 	}
 	s.check()
+}
+
+// Zeros take no space but for the tables that say so, 64 KiB for each 512 MiB: an
+// incremental of a large disk that was trimmed is refused where these do not fit.
+func TestTablesOfATrimmedGuestDoNotFit(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 30
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: size}))
+	dir := mounted(t, "ext4", 16)
+	s.at(dir)
+	s.backUp(0, "full")
+	s.discards("vda", size)
+	testdomain.Tool(t, "fallocate", "-l", "8M", filepath.Join(dir, "filler"))
+	s.refused(1, "too little space for check2 of domain "+s.Name+": it needs about 8.", "inc", s.Name)
 }

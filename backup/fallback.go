@@ -199,7 +199,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 	if err != nil {
 		return 0, false, err
 	}
-	chain, _, closeAll, err := repository.OpenChain(ctx, links, r.warnOnce)
+	chain, _, closeAll, err := repository.OpenChain(ctx, links, r.readOptions())
 	if err != nil {
 		return 0, false, err
 	}
@@ -254,6 +254,12 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 	if !d.Rescan {
 		return nil, func() {}, nil
 	}
-	chain, _, closeAll, err := repository.OpenChain(ctx, d.base, r.warnOnce)
+	chain, _, closeAll, err := repository.OpenChain(ctx, d.base, r.readOptions())
 	return chain, closeAll, err
+}
+
+// readOptions let reads of the base count as progress: where a hash list is damaged a
+// whole image is read before anything else moves.
+func (r *run) readOptions() repository.ChainOptions {
+	return repository.ChainOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

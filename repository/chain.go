@@ -51,19 +51,35 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	}
 }
 
+// ChainOptions say who is told of what while a chain is read. Calls come from
+// several goroutines.
+type ChainOptions struct {
+	// Warn, if set, is told of what was read wrong once, and of hash lists that are
+	// damaged.
+	Warn func(message string)
+	// Progress, if set, is called after each piece of an image or a hash list that was
+	// read: a reader of few bytes may have to read a whole image, see OpenChain.
+	Progress func()
+}
+
 // OpenChain opens the images of Links. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
-// digests in the manifests: what was read wrong once warn is told of, what is
-// wrong when read again is a *DamagedError, in a *qcow2.ChainError. The end of ctx
-// ends readers that read much more than they were asked for: a whole image, because
-// its list is damaged. warn is called from several goroutines.
+// digests in the manifests: what is wrong when read again is a *DamagedError, in a
+// *qcow2.ChainError. Cancelling ctx stops readers that read much more than they were
+// asked for: a whole image, because its list is damaged.
 //
 // Memory and open files are bounded whatever the number of links: mostCached bytes
 // of ranges and mostOpen files, besides what qcow2.Chain keeps of each image. Each
 // link has a proof, for CheckOptions. The caller closes the chain when nobody
 // reads it any more.
-func OpenChain(ctx context.Context, links []Link, warn func(string)) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
-	shared := newReading(ctx, warn)
+func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
+	shared := newReading(ctx, func(string) {})
+	if o.Warn != nil {
+		shared.warn = o.Warn
+	}
+	if o.Progress != nil {
+		shared.progress = o.Progress
+	}
 	var images []io.ReaderAt
 	for _, link := range links {
 		r := shared.reader(link)

@@ -204,12 +204,14 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 	return nil
 }
 
+// lookAtTail replans a disk whose base is damaged or whose end has changed. An image that
+// only cannot be read now fails the run: the base may be sound.
 func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
 	var damaged *repository.DamagedError
-	var unreadable *qcow2.ChainError
+	var noChain *qcow2.ChainError
 	switch {
-	case errors.As(err, &damaged), errors.As(err, &unreadable):
+	case errors.As(err, &damaged), errors.As(err, &noChain):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err

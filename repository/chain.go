@@ -23,7 +23,8 @@ type Link struct {
 // own image last. It follows the manifests and holds the header of each image
 // against them, so that no backing file name in an image leads anywhere but to
 // the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
-// what was asked for, a *DamagedError for what lies below.
+// what was asked for, a *DamagedError for what lies below; others say why that cannot be
+// told: files may not be read by this user, or too many are open.
 func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	m, err := r.Point(domain, id)
 	if err != nil {
@@ -64,8 +65,8 @@ type ChainOptions struct {
 
 // OpenChain opens the images of Links. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
-// digests in the manifests: what is wrong when read again is a *DamagedError, in a
-// *qcow2.ChainError. Cancelling ctx stops readers that read much more than they were
+// digests in the manifests: what is wrong when read again is a *DamagedError, what is
+// as it was written, but no chain, a *qcow2.ChainError. Cancelling ctx stops readers that read much more than they were
 // asked for: a whole image, because its list is damaged.
 //
 // Memory and open files are bounded whatever the number of links: mostCached bytes
@@ -93,7 +94,12 @@ func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chai
 	return chain, proofs, shared.close, nil
 }
 
+// damagedFile is the error for a file that is not as it was sealed. err itself is
+// returned where it says nothing of the file.
 func damagedFile(m Manifest, name string, err error) error {
+	if cannotCheck(err) {
+		return err
+	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
 }
 

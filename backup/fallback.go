@@ -96,34 +96,42 @@ func canCompare(s State, m *repository.Manifest) bool {
 	return false
 }
 
-// checkParents holds the images that disks will be compared with against their
-// hashes, before the job begins: the guest does not pay for that. A disk whose parent is damaged
-// is copied in full: what is the same there as in damaged data would be damaged,
-// too, and what differs would be chained onto damage.
+// checkParents compares the images that disks will be compared with, and those that the
+// last verify found damage in, with their hashes, before the job begins: the guest does
+// not pay for that.
 func (r *run) checkParents(ctx context.Context) error {
 	for i := range r.plan.Disks {
 		d := &r.plan.Disks[i]
-		if d.Incremental {
-			if err := r.checkDoubtful(ctx, d); err != nil {
-				return err
-			}
-		}
-		if !d.Rescan || d.base != nil {
-			continue
-		}
-		r.Log.Info(fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
-		links, err := r.checkParent(ctx, *d)
-		var damaged *repository.DamagedError
+		var err error
 		switch {
-		case errors.As(err, &damaged):
-			d.Rescan, d.Parent = false, ""
-			d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
-			r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
-		case err != nil:
-			return fmt.Errorf("check the image of disk %s in point %s: %w", d.Target, r.plan.Base.ID, err)
-		default:
-			d.base = links
+		case d.Incremental:
+			err = r.checkDoubtful(ctx, d)
+		case d.Rescan:
+			err = r.checkRescan(ctx, d)
 		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkRescan reads the chain that a disk will be compared with. A disk whose parent is
+// damaged is copied in full: what is the same there as in damaged data would be damaged,
+// too, and what differs would be chained onto damage.
+func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
+	r.Log.Info(fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
+	links, err := r.checkParent(ctx, *d)
+	var damaged *repository.DamagedError
+	switch {
+	case errors.As(err, &damaged):
+		d.Rescan, d.Parent = false, ""
+		d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
+		r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
+	case err != nil:
+		return fmt.Errorf("check the image of disk %s in point %s: %w", d.Target, r.plan.Base.ID, err)
+	default:
+		d.base = links
 	}
 	return nil
 }
@@ -155,7 +163,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Misread: r.warnOnce})
+		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
 			err = repository.DamagedBy(found)
 		}
@@ -167,29 +175,48 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 }
 
 // checkTails looks, now that the job shows the disks, for those that were shrunk
-// and grown again, which their bitmaps do not show.
+// and grown again, which their bitmaps do not show. The watch reads the plan meanwhile,
+// so what is replanned replaces it only then.
 func (r *run) checkTails(ctx context.Context) error {
-	for i := range r.plan.Disks {
-		d := &r.plan.Disks[i]
+	disks := slices.Clone(r.plan.Disks)
+	err := r.watched(ctx, func(ctx context.Context) error { return r.lookAtTails(ctx, disks) })
+	if err == nil {
+		r.plan.Disks = disks
+	}
+	return err
+}
+
+// lookAtTails replans those of the disks that cannot be incremental.
+func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
+	for i := range disks {
+		d := &disks[i]
 		if !d.Incremental {
 			continue
 		}
-		offset, changed, err := r.tailChanged(ctx, *d)
-		var damaged *repository.DamagedError
-		var unreadable *qcow2.ChainError
-		switch {
-		case ctx.Err() != nil:
+		err := r.lookAtTail(ctx, d)
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		case errors.As(err, &damaged), errors.As(err, &unreadable):
-			err = r.leaveBase(d, err)
-		case err != nil:
-			err = r.explainCopy(ctx, err)
-		case changed:
-			err = r.fallBackLate(ctx, d, offset)
 		}
 		if err != nil {
 			return fmt.Errorf("look at the end of disk %s of domain %s: %w", d.Target, r.Domain, err)
 		}
+	}
+	return nil
+}
+
+// lookAtTail replans a disk whose base is damaged or whose end has changed. An image that
+// only cannot be read now fails the run: the base may be sound.
+func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
+	offset, changed, err := r.tailChanged(ctx, *d)
+	var damaged *repository.DamagedError
+	var noChain *qcow2.ChainError
+	switch {
+	case errors.As(err, &damaged), errors.As(err, &noChain):
+		return r.leaveBase(d, err)
+	case err != nil:
+		return err
+	case changed:
+		return r.fallBackLate(ctx, d, offset)
 	}
 	return nil
 }
@@ -199,7 +226,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 	if err != nil {
 		return 0, false, err
 	}
-	chain, _, closeAll, err := repository.OpenChain(ctx, links, r.warnOnce)
+	chain, _, closeAll, err := repository.OpenChain(ctx, links, r.readOptions())
 	if err != nil {
 		return 0, false, err
 	}
@@ -236,7 +263,8 @@ func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error
 	d.Reason = fmt.Sprintf("what is at offset %d has changed since point %s, but the bitmap does not have it: "+
 		"was the disk shrunk and grown again, or changed while the domain was off?", offset, r.plan.Base.ID)
 	d.fallBack(r.Fallback, r.plan.Base, base.Image)
-	if err := r.plan.refuse(r.Request); err != nil {
+	replanned := Plan{Base: r.plan.Base, Disks: []DiskPlan{*d}}
+	if err := replanned.refuse(r.Request); err != nil {
 		return err
 	}
 	if !d.Rescan {
@@ -244,7 +272,7 @@ func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error
 		return nil
 	}
 	r.warn("disk %s is read in full and compared with point %s: %s", d.Target, r.plan.Base.ID, d.Reason)
-	return r.checkParents(ctx)
+	return r.checkRescan(ctx, d)
 }
 
 // openBase opens the images that a disk is compared with; nil if it is not. The
@@ -254,6 +282,12 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 	if !d.Rescan {
 		return nil, func() {}, nil
 	}
-	chain, _, closeAll, err := repository.OpenChain(ctx, d.base, r.warnOnce)
+	chain, _, closeAll, err := repository.OpenChain(ctx, d.base, r.readOptions())
 	return chain, closeAll, err
+}
+
+// readOptions let reads of the base count as progress: where a hash list is damaged a
+// whole image is read before anything else moves.
+func (r *run) readOptions() repository.ChainOptions {
+	return repository.ChainOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

@@ -31,9 +31,25 @@ func endCopy(hint, format string, args ...any) error {
 	return &endedError{advice{fmt.Sprintf(format, args...), hint}}
 }
 
-// copyWatched copies all disks and watches over the guest meanwhile: the copy
-// ends when scratch space gets short or when nothing moves any more.
+// copyWatched copies all disks under a watch.
 func (r *run) copyWatched(ctx context.Context) error {
+	var disks []repository.Disk
+	err := r.watched(ctx, func(ctx context.Context) (err error) {
+		if err = r.measure(ctx); err == nil {
+			disks, err = r.copyDisks(ctx)
+		}
+		return err
+	})
+	if err == nil {
+		r.point.Disks = disks
+	}
+	return err
+}
+
+// watched does work that needs the job, and watches over the guest meanwhile: the work
+// ends when scratch space gets short or when nothing moves any more. Where it cannot be
+// cancelled either it is left behind, with ErrStuck, and goes on using what it has.
+func (r *run) watched(ctx context.Context, work func(context.Context) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	r.meter.moves()
@@ -44,17 +60,8 @@ func (r *run) copyWatched(ctx context.Context) error {
 		}
 		return err
 	})
-	var disks []repository.Disk
-	copied := background(func() (err error) {
-		if err = r.measure(ctx); err == nil {
-			disks, err = r.copyDisks(ctx)
-		}
-		return err
-	})
-	err := r.awaitCopy(ctx, end, copied)
-	if err == nil {
-		r.point.Disks = disks
-	} else {
+	err := r.awaitCopy(ctx, end, background(func() error { return work(ctx) }))
+	if err != nil {
 		err = r.explainCopy(ctx, err)
 	}
 	end(nil)

@@ -2,6 +2,7 @@ package qcow2
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -30,22 +31,46 @@ type layer struct {
 	visible int64
 }
 
-// ChainError says that an image of a chain cannot be read, or does not hold what
-// it should.
+// ChainError says that an image of a chain does not hold what it should. What a
+// caller's io.ReaderAt returns, but for the end of the image, says nothing of that: such
+// an error is passed on without a ChainError.
 type ChainError struct{ error }
 
 // Unwrap returns the cause.
 func (e *ChainError) Unwrap() error { return e.error }
 
-func chainError(format string, args ...any) error { return &ChainError{fmt.Errorf(format, args...)} }
+func chainError(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	var failed *readError
+	if errors.As(err, &failed) {
+		return err
+	}
+	return &ChainError{err}
+}
+
+// file is an image whose errors of reading can be told from what is wrong with it.
+type file struct{ io.ReaderAt }
+
+func (f file) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.ReaderAt.ReadAt(p, off)
+	if err != nil && err != io.EOF {
+		err = &readError{err}
+	}
+	return n, err
+}
+
+// readError is an error of a caller's io.ReaderAt.
+type readError struct{ error }
+
+func (e *readError) Unwrap() error { return e.error }
 
 // OpenChain reads the headers and L1 tables of images, base first. The files
 // stay the caller's and must stay open; they are read by all readers of the chain
-// side by side. All errors of a chain are *ChainError.
+// side by side. Errors of a chain are *ChainError, or wrap what ReadAt has returned.
 func OpenChain(images []io.ReaderAt) (*Chain, error) {
 	c := &Chain{}
 	for i := len(images) - 1; i >= 0; i-- {
-		if err := c.add(images[i]); err != nil {
+		if err := c.add(file{images[i]}); err != nil {
 			return nil, chainError("image %d of %d of a chain: %w", i+1, len(images), err)
 		}
 	}

@@ -128,7 +128,7 @@ func (f *brokenFile) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// Errors of a chain say so, and where, compressed and not.
+// Errors say whether the chain is wrong or could not be read, compressed and not.
 func TestChainReaderErrors(t *testing.T) {
 	boom := errors.New("boom")
 	for _, compressed := range []bool{false, true} {
@@ -163,10 +163,10 @@ func TestChainReaderErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		broken.from, broken.err = 0, boom
-		if err := r.Read(buf, []int64{0}); !errors.As(err, &chain) || !errors.Is(err, boom) {
+		if err := r.Read(buf, []int64{0}); errors.As(err, &chain) || !errors.Is(err, boom) {
 			t.Errorf("%v: %v", compressed, err)
 		}
-		if _, _, err := fresh.NewReader().NextData(0, 1<<20); !errors.As(err, &chain) || !errors.Is(err, boom) {
+		if _, _, err := fresh.NewReader().NextData(0, 1<<20); errors.As(err, &chain) || !errors.Is(err, boom) {
 			t.Errorf("%v: %v", compressed, err)
 		}
 		if broken.err = nil; compressed {

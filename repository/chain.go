@@ -23,7 +23,8 @@ type Link struct {
 // own image last. It follows the manifests and holds the header of each image
 // against them, so that no backing file name in an image leads anywhere but to
 // the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
-// what was asked for, a *DamagedError for what lies below.
+// what was asked for, a *DamagedError for what lies below; others say why that cannot be
+// told: files may not be read by this user, or too many are open.
 func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	m, err := r.Point(domain, id)
 	if err != nil {
@@ -51,19 +52,36 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	}
 }
 
+// ChainOptions say who is told of what while a chain is read. Calls come from
+// several goroutines.
+type ChainOptions struct {
+	// Warn, if set, is told of what was read wrong once, and of hash lists that are
+	// damaged.
+	Warn func(message string)
+	// Progress, if set, is called after each piece of an image or a hash list that was
+	// read: a reader of few bytes may have to read a whole image, see OpenChain.
+	Progress func()
+}
+
 // OpenChain opens the images of Links. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
-// digests in the manifests: what was read wrong once warn is told of, what is
-// wrong when read again is a *DamagedError, in a *qcow2.ChainError. The end of ctx
-// ends readers that read much more than they were asked for: a whole image, because
-// its list is damaged. warn is called from several goroutines.
+// digests in the manifests: what is wrong when read again is a
+// *DamagedError, what is as it was written, but no chain, a *qcow2.ChainError. Cancelling
+// ctx stops readers that read much more than they were asked for: a whole image, because
+// its list is damaged.
 //
 // Memory and open files are bounded whatever the number of links: mostCached bytes
 // of ranges, mostListMemory bytes of computed lists and mostOpen files, besides what
 // qcow2.Chain keeps of each image. Each link has a proof, for CheckOptions. The caller
 // closes the chain when nobody reads it any more.
-func OpenChain(ctx context.Context, links []Link, warn func(string)) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
-	shared := newReading(ctx, warn)
+func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
+	shared := newReading(ctx, func(string) {})
+	if o.Warn != nil {
+		shared.warn = o.Warn
+	}
+	if o.Progress != nil {
+		shared.progress = o.Progress
+	}
 	var images []io.ReaderAt
 	for _, link := range links {
 		r := shared.reader(link)
@@ -77,7 +95,12 @@ func OpenChain(ctx context.Context, links []Link, warn func(string)) (_ *qcow2.C
 	return chain, proofs, shared.close, nil
 }
 
+// damagedFile is the error for a file that is not as it was sealed. err itself is
+// returned where it says nothing of the file.
 func damagedFile(m Manifest, name string, err error) error {
+	if cannotCheck(err) {
+		return err
+	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
 }
 

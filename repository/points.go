@@ -158,7 +158,7 @@ func looksLikePoint(e fs.DirEntry) bool {
 }
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
-// there is no such directory, a *DamagedError where it cannot be read.
+// there is no such directory, a *DamagedError where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (Manifest, error) {
 	if err := ValidName(domain); err != nil {
 		return Manifest{}, fmt.Errorf("domain: %w", err)
@@ -176,7 +176,12 @@ func (r *Repository) Point(domain, id string) (Manifest, error) {
 	return m, nil
 }
 
+// damagedPoint is the error for a point that cannot be read as one. err itself is
+// returned where it says nothing of the point.
 func damagedPoint(domain, id string, err error) error {
+	if cannotCheck(err) {
+		return err
+	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: domain, ID: id, Err: err}}}
 }
 

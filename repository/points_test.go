@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // chainOfThree makes check1 <- check2 <- diff3 and copy10, each with vda.
@@ -269,6 +271,33 @@ func TestChainNamesTheBrokenPoint(t *testing.T) {
 				t.Errorf("got %v, want damage of %s", err, tt.broken)
 			}
 		})
+	}
+}
+
+// A process that may open no more files knows nothing of a chain: that is no damage.
+func TestLinksWithoutOpenFiles(t *testing.T) {
+	r := chainOfThree(t)
+	m, err := r.Point("vm1", "check2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, ofLinks := r.Links("vm1", "diff3", "vda")
+	ofHeader := r.CheckHeader(m, m.Disks[0])
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{ofLinks, ofHeader} {
+		var damaged *DamagedError
+		if !errors.Is(err, unix.EMFILE) || errors.As(err, &damaged) {
+			t.Errorf("got %v, want too many open files, and no damage", err)
+		}
 	}
 }
 

@@ -34,17 +34,32 @@ func (p *Proof) has(index int64) bool {
 
 // reading is what the images of an open chain share.
 type reading struct {
-	ctx     context.Context // ends what reads a whole image or list
-	warn    func(string)
-	files   *filePool
-	cache   *rangeCache
-	scratch *scratch
+	ctx      context.Context // ends what reads a whole image or list
+	warn     func(string)
+	progress func() // called after each read
+	files    *filePool
+	cache    *rangeCache
+	scratch  *scratch
 
 	misreads atomic.Int64
 }
 
 func newReading(ctx context.Context, warn func(string)) *reading {
-	return &reading{ctx: ctx, warn: warn, files: newFilePool(), cache: newRangeCache(), scratch: &scratch{}}
+	return &reading{ctx: ctx, warn: warn, progress: func() {}, files: newFilePool(), cache: newRangeCache(), scratch: &scratch{}}
+}
+
+// readFile fills p from a file, less of it where the file ends.
+func (c *reading) readFile(path string, p []byte, off int64) (n int, err error) {
+	err = c.files.with(path, func(file *directio.Reader) (err error) {
+		if n, err = file.ReadAt(p, off); err == io.EOF {
+			err = nil
+		}
+		return err
+	})
+	if err == nil {
+		c.progress()
+	}
+	return n, err
 }
 
 func (c *reading) close() {
@@ -147,15 +162,9 @@ func (r *provingReader) readRange(index int64, buf []byte) error {
 	return r.prove(buf[:r.rangeLength(index)], n, off)
 }
 
-// readFile fills p from the file, less of it where the file ends.
-func (r *provingReader) readFile(p []byte, off int64) (n int, err error) {
-	err = r.chain.files.with(r.link.Path, func(file *directio.Reader) (err error) {
-		if n, err = file.ReadAt(p, off); err == io.EOF {
-			err = nil
-		}
-		return err
-	})
-	return n, err
+// readFile fills p from the image, less of it where the file ends.
+func (r *provingReader) readFile(p []byte, off int64) (int, error) {
+	return r.chain.readFile(r.link.Path, p, off)
 }
 
 // prove compares the ranges that data holds, of which n bytes were read at off,
@@ -266,13 +275,5 @@ func (r *provingReader) openList(unusable *provenList) (*provenList, error) {
 func (r *provingReader) storedList() *provenList {
 	path := filepath.Join(filepath.Dir(r.link.Path), r.link.Disk.HashesFile())
 	return &provenList{layout: r.layout, chain: r.chain, digest: r.link.Disk.Hashes, misread: r.listMisread,
-		read: func(p []byte, offset int64) (n int, err error) {
-			err = r.chain.files.with(path, func(file *directio.Reader) (err error) {
-				if n, err = file.ReadAt(p, offset); err == io.EOF {
-					err = nil
-				}
-				return err
-			})
-			return n, err
-		}}
+		read: func(p []byte, offset int64) (int, error) { return r.chain.readFile(path, p, offset) }}
 }

@@ -22,7 +22,7 @@ func TestProofSparesTheCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, proofs, closeChain, err := OpenChain(context.Background(), links, func(place string) { t.Error(place) })
+	chain, proofs, closeChain, err := OpenChain(context.Background(), links, ChainOptions{Warn: func(place string) { t.Error(place) }})
 	if err != nil {
 		t.Fatal(err)
 	}

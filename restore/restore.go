@@ -155,7 +155,7 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proofs, closeImages, err := repository.OpenChain(ctx, links, r.warn)
+	images, proofs, closeImages, err := repository.OpenChain(ctx, links, repository.ChainOptions{Warn: r.warn})
 	for i, proof := range proofs {
 		chain[i].proof = proof
 	}

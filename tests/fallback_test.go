@@ -1,7 +1,9 @@
 package tests
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +12,8 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -358,6 +362,33 @@ func TestIncrementalOnDamagedPoint(t *testing.T) {
 	s.writeAll(4)
 	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
 	s.points = s.points[2:]
+	s.check()
+}
+
+// What keeps a run from reading a sound image for now is no damage of it: the run fails,
+// and an incremental is not turned into a full. Here an image of the chain is gone once
+// the one above it was read, as it is on a file system that is mounted anew.
+func TestTailsThatCannotBeReadNow(t *testing.T) {
+	s := filled(t)
+	image := s.image(s.backUp(0, "full").Point, "vda")
+	s.writeAll(2)
+	s.backUp(0, "inc")
+	s.writeAll(3)
+	before := s.state()
+	s.onImageRead(func(int) { _ = os.Rename(image, image+".away") })
+	_, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc})
+	directio.OnRead.Store(nil)
+	if err := os.Rename(image+".away", image); err != nil {
+		t.Fatal(err)
+	}
+	var damaged *repository.DamagedError
+	if !errors.Is(err, fs.ErrNotExist) || errors.As(err, &damaged) {
+		t.Errorf("got %v, want that a file is missing, and no damage", err)
+	}
+	if after := s.state(); after != before {
+		t.Errorf("before\n%s\nafter\n%s", before, after)
+	}
+	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
 	s.check()
 }
 

@@ -42,7 +42,7 @@ func (s *site) spoilLater(p repository.Manifest, last int) {
 }
 
 // backUpHere makes a point in this process.
-func (s *site) backUpHere(kind repository.Kind) (backup.Result, error) {
+func (s *site) backUpHere(ctx context.Context, request backup.Request) (backup.Result, error) {
 	s.t.Helper()
 	conn, err := hypervisor.Connect("qemu:///system")
 	if err != nil {
@@ -50,8 +50,9 @@ func (s *site) backUpHere(kind repository.Kind) (backup.Result, error) {
 	}
 	defer conn.Close()
 	const dir = backup.DefaultRunDir
+	request.Domain, request.ScratchDir, request.SocketDir = s.Name, dir, dir
 	truth := s.truths()
-	result, err := backup.Run(context.Background(), conn, s.repo, backup.Request{Domain: s.Name, Kind: kind, ScratchDir: dir, SocketDir: dir})
+	result, err := backup.Run(ctx, conn, s.repo, request)
 	if err == nil {
 		s.points = append(s.points, truePoint{result.Point, truth})
 	}
@@ -68,7 +69,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.crash(2)
 	s.spoilLater(first, 2)
-	rescan, err := s.backUpHere(repository.KindInc)
+	rescan, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestMisreadsInABackup(t *testing.T) {
 	s.spoilLater(first, 1<<30)
 	before := s.state()
 	var damaged *repository.DamagedError
-	if _, err := s.backUpHere(repository.KindInc); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
+	if _, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
 		t.Errorf("got %v, want damage in %s", err, first.ID)
 	}
 	if after := s.state(); after != before {
@@ -93,7 +94,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.writeAll(4)
 	s.spoilLater(first, 2)
-	if _, err := s.backUpHere(repository.KindInc); err != nil {
+	if _, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc}); err != nil {
 		t.Error(err)
 	}
 	directio.OnRead.Store(nil)

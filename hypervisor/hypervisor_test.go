@@ -86,8 +86,10 @@ func TestCheckpoints(t *testing.T) {
 	must(t, g.RedefineCheckpoint(lost, false))
 	wantSizes(t, g, map[string]int64{"check1 vda": 0, "check3 vda": 0, "check4 vda": -1})
 	wantErr(t, "incremental", g.begin(t, g.job("vda:check4")), ErrCheckpointInconsistent, "check4")
-	if err := g.DeleteCheckpoint("check4", false); err == nil {
-		t.Error("a checkpoint without bitmap was deleted as if it had one")
+	wantErr(t, "delete without a bitmap", g.DeleteCheckpoint("check4", false), ErrNoBitmap, "'check4' not found in backing chain of 'vda'")
+	for _, target := range []string{"vdb", "vdc", "sda"} { // without the bitmap, raw, empty
+		must(t, g.RedefineCheckpoint(strings.ReplaceAll(lost, "vda", target), false))
+		wantErr(t, "delete of "+target, g.DeleteCheckpoint("check4", false), ErrNoBitmap, "'check4' not found in backing chain of '"+target+"'")
 	}
 	must(t, g.DeleteCheckpoint("check4", true))
 

@@ -150,8 +150,7 @@ func (s *Site) dropRecord(a absent) error {
 	if ledger.Inherited(a.instant) {
 		return s.Domain.DeleteCheckpoint(a.name(), true)
 	}
-	_, err = checkpoint.Delete(s.Domain, a.name())
-	return err
+	return checkpoint.DeleteForSure(s.Domain, a.name())
 }
 
 // refusal tells what libvirt will not take from what only failed now.

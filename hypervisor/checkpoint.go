@@ -72,6 +72,16 @@ func (d *Domain) CheckpointXML(name string) (doc string, err error) {
 	return doc, about(err, "read checkpoint %s of domain %s", name, d.name)
 }
 
+// CheckpointSizes is CheckpointXML with sizes, of a running domain (XML_SIZE). Unlike Checkpoints it fails where libvirt
+// cannot tell (ErrNotRunning, ErrBusy): a disk that comes without a size has no usable bitmap, or is not one of the domain's.
+func (d *Domain) CheckpointSizes(name string) (doc string, err error) {
+	err = d.withCheckpoint(name, func(checkpoint *libvirt.DomainCheckpoint) error {
+		doc, err = checkpoint.GetXMLDesc(libvirt.DOMAIN_CHECKPOINT_XML_NO_DOMAIN | libvirt.DOMAIN_CHECKPOINT_XML_SIZE)
+		return err
+	})
+	return doc, about(d.orNotRunning(err), "read the sizes of checkpoint %s of domain %s", name, d.name)
+}
+
 // DeleteCheckpoint deletes a checkpoint and its bitmaps, which needs a running domain; its children stay, and remain
 // usable. With metadataOnly only libvirt's record goes, which is what is left to do where the bitmaps are lost
 // (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none, ErrNoBitmap if a disk does not have the bitmap:

@@ -93,7 +93,13 @@ func TestCheckpoints(t *testing.T) {
 	}
 	must(t, g.DeleteCheckpoint("check4", true))
 
+	doc, err = g.CheckpointSizes("check1")
+	if err != nil || !strings.Contains(doc, "size='0'") {
+		t.Errorf("sizes of check1: %s, %v", doc, err)
+	}
 	virsh(t, "destroy", g.Name())
+	_, err = g.CheckpointSizes("check1")
+	wantErr(t, "sizes while off", err, ErrNotRunning, "not running")
 	wantErr(t, "delete while off", g.DeleteCheckpoint("check1", false), ErrNotRunning, "inactive")
 	wantCheckpoints(t, g, "check1", "check3")
 }

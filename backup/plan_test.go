@@ -250,7 +250,7 @@ func TestPlan(t *testing.T) {
 		{"auto without a checkpoint", Request{Kind: Auto}, history(), func(s *State) { s.Checkpoints = nil },
 			"check6 inc since check3: vda rescan, vdb rescan", "inc: compared with check3, as no bitmap says what changed since"},
 		{"auto without a checkpoint, in full", Request{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints = nil },
-			"check6 full: vda full, vdb full", "full: check3 is no usable base (vdb: checkpoint check3 is gone from libvirt)"},
+			"check6 full: vda full, vdb full", "full: check3 is no usable base (vdb: checkpoint check3 is gone from libvirt (deleted, or older than those that --keep-checkpoints keeps))"},
 		{"the checkpoint is gone, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.lose("check2") },
 			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 is gone from libvirt"},
 		{"the checkpoint is somebody else's, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
@@ -366,7 +366,7 @@ func TestPlanFails(t *testing.T) {
 	}{
 		{"one disk", inc, func(s *State) { s.bitmap("check3", "vda").Size = -1 },
 			"not everything can be incremental since check3: disk vda: the bitmap of checkpoint check3 is missing or broken"},
-		{"both", diff, func(s *State) { s.lose("check1") }, "disk vda: checkpoint check1 is gone from libvirt; disk vdb: checkpoint"},
+		{"both", diff, func(s *State) { s.lose("check1") }, "disk vda: checkpoint check1 is gone from libvirt (deleted, or older than those that --keep-checkpoints keeps); disk vdb: checkpoint"},
 		{"auto", Auto, func(s *State) { s.Sizes["vdb"] = gib / 2 }, "disk vdb: the disk has shrunk"},
 		{"auto, all", Auto, func(s *State) { s.Checkpoints = nil }, "disk vdb: checkpoint check3 is gone from libvirt"},
 	} {

@@ -102,10 +102,7 @@ func (r *run) retireEarlier(all []checkpoint.Checkpoint) {
 		if m.Identity != "" || m.Checkpoint == "" || !ok || !checkpoint.RecordedBy(r.repo, m, c.Checkpoint) {
 			continue
 		}
-		r.retireOne(c.Name, "it has no identity", func() error {
-			_, err := checkpoint.Delete(r.domain, c.Name)
-			return err
-		})
+		r.retireOne(c.Name, "it has no identity", func() error { return checkpoint.Delete(r.domain, c.Name) })
 	}
 }
 

@@ -273,47 +273,50 @@ func TestRefuse(t *testing.T) {
 // deleter is a domain with one checkpoint of two disks, whose bitmaps may be
 // missing in the images. It notes what is deleted and defined.
 type deleter struct {
-	calls   []string
-	missing []string // disks without the bitmap
-	off     bool
-	locked  error // why not even metadata can be deleted
+	calls    []string
+	missing  []string         // disks without the bitmap
+	raw      []string         // disks that libvirt takes no checkpoint of
+	fails    map[string]error // calls that fail otherwise
+	unlisted bool
 
 	disks []string // of the checkpoint as it is listed now
 }
 
-func (d *deleter) CheckpointXML(string) (string, error) { return twoDisks, nil }
+func (d *deleter) CheckpointXML(string) (string, error) {
+	if d.unlisted {
+		return "", hypervisor.ErrNoCheckpoint
+	}
+	return twoDisks, nil
+}
+
+func (d *deleter) call(name string) error {
+	d.calls = append(d.calls, name)
+	return d.fails[name]
+}
 
 func (d *deleter) DeleteCheckpoint(_ string, metadataOnly bool) error {
 	if metadataOnly {
-		d.calls = append(d.calls, "metadata")
-		return d.locked
-	}
-	d.calls = append(d.calls, "delete "+strings.Join(d.disks, "+"))
-	if d.off {
-		return hypervisor.ErrNotRunning
+		return d.call("metadata")
 	}
 	for _, target := range d.disks {
 		if slices.Contains(d.missing, target) {
-			return errNoBitmap
+			return errors.Join(hypervisor.ErrNoBitmap, d.call("delete "+strings.Join(d.disks, "+")))
 		}
 	}
-	return nil
+	return d.call("delete " + strings.Join(d.disks, "+"))
 }
 
 func (d *deleter) RedefineCheckpoint(doc string, validate bool) error {
 	c, err := xml.ParseCheckpoint(doc)
-	if err != nil || validate || c.Name != "check1" || c.Created.IsZero() || c.Parent != "" {
+	if err != nil || validate || c.Created.IsZero() && !d.unlisted || c.Parent != "" || len(c.Disks) != 1 {
 		return fmt.Errorf("redefine %v: %w", c, err)
 	}
-	d.disks = nil
-	for _, disk := range c.Disks {
-		d.disks = append(d.disks, disk.Target)
+	d.disks = []string{c.Disks[0].Target}
+	if slices.Contains(d.raw, d.disks[0]) {
+		return errors.Join(hypervisor.ErrBitmap, d.call("define "+d.disks[0]))
 	}
-	d.calls = append(d.calls, "define "+strings.Join(d.disks, "+"))
-	return nil
+	return d.call("define " + d.disks[0])
 }
-
-var errNoBitmap = errors.New("bitmap not found")
 
 const twoDisks = `<domaincheckpoint><name>check1</name><parent><name>check0</name></parent><creationTime>1700000000</creationTime>
 <disks><disk name='vda' checkpoint='bitmap'/><disk name='vdb' checkpoint='bitmap'/><disk name='vdc' checkpoint='no'/></disks></domaincheckpoint>`
@@ -321,26 +324,61 @@ const twoDisks = `<domaincheckpoint><name>check1</name><parent><name>check0</nam
 func TestDelete(t *testing.T) {
 	locked := errors.New("locked")
 	tests := []struct {
-		name   string
-		d      deleter
-		calls  string
-		stayed bool
-		err    error
+		name  string
+		d     deleter
+		calls string
+		err   error
 	}{
-		{"whole", deleter{}, "delete vda+vdb", false, nil},
+		{"whole", deleter{}, "delete vda+vdb", nil},
 		{"one bitmap lost", deleter{missing: []string{"vda"}},
-			"delete vda+vdb, metadata, define vda, delete vda, metadata, define vdb, delete vdb", true, nil},
-		{"shut off", deleter{off: true}, "delete vda+vdb, metadata", true, nil},
-		{"neither", deleter{missing: []string{"vdb"}, locked: locked}, "delete vda+vdb, metadata", false, locked},
+			"delete vda+vdb, metadata, define vda, delete vda, metadata, define vdb, delete vdb", nil},
+		{"a disk that has no bitmaps", deleter{missing: []string{"vda"}, raw: []string{"vda"}},
+			"delete vda+vdb, metadata, define vda, define vdb, delete vdb", nil},
+		{"shut off", deleter{fails: map[string]error{"delete vda+vdb": hypervisor.ErrNotRunning}}, "delete vda+vdb, metadata", nil},
+		{"neither", deleter{missing: []string{"vdb"}, fails: map[string]error{"metadata": locked}}, "delete vda+vdb, metadata", locked},
+		// The record stays where bitmaps may stay.
+		{"another job", deleter{fails: map[string]error{"delete vda+vdb": hypervisor.ErrBusy}}, "delete vda+vdb", hypervisor.ErrBusy},
+		{"QEMU refuses", deleter{fails: map[string]error{"delete vda+vdb": locked}}, "delete vda+vdb", locked},
+		// What cannot be told of one bitmap is not asked of the next.
+		{"another job comes", deleter{missing: []string{"vdb"}, fails: map[string]error{"delete vda": hypervisor.ErrBusy}},
+			"delete vda+vdb, metadata, define vda, delete vda", hypervisor.ErrBusy},
+		{"it comes earlier", deleter{missing: []string{"vdb"}, fails: map[string]error{"define vda": hypervisor.ErrBusy}},
+			"delete vda+vdb, metadata, define vda", hypervisor.ErrBusy},
 	}
 	for _, tt := range tests {
 		tt.d.disks = []string{"vda", "vdb"}
-		stayed, err := Delete(&tt.d, "check1")
-		if got := strings.Join(tt.d.calls, ", "); got != tt.calls || stayed != tt.stayed || !errors.Is(err, tt.err) {
-			t.Errorf("%s: got %v, %v after %s", tt.name, stayed, err, got)
+		err := Delete(&tt.d, "check1")
+		if got := strings.Join(tt.d.calls, ", "); got != tt.calls || !errors.Is(err, tt.err) {
+			t.Errorf("%s: got %v after %s", tt.name, err, got)
 		}
-		if tt.err != nil && (!errors.Is(err, errNoBitmap) || !strings.Contains(err.Error(), "check1")) {
-			t.Errorf("%s: %v", tt.name, err)
+	}
+}
+
+// Only what libvirt or QEMU says of a bitmap proves that there is none: the caller
+// forgets the identity when nil is returned.
+func TestDeleteOrphans(t *testing.T) {
+	inUse := errors.New("Bitmap 'check1' is currently in use by another operation")
+	i := repository.Instant{Identity: id2, Point: "check2", Checkpoint: true}
+	fails := func(at string, err error) map[string]error { return map[string]error{at: err} }
+	for name, tt := range map[string]struct {
+		d     deleter
+		calls string
+		err   error
+	}{
+		"deleted":                {deleter{}, "define vda, delete vda, define vdb, delete vdb", nil},
+		"not there, nor raw":     {deleter{missing: []string{"vda"}, raw: []string{"vdb"}}, "define vda, delete vda, metadata, define vdb", nil},
+		"define: another job":    {deleter{fails: fails("define vda", hypervisor.ErrBusy)}, "define vda", hypervisor.ErrBusy},
+		"define: not reached":    {deleter{fails: fails("define vda", hypervisor.ErrUnreachable)}, "define vda", hypervisor.ErrUnreachable},
+		"define: shut off":       {deleter{fails: fails("define vdb", hypervisor.ErrNotRunning)}, "define vda, delete vda, define vdb", hypervisor.ErrNotRunning},
+		"define: any other":      {deleter{fails: fails("define vda", inUse)}, "define vda", inUse},
+		"delete: another job":    {deleter{fails: fails("delete vda", hypervisor.ErrBusy)}, "define vda, delete vda", hypervisor.ErrBusy},
+		"delete: no such domain": {deleter{fails: fails("delete vda", hypervisor.ErrNoDomain)}, "define vda, delete vda", hypervisor.ErrNoDomain},
+		"delete: in use":         {deleter{fails: fails("delete vda", inUse)}, "define vda, delete vda", inUse},
+	} {
+		tt.d.unlisted = true
+		err := DeleteOrphans(&tt.d, "11111111-2222-3333-4444-555555555555", i, []xml.Disk{{Target: "vda"}, {Target: "vdb"}})
+		if got := strings.Join(tt.d.calls, ", "); got != tt.calls || !errors.Is(err, tt.err) {
+			t.Errorf("%s: got %v after %s", name, err, got)
 		}
 	}
 }

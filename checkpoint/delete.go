@@ -2,7 +2,6 @@ package checkpoint
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -16,13 +15,12 @@ type Deleter interface {
 	RedefineCheckpoint(doc string, validate bool) error
 }
 
-// Delete removes a checkpoint with its bitmaps. Where that fails because libvirt
-// lists a bitmap that the image does not have (after QEMU was killed), or the
-// domain does not run, its metadata goes, and then, of a domain that runs, each
-// bitmap that is there. It says whether bitmaps may have stayed behind in the
-// images.
+// Delete deletes a checkpoint with its bitmaps. Of a domain that is off only libvirt's
+// record goes, and the bitmaps stay in the images. After any other error bitmaps may be
+// there still, and a later call deletes them: hypervisor.ErrBusy, for which libvirt has
+// waited 30 s, ErrUnreachable, or what QEMU said.
 //
-// Where in the line of checkpoints it stands does not matter. libvirt (as
+// Where the checkpoint stands in the line of checkpoints does not matter. libvirt (as
 // its qemu_checkpoint.c reads, and as 9.0 does) gives its children to its parent,
 // which is but a name in their records (qemuCheckpointDelete). Then it has QEMU
 // remove the bitmaps of its name, from every image of a disk's backing chain, in one
@@ -31,56 +29,71 @@ type Deleter interface {
 // METADATA_ONLY it drops the record and leaves the bitmaps alone. Nothing is merged
 // either way: every bitmap records from its own instant on, so those of the others
 // say the same with and without this one.
-func Delete(d Deleter, name string) (stayed bool, err error) {
-	doc, docErr := d.CheckpointXML(name)
-	err = fault.Around("delete checkpoint", func() error { return d.DeleteCheckpoint(name, false) })
-	if err == nil {
-		return false, nil
+func Delete(d Deleter, name string) error {
+	err := deleteWithBitmaps(d, name)
+	if errors.Is(err, hypervisor.ErrNotRunning) {
+		return d.DeleteCheckpoint(name, true)
 	}
-	if again := d.DeleteCheckpoint(name, true); again != nil {
-		return false, fmt.Errorf("delete checkpoint %s: %w", name, errors.Join(err, again))
-	}
-	if docErr != nil || errors.Is(err, hypervisor.ErrNotRunning) {
-		return true, nil
-	}
-	return deleteBitmaps(d, doc)
+	return err
 }
 
-// deleteBitmaps deletes the bitmaps of a checkpoint that libvirt no longer
-// lists, one by one: libvirt deletes all of a checkpoint's bitmaps or none, so
-// each gets a checkpoint of its own, for a moment.
-func deleteBitmaps(d Deleter, doc string) (stayed bool, err error) {
+// deleteWithBitmaps is Delete for a domain that runs; of one that is off everything
+// stays, and the error is hypervisor.ErrNotRunning. Where libvirt lists a bitmap that an
+// image does not have (QEMU was killed), the record goes alone, and then each bitmap
+// that is there.
+func deleteWithBitmaps(d Deleter, name string) error {
+	doc, err := d.CheckpointXML(name)
+	if err != nil {
+		return err
+	}
 	c, err := xml.ParseCheckpoint(doc)
 	if err != nil {
-		return true, nil
+		return err
 	}
+	err = fault.Around("delete checkpoint", func() error { return d.DeleteCheckpoint(name, false) })
+	if !errors.Is(err, hypervisor.ErrNoBitmap) {
+		return err
+	}
+	if err := d.DeleteCheckpoint(name, true); err != nil {
+		return err
+	}
+	return deleteBitmaps(d, c)
+}
+
+// deleteBitmaps deletes the bitmaps of a checkpoint that libvirt does not list, one by
+// one: libvirt deletes all of a checkpoint's bitmaps or none, so each gets a checkpoint of
+// its own, for a moment. An image that does not have its bitmap is no error. Any error
+// ends it: what keeps one bitmap from being deleted keeps the others, too.
+func deleteBitmaps(d Deleter, c xml.Checkpoint) error {
 	for _, disk := range c.Disks {
 		if disk.Bitmap == "" {
 			continue
 		}
-		gone, err := deleteBitmap(d, c, disk)
-		if err != nil {
-			return true, err
+		if err := deleteBitmap(d, c, disk); err != nil {
+			return err
 		}
-		stayed = stayed || !gone
 	}
-	return stayed, nil
+	return nil
 }
 
-func deleteBitmap(d Deleter, c xml.Checkpoint, disk xml.CheckpointDisk) (gone bool, err error) {
+// deleteBitmap deletes the bitmap of one disk. After an error the checkpoint of that disk
+// alone may be listed, by which a later run finds the bitmap.
+func deleteBitmap(d Deleter, c xml.Checkpoint, disk xml.CheckpointDisk) error {
 	c.Parent, c.Disks = "", []xml.CheckpointDisk{disk}
 	doc, err := c.Marshal()
 	if err != nil {
-		return false, nil // libvirt would not take it either
+		return nil // libvirt would not take it either, and has never made one
 	}
-	if err := d.RedefineCheckpoint(doc, false); err != nil {
-		return false, nil
+	err = d.RedefineCheckpoint(doc, false)
+	if errors.Is(err, hypervisor.ErrBitmap) {
+		return nil // a raw disk, or another that has no bitmaps
 	}
-	if err := d.DeleteCheckpoint(c.Name, false); err == nil {
-		return true, nil
+	if err != nil {
+		return err
 	}
-	if err := d.DeleteCheckpoint(c.Name, true); err != nil {
-		return false, fmt.Errorf("delete checkpoint %s: %w", c.Name, err)
+	err = d.DeleteCheckpoint(c.Name, false)
+	if errors.Is(err, hypervisor.ErrNoBitmap) {
+		return d.DeleteCheckpoint(c.Name, true)
 	}
-	return false, nil
+	return err
 }

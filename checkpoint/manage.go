@@ -99,8 +99,7 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 	if c.Ours {
 		return loss, DeleteIssued(domain, lock, c.Instant)
 	}
-	_, err = Delete(domain, c.Name)
-	return loss, err
+	return loss, Delete(domain, c.Name)
 }
 
 // unknown is the error for a name that no checkpoint has: those of the same point that
@@ -148,20 +147,10 @@ func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error 
 // DeleteForSure deletes a checkpoint with its bitmaps and sees that libvirt does not
 // list it any more; no error if there is none. The error is hypervisor.ErrNotRunning, and
 // the checkpoint is left, where no QEMU is there to delete bitmaps: without libvirt's
-// record nobody would find them again.
+// record nobody would find them again. For other errors see Delete.
 func DeleteForSure(d Deleter, name string) error {
-	_, err := d.CheckpointXML(name)
+	err := deleteWithBitmaps(d, name)
 	if err == nil {
-		err = d.DeleteCheckpoint(name, false)
-		if errors.Is(err, hypervisor.ErrNotRunning) {
-			return err
-		}
-		if err != nil {
-			_, err = Delete(d, name)
-		}
-		if err != nil {
-			return err
-		}
 		_, err = d.CheckpointXML(name)
 	}
 	switch {

@@ -15,17 +15,18 @@ import (
 // after a run had died. QEMU goes on recording into them, and no tool that asks libvirt
 // would find them. disks are those that the running domain has.
 //
-// The error is hypervisor.ErrNotRunning, or another one, where that cannot be told now.
+// nil means that they are gone: libvirt has deleted each, or said that it is not there.
+// After an error they may be there, and the identity of the instant must be kept for a
+// later run: hypervisor.ErrNotRunning, ErrBusy (another job holds the domain), or what
+// libvirt or QEMU said.
 func DeleteOrphans(d Deleter, repositoryID string, i repository.Instant, disks []xml.Disk) error {
 	name := i.CheckpointName()
 	c := xml.Checkpoint{Name: name, Description: Description(repositoryID, i.Point), Created: i.Time.Truncate(time.Second)}
 	for _, disk := range disks {
 		c.Disks = append(c.Disks, xml.CheckpointDisk{Target: disk.Target, Bitmap: name})
 	}
-	for _, disk := range c.Disks {
-		if _, err := deleteBitmap(d, c, disk); err != nil {
-			return fmt.Errorf("look for bitmaps of %s: %w", name, err)
-		}
+	if err := deleteBitmaps(d, c); err != nil {
+		return fmt.Errorf("look for bitmaps of %s: %w", name, err)
 	}
 	// A connection that is lost meanwhile is no proof of anything.
 	if _, err := d.CheckpointXML(name); !errors.Is(err, hypervisor.ErrNoCheckpoint) {

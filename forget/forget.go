@@ -246,13 +246,13 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 	if err != nil || !checkpoint.RecordedBy(w.repo, m, c.Checkpoint) {
 		return nil, false, nil // of somebody else, or nobody can tell
 	}
-	return func() error { _, err := checkpoint.Delete(w.domain, c.Name); return err }, true, nil
+	return func() error { return checkpoint.Delete(w.domain, c.Name) }, true, nil
 }
 
 // deleteRecord deletes a checkpoint of a domain that is off. Its bitmaps stay in the
 // images; while the point stays, its identity does, too, and the next run goes on.
 func (w *work) deleteRecord(c checkpoint.Checkpoint) error {
-	if _, err := checkpoint.Delete(w.domain, c.Name); err != nil || !w.Points {
+	if err := checkpoint.Delete(w.domain, c.Name); err != nil || !w.Points {
 		return err
 	}
 	return w.lock.DropInstant(c.Instant.Identity)

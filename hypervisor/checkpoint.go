@@ -72,21 +72,33 @@ func (d *Domain) CheckpointXML(name string) (doc string, err error) {
 	return doc, about(err, "read checkpoint %s of domain %s", name, d.name)
 }
 
+// CheckpointSizes is CheckpointXML with sizes, of a running domain (XML_SIZE). Unlike Checkpoints it fails where libvirt
+// cannot tell (ErrNotRunning, ErrBusy): a disk that comes without a size has no usable bitmap, or is not one of the domain's.
+func (d *Domain) CheckpointSizes(name string) (doc string, err error) {
+	err = d.withCheckpoint(name, func(checkpoint *libvirt.DomainCheckpoint) error {
+		doc, err = checkpoint.GetXMLDesc(libvirt.DOMAIN_CHECKPOINT_XML_NO_DOMAIN | libvirt.DOMAIN_CHECKPOINT_XML_SIZE)
+		return err
+	})
+	return doc, about(d.orNotRunning(err), "read the sizes of checkpoint %s of domain %s", name, d.name)
+}
+
 // DeleteCheckpoint deletes a checkpoint and its bitmaps, which needs a running domain; its children stay, and remain
 // usable. With metadataOnly only libvirt's record goes, which is what is left to do where the bitmaps are lost
-// (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none.
+// (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none, ErrNoBitmap if a disk does not have the bitmap:
+// then all the others stay, too.
 func (d *Domain) DeleteCheckpoint(name string, metadataOnly bool) error {
 	var flags libvirt.DomainCheckpointDeleteFlags
 	if metadataOnly {
 		flags = libvirt.DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
 	}
 	err := d.withCheckpoint(name, func(checkpoint *libvirt.DomainCheckpoint) error { return checkpoint.Delete(flags) })
-	return about(d.orNotRunning(err), "delete checkpoint %s of domain %s", name, d.name)
+	return about(d.orNotRunning(deleteError(err)), "delete checkpoint %s of domain %s", name, d.name)
 }
 
 // RedefineCheckpoint gives libvirt back its record of a checkpoint whose bitmaps are still in the images
 // (virDomainCheckpointCreateXML with REDEFINE, since 5.6); parents have to come first. With validate libvirt checks the
-// bitmaps too (REDEFINE_VALIDATE, since 6.10, running domain only) and answers ErrCheckpointInconsistent.
+// bitmaps too (REDEFINE_VALIDATE, since 6.10, running domain only) and answers ErrCheckpointInconsistent. Without, libvirt
+// 9.0.0 takes every document, also of raw disks and of none; ErrBitmap where another refuses those.
 func (d *Domain) RedefineCheckpoint(doc string, validate bool) error {
 	flags := libvirt.DOMAIN_CHECKPOINT_CREATE_REDEFINE
 	if validate {
@@ -99,7 +111,7 @@ func (d *Domain) RedefineCheckpoint(doc string, validate bool) error {
 		}
 		return err
 	})
-	return about(d.orNotRunning(err), "redefine a checkpoint of domain %s", d.name)
+	return about(d.orNotRunning(beginError(err)), "redefine a checkpoint of domain %s", d.name)
 }
 
 // CreateCheckpoint makes a checkpoint without a backup (virDomainCheckpointCreateXML, since 5.6), which needs a running

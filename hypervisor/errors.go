@@ -25,6 +25,7 @@ var (
 	ErrSocket                 = errors.New("QEMU cannot create the NBD socket")
 	ErrScratch                = errors.New("the scratch file cannot be created")
 	ErrBitmap                 = errors.New("a disk cannot have the checkpoint's bitmap")
+	ErrNoBitmap               = errors.New("an image does not have the checkpoint's bitmap")
 )
 
 // Error is a failure that libvirt reported.
@@ -83,6 +84,15 @@ func beginError(err error) error {
 		}
 	}
 	return err
+}
+
+// deleteError gives an error of virDomainCheckpointDelete its kind: where libvirt 9.0.0 finds no bitmap of the checkpoint's name
+// in any image of a disk, it says with VIR_ERR_INTERNAL_ERROR: bitmap 'check1' not found in backing chain of 'vda'.
+func deleteError(err error) error {
+	if err == nil || !strings.Contains(err.Error(), "not found in backing chain of") {
+		return err
+	}
+	return withKind(err, ErrNoBitmap)
 }
 
 // translate turns the binding's error, whose text is made for programmers, into an *Error. Others pass unchanged.

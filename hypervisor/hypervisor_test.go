@@ -86,12 +86,20 @@ func TestCheckpoints(t *testing.T) {
 	must(t, g.RedefineCheckpoint(lost, false))
 	wantSizes(t, g, map[string]int64{"check1 vda": 0, "check3 vda": 0, "check4 vda": -1})
 	wantErr(t, "incremental", g.begin(t, g.job("vda:check4")), ErrCheckpointInconsistent, "check4")
-	if err := g.DeleteCheckpoint("check4", false); err == nil {
-		t.Error("a checkpoint without bitmap was deleted as if it had one")
+	wantErr(t, "delete without a bitmap", g.DeleteCheckpoint("check4", false), ErrNoBitmap, "'check4' not found in backing chain of 'vda'")
+	for _, target := range []string{"vdb", "vdc", "sda"} { // without the bitmap, raw, empty
+		must(t, g.RedefineCheckpoint(strings.ReplaceAll(lost, "vda", target), false))
+		wantErr(t, "delete of "+target, g.DeleteCheckpoint("check4", false), ErrNoBitmap, "'check4' not found in backing chain of '"+target+"'")
 	}
 	must(t, g.DeleteCheckpoint("check4", true))
 
+	doc, err = g.CheckpointSizes("check1")
+	if err != nil || !strings.Contains(doc, "size='0'") {
+		t.Errorf("sizes of check1: %s, %v", doc, err)
+	}
 	virsh(t, "destroy", g.Name())
+	_, err = g.CheckpointSizes("check1")
+	wantErr(t, "sizes while off", err, ErrNotRunning, "not running")
 	wantErr(t, "delete while off", g.DeleteCheckpoint("check1", false), ErrNotRunning, "inactive")
 	wantCheckpoints(t, g, "check1", "check3")
 }

@@ -149,15 +149,19 @@ func (c *conn) status(metaContext string) statusFunc {
 	}
 }
 
+// errStatusTwice is a reply with two BLOCK_STATUS chunks of one metadata context, where the
+// NBD protocol has exactly one. Each starts at the request's offset: the second would be
+// taken for what lies behind the first.
+var errStatusTwice = errors.New("the server's reply describes the same metadata context twice")
+
 func (c *conn) blockStatus(ctx context.Context, metaContext string, offset, length int64) ([]entry, error) {
 	var entries []entry
-	var done bool
+	var done, twice bool
 	var failed error
 	extent := func(name string, _ uint64, pairs []uint32, _ *int) int {
 		if name == metaContext {
-			for i := 0; i+1 < len(pairs); i += 2 {
-				entries = append(entries, entry{int64(pairs[i]), pairs[i+1]})
-			}
+			twice = twice || entries != nil
+			entries = entriesOf(pairs)
 		}
 		return 0
 	}
@@ -175,7 +179,19 @@ func (c *conn) blockStatus(ctx context.Context, metaContext string, offset, leng
 	if err := c.wait(ctx, func() (bool, error) { return done, nil }); err != nil {
 		return nil, err
 	}
+	if failed == nil && twice {
+		return nil, errStatusTwice
+	}
 	return entries, failed
+}
+
+// entriesOf reads the pairs of length and flags that libnbd hands out. It is never nil.
+func entriesOf(pairs []uint32) []entry {
+	entries := make([]entry, 0, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		entries = append(entries, entry{int64(pairs[i]), pairs[i+1]})
+	}
+	return entries
 }
 
 // read asks for one run of bytes. finish is called by a later poll of this

@@ -160,7 +160,7 @@ func TestExtents(t *testing.T) {
 // An incremental must not cost a look at the allocation of what is clean.
 func TestExtentsAskAllocationOnlyWhereDirty(t *testing.T) {
 	const size = 1 << 40
-	dirty := &script{replies: [][]entry{{{1 << 30, 0}, {65536, stateDirty}, {1<<30 - 65536, 0}}}}
+	dirty := &script{replies: [][]entry{{{1 << 30, 0}}, {{65536, stateDirty}, {1<<30 - 65536, 0}}}}
 	for range size>>31 - 1 {
 		dirty.replies = append(dirty.replies, []entry{{bitmapWindow, 0}})
 	}

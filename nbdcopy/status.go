@@ -24,8 +24,8 @@ type entry struct {
 
 // statusFunc asks for the block status of one metadata context from offset on,
 // for at most length bytes. A server may answer with fewer bytes than asked for
-// (it must describe at least one), and its last entry may reach beyond the end
-// of the request.
+// (it must describe at least one), and its last entry, and no other, may reach
+// beyond the end of the request.
 type statusFunc func(ctx context.Context, offset, length int64) ([]entry, error)
 
 // firstLook is what a cursor asks for, in bytes, where it does not go on from
@@ -42,6 +42,7 @@ const firstLook = 2 << 20
 //	                             ▲
 //	long reply   |----A----|----------B-------|---| the overshoot is used, too
 //	                                              ▲
+//	behind it    |----A----|----------B-------|-C-| an error: C starts behind the request
 //	no progress  |                                  an error
 type cursor struct {
 	status statusFunc
@@ -118,12 +119,32 @@ func (c *cursor) fetch(ctx context.Context, pos int64) error {
 	if len(entries) == 0 || entries[0].length <= 0 {
 		return fmt.Errorf("block status of %d bytes at offset %d of %s: the server's reply makes no progress", length, pos, c.name)
 	}
+	if startsBehind(entries, length) {
+		return fmt.Errorf("block status of %d bytes at offset %d of %s: the server's reply describes more than what was asked for", length, pos, c.name)
+	}
 	c.entries, c.offset = clip(entries, c.size-pos), pos
 	c.known = pos
 	for _, e := range c.entries {
 		c.known += e.length
 	}
 	return nil
+}
+
+// startsBehind tells whether an entry starts behind a request of length bytes. By the NBD
+// protocol only the length of the final extent may make the sum larger than that: what
+// comes after it is no answer to the request.
+func startsBehind(entries []entry, length int64) bool {
+	var start int64
+	for _, e := range entries {
+		if e.length <= 0 {
+			return false // from here on clip drops them
+		}
+		if start >= length {
+			return true
+		}
+		start += e.length
+	}
+	return false
 }
 
 // clip cuts entries where they reach beyond size bytes, or make no progress:

@@ -67,15 +67,9 @@ func TestCursor(t *testing.T) {
 		},
 		{
 			name: "the overshoot of the disk is cut", size: 100, window: 1000,
-			replies:  [][]entry{{{90, 0}, {4096, 1}, {50, 0}}},
+			replies:  [][]entry{{{90, 0}, {4096, 1}}},
 			requests: []Extent{{0, 100, 0}},
 			runs:     []string{"0-90:false", "90-100:true"},
-		},
-		{
-			name: "entries behind the end are dropped", size: 100, window: 1000,
-			replies:  [][]entry{{{100, 1}, {50, 0}}},
-			requests: []Extent{{0, 100, 0}},
-			runs:     []string{"0-100:true"},
 		},
 		{
 			name: "requests end at windows", size: 100, window: 40,
@@ -124,6 +118,24 @@ func TestCursorNoProgress(t *testing.T) {
 			_, err := walk(&cursor{status: s.status, name: "disk", size: 100, window: 1000, flag: 1})
 			if err == nil || !strings.Contains(err.Error(), "of disk: the server's reply makes no progress") {
 				t.Errorf("error %v, want one about no progress that names the disk", err)
+			}
+		})
+	}
+}
+
+// Only the last entry may reach beyond the request: one behind it is not to be believed,
+// within the disk or not.
+func TestCursorEntriesBehindTheRequest(t *testing.T) {
+	for name, reply := range map[string][]entry{
+		"behind one that ends with it":   {{40, 1}, {10, 0}},
+		"behind one that reaches beyond": {{10, 1}, {31, 0}, {10, 1}},
+		"behind the disk":                {{100, 1}, {50, 0}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &script{replies: [][]entry{reply}}
+			runs, err := walk(&cursor{status: s.status, name: "disk", size: 100, window: 40, flag: 1})
+			if err == nil || !strings.Contains(err.Error(), "of 40 bytes at offset 0 of disk: the server's reply describes more than what was asked for") {
+				t.Errorf("runs %v, error %v, want one that names the request and the disk", runs, err)
 			}
 		})
 	}

@@ -123,6 +123,7 @@ func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
 	}
 	if later != nil {
 		f.later = later.why
+		s.log().Debug(f.what + ": " + f.later)
 	}
 	report.add(f)
 	if f.later == "" && !f.silent {
@@ -198,9 +199,35 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 		case c.Sealed:
 			continue
 		}
-		all = append(all, finding{what: what, later: later, fix: func(context.Context) error { return s.DeleteCheckpoint(c.Instant) }})
+		all = append(all, finding{what: what, later: later, fix: func(context.Context) error {
+			return s.ifNotRefused(func() error { return s.DeleteCheckpoint(c.Instant) })
+		}})
 	}
 	return all, nil
+}
+
+// ifNotRefused deletes checkpoints or bitmaps. Where libvirt or QEMU refuses that for now,
+// the error is a *laterError: what was to be deleted stays, with its identity, and the next
+// run tries again. libvirt waits 30 s for another job on the domain to end: where it has
+// once, the others are not tried. Where libvirt cannot be reached, or does not have the
+// domain, nothing else can be done either, and the error stays what it is.
+func (s *Site) ifNotRefused(remove func() error) error {
+	if s.busy != nil {
+		return s.busy
+	}
+	err := remove()
+	var refused *hypervisor.Error
+	switch {
+	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, hypervisor.ErrNoDomain):
+		return err
+	case !errors.As(err, &refused) && !errors.Is(err, hypervisor.ErrNotRunning):
+		return err
+	}
+	later := &laterError{err.Error() + "; the next run does it"}
+	if errors.Is(err, hypervisor.ErrBusy) {
+		s.busy = later
+	}
+	return later
 }
 
 // findForgotten lists identities that nothing is to be left of but their entry, once the
@@ -222,17 +249,15 @@ func (s *Site) findForgotten() ([]finding, error) {
 	return all, nil
 }
 
-// forgetInstant drops an identity, unless libvirt lists its checkpoint, or the domain is
-// off, and nobody can tell whether it has bitmaps of it.
+// forgetInstant drops an identity, unless libvirt lists its checkpoint, or nobody can tell
+// now whether there are bitmaps of it (*laterError): the domain is off, or another job
+// holds it.
 func (s *Site) forgetInstant(i repository.Instant) error {
 	if i.Checkpoint {
 		if _, err := s.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 			return err
 		}
-		switch err := s.deleteOrphans(i); {
-		case errors.Is(err, hypervisor.ErrNotRunning):
-			return nil
-		case err != nil:
+		if err := s.ifNotRefused(func() error { return s.deleteOrphans(i) }); err != nil {
 			return err
 		}
 	}

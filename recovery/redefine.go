@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
@@ -124,10 +125,10 @@ func (s *Site) redefineOne(a absent) (what string, err error) {
 	if err := s.Domain.RedefineCheckpoint(doc, false); err != nil {
 		return "", refusal(err)
 	}
-	broken, valid, err := s.bitmaps(c.Name)
-	if err == nil && valid == 0 { // so it looks, too, where libvirt could not tell just then
-		broken, valid, err = s.bitmaps(c.Name)
+	if err := fault.Point("redefined"); err != nil {
+		return "", err
 	}
+	broken, valid, err := s.bitmaps(c.Name)
 	if err != nil {
 		return "", err
 	}
@@ -150,8 +151,7 @@ func (s *Site) dropRecord(a absent) error {
 	if ledger.Inherited(a.instant) {
 		return s.Domain.DeleteCheckpoint(a.name(), true)
 	}
-	_, err = checkpoint.Delete(s.Domain, a.name())
-	return err
+	return checkpoint.DeleteForSure(s.Domain, a.name())
 }
 
 // refusal tells what libvirt will not take from what only failed now.
@@ -223,18 +223,17 @@ func (s *Site) setParent(c *xml.Checkpoint) error {
 }
 
 // bitmaps tells the disks of a checkpoint with a broken bitmap, and how many
-// have a valid one.
+// have a valid one. It is an error where libvirt cannot tell now: the domain has ended,
+// or another job holds it.
 func (s *Site) bitmaps(name string) (broken []string, valid int, err error) {
-	all, err := s.Survey(true)
+	doc, err := s.Domain.CheckpointSizes(name)
 	if err != nil {
 		return nil, 0, err
 	}
-	c, _ := checkpoint.Find(all, name)
-	broken = c.Broken()
-	for _, d := range c.Disks {
-		if c.Usable(d.Target) {
-			valid++
-		}
+	c, err := xml.ParseCheckpoint(doc)
+	if err != nil {
+		return nil, 0, err
 	}
-	return broken, valid, nil
+	sized := checkpoint.Checkpoint{Checkpoint: c}
+	return sized.Broken(), len(sized.Bitmaps()) - len(sized.Broken()), nil
 }

@@ -33,6 +33,10 @@ type Site struct {
 	// AgentTimeout bounds each call to the guest agent; 0 is 10 seconds.
 	AgentTimeout time.Duration
 	Log          *slog.Logger
+
+	// busy says that another job holds the domain, once libvirt has waited for it in
+	// vain: see ifNotRefused.
+	busy *laterError
 }
 
 func (s *Site) log() *slog.Logger {
@@ -145,8 +149,9 @@ func (s *Site) dead(p repository.Process) bool {
 
 // DeleteCheckpoint deletes the checkpoint of an instant with its bitmaps, and sees that
 // it is gone; libvirt's record of it may be lost. The identity stays: nothing is written
-// to the repository, which may be full. Errors: hypervisor.ErrNotRunning and ErrNoDomain
-// where nobody can tell what bitmaps there are.
+// to the repository, which may be full. After an error bitmaps may be there still, and the
+// identity has to be kept: hypervisor.ErrNotRunning and ErrNoDomain, ErrBusy, and others
+// of checkpoint.Delete.
 func (s *Site) DeleteCheckpoint(i repository.Instant) error {
 	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
 	switch {

@@ -3,11 +3,15 @@ package tests
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -133,13 +137,99 @@ func TestRecoverForgottenCheckpoint(t *testing.T) {
 			t.Errorf("bitmaps of %s: %s", target, bitmaps)
 		}
 	}
-	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
-	if err != nil || strings.Contains(string(list), `"check2"`) {
-		t.Errorf("what is issued: %s, %v", list, err)
+	if strings.Contains(s.issued(), `"check2"`) {
+		t.Errorf("what is issued: %s", s.issued())
 	}
 	s.Start()
 	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
 	s.check()
+}
+
+// The same while another job holds the domain: whether there are bitmaps cannot be told
+// now, so the identity stays, and a later run deletes them. Nothing else waits for that.
+func TestRecoverForgottenCheckpointWhileDumped(t *testing.T) {
+	t.Parallel()
+	s := slowSite(t)
+	s.kill("inc", s.Name)
+	s.Destroy()
+	s.defineAnew()
+	s.recovered(3) // the domain is off
+	s.Start()
+	testdomain.Virsh(t, "checkpoint-create", s.Name, filepath.Join(s.repo, s.Name, "check1", "checkpoint.xml"), "--redefine")
+	end := s.dump()
+	start := time.Now()
+	s.recovered(0)
+	if took := time.Since(start); took > 50*time.Second {
+		t.Errorf("it took %v: libvirt waits 30 s for each call", took)
+	}
+	if !strings.Contains(s.issued(), `"check2"`) {
+		t.Errorf("check2 is forgotten: %s", s.issued())
+	}
+	end()
+	s.recovered(0)
+	if strings.Contains(s.issued(), `"check2"`) {
+		t.Errorf("check2 is not forgotten: %s", s.issued())
+	}
+	s.Destroy()
+	for _, target := range []string{"vda", "vdb"} {
+		if bitmaps := s.bitmaps(target); strings.Contains(bitmaps, "check2.") || !strings.Contains(bitmaps, "check1.") {
+			t.Errorf("bitmaps of %s: %s", target, bitmaps)
+		}
+	}
+}
+
+// The checkpoint of a killed run is left for later while another job holds the domain.
+func TestRecoverWhileDumped(t *testing.T) {
+	t.Parallel()
+	s := slowSite(t)
+	s.kill("inc", s.Name)
+	s.abortJob()
+	end := s.dump()
+	report := s.recovered(3)
+	wantList(t, "left", report.Left, "checkpoint check2: delete checkpoint check2.")
+	s.noPartial()
+	end()
+	wantList(t, "fixed", s.recovered(0).Fixed, "checkpoint check2")
+	s.wantCheckpoints("check1")
+}
+
+// dump holds the domain by a dump of its memory, until end is called.
+func (s *site) dump() (end func()) {
+	s.t.Helper()
+	fifo := filepath.Join(testdomain.TempDir(s.t), "dump")
+	if err := syscall.Mkfifo(fifo, 0o666); err != nil {
+		s.t.Fatal(err)
+	}
+	reader, err := os.OpenFile(fifo, os.O_RDWR, 0) // nobody reads: the dump waits
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	dump := exec.Command("virsh", "-c", "qemu:///system", "dump", s.Name, fifo, "--memory-only", "--live")
+	if err := dump.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		go func() { _, _ = io.Copy(io.Discard, reader) }() // until it is closed
+		if err := dump.Wait(); err != nil {
+			s.t.Errorf("dump: %v", err)
+		}
+		_ = reader.Close()
+	})
+	s.t.Cleanup(end)
+	await(s.t, "dump", 100*time.Millisecond, func() bool {
+		return strings.Contains(testdomain.Virsh(s.t, "domjobinfo", s.Name), "Dump")
+	})
+	return end
+}
+
+// issued is what the repository has written down of the domain's instants.
+func (s *site) issued() string {
+	s.t.Helper()
+	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(list)
 }
 
 // All domains of the repository that libvirt knows; the others are named.

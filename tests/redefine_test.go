@@ -119,6 +119,51 @@ func TestLostBitmaps(t *testing.T) {
 	s.check()
 }
 
+// A domain that ends while its checkpoint is defined again has no sizes of bitmaps. That
+// does not mean that the bitmaps are lost.
+func TestEndsWhileRedefined(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
+	s.writeAll(1)
+	s.backUp(0, "full")
+	s.Destroy()
+	testdomain.Tool(t, "qemu-img", "bitmap", "--remove", s.Disk("vdb").Source, s.checkpoint("check1"))
+	s.defineAnew()
+	s.Start()
+	p := s.startBroken("redefined:pause", nil, "recover")
+	awaitStopped(t, p)
+	s.Destroy()
+	continueStopped(p)
+	wantFailed(t, p.Wait(), "define checkpoint check1 again: ", "not running")
+	if strings.Contains(s.issued(), `"lost"`) || !strings.Contains(s.bitmaps("vda"), "check1.") {
+		t.Errorf("issued: %s\nbitmaps: %s", s.issued(), s.bitmaps("vda"))
+	}
+	s.Start()
+	s.writeAll(2)
+	wantKinds(t, s.backUp(3, "inc").Point, "vda inc, vdb rescan")
+	s.check()
+}
+
+// In a copy of the repository a checkpoint that is lost is not the copy's to delete: its
+// broken bitmaps stay in the images until the original's own run.
+func TestLostBitmapsOfTheOriginal(t *testing.T) {
+	t.Parallel()
+	a := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
+	a.backUp(0, "full")
+	bitmap := a.checkpoint("check1")
+	b := a.copied()
+	a.Destroy() // QEMU stores the bitmap, and marks it as in use when it starts
+	a.Start()
+	a.Kill()
+	a.defineAnew()
+	a.Start()
+	wantList(t, "lost", b.recovered(0).Lost, "checkpoint check1: its bitmaps are missing or broken")
+	a.wantBitmap(true, bitmap)
+	a.wantCheckpoints()
+	wantList(t, "lost", a.recovered(0).Lost, "checkpoint check1: its bitmaps are missing or broken")
+	a.wantBitmap(false, bitmap)
+}
+
 // A checkpoint.xml that somebody has changed is not given to libvirt.
 func TestChangedCheckpointXML(t *testing.T) {
 	t.Parallel()

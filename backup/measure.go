@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/virtbackup/virtbackup/nbdcopy"
 )
@@ -11,20 +12,17 @@ import (
 // much of what is dirty is data, and refuses what cannot fit before anything is
 // written. libvirt's estimate counts the zeros of a guest that trims
 // (fstrim.timer), which take no space. It is asked of the block status, which is
-// there only with the job; where the estimate fits nobody needs to ask.
+// there only with the job; where the estimate fits nobody needs to ask. The watch reads
+// the plan meanwhile, so what is measured becomes part of it only then.
 func (r *run) measure(ctx context.Context) error {
 	if !r.doubtful {
 		return nil
 	}
-	for i := range r.plan.Disks {
-		d := &r.plan.Disks[i]
-		if !d.Incremental {
-			continue
-		}
-		if err := r.measureDisk(ctx, d); err != nil {
-			return fmt.Errorf("look for zeros on disk %s of domain %s: %w", d.Target, r.Domain, err)
-		}
+	disks := slices.Clone(r.plan.Disks)
+	if err := r.watched(ctx, func(ctx context.Context) error { return r.measureDisks(ctx, disks) }); err != nil {
+		return err
 	}
+	r.plan.Disks = disks
 	r.need = r.plan.need(written)
 	r.meter.expect(r.plan.Disks, written)
 	room, err := r.room()
@@ -32,6 +30,18 @@ func (r *run) measure(ctx context.Context) error {
 		return err
 	}
 	return r.tooSmall(room)
+}
+
+func (r *run) measureDisks(ctx context.Context, disks []DiskPlan) error {
+	for i := range disks {
+		if !disks[i].Incremental {
+			continue
+		}
+		if err := r.measureDisk(ctx, &disks[i]); err != nil {
+			return fmt.Errorf("look for zeros on disk %s of domain %s: %w", disks[i].Target, r.Domain, err)
+		}
+	}
+	return nil
 }
 
 // measureDisk replaces libvirt's estimate of a disk by what is data on it.

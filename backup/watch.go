@@ -33,11 +33,12 @@ func endCopy(hint, format string, args ...any) error {
 
 // copyWatched copies all disks under a watch.
 func (r *run) copyWatched(ctx context.Context) error {
+	if err := r.measure(ctx); err != nil {
+		return err
+	}
 	var disks []repository.Disk
 	err := r.watched(ctx, func(ctx context.Context) (err error) {
-		if err = r.measure(ctx); err == nil {
-			disks, err = r.copyDisks(ctx)
-		}
+		disks, err = r.copyDisks(ctx)
 		return err
 	})
 	if err == nil {

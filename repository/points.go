@@ -103,6 +103,9 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 	damaged := &DamagedError{}
 	for _, id := range ids {
 		m, err := r.readManifest(domain, id)
+		if cannotCheck(err) { // to leave the point out would be to lose a base
+			return nil, fmt.Errorf("list points: %s of domain %s: %w", id, domain, err)
+		}
 		if err != nil {
 			damaged.Points = append(damaged.Points, DamagedPoint{Domain: domain, ID: id, Err: err})
 			continue

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -298,6 +299,30 @@ func TestLinksWithoutOpenFiles(t *testing.T) {
 		if !errors.Is(err, unix.EMFILE) || errors.As(err, &damaged) {
 			t.Errorf("got %v, want too many open files, and no damage", err)
 		}
+	}
+}
+
+// A manifest that this user may not read is no damage: a plan without that point would
+// lose its base.
+func TestPointsThatMayNotBeRead(t *testing.T) {
+	r := chainOfThree(t)
+	for dir := r.domainDir("vm1"); dir != os.TempDir(); dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Setfsuid(65534); err != nil { // of this thread alone
+		t.Fatal(err)
+	}
+	points, err := r.Points("vm1")
+	if err := unix.Setfsuid(0); err != nil {
+		t.Fatal(err)
+	}
+	var damaged *DamagedError
+	if !errors.Is(err, fs.ErrPermission) || errors.As(err, &damaged) {
+		t.Errorf("got %s, %v; want no points, and no damage", ids(points), err)
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -162,9 +164,17 @@ func (r *provingReader) readRange(index int64, buf []byte) error {
 	return r.prove(buf[:r.rangeLength(index)], n, off)
 }
 
-// readFile fills p from the image, less of it where the file ends.
+// readFile fills p from the image, less of it where the file ends. What storage cannot
+// read, and cannot when asked again, is damage.
 func (r *provingReader) readFile(p []byte, off int64) (int, error) {
-	return r.chain.readFile(r.link.Path, p, off)
+	n, err := r.chain.readFile(r.link.Path, p, off)
+	if errors.Is(err, unix.EIO) {
+		n, err = r.chain.readFile(r.link.Path, p, off)
+	}
+	if errors.Is(err, unix.EIO) {
+		return n, r.damage(qcow2.Range{Offset: off, Length: int64(len(p))}, reason(err))
+	}
+	return n, err
 }
 
 // prove compares the ranges that data holds, of which n bytes were read at off,

@@ -3,10 +3,12 @@ package repository
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -106,6 +108,23 @@ func TestProofOfAComputedList(t *testing.T) {
 
 // Readers side by side, of more ranges than the cache holds, get what the file
 // has, and the end of the file where it is.
+// What storage cannot read is damage, and no reason to try it every night again: an
+// incremental leaves such a base. The memory of a process cannot be read at 0: EIO.
+func TestProvingReaderOfWhatCannotBeRead(t *testing.T) {
+	l := layout{1 << 20, firstRangeLength}
+	shared := newReading(context.Background(), func(place string) { t.Error(place) })
+	defer shared.close()
+	reader := shared.reader(Link{Point: Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
+		Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length}})
+	for _, p := range [][]byte{directio.Buffer(firstRangeLength), make([]byte, 512)} {
+		_, err := reader.ReadAt(p, 0)
+		var damaged *DamagedError
+		if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "cannot be read: input/output error") || damaged.Points[0].ID != "check1" {
+			t.Errorf("%d bytes: %v", len(p), err)
+		}
+	}
+}
+
 func TestProvingReadersSideBySide(t *testing.T) {
 	const ranges = 64
 	const unit = firstRangeLength // so that there are more than the cache holds

@@ -100,12 +100,13 @@ func canCompare(s State, m *repository.Manifest) bool {
 // last verify found damage in, with their hashes, before the job begins: the guest does
 // not pay for that.
 func (r *run) checkParents(ctx context.Context) error {
+	doubts := r.repo.Doubts(r.Domain)
 	for i := range r.plan.Disks {
 		d := &r.plan.Disks[i]
 		var err error
 		switch {
-		case d.Incremental:
-			err = r.checkDoubtful(ctx, d)
+		case d.Incremental && len(doubts) > 0:
+			err = r.checkDoubtful(ctx, d, doubts)
 		case d.Rescan:
 			err = r.checkRescan(ctx, d)
 		}
@@ -138,21 +139,31 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 
 // checkDoubtful reads the chain that an incremental is to go on with, if the last verify
 // found damage in it: what is chained onto damage does not restore.
-func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan) error {
+func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	var damaged *repository.DamagedError
 	if err == nil {
-		n := slices.IndexFunc(links, func(l repository.Link) bool { return r.repo.Doubtful(l.Point, d.Target) })
+		n := slices.IndexFunc(links, func(l repository.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
 		if n < 0 {
 			return nil
 		}
 		r.Log.Info(fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
 		_, err = r.checkParent(ctx, *d)
 	}
-	if errors.As(err, &damaged) {
+	switch {
+	case errors.As(err, &damaged):
 		return r.leaveBase(d, err)
+	case err != nil:
+		return err
 	}
-	return err
+	var sound []string
+	for _, l := range links {
+		sound = append(sound, l.Point.ID)
+	}
+	if err := r.repo.ClearDoubts(r.Domain, sound, d.Target); err != nil { // then the next run reads them again
+		r.Log.Debug(err.Error())
+	}
+	return nil
 }
 
 // checkParent reads a disk's chain as of the base. Damage is a

@@ -238,6 +238,11 @@ func (r *run) makePlan(context.Context) error {
 	if err != nil && !errors.As(err, &damaged) {
 		return err
 	}
+	if damaged != nil {
+		if err := damaged.NotNow(); err != nil { // without its base an inc would be a full
+			return err
+		}
+	}
 	checkpoints, err := r.survey(true)
 	if err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -192,5 +194,19 @@ func TestWritten(t *testing.T) {
 	d.Incremental, d.Source = false, path+".absent"
 	if got := written(d); got != 16<<20 {
 		t.Errorf("no image: %d bytes, want 16 MiB", got)
+	}
+}
+
+// A temporary file that finds no room is not the repository's.
+func TestFullTemporaryDirectory(t *testing.T) {
+	r := newRun()
+	r.dir, r.need = "/srv/backup", 10<<20
+	r.domain = &hypervisor.Domain{}
+	full := &os.PathError{Op: "write", Path: "/var/tmp/x", Err: syscall.ENOSPC}
+	if err := r.explainCopy(t.Context(), &repository.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
+		t.Errorf("a temporary file: %v", err)
+	}
+	if err := r.explainCopy(t.Context(), full); !strings.Contains(err.Error(), "the repository at /srv/backup is full") {
+		t.Errorf("an image: %v", err)
 	}
 }

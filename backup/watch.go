@@ -114,7 +114,8 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	if why := r.shutOff(); why != "" {
 		return r.explainShutOff(why, err)
 	}
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	var temporary *repository.TemporaryError
+	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &temporary) {
 		return r.explainFull(err)
 	}
 	if gone := within(endTime, r.ownJob); errors.Is(gone, hypervisor.ErrNoJob) {

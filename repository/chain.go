@@ -145,16 +145,27 @@ func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
 
 // checkHeader holds the header of an image against its manifest.
 func checkHeader(path string, d Disk) error {
-	f, err := openRegular(path)
+	h, err := readHeader(path)
+	if unreadable(err) {
+		h, err = readHeader(path)
+	}
 	if err != nil {
 		return err
+	}
+	return compareHeader(path, h, d)
+}
+
+func readHeader(path string) (qcow2.Header, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return qcow2.Header{}, err
 	}
 	defer f.Close()
 	h, err := qcow2.ReadHeader(f)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return compareHeader(path, h, d)
+	return h, err
 }
 
 func compareHeader(path string, h qcow2.Header, d Disk) error {

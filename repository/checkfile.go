@@ -6,19 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
 )
-
-// cannotCheck tells an error that says nothing of the repository.
-func cannotCheck(err error) bool {
-	for _, e := range []error{fs.ErrPermission, unix.EMFILE, unix.ENFILE, unix.ENOMEM} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
 
 // reason is an error without the path, which the damage has already.
 func reason(err error) string {

@@ -174,9 +174,21 @@ func (s *scratch) open() (err error) {
 // scratchDir is not /tmp, which may be memory: 1 TiB of image has 512 MiB of hashes.
 func scratchDir() string { return cmp.Or(os.Getenv("TMPDIR"), "/var/tmp") }
 
-func scratchError(err error) error {
-	return fmt.Errorf("the hashes of an image need a temporary file in %s (TMPDIR names another directory): %w", scratchDir(), err)
+// TemporaryError says that a temporary file failed: that is not the repository's doing.
+type TemporaryError struct {
+	Dir string // TMPDIR, or /var/tmp
+	Err error
 }
+
+// Error names the directory and how another one is chosen.
+func (e *TemporaryError) Error() string {
+	return fmt.Sprintf("the hashes of an image need a temporary file in %s (TMPDIR names another directory): %v", e.Dir, e.Err)
+}
+
+// Unwrap gives errors.Is the cause.
+func (e *TemporaryError) Unwrap() error { return e.Err }
+
+func scratchError(err error) error { return &TemporaryError{scratchDir(), err} }
 
 func (s *scratch) close() {
 	s.mu.Lock()

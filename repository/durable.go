@@ -21,8 +21,17 @@ import (
 const maxSmall = 16 << 20
 
 // readSmall reads a regular file of bounded size. It refuses symbolic links and
-// anything that is no plain file: a FIFO in a damaged tree must not hang a run.
+// anything that is no plain file: a FIFO in a damaged tree must not hang a run. What
+// storage cannot read is read once more.
 func readSmall(path string) ([]byte, error) {
+	data, err := readSmallOnce(path)
+	if unreadable(err) {
+		data, err = readSmallOnce(path)
+	}
+	return data, err
+}
+
+func readSmallOnce(path string) ([]byte, error) {
 	f, err := openRegular(path)
 	if err != nil {
 		return nil, err

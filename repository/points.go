@@ -66,6 +66,17 @@ func (e *DamagedError) Hint() string {
 	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR; virtbackup verify %s checks all points", domain, e.Left[len(e.Left)-1], domain)
 }
 
+// NotNow is the first of the errors that says nothing of its point, nil if there is none:
+// the point could not be read now, and may be sound.
+func (e *DamagedError) NotNow() error {
+	for _, p := range e.Points {
+		if cannotCheck(p.Err) {
+			return fmt.Errorf("read point %s of domain %s: %w", p.ID, p.Domain, p.Err)
+		}
+	}
+	return nil
+}
+
 // ShellWord is a name as it is typed on a command line.
 func ShellWord(name string) string {
 	if strings.ContainsFunc(name, func(c rune) bool { return !strings.ContainsRune("+-./:=@_", c) && !isAlnum(c) }) {
@@ -103,9 +114,6 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 	damaged := &DamagedError{}
 	for _, id := range ids {
 		m, err := r.readManifest(domain, id)
-		if cannotCheck(err) { // to leave the point out would be to lose a base
-			return nil, fmt.Errorf("list points: %s of domain %s: %w", id, domain, err)
-		}
 		if err != nil {
 			damaged.Points = append(damaged.Points, DamagedPoint{Domain: domain, ID: id, Err: err})
 			continue

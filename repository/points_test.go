@@ -302,8 +302,8 @@ func TestLinksWithoutOpenFiles(t *testing.T) {
 	}
 }
 
-// A manifest that this user may not read is no damage: a plan without that point would
-// lose its base.
+// A manifest that this user may not read says nothing of its point: a plan without it
+// would lose its base.
 func TestPointsThatMayNotBeRead(t *testing.T) {
 	r := chainOfThree(t)
 	for dir := r.domainDir("vm1"); dir != os.TempDir(); dir = filepath.Dir(dir) {
@@ -321,8 +321,11 @@ func TestPointsThatMayNotBeRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	var damaged *DamagedError
-	if !errors.Is(err, fs.ErrPermission) || errors.As(err, &damaged) {
-		t.Errorf("got %s, %v; want no points, and no damage", ids(points), err)
+	if !errors.As(err, &damaged) || !errors.Is(damaged.NotNow(), fs.ErrPermission) {
+		t.Errorf("got %s, %v; want to know that nobody can tell now", ids(points), err)
+	}
+	if err := (&DamagedError{Points: []DamagedPoint{{Err: fs.ErrNotExist}}}).NotNow(); err != nil {
+		t.Errorf("of a manifest that is not there: %v", err)
 	}
 }
 

@@ -9,8 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -168,10 +166,10 @@ func (r *provingReader) readRange(index int64, buf []byte) error {
 // read, and cannot when asked again, is damage.
 func (r *provingReader) readFile(p []byte, off int64) (int, error) {
 	n, err := r.chain.readFile(r.link.Path, p, off)
-	if errors.Is(err, unix.EIO) {
+	if unreadable(err) {
 		n, err = r.chain.readFile(r.link.Path, p, off)
 	}
-	if errors.Is(err, unix.EIO) {
+	if unreadable(err) {
 		return n, r.damage(qcow2.Range{Offset: off, Length: int64(len(p))}, reason(err))
 	}
 	return n, err

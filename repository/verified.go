@@ -49,15 +49,36 @@ func (r *Repository) Verified(domain string) map[string]Verification {
 	return valid
 }
 
-// Doubtful tells whether the last verification found an image of a disk, in a point as it
-// is now, to be lost.
-func (r *Repository) Doubtful(m Manifest, target string) bool {
-	v, ok := r.readVerified(m.Domain)[m.ID]
-	if !ok || v.Sound || !slices.Contains(v.Lost, target) {
-		return false
+// Doubts are the disks that the last verification found to be lost, by the points as they
+// are now; empty where there are none.
+func (r *Repository) Doubts(domain string) map[string][]string {
+	doubts := map[string][]string{}
+	for id, v := range r.readVerified(domain) {
+		if v.Sound || len(v.Lost) == 0 {
+			continue
+		}
+		if digest, err := r.ManifestDigest(domain, id); err == nil && digest == v.Manifest {
+			doubts[id] = v.Lost
+		}
 	}
-	digest, err := r.ManifestDigest(m.Domain, m.ID)
-	return err == nil && digest == v.Manifest
+	return doubts
+}
+
+// ClearDoubts takes back that images of a disk are lost, in points of a domain: they were
+// read since, and are sound. Whether the points restore whole the next verification says.
+func (r *Repository) ClearDoubts(domain string, points []string, target string) error {
+	all := r.readVerified(domain)
+	cleared := map[string]Verification{}
+	for _, id := range points {
+		if v, ok := all[id]; ok && slices.Contains(v.Lost, target) {
+			v.Lost = slices.DeleteFunc(slices.Clone(v.Lost), func(t string) bool { return t == target })
+			cleared[id] = v
+		}
+	}
+	if len(cleared) == 0 {
+		return nil
+	}
+	return r.SetVerified(domain, cleared)
 }
 
 // ManifestDigest is the digest of a point's manifest.json as it is now.

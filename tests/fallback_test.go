@@ -333,7 +333,13 @@ func TestIncrementalOnVerifiedDamage(t *testing.T) {
 	flip(t, image, 9<<20) // as it was
 	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
 	s.writeAll(4)
+	// What was found to be sound is not read again every night.
+	if r := s.program.Must(t, nil, "inc", s.Name); strings.Contains(r.Stderr, "the last verify found") {
+		t.Errorf("read again: %s", r.Stderr)
+	}
+	s.program.Must(t, nil, "forget", s.Name+"@check4", "--points")
 	flip(t, image, 9<<20)
+	s.program.Must(t, []int{5}, "verify", s.Name)
 	s.refused(5, "check1", "inc", s.Name, "--fallback", "fail")
 	inc := s.backUp(3, "inc")
 	wantKinds(t, inc.Point, "vda full, vdb inc")

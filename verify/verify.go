@@ -94,9 +94,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	}
 	r.checkDescription(domains)
 	for _, d := range domains {
-		if err := d.checkInstants(); err != nil {
-			return report, err
-		}
+		d.checkInstants()
 		report.Domains = append(report.Domains, d.report())
 	}
 	report.Damage, report.Warnings = r.sorted(domains), r.warnings
@@ -323,16 +321,15 @@ func (d *domainRun) progress(bytes int64) {
 
 // checkInstants finds damage in the list of identities, without which no checkpoint in
 // libvirt is known to be ours.
-func (d *domainRun) checkInstants() error {
+func (d *domainRun) checkInstants() {
 	ledger, err := d.repo.Ledger(d.lineage.Domain)
-	if err != nil {
-		return err
-	}
-	if ledger.Damage != nil {
+	switch {
+	case err != nil: // of it alone: what else was found is worth more
+		d.warn(err.Error())
+	case ledger.Damage != nil:
 		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, repository.InstantsName), Harmless: true,
 			What: fmt.Sprintf("%v; the next backup reads the disks and compares them", ledger.Damage)})
 	}
-	return nil
 }
 
 // checkDescription holds the UUID in repository.json against the points, which

@@ -376,3 +376,22 @@ func readAll(b *testing.B, path string, readers int) int64 {
 	wait.Wait()
 	return info.Size()
 }
+
+// A list of identities that cannot be read now keeps nothing else from being told.
+func TestDamageIsToldWithoutInstants(t *testing.T) {
+	r := site(t)
+	if err := flip(filepath.Join(r.PointDir("vm1", "check2"), "vda.qcow2"), 70000); err != nil {
+		t.Fatal(err)
+	}
+	// Larger than what is read of it, and no matter of its content.
+	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", repository.InstantsName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(r.Dir(), "vm1", repository.InstantsName), 256<<20); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Run(t.Context(), r, Request{})
+	if err != nil || len(report.Damage) == 0 || len(report.Warnings) != 1 || len(r.Verified("vm1")) == 0 {
+		t.Errorf("damage %v, warnings %v, noted %v: %v", report.Damage, report.Warnings, r.Verified("vm1"), err)
+	}
+}

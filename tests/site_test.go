@@ -21,7 +21,7 @@ type site struct {
 	repo    string
 	program testdomain.Program
 	points  []truePoint
-	taken   int // truths
+	taken   *int // truths, also of its copies: no name comes twice
 	mayWarn bool
 }
 
@@ -34,7 +34,7 @@ type truePoint struct {
 func newSite(t *testing.T, d *testdomain.Domain) *site {
 	t.Helper()
 	repo := filepath.Join(testdomain.TempDir(t), "repo")
-	s := &site{Domain: d, t: t, repo: repo,
+	s := &site{Domain: d, t: t, repo: repo, taken: new(int),
 		program: testdomain.Program{Env: []string{"VIRTBACKUP_REPO=" + repo}}}
 	s.init()
 	return s
@@ -52,12 +52,12 @@ func (s *site) init() {
 func (s *site) truths() map[string]string {
 	s.t.Helper()
 	truth := map[string]string{}
-	s.taken++
+	*s.taken++
 	for _, disk := range s.Disks {
 		if disk.Device == "cdrom" {
 			continue
 		}
-		truth[disk.Target] = filepath.Join(s.Dir, fmt.Sprintf("truth-%d-%s", s.taken, disk.Target))
+		truth[disk.Target] = filepath.Join(s.Dir, fmt.Sprintf("truth-%d-%s", *s.taken, disk.Target))
 		s.Truth(disk.Target, truth[disk.Target])
 	}
 	return truth

@@ -96,7 +96,8 @@ func (r *run) awaitCopy(ctx context.Context, end context.CancelCauseFunc, copied
 }
 
 // explainCopy says why a copy has failed: what ended it rather than what that
-// led to.
+// led to. The job runs meanwhile, so when ctx ends, for the guest's sake or by a signal,
+// it looks no further.
 func (r *run) explainCopy(ctx context.Context, err error) error {
 	var ended *endedError
 	cause := context.Cause(ctx)
@@ -111,13 +112,13 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	case ctx.Err() != nil: // a signal
 		return err
 	}
-	if why := r.shutOff(); why != "" {
+	if why := r.shutOff(ctx); why != "" {
 		return r.explainShutOff(why, err)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		return r.explainFull(err)
 	}
-	if gone := within(endTime, r.ownJob); errors.Is(gone, hypervisor.ErrNoJob) {
+	if gone := withinContext(ctx, endTime, r.ownJob); errors.Is(gone, hypervisor.ErrNoJob) {
 		return r.jobGone(fmt.Errorf("%w; %w", gone, err))
 	}
 	return err
@@ -132,10 +133,10 @@ func (r *run) explainShutOff(why string, err error) error {
 // offTime is how long libvirt may take to notice that QEMU has ended.
 const offTime = 2 * time.Second
 
-// shutOff says why the domain is not running, or "" if it is.
-func (r *run) shutOff() (why string) {
+// shutOff says why the domain is not running, or "" if it is. It waits no longer than ctx.
+func (r *run) shutOff(ctx context.Context) (why string) {
 	_ = within(2*offTime, func() (err error) {
-		for start := time.Now(); time.Since(start) < offTime; time.Sleep(100 * time.Millisecond) {
+		for start := time.Now(); ctx.Err() == nil && time.Since(start) < offTime; time.Sleep(100 * time.Millisecond) {
 			if why, err = r.domain.WhyShutOff(); why != "" || err != nil {
 				break
 			}

@@ -153,6 +153,7 @@ type meter struct {
 	copied map[string]int64 // bytes, by target
 	// expected are the bytes that will be copied, by target; negative: unknown.
 	expected map[string]int64
+	images   []*repository.Image
 }
 
 // expect takes how many bytes of each disk will be copied.
@@ -191,6 +192,23 @@ func (m *meter) note(target string, copied int64) {
 		m.copied = map[string]int64{}
 	}
 	m.copied[target] = max(m.copied[target], copied)
+}
+
+// writes takes an image that is written from now on.
+func (m *meter) writes(image *repository.Image) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.images = append(m.images, image)
+}
+
+// taken is how many bytes all images have taken by now at most.
+func (m *meter) taken() (n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, image := range m.images {
+		n += image.Taken()
+	}
+	return n
 }
 
 // read returns for how long nothing has moved, and the bytes copied of all disks.
@@ -268,6 +286,7 @@ func (r *run) sampleScratch() (s scratchSample, err error) {
 	}
 	s.at, s.used, s.take = time.Now(), stats.TempUsed, r.willTake()
 	s.free, s.size, err = freeSpace(runDir(r.ScratchDir), false)
+	s.has = r.meter.taken() // after free: what is missing there was written before
 	return s, err
 }
 

@@ -24,6 +24,11 @@ func background(f func() error) <-chan error {
 // within runs f and gives up on it after the limit, with errNoAnswer; f goes on
 // alone then.
 func within(limit time.Duration, f func() error) error {
+	return withinContext(context.Background(), limit, f)
+}
+
+// withinContext is within, and gives up when ctx ends, too, with its cause.
+func withinContext(ctx context.Context, limit time.Duration, f func() error) error {
 	done := background(f)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
@@ -32,6 +37,8 @@ func within(limit time.Duration, f func() error) error {
 		return err
 	case <-timer.C:
 		return fmt.Errorf("%w for %v", errNoAnswer, limit)
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

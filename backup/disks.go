@@ -79,6 +79,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 		return disk, err
 	}
 	defer func() { err = errors.Join(err, image.Close()) }()
+	r.meter.writes(image)
 	options := qcow2.Options{VirtualSize: export.Size(), BackingFile: d.Parent, NewCompressor: r.compressor()}
 	if d.Parent != "" {
 		options.BackingFormat = "qcow2"

@@ -181,7 +181,7 @@ const endTime = time.Minute
 // protection from the guest's writes away while the exports can still be read.
 func (r *run) end(ctx context.Context) error {
 	if err := within(endTime, r.proveJob); err != nil {
-		return r.explainGone(err)
+		return r.explainGone(ctx, err)
 	}
 	return r.endJob(ctx)
 }
@@ -212,11 +212,11 @@ func (r *run) ownJob() error {
 }
 
 // explainGone says what it means that the job cannot be proven.
-func (r *run) explainGone(err error) error {
+func (r *run) explainGone(ctx context.Context, err error) error {
 	if !errors.Is(err, hypervisor.ErrNoJob) {
 		return fmt.Errorf("see whether the backup job of domain %s still runs: %w", r.Domain, err)
 	}
-	if why := r.shutOff(); why != "" {
+	if why := r.shutOff(context.WithoutCancel(ctx)); why != "" {
 		return r.explainShutOff(why, err)
 	}
 	return r.jobGone(err)

@@ -39,6 +39,7 @@ type scratchSample struct {
 	free int64 // on the file system that they are on
 	size int64 // of that file system
 	take int64 // by the whole point at most, on whichever file system it is
+	has  int64 // by the point so far at most; what is allocated ahead may exceed take
 }
 
 // scratchWatch knows when scratch space gets short. Feed it with note.
@@ -46,7 +47,10 @@ type scratchSample struct {
 // What the guest takes of the file system libvirt tells. What else is taken may be the
 // point's, where the repository shares that space; whether it does, device numbers do not
 // tell (subvolumes of btrfs, datasets of ZFS and overlays have their own). So it counts as
-// the point's up to what the point takes in all, and only the rest as taken by others.
+// the point's up to what the point has taken so far, and only the rest as taken by others. (A
+// file system may show late what it has given.) Beside a point that is elsewhere a third
+// program counts as the point for that many bytes, which matters only once the point has no
+// rest: then the job is about to end.
 type scratchWatch struct {
 	limit int64 // bytes that the scratch files may take; 0: no limit
 	most  int64 // bytes that they can take: the size of all disks
@@ -67,7 +71,7 @@ func (w *scratchWatch) note(s scratchSample) {
 		keep := math.Exp2(-seconds / memory.Seconds())
 		speed := func(old float64, bytes int64) float64 { return max(old*keep, float64(bytes)/seconds) }
 		fell := s.fallSince(w.now)
-		took := min(s.take, max(0, w.took+fell))
+		took := min(s.has, max(0, w.took+fell))
 		w.growth = speed(w.growth, s.used-w.now.used)
 		w.ours = speed(w.ours, took-w.took)
 		w.others = speed(w.others, fell-(took-w.took))
@@ -83,14 +87,24 @@ func (s scratchSample) fallSince(earlier scratchSample) int64 {
 	return earlier.free - s.free - (s.used - earlier.used)
 }
 
-// reserve is what has to be free, in bytes: what the guest may need, never more
-// than the scratch files can still grow by, and what the point takes meanwhile,
-// never more than it will take at all. So a backup that fits, together with the
-// guest's share, goes on however fast it writes.
+// reserve is what has to be free, in bytes. Where that much is, the guest's writes find
+// space for at least
+//
+//   - scratchAhead, at the guest's own speed
+//   - fallAhead, at the guest's speed and that of everybody else
+//
+// as seen so far. Less is enough in two cases: the guest needs no more than the scratch
+// files can still grow by, and the point takes no more than its rest. So a backup that fits, together with the guest's share, goes on however
+// fast it writes.
 func (w *scratchWatch) reserve() int64 {
-	need := max(float64(scratchLeast(w.now.size)), w.growth*scratchAhead.Seconds(), w.others*fallAhead.Seconds())
-	guest := min(need, float64(max(0, w.most-w.now.used)))
-	return int64(guest + min(w.ours*fallAhead.Seconds(), float64(max(0, w.now.take-w.took))))
+	left := float64(w.most - w.now.used)
+	if left <= 0 {
+		return 0
+	}
+	alone := max(float64(scratchLeast(w.now.size)), w.growth*scratchAhead.Seconds())
+	among := min(w.growth*fallAhead.Seconds(), left) + w.others*fallAhead.Seconds()
+	point := min(w.ours*fallAhead.Seconds(), float64(max(0, w.now.take-w.took)))
+	return int64(max(min(alone, left), among) + point)
 }
 
 // scratchLeast is what is always left free of a file system of that size.

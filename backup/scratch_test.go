@@ -32,14 +32,18 @@ func TestScratchShort(t *testing.T) {
 		"burst remembered":          {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4 * gib}, {gib, 4 * gib}}, "would fail"},
 		"burst forgotten": {scratchWatch{most: 100 * gib}, 100 * gib,
 			[][2]int64{{0, 9 * gib}, {gib, 8 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}}, ""},
-		"others take the space":    {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {0, gib}}, "no more than 0 bytes while the job ran, something else fills"},
-		"others take more":         {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {100 * mib, gib}}, "no more than 100.0 MiB"},
-		"others take a little":     {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4*gib - mib}}, "the guest has overwritten 1.0 GiB"},
-		"others slower than guest": {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 7 * gib}}, ""},
-		"cannot grow that far":     {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{0, 200 * mib}, {90 * mib, 110 * mib}}, ""},
-		"below the limit":          {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{0, 50 * gib}, {100 * mib, 49 * gib}}, ""},
-		"limit":                    {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{900 * mib, 50 * gib}, {960 * mib, 50 * gib}}, "limit of 1.0 GiB"},
-		"first look":               {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{2 * gib, 50 * gib}}, "limit of 1.0 GiB"},
+		"others take the space":                 {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {0, gib}}, "no more than 0 bytes while the job ran, something else fills"},
+		"others take more":                      {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {100 * mib, gib}}, "no more than 100.0 MiB"},
+		"others take a little":                  {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4*gib - mib}}, "the guest has overwritten 1.0 GiB"},
+		"others slower than guest":              {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 7 * gib}}, ""},
+		"cannot grow that far":                  {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{0, 200 * mib}, {90 * mib, 110 * mib}}, ""},
+		"cannot grow far, others take the rest": {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{50 * mib, 500 * mib}, {50 * mib, 300 * mib}}, "less than the reserve of 400.0 MiB"},
+		"cannot grow far, and others, enough":   {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{50 * mib, 600 * mib}, {50 * mib, 400 * mib}}, ""},
+		"guest and others":                      {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 6*gib - 1}}, "less than the reserve of 6.0 GiB"},
+		"cannot grow at all":                    {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{100 * mib, 300 * mib}, {100 * mib, 100 * mib}}, ""},
+		"below the limit":                       {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{0, 50 * gib}, {100 * mib, 49 * gib}}, ""},
+		"limit":                                 {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{900 * mib, 50 * gib}, {960 * mib, 50 * gib}}, "limit of 1.0 GiB"},
+		"first look":                            {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{2 * gib, 50 * gib}}, "limit of 1.0 GiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := watchOf(c.watch, c.size, c.samples...).short()
@@ -59,7 +63,7 @@ func copying(size, need, ours, step, guest int64) (why string, least int64) {
 	now, done, used := time.Unix(0, 0), int64(0), int64(0)
 	taken := func() int64 { return min(need, (done+step-1)/step*step) }
 	for least = size; ; least = min(least, size-taken()-used) {
-		w.note(scratchSample{at: now, used: used, free: size - taken() - used, size: size, take: need})
+		w.note(scratchSample{at: now, used: used, free: size - taken() - used, size: size, take: need, has: taken()})
 		if why = w.short(); why != "" || done == need {
 			return why, least
 		}
@@ -107,6 +111,72 @@ func TestScratchInTime(t *testing.T) {
 		if left := size - used; left < speed*mib || used < size*4/10 {
 			t.Errorf("at %d MiB/s it ends with %s of %s left", speed, sizeText(left), sizeText(size))
 		}
+	}
+}
+
+// trial is a guest, a third program and a point on their way, in bytes and bytes a second.
+type trial struct {
+	free, size          int64 // at the beginning
+	guest, others, ours int64 // speeds
+	take                int64 // by the point
+	beside              bool  // the point is on the scratch files' file system
+}
+
+// at is the state of scratch space after a time.
+func (c trial) at(t time.Duration) scratchSample {
+	after := func(speed int64) int64 { return int64(float64(speed) * t.Seconds()) }
+	s := scratchSample{at: time.Unix(0, 0).Add(t), used: after(c.guest), size: c.size, take: c.take, has: min(c.take, after(c.ours))}
+	s.free = c.free - s.used - after(c.others)
+	if c.beside {
+		s.free -= s.has
+	}
+	return s
+}
+
+// least is how many bytes were free at the least before the job had ended, which takes as
+// long as scratchAhead says; negative where that many were missing.
+func (c trial) least() int64 {
+	w := scratchWatch{most: 1 << 50}
+	for t := time.Duration(0); ; t += w.pause() {
+		s := c.at(t)
+		s.free = max(0, s.free)
+		if w.note(s); w.short() != "" {
+			return c.at(t + 225*time.Millisecond).free
+		}
+	}
+}
+
+// A third program that fills the file system at a steady speed does not take the guest's
+// space, whatever else goes on: not where the point could have taken just as much, either.
+func TestScratchInTimeBesideAThirdProgram(t *testing.T) {
+	const mib, gib = 1 << 20, 1 << 30
+	for name, c := range map[string]trial{
+		"the point has not begun":      {guest: 20 * mib, others: gib, take: 2 * gib},
+		"the point is elsewhere":       {guest: 20 * mib, others: gib, take: 20 * gib, ours: 200 * mib},
+		"the point is elsewhere, fast": {guest: 20 * mib, others: gib, take: 20 * gib, ours: 2 * gib},
+		"the point is beside it":       {guest: 20 * mib, others: gib, take: 2 * gib, ours: 200 * mib, beside: true},
+		"the point is beside it, fast": {guest: 20 * mib, others: gib, take: 2 * gib, ours: gib, beside: true},
+		"a fast guest":                 {guest: gib, others: gib, take: 2 * gib, ours: 100 * mib, beside: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for c.free, c.size = gib, 100*gib; c.free < 6*gib; c.free += 16 * mib {
+				if least := c.least(); least < 0 {
+					t.Errorf("with %s free at the beginning %s are missing", sizeText(c.free), sizeText(-least))
+				}
+			}
+		})
+	}
+}
+
+// What is allocated ahead of the writes counts as the point's, although it may be more than
+// the point will keep.
+func TestScratchBesideWhatIsAllocatedAhead(t *testing.T) {
+	const mib, gib = 1 << 20, 1 << 30
+	w := scratchWatch{most: 100 * gib}
+	w.note(scratchSample{at: time.Unix(0, 0), free: gib, size: 100 * gib, take: 8 * mib, has: 160 * mib})
+	w.note(scratchSample{at: time.Unix(0, 0).Add(lookOften), free: gib - 128*mib, size: 100 * gib, take: 8 * mib, has: 160 * mib})
+	if why := w.short(); why != "" {
+		t.Error(why)
 	}
 }
 

@@ -96,7 +96,8 @@ func (r *run) awaitCopy(ctx context.Context, end context.CancelCauseFunc, copied
 }
 
 // explainCopy says why a copy has failed: what ended it rather than what that
-// led to.
+// led to. The job runs meanwhile, so when ctx ends, for the guest's sake or by a signal,
+// it looks no further.
 func (r *run) explainCopy(ctx context.Context, err error) error {
 	var ended *endedError
 	cause := context.Cause(ctx)
@@ -111,14 +112,14 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	case ctx.Err() != nil: // a signal
 		return err
 	}
-	if why := r.shutOff(); why != "" {
+	if why := r.shutOff(ctx); why != "" {
 		return r.explainShutOff(why, err)
 	}
 	var temporary *repository.TemporaryError
 	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &temporary) {
 		return r.explainFull(err)
 	}
-	if gone := within(endTime, r.ownJob); errors.Is(gone, hypervisor.ErrNoJob) {
+	if gone := withinContext(ctx, endTime, r.ownJob); errors.Is(gone, hypervisor.ErrNoJob) {
 		return r.jobGone(fmt.Errorf("%w; %w", gone, err))
 	}
 	return err
@@ -133,10 +134,10 @@ func (r *run) explainShutOff(why string, err error) error {
 // offTime is how long libvirt may take to notice that QEMU has ended.
 const offTime = 2 * time.Second
 
-// shutOff says why the domain is not running, or "" if it is.
-func (r *run) shutOff() (why string) {
+// shutOff says why the domain is not running, or "" if it is. It waits no longer than ctx.
+func (r *run) shutOff(ctx context.Context) (why string) {
 	_ = within(2*offTime, func() (err error) {
-		for start := time.Now(); time.Since(start) < offTime; time.Sleep(100 * time.Millisecond) {
+		for start := time.Now(); ctx.Err() == nil && time.Since(start) < offTime; time.Sleep(100 * time.Millisecond) {
 			if why, err = r.domain.WhyShutOff(); why != "" || err != nil {
 				break
 			}
@@ -153,6 +154,7 @@ type meter struct {
 	copied map[string]int64 // bytes, by target
 	// expected are the bytes that will be copied, by target; negative: unknown.
 	expected map[string]int64
+	images   []*repository.Image
 }
 
 // expect takes how many bytes of each disk will be copied.
@@ -191,6 +193,23 @@ func (m *meter) note(target string, copied int64) {
 		m.copied = map[string]int64{}
 	}
 	m.copied[target] = max(m.copied[target], copied)
+}
+
+// writes takes an image that is written from now on.
+func (m *meter) writes(image *repository.Image) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.images = append(m.images, image)
+}
+
+// taken is how many bytes all images have taken by now at most.
+func (m *meter) taken() (n int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, image := range m.images {
+		n += image.Taken()
+	}
+	return n
 }
 
 // read returns for how long nothing has moved, and the bytes copied of all disks.
@@ -268,6 +287,7 @@ func (r *run) sampleScratch() (s scratchSample, err error) {
 	}
 	s.at, s.used, s.take = time.Now(), stats.TempUsed, r.willTake()
 	s.free, s.size, err = freeSpace(runDir(r.ScratchDir), false)
+	s.has = r.meter.taken() // after free: what is missing there was written before
 	return s, err
 }
 

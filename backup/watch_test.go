@@ -98,6 +98,23 @@ func TestAwaitCopy(t *testing.T) {
 	})
 }
 
+// While a copy that has failed is explained the job runs: a question that hangs is given up
+// on once the job has to end.
+func TestQuestionsEndWithTheWatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancelCause(t.Context())
+		hung := make(chan struct{})
+		time.AfterFunc(time.Second, func() { end(endCopy("", "short of space")) })
+		start := time.Now()
+		err := withinContext(ctx, endTime, func() error { <-hung; return nil })
+		if took := time.Since(start); took != time.Second || err == nil || err.Error() != "short of space" {
+			t.Errorf("%v after %v", err, took)
+		}
+		close(hung)
+		synctest.Wait()
+	})
+}
+
 // An undo that hangs does not keep the others from running, nor the run from
 // ending.
 func TestUndoThatHangs(t *testing.T) {

@@ -41,6 +41,8 @@ type File struct {
 	mu    sync.Mutex
 	grows bool
 	ahead int64 // the file is allocated up to here; -1: the file system does not do that
+
+	taken atomic.Int64 // see Taken
 }
 
 // Create makes a file that must not exist. The caller closes it.
@@ -161,17 +163,28 @@ const (
 func (f *File) allocate(end int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.takes(end)
 	if !f.grows || f.ahead < 0 || end <= f.ahead || !f.Direct() {
 		return
 	}
 	to := end + min(maxAhead, max(minAhead, f.ahead), f.spare())
+	before := f.Taken()
+	f.takes(to)
 	err := retryInterrupted(func() error { return unix.Fallocate(int(f.file.Fd()), 0, f.ahead, to-f.ahead) })
 	if err != nil {
+		f.taken.Store(before)
 		f.ahead = -1
 		return
 	}
 	f.ahead = to
 }
+
+func (f *File) takes(end int64) { f.taken.Store(max(f.taken.Load(), end)) }
+
+// Taken is how many bytes the file has taken of its file system by now at most: up to where
+// it is written or allocated, what is under way included. It asks no file system, which may
+// hang.
+func (f *File) Taken() int64 { return f.taken.Load() }
 
 // spare is how much may be allocated ahead of what is free, in whole MiB.
 func (f *File) spare() int64 {
@@ -186,7 +199,13 @@ func (f *File) spare() int64 {
 func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.reader.ReadAt(p, off) }
 
 // Truncate sets the length of the file in bytes.
-func (f *File) Truncate(size int64) error { return f.file.Truncate(size) }
+func (f *File) Truncate(size int64) error {
+	err := f.file.Truncate(size)
+	if err == nil {
+		f.taken.Store(size)
+	}
+	return err
+}
 
 // Sync puts the data on stable storage (fdatasync; the size is part of it).
 func (f *File) Sync() error {

@@ -27,6 +27,33 @@ func newFile(t testing.TB, mode Mode) (*File, string) {
 	return f, path
 }
 
+// Taken is what the file system says, but for its own metadata and what it gives late.
+func TestTakenIsWhatTheFileSystemGave(t *testing.T) {
+	for _, mode := range []Mode{Auto, Never} {
+		f, path := newFile(t, mode)
+		check := func() {
+			t.Helper()
+			var s unix.Stat_t
+			if err := unix.Stat(path, &s); err != nil {
+				t.Fatal(err)
+			}
+			if given := s.Blocks * 512; f.Taken() < given-piece/8 || f.Taken() > given+piece {
+				t.Errorf("mode %d: %d bytes taken, the file system says %d", mode, f.Taken(), given)
+			}
+		}
+		for off := int64(0); off < 40*piece; off += piece {
+			if _, err := f.WriteAt(pageAligned(piece, 5), off); err != nil {
+				t.Fatal(err)
+			}
+			check()
+		}
+		if err := f.Truncate(3 * piece); err != nil {
+			t.Fatal(err)
+		}
+		check()
+	}
+}
+
 // A write that O_DIRECT refuses (memory that is not aligned stands for a file
 // system that refuses all) makes auto fall back, and always fail.
 func TestDirectFallsBackOnEINVAL(t *testing.T) {

@@ -48,6 +48,13 @@ func createImage(path string, mode directio.Mode) (_ *Image, err error) {
 // Direct says whether the image is being written past the page cache.
 func (im *Image) Direct() bool { return im.file.Direct() }
 
+// Taken is how many bytes image and hash list have taken of their file system by now at
+// most. It asks no file system, which may hang.
+func (im *Image) Taken() int64 {
+	image := im.file.Taken()
+	return image + HashListBytes(image)
+}
+
 // WriteAt hashes and writes whole ranges: off is a multiple of RangeLength
 // bytes, len(p) of 512, and only the last range of the file may be shorter than
 // RangeLength. For O_DIRECT p starts at a multiple of 4096 in memory. A range

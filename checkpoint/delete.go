@@ -32,7 +32,16 @@ type Deleter interface {
 func Delete(d Deleter, name string) error {
 	err := deleteWithBitmaps(d, name)
 	if errors.Is(err, hypervisor.ErrNotRunning) {
-		return d.DeleteCheckpoint(name, true)
+		return dropRecord(d, name)
+	}
+	return err
+}
+
+// dropRecord deletes libvirt's record of a checkpoint, if it has one, and no bitmap.
+func dropRecord(d Deleter, name string) error {
+	err := d.DeleteCheckpoint(name, true)
+	if errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		return nil
 	}
 	return err
 }
@@ -50,14 +59,36 @@ func deleteWithBitmaps(d Deleter, name string) error {
 	if err != nil {
 		return err
 	}
-	err = fault.Around("delete checkpoint", func() error { return d.DeleteCheckpoint(name, false) })
-	if !errors.Is(err, hypervisor.ErrNoBitmap) {
+	err = fault.Around("delete checkpoint", func() error { return deleteListed(d, name, doc) })
+	if !errors.Is(err, errNoBitmap) {
 		return err
 	}
 	if err := d.DeleteCheckpoint(name, true); err != nil {
 		return err
 	}
 	return deleteBitmaps(d, c)
+}
+
+// errNoBitmap says that a disk has no usable bitmap of the checkpoint, and that none of the
+// others was deleted.
+var errNoBitmap = errors.New("an image does not have the checkpoint's bitmap")
+
+// deleteListed deletes a checkpoint that libvirt lists, with its bitmaps. That a bitmap is
+// missing libvirt says in a text only, which is in the language of its host. So it is asked
+// to check the bitmaps, for which it has a code: it looks at the same disks as the deletion
+// does, those that the domain has, and changes nothing where one has no usable bitmap; where
+// all have, it writes the same record again. A broken bitmap is not usable, either; but that
+// is deleted like a good one, and what QEMU refuses is not hypervisor.ErrMayLackBitmap.
+func deleteListed(d Deleter, name, doc string) error {
+	err := d.DeleteCheckpoint(name, false)
+	if !errors.Is(err, hypervisor.ErrMayLackBitmap) {
+		return err
+	}
+	asked := d.RedefineCheckpoint(doc, true)
+	if errors.Is(asked, hypervisor.ErrCheckpointInconsistent) {
+		return errNoBitmap
+	}
+	return errors.Join(err, asked)
 }
 
 // deleteBitmaps deletes the bitmaps of a checkpoint that libvirt does not list, one by
@@ -76,8 +107,9 @@ func deleteBitmaps(d Deleter, c xml.Checkpoint) error {
 	return nil
 }
 
-// deleteBitmap deletes the bitmap of one disk. After an error the checkpoint of that disk
-// alone may be listed, by which a later run finds the bitmap.
+// deleteBitmap deletes the bitmap of one disk. The checkpoint of that disk alone, which
+// that takes, does not stay listed after an error, if libvirt can be asked at all: a later run
+// finds the bitmap by the identity that the repository keeps.
 func deleteBitmap(d Deleter, c xml.Checkpoint, disk xml.CheckpointDisk) error {
 	c.Parent, c.Disks = "", []xml.CheckpointDisk{disk}
 	doc, err := c.Marshal()
@@ -91,9 +123,12 @@ func deleteBitmap(d Deleter, c xml.Checkpoint, disk xml.CheckpointDisk) error {
 	if err != nil {
 		return err
 	}
-	err = d.DeleteCheckpoint(c.Name, false)
-	if errors.Is(err, hypervisor.ErrNoBitmap) {
-		return d.DeleteCheckpoint(c.Name, true)
+	err = deleteListed(d, c.Name, doc)
+	if err == nil {
+		return nil
 	}
-	return err
+	if errors.Is(err, errNoBitmap) {
+		err = nil
+	}
+	return errors.Join(err, dropRecord(d, c.Name))
 }

@@ -40,11 +40,12 @@ func (d *Domain) Checkpoints(sizes bool) (docs []string, err error) {
 }
 
 // listCheckpoints lists again where somebody else makes or deletes a checkpoint just then, which libvirt 9.0.0 fails the whole
-// list for. There are few tries, and pauses between them: asked in a tight loop meanwhile, that libvirtd crashed.
+// list for (VIR_ERR_INVALID_ARG: name in virGetDomainCheckpoint must not be NULL; our own arguments are valid). There are few
+// tries, and pauses between them: asked in a tight loop meanwhile, that libvirtd crashed.
 func listCheckpoints(dom *libvirt.Domain) (checkpoints []libvirt.DomainCheckpoint, err error) {
 	for range 5 {
 		checkpoints, err = dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
-		if !isPassing(err, "in virGetDomainCheckpoint must not be NULL") {
+		if !errors.Is(err, libvirt.ERR_INVALID_ARG) {
 			break
 		}
 		time.Sleep(200 * time.Millisecond)
@@ -84,8 +85,8 @@ func (d *Domain) CheckpointSizes(name string) (doc string, err error) {
 
 // DeleteCheckpoint deletes a checkpoint and its bitmaps, which needs a running domain; its children stay, and remain
 // usable. With metadataOnly only libvirt's record goes, which is what is left to do where the bitmaps are lost
-// (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none, ErrNoBitmap if a disk does not have the bitmap:
-// then all the others stay, too.
+// (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none. ErrMayLackBitmap if QEMU has not refused anything:
+// then all bitmaps stay, and a disk may not have its own, which RedefineCheckpoint with validate tells.
 func (d *Domain) DeleteCheckpoint(name string, metadataOnly bool) error {
 	var flags libvirt.DomainCheckpointDeleteFlags
 	if metadataOnly {

@@ -25,7 +25,7 @@ var (
 	ErrSocket                 = errors.New("QEMU cannot create the NBD socket")
 	ErrScratch                = errors.New("the scratch file cannot be created")
 	ErrBitmap                 = errors.New("a disk cannot have the checkpoint's bitmap")
-	ErrNoBitmap               = errors.New("an image does not have the checkpoint's bitmap")
+	ErrMayLackBitmap          = errors.New("an image may lack the checkpoint's bitmap")
 )
 
 // Error is a failure that libvirt reported.
@@ -57,26 +57,34 @@ var kinds = map[libvirt.ErrorNumber]error{
 // beginFailures tells failures of virDomainBackupBegin apart that come with codes for everything (VIR_ERR_INTERNAL_ERROR,
 // VIR_ERR_OPERATION_FAILED, VIR_ERR_SYSTEM_ERROR, VIR_ERR_INVALID_ARG). The texts are those of libvirt 9.0.0 and QEMU 7.2;
 // where others say it otherwise an error has no kind, and its text still says it all.
+//
+// A libvirtd whose host has another language translates its own texts (package libvirt-l10n), but not what QEMU says, nor the
+// names of QEMU's commands. So more than a hint may depend only on a text of QEMU's, as ErrBitmap does here. ErrSocket and
+// ErrScratch choose a hint, which is missing where libvirt's text is translated; ErrCheckpointExists chooses nothing.
 var beginFailures = []struct {
 	text string
 	kind error
 }{
-	{"'nbd-server-start'", ErrSocket},              // unable to execute QEMU command 'nbd-server-start': Failed to bind socket to …
+	{"nbd-server-start", ErrSocket},                // unable to execute QEMU command 'nbd-server-start': Failed to bind socket to …
 	{"Bitmap already exists", ErrCheckpointExists}, // … 'transaction': Bitmap already exists: check1
 	{"domain moment ", ErrCheckpointExists},        // domain moment check1 already exists
 	{"failed to create image file", ErrScratch},    // … '/none/vda.scratch': No such file or directory
 	{"'blockdev-add': Could not open", ErrScratch}, // … '/root/vda.scratch': Permission denied
 	{"' for backup of '", ErrScratch},              // store '/tmp/vda.scratch' for backup of 'vda' exists
 	{"Can't make bitmap '", ErrBitmap},             // … 'check1' persistent in 'libvirt-1-format': Cannot store dirty bitmaps in qcow2 v2 files
-	{"unsupported for storage type", ErrBitmap},    // checkpoint for disk vdc unsupported for storage type raw
 	{"block-dirty-bitmap-add", ErrBitmap},          // where it is not part of a transaction
 	{" persistent bitmap", ErrBitmap},              // … does not support persistent bitmaps; the maximum number of them is reached
 }
 
-// beginError gives an error of virDomainBackupBegin its kind.
+// beginError gives an error of virDomainBackupBegin or virDomainCheckpointCreateXML its kind. VIR_ERR_CONFIG_UNSUPPORTED is how
+// libvirt itself refuses a bitmap (checkpoint for disk vdc unsupported for storage type raw), and a disk that the domain does not
+// have; what else it may be the caller finds out by trying each disk alone.
 func beginError(err error) error {
 	if err == nil {
 		return nil
+	}
+	if hasCode(err, libvirt.ERR_CONFIG_UNSUPPORTED) {
+		return withKind(err, ErrBitmap)
 	}
 	for _, f := range beginFailures {
 		if strings.Contains(err.Error(), f.text) {
@@ -86,13 +94,21 @@ func beginError(err error) error {
 	return err
 }
 
-// deleteError gives an error of virDomainCheckpointDelete its kind: where libvirt 9.0.0 finds no bitmap of the checkpoint's name
-// in any image of a disk, it says with VIR_ERR_INTERNAL_ERROR: bitmap 'check1' not found in backing chain of 'vda'.
+// deleteError gives an error of virDomainCheckpointDelete its kind. Where libvirt finds no bitmap of the checkpoint's name in
+// any image of a disk (qemuCheckpointDiscardDiskBitmaps), it says with VIR_ERR_INTERNAL_ERROR, the code for everything: bitmap
+// 'check1' not found in backing chain of 'vda', in the language of its host. It has not had QEMU do anything then: an error
+// that names one of the commands that it would give is QEMU's refusal.
 func deleteError(err error) error {
-	if err == nil || !strings.Contains(err.Error(), "not found in backing chain of") {
+	if !hasCode(err, libvirt.ERR_INTERNAL_ERROR) || strings.Contains(err.Error(), "transaction") || strings.Contains(err.Error(), "blockdev-reopen") {
 		return err
 	}
-	return withKind(err, ErrNoBitmap)
+	return withKind(err, ErrMayLackBitmap)
+}
+
+// hasCode tells whether err is libvirt's, with that code.
+func hasCode(err error, code libvirt.ErrorNumber) bool {
+	var e *Error
+	return errors.As(err, &e) && libvirt.ErrorNumber(e.Code) == code
 }
 
 // translate turns the binding's error, whose text is made for programmers, into an *Error. Others pass unchanged.
@@ -120,7 +136,3 @@ func about(err error, format string, args ...any) error {
 	}
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }
-
-// isPassing tells whether err is what libvirt 9.0.0 says, with this text and a code for everything, of something that goes
-// away while it is asked about it.
-func isPassing(err error, text string) bool { return err != nil && strings.Contains(err.Error(), text) }

@@ -86,11 +86,15 @@ func TestCheckpoints(t *testing.T) {
 	must(t, g.RedefineCheckpoint(lost, false))
 	wantSizes(t, g, map[string]int64{"check1 vda": 0, "check3 vda": 0, "check4 vda": -1})
 	wantErr(t, "incremental", g.begin(t, g.job("vda:check4")), ErrCheckpointInconsistent, "check4")
-	wantErr(t, "delete without a bitmap", g.DeleteCheckpoint("check4", false), ErrNoBitmap, "'check4' not found in backing chain of 'vda'")
+	wantErr(t, "delete without a bitmap", g.DeleteCheckpoint("check4", false), ErrMayLackBitmap, "'check4' not found in backing chain of 'vda'")
 	for _, target := range []string{"vdb", "vdc", "sda"} { // without the bitmap, raw, empty
-		must(t, g.RedefineCheckpoint(strings.ReplaceAll(lost, "vda", target), false))
-		wantErr(t, "delete of "+target, g.DeleteCheckpoint("check4", false), ErrNoBitmap, "'check4' not found in backing chain of '"+target+"'")
+		doc := strings.ReplaceAll(lost, "vda", target)
+		must(t, g.RedefineCheckpoint(doc, false))
+		wantErr(t, "delete of "+target, g.DeleteCheckpoint("check4", false), ErrMayLackBitmap, "'check4' not found in backing chain of '"+target+"'")
+		wantErr(t, "the bitmap of "+target, g.RedefineCheckpoint(doc, true), ErrCheckpointInconsistent, "check4")
 	}
+	must(t, g.RedefineCheckpoint(redefine, true)) // listed already: nothing changes
+	wantCheckpoints(t, g, "check1", "check3", "check4")
 	must(t, g.DeleteCheckpoint("check4", true))
 
 	doc, err = g.CheckpointSizes("check1")
@@ -134,7 +138,7 @@ func TestBackupBeginErrors(t *testing.T) {
 		{"no socket directory", socket("none/x"), "vda", ErrSocket, "No such file or directory"},
 		{"socket path too long", socket(strings.Repeat("x", 108)), "vda", ErrSocket, "too long"},
 		{"checkpoint on a raw disk", g.job("vda", "vdc"), "vda vdc", ErrBitmap, "storage type raw"},
-		{"no such disk", g.job("vdz"), "vda", nil, "no disk named 'vdz'"},
+		{"no such disk", g.job("vdz"), "vda", ErrBitmap, "no disk named 'vdz'"}, // the code of a refused bitmap
 		{"no such base", g.job("vda:none"), "vda", ErrNoCheckpoint, "'none'"},
 	} {
 		err := g.begin(t, test.job, checkpoint("check1", strings.Fields(test.disks)...))

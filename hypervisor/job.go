@@ -15,7 +15,7 @@ import (
 // Whatever it returns, look the checkpoint up afterwards: libvirt keeps it when only the export failed. ErrBusy comes after
 // 30 s of waiting for the job that holds the domain: RunningJob says which. Further kinds are ErrNotRunning,
 // ErrCheckpointInconsistent, ErrNoCheckpoint (an incremental since one that libvirt does not know), ErrCheckpointExists,
-// ErrSocket and ErrScratch. The directory of the socket has to be writable for QEMU's user, that of the scratch files only
+// ErrBitmap, ErrSocket and ErrScratch. The directory of the socket has to be writable for QEMU's user, that of the scratch files only
 // searchable: libvirtd creates those itself.
 //
 // A guest that shuts down in mid-job ends it, except where libvirt (since 11.10) can keep its QEMU, reset and paused, until
@@ -126,7 +126,7 @@ func (d *Domain) JobStats() (JobStats, error) {
 	var stats JobStats
 	err := d.with(func(dom *libvirt.Domain) error {
 		info, err := dom.GetJobStats(0)
-		if isPassing(err, "backup job data missing") { // it ended while libvirt asked QEMU (qemuBackupGetJobInfoStats)
+		if hasJobEnded(dom, err) {
 			return &Error{Kind: ErrNoJob, Message: "the backup job has just ended"}
 		}
 		if err != nil {
@@ -142,6 +142,17 @@ func (d *Domain) JobStats() (JobStats, error) {
 		err = &Error{Kind: ErrNoJob, Message: "the domain is not running, and has no job"}
 	}
 	return stats, about(err, "read the job statistics of domain %s", d.name)
+}
+
+// hasJobEnded tells whether err, of virDomainGetJobStats, comes from a backup job that ended, or began, just then
+// (qemuBackupGetJobInfoStats: backup job data missing, VIR_ERR_INTERNAL_ERROR, the code for everything): then libvirt has no
+// backup job to show.
+func hasJobEnded(dom *libvirt.Domain, err error) bool {
+	if !errors.Is(err, libvirt.ERR_INTERNAL_ERROR) {
+		return false
+	}
+	_, err = dom.BackupGetXMLDesc(0)
+	return errors.Is(err, libvirt.ERR_NO_DOMAIN_BACKUP)
 }
 
 func newJobStats(info *libvirt.DomainJobInfo) JobStats {

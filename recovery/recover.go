@@ -206,16 +206,16 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 	return all, nil
 }
 
-// ifNotRefused deletes checkpoints or bitmaps. Where libvirt or QEMU refuses that for now,
-// the error is a *laterError: what was to be deleted stays, with its identity, and the next
-// run tries again. libvirt waits 30 s for another job on the domain to end: where it has
-// once, the others are not tried. Where libvirt cannot be reached, or does not have the
-// domain, nothing else can be done either, and the error stays what it is.
-func (s *Site) ifNotRefused(remove func() error) error {
+// ifNotRefused deletes checkpoints or bitmaps, or defines a checkpoint again. Where libvirt
+// or QEMU refuses that for now, the error is a *laterError: what there is stays, with its
+// identity, and the next run tries again. libvirt waits 30 s for another job on the domain
+// to end: where it has once, the others are not tried. Where libvirt cannot be reached, or
+// does not have the domain, nothing else can be done either, and the error stays what it is.
+func (s *Site) ifNotRefused(do func() error) error {
 	if s.busy != nil {
 		return s.busy
 	}
-	err := remove()
+	err := do()
 	var refused *hypervisor.Error
 	switch {
 	case errors.Is(err, hypervisor.ErrUnreachable), errors.Is(err, hypervisor.ErrNoDomain):

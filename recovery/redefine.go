@@ -57,7 +57,8 @@ func (s *Site) missing() ([]absent, error) {
 
 // redefine gives libvirt back its records of checkpoints whose bitmaps are still
 // valid, oldest first. A bitmap is persistent: QEMU keeps it in the image, and
-// goes on recording, whether libvirt knows of it or not.
+// goes on recording, whether libvirt knows of it or not. What libvirt refuses now is
+// left for the next run (see ifNotRefused).
 func (s *Site) redefine(again bool, report *Report) error {
 	missing, err := s.missing()
 	if err != nil {
@@ -75,10 +76,18 @@ func (s *Site) redefine(again bool, report *Report) error {
 			report.add(finding{what: a.what(), later: later})
 			continue
 		}
-		what, err := s.redefineOne(a)
+		var what string
+		err := s.ifNotRefused(func() (err error) {
+			what, err = s.redefineOne(a)
+			return err
+		})
 		var gone *goneError
+		var refused *laterError
 		state := repository.Issued
 		switch {
+		case errors.As(err, &refused):
+			report.add(finding{what: a.what(), later: refused.why})
+			continue
 		case errors.As(err, &gone):
 			state = repository.Lost
 			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.point.ID, gone.why))

@@ -34,20 +34,22 @@ type run struct {
 	conn *hypervisor.Conn
 	dir  string // of the repository
 
-	domain   *hypervisor.Domain
-	guest    xml.Domain
-	repo     *repository.Repository
-	lock     *repository.Lock
-	points   []repository.Manifest // of the domain, before this one
-	plan     Plan
-	instant  repository.Instant // that this run makes a point of; zero before it is issued
-	partial  *repository.Partial
-	frozen   bool // the guest may be frozen
-	freezing bool // the agent may still freeze it
-	quiesced bool // the guest was frozen at the instant of the point
-	begun    bool // a job of ours may be running, a checkpoint of ours may exist
-	ended    bool // the job is over
-	job      xml.Job
+	domain *hypervisor.Domain
+	guest  xml.Domain
+	repo   *repository.Repository
+	lock   *repository.Lock
+	points []repository.Manifest // of the domain, before this one
+	// checkpoints are those that the domain had then, with sizes.
+	checkpoints []checkpoint.Checkpoint
+	plan        Plan
+	instant     repository.Instant // that this run makes a point of; zero before it is issued
+	partial     *repository.Partial
+	frozen      bool // the guest may be frozen
+	freezing    bool // the agent may still freeze it
+	quiesced    bool // the guest was frozen at the instant of the point
+	begun       bool // a job of ours may be running, a checkpoint of ours may exist
+	ended       bool // the job is over
+	job         xml.Job
 	// stateBefore is what the guest did before the job began.
 	stateBefore hypervisor.State
 	need        int64 // bytes that the point will take, about
@@ -273,7 +275,7 @@ func (r *run) makePlan(context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.points = points
+	r.points, r.checkpoints = points, checkpoints
 	r.announce()
 	return nil
 }

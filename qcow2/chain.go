@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/virtbackup/virtbackup/panics"
 )
 
 // Chain looks up what images chained onto each other hold, with a memory of
@@ -68,37 +72,75 @@ func (e *readError) Unwrap() error { return e.error }
 // stay the caller's and must stay open; they are read by all readers of the chain
 // side by side. Errors of a chain are *ChainError, or wrap what ReadAt has returned.
 func OpenChain(images []io.ReaderAt) (*Chain, error) {
-	c := &Chain{}
-	for i := len(images) - 1; i >= 0; i-- {
-		if err := c.add(file{images[i]}); err != nil {
-			return nil, chainError("image %d of %d of a chain: %w", i+1, len(images), err)
-		}
-	}
-	if len(c.layers) == 0 {
+	if len(images) == 0 {
 		return nil, chainError("a chain without images")
+	}
+	c := &Chain{}
+	for i, opened := range openLayers(images) {
+		err := opened.err
+		if err == nil {
+			err = c.add(opened.layer)
+		}
+		if err != nil {
+			return nil, chainError("image %d of %d of a chain: %w", len(images)-i, len(images), err)
+		}
 	}
 	return c, nil
 }
 
-func (c *Chain) add(r io.ReaderAt) error {
+// openAtOnce images are opened side by side: each takes some reads, which mostly wait for
+// the disk.
+const openAtOnce = 8
+
+// openedLayer is a layer, or why it could not be opened.
+type openedLayer struct {
+	layer
+	err error
+}
+
+// openLayers opens images, and returns them the other way round: the top image first.
+func openLayers(images []io.ReaderAt) []openedLayer {
+	all := make([]openedLayer, len(images))
+	var group errgroup.Group
+	group.SetLimit(openAtOnce)
+	for i := range all {
+		open := panics.Caught(func() (err error) {
+			all[i].layer, err = openLayer(file{images[len(images)-1-i]})
+			return err
+		})
+		group.Go(func() error {
+			all[i].err = open()
+			return nil
+		})
+	}
+	_ = group.Wait() // each has its own error
+	return all
+}
+
+func openLayer(r io.ReaderAt) (layer, error) {
 	h, err := ReadHeader(r)
 	if err != nil {
-		return err
+		return layer{}, err
+	}
+	if h.Incompatible&(IncompatibleExternalData|IncompatibleExtendedL2) != 0 || h.Encryption != 0 {
+		return layer{}, fmt.Errorf("incompatible features %#x, encryption %d: not an image of this package", h.Incompatible, h.Encryption)
 	}
 	l := layer{r: r, h: h, visible: h.VirtualSize}
+	if err := l.readL1(); err != nil {
+		return layer{}, fmt.Errorf("read the L1 table: %w", err)
+	}
+	return l, nil
+}
+
+// add puts a layer below those that there are.
+func (c *Chain) add(l layer) error {
 	if n := len(c.layers); n > 0 {
 		l.visible = min(l.visible, c.layers[n-1].visible)
 	}
-	switch {
-	case h.Incompatible&(IncompatibleExternalData|IncompatibleExtendedL2) != 0 || h.Encryption != 0:
-		return fmt.Errorf("incompatible features %#x, encryption %d: not an image of this package", h.Incompatible, h.Encryption)
-	case c.cluster != 0 && c.cluster != int64(h.ClusterSize):
-		return fmt.Errorf("clusters of %d bytes, those above have %d", h.ClusterSize, c.cluster)
+	if c.cluster != 0 && c.cluster != int64(l.h.ClusterSize) {
+		return fmt.Errorf("clusters of %d bytes, those above have %d", l.h.ClusterSize, c.cluster)
 	}
-	if err := l.readL1(); err != nil {
-		return fmt.Errorf("read the L1 table: %w", err)
-	}
-	c.cluster = int64(h.ClusterSize)
+	c.cluster = int64(l.h.ClusterSize)
 	c.layers = append(c.layers, l)
 	return nil
 }

@@ -125,10 +125,7 @@ type JobStats struct {
 func (d *Domain) JobStats() (JobStats, error) {
 	var stats JobStats
 	err := d.with(func(dom *libvirt.Domain) error {
-		info, err := dom.GetJobStats(0)
-		if hasJobEnded(dom, err) {
-			return &Error{Kind: ErrNoJob, Message: "the backup job has just ended"}
-		}
+		info, err := jobInfo(dom)
 		if err != nil {
 			return err
 		}
@@ -144,15 +141,20 @@ func (d *Domain) JobStats() (JobStats, error) {
 	return stats, about(err, "read the job statistics of domain %s", d.name)
 }
 
-// hasJobEnded tells whether err, of virDomainGetJobStats, comes from a backup job that ended, or began, just then
-// (qemuBackupGetJobInfoStats: backup job data missing, VIR_ERR_INTERNAL_ERROR, the code for everything): then libvirt has no
-// backup job to show.
-func hasJobEnded(dom *libvirt.Domain, err error) bool {
-	if !errors.Is(err, libvirt.ERR_INTERNAL_ERROR) {
-		return false
+// jobInfo asks again where a backup job ended, or began, just then (qemuBackupGetJobInfoStats: backup job data missing,
+// VIR_ERR_INTERNAL_ERROR, the code for everything): libvirt has no backup job to show then, or another one by now.
+func jobInfo(dom *libvirt.Domain) (info *libvirt.DomainJobInfo, err error) {
+	for range 10 {
+		info, err = dom.GetJobStats(0)
+		if !errors.Is(err, libvirt.ERR_INTERNAL_ERROR) {
+			break
+		}
+		if _, err := dom.BackupGetXMLDesc(0); errors.Is(err, libvirt.ERR_NO_DOMAIN_BACKUP) {
+			return nil, &Error{Kind: ErrNoJob, Message: "the backup job has just ended"}
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
-	_, err = dom.BackupGetXMLDesc(0)
-	return errors.Is(err, libvirt.ERR_NO_DOMAIN_BACKUP)
+	return info, err
 }
 
 func newJobStats(info *libvirt.DomainJobInfo) JobStats {

@@ -377,8 +377,9 @@ func TestIncrementalOnDamagedPoint(t *testing.T) {
 func TestTailsThatCannotBeReadNow(t *testing.T) {
 	s := filled(t)
 	image := s.image(s.backUp(0, "full").Point, "vda")
-	s.writeAll(2)
-	s.backUp(0, "inc")
+	for range 9 { // more images than are opened at once, so that the full is not open yet
+		s.backUp(0, "inc")
+	}
 	s.writeAll(3)
 	before := s.state()
 	s.onImageRead(func(int) { _ = os.Rename(image, image+".away") })

@@ -212,10 +212,10 @@ func (c *copier) runInto(ctx context.Context, sink Sink) error {
 	group, ctx := errgroup.WithContext(ctx)
 	c.sink = sink
 	group.Go(panics.Caught(func() error { return c.plan(ctx) }))
-	group.Go(func() error {
+	group.Go(panics.Caught(func() error {
 		defer close(c.filled)
 		return c.readAll(ctx)
-	})
+	}))
 	for range c.options.Writers {
 		group.Go(panics.Caught(func() error { return c.write(ctx) }))
 	}

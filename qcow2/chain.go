@@ -76,7 +76,11 @@ func OpenChain(images []io.ReaderAt) (*Chain, error) {
 		return nil, chainError("a chain without images")
 	}
 	c := &Chain{}
-	for i, opened := range openLayers(images) {
+	layers, err := openLayers(images)
+	if err != nil {
+		return nil, err
+	}
+	for i, opened := range layers {
 		err := opened.err
 		if err == nil {
 			err = c.add(opened.layer)
@@ -98,23 +102,19 @@ type openedLayer struct {
 	err error
 }
 
-// openLayers opens images, and returns them the other way round: the top image first.
-func openLayers(images []io.ReaderAt) []openedLayer {
+// openLayers opens images, and returns them the other way round: the top image first. An
+// error of its own is a panic.
+func openLayers(images []io.ReaderAt) ([]openedLayer, error) {
 	all := make([]openedLayer, len(images))
 	var group errgroup.Group
 	group.SetLimit(openAtOnce)
 	for i := range all {
-		open := panics.Caught(func() (err error) {
-			all[i].layer, err = openLayer(file{images[len(images)-1-i]})
-			return err
-		})
-		group.Go(func() error {
-			all[i].err = open()
+		group.Go(panics.Caught(func() error {
+			all[i].layer, all[i].err = openLayer(file{images[len(images)-1-i]})
 			return nil
-		})
+		}))
 	}
-	_ = group.Wait() // each has its own error
-	return all
+	return all, group.Wait()
 }
 
 func openLayer(r io.ReaderAt) (layer, error) {

@@ -213,10 +213,11 @@ func targets(m repository.Manifest) string {
 // remark is what list notes about a point: disks that are lost, its time, where that is
 // odd, and its disks.
 func (p listedPoint) remark() string {
-	notes := []string{"", p.Clock, diskRemark(p.Manifest)}
+	lost := ""
 	if len(p.Lost) > 0 {
-		notes[0] = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"
+		lost = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"
 	}
+	notes := []string{lost, p.Clock, diskRemark(p.Manifest)}
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
 }
 

@@ -18,7 +18,7 @@ func (r *run) warnOfRename(s State) error {
 	names = slices.DeleteFunc(names, func(name string) bool { return name == r.Domain })
 	if len(names) > 0 {
 		r.warn("domain %s was called %s when its earlier points were made: they stay under that name and restore, and a new chain begins "+
-			"(virsh domrename %s %s goes on with the old one; virtbackup forget %s drops its checkpoints)",
+			"(virsh domrename %s %s goes on with the old one; virtbackup release %s drops its checkpoints)",
 			r.Domain, strings.Join(names, ", "), r.Domain, names[0], names[0])
 	}
 	return nil

@@ -59,7 +59,7 @@ func TestIncrementalOnVerifiedDamage(t *testing.T) {
 	if r := s.program.Must(t, nil, "inc", s.Name); strings.Contains(r.Stderr, "the last verify found") {
 		t.Errorf("read again: %s", r.Stderr)
 	}
-	s.program.Must(t, nil, "forget", s.Name+"@check4", "--points")
+	s.program.Must(t, nil, "release", s.Name+"@check4", "--points")
 	flip(t, image, 9<<20)
 	s.program.Must(t, []int{5}, "verify", s.Name)
 	s.refused(5, "check1", "inc", s.Name, "--fallback", "fail")

@@ -51,7 +51,7 @@ func TestCopiedRepository(t *testing.T) {
 	wantLine(t, list, `^`+r.Point.Checkpoint+` +ours`)
 	wantLine(t, list, `^`+a.points[0].Checkpoint+` +inherited`)
 	// Neither the other's checkpoints nor those from before go, but by force.
-	b.program.Must(t, nil, "forget", b.Name)
+	b.program.Must(t, nil, "release", b.Name)
 	a.wantCheckpoints(a.points[0].ID, second.ID, third.ID)
 	a.writeAll(6)
 	wantKinds(t, a.backUp(0, "inc").Point, "vda inc")
@@ -118,7 +118,7 @@ func TestNumbersUsedAgain(t *testing.T) {
 	s.backUp(0, "full")
 	s.writeAll(2)
 	s.backUp(0, "inc")
-	s.program.Must(t, nil, "forget", s.Name+"@check2", "--points")
+	s.program.Must(t, nil, "release", s.Name+"@check2", "--points")
 	s.points = s.points[:1]
 	s.writeAll(3)
 	if id := s.backUp(0, "inc").Point.ID; id != "check3" {
@@ -168,7 +168,7 @@ func TestDiskRolledBack(t *testing.T) {
 	s.Destroy()
 	testdomain.Tool(t, "cp", image, image+".bak")
 	s.Start()
-	s.program.Must(t, nil, "forget", s.Name+"@check2", "--points")
+	s.program.Must(t, nil, "release", s.Name+"@check2", "--points")
 	if err := os.RemoveAll(filepath.Join(s.repo, s.Name, "check2")); err != nil {
 		t.Fatal(err)
 	}

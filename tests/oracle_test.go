@@ -139,7 +139,7 @@ func (o *oracle) removeNewest() {
 	o.points = o.points[:last]
 	o.t.Logf("%s is removed", id)
 	if o.IntN(2) == 0 {
-		o.program.Must(o.t, nil, "forget", o.Name+"@"+id, "--points")
+		o.program.Must(o.t, nil, "release", o.Name+"@"+id, "--points")
 		return
 	}
 	if err := os.RemoveAll(filepath.Join(o.repo, o.Name, id)); err != nil {

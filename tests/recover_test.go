@@ -240,7 +240,7 @@ func TestRecoverAll(t *testing.T) {
 	gone := testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 1 << 20})
 	gone.Start()
 	s.program.Must(t, nil, "full", gone.Name)
-	s.program.Must(t, nil, "forget", gone.Name)
+	s.program.Must(t, nil, "release", gone.Name)
 	gone.Destroy()
 	testdomain.Virsh(t, "undefine", gone.Name)
 	write(t, filepath.Join(s.repo, s.Name, ".partial-check2", "vda.qcow2"), "half")
@@ -264,7 +264,7 @@ func TestRecoverDuringARun(t *testing.T) {
 	s := slowSite(t)
 	truth := s.truths()
 	p := s.stopped("--json", "inc", s.Name)
-	for _, args := range [][]string{{"recover", s.Name}, {"recover", s.Name, "--dry-run"}, {"forget", s.Name, "--points"}} {
+	for _, args := range [][]string{{"recover", s.Name}, {"recover", s.Name, "--dry-run"}, {"release", s.Name, "--points"}} {
 		s.rejects(rejection{4, "is locked by process", "another run"}, args)
 	}
 	p.Signal(syscall.SIGCONT)

@@ -48,7 +48,7 @@ func commands() []*cli.Command {
 	return []*cli.Command{
 		initCommand(), fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(),
 		listCommand(), showCommand(), restoreCommand(), verifyCommand(), checkpointCommand(),
-		recoverCommand(), forgetCommand(),
+		recoverCommand(), releaseCommand(), forgetCommand(),
 	}
 }
 

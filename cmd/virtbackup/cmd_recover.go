@@ -25,7 +25,7 @@ func recoverCommand() *cli.Command {
 	}
 }
 
-// runDirFlags are where recover and forget look for what was left.
+// runDirFlags are where recover and release look for what was left.
 func runDirFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to thaw the guest"},
@@ -51,7 +51,7 @@ func recoverDomains(c *cli.Context) (err error) {
 			return err
 		}
 		for _, name := range unknown {
-			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup forget %s --points removes them)", name, name))
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, name))
 		}
 	}
 	return recoverEach(c, conn, domains)

@@ -23,6 +23,8 @@ func TestRun(t *testing.T) {
 		{"inc vm1 --help", 0, "virtbackup inc [options] DOMAIN", ""},
 		{"checkpoint", 0, "delete a checkpoint", ""},
 		{"checkpoint delete -h", 0, "virtbackup checkpoint delete vm1 check2", ""},
+		{"help release", 0, "virtbackup release vm1@check3 --points", ""},
+		{"forget", 2, "", "error: virtbackup forget takes the arguments DOMAIN[@POINT]: none was given\n"}, // as it was called once
 		{"--version", 0, "virtbackup version", ""},
 		{"nonsense", 2, "", "error: there is no command \"nonsense\"\nhint: virtbackup --help\n"},
 		{"help nonsense", 2, "", "error: there is no command \"nonsense\"\n"},

@@ -76,7 +76,7 @@ func (s *stage) increment(args ...string) contestant {
 			r.result = filepath.Dir(r.image)
 		},
 		after: func(r *turn) {
-			testdomain.Tool(s.t, testdomain.Binary(s.t), "--repo", s.base, "--quiet", "forget", s.Name+"@"+filepath.Base(r.result), "--points")
+			testdomain.Tool(s.t, testdomain.Binary(s.t), "--repo", s.base, "--quiet", "release", s.Name+"@"+filepath.Base(r.result), "--points")
 		},
 	}
 }

@@ -1,7 +1,7 @@
-// Package forget takes what we made away again: our checkpoints from libvirt, so
+// Package release takes what we made away again: our checkpoints from libvirt, so
 // that a domain can be undefined or moved, and, if asked, points from the
 // repository.
-package forget
+package release
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// Request is what to forget.
+// Request is what to release.
 type Request struct {
 	Domain string
 	// Point is the only one meant; "" is all.
@@ -59,7 +59,7 @@ type work struct {
 	result   Result
 }
 
-// Run forgets a domain or one of its points. It works for a domain that is shut
+// Run releases a domain or one of its points. It works for a domain that is shut
 // off (its bitmaps stay in the images then) and, as far as points are concerned,
 // for one that libvirt does not know any more. Checkpoints of others stay.
 //
@@ -151,7 +151,7 @@ func (w *work) run(ctx context.Context) error {
 	if err := w.recover(ctx); err != nil {
 		return err
 	}
-	if err := w.forgetCheckpoints(points); err != nil {
+	if err := w.releaseCheckpoints(points); err != nil {
 		return err
 	}
 	if err := w.removePoints(points); err != nil {
@@ -188,9 +188,9 @@ func (w *work) recover(ctx context.Context) error {
 	return err
 }
 
-// forgetCheckpoints removes our checkpoints of these points, the newest first,
+// releaseCheckpoints removes our checkpoints of these points, the newest first,
 // and, where all points are meant, those that have none.
-func (w *work) forgetCheckpoints(points []string) error {
+func (w *work) releaseCheckpoints(points []string) error {
 	if w.domain == nil {
 		return nil
 	}
@@ -218,7 +218,7 @@ func (w *work) forgetCheckpoints(points []string) error {
 			if err := remove(); err != nil {
 				return err
 			}
-			w.Log.Info("forgot checkpoint " + c.Label())
+			w.Log.Info("released checkpoint " + c.Label())
 		}
 		w.result.Checkpoints = append(w.result.Checkpoints, c.Label())
 	}
@@ -258,9 +258,9 @@ func (w *work) deleteRecord(c checkpoint.Checkpoint) error {
 	return w.lock.DropInstant(c.Instant.Identity)
 }
 
-// forgetUnknown drops the identities of a domain that libvirt does not know: it has
+// dropUnknown drops the identities of a domain that libvirt does not know: it has
 // neither checkpoints nor a job.
-func (w *work) forgetUnknown() error {
+func (w *work) dropUnknown() error {
 	is, _, err := w.lock.Instants()
 	if err != nil || w.domain != nil {
 		return err
@@ -287,7 +287,7 @@ func (w *work) removePoints(points []string) error {
 		w.result.Points = append(w.result.Points, id)
 	})
 	if err == nil && w.Point == "" {
-		err = errors.Join(w.forgetUnknown(), w.lock.GiveUp())
+		err = errors.Join(w.dropUnknown(), w.lock.GiveUp())
 	}
 	return err
 }
@@ -305,7 +305,7 @@ func (w *work) remark() {
 	case w.domain == nil && w.Points:
 		note("libvirt does not know domain %s: there were only points to remove", w.Domain)
 	case w.domain == nil:
-		note("libvirt does not know domain %s: there are no checkpoints to forget, and the points stay (--points removes them)", w.Domain)
+		note("libvirt does not know domain %s: there are no checkpoints to release, and the points stay (--points removes them)", w.Domain)
 	case w.domain.Name() != w.Domain:
 		note("libvirt calls domain %s now %s", w.Domain, w.domain.Name())
 	}

@@ -9,23 +9,23 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/forget"
+	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// forgotten runs forget and returns what it has removed.
-func (s *site) forgotten(what string, args ...string) forget.Result {
+// released runs release and returns what it has removed.
+func (s *site) released(what string, args ...string) release.Result {
 	s.t.Helper()
-	r := s.program.Must(s.t, nil, append([]string{"forget", what, "--json"}, args...)...)
-	var result forget.Result
+	r := s.program.Must(s.t, nil, append([]string{"release", what, "--json"}, args...)...)
+	var result release.Result
 	if err := json.Unmarshal([]byte(r.Stdout), &result); err != nil {
 		s.t.Fatal(err)
 	}
 	return result
 }
 
-// wantForgotten checks what was removed, in this order.
-func wantForgotten(t *testing.T, r forget.Result, checkpoints, points string) {
+// wantReleased checks what was removed, in this order.
+func wantReleased(t *testing.T, r release.Result, checkpoints, points string) {
 	t.Helper()
 	if got := strings.Join(r.Checkpoints, " "); got != checkpoints {
 		t.Errorf("checkpoints %q, want %q", got, checkpoints)
@@ -60,26 +60,26 @@ func (s *site) bitmaps(target string) string {
 
 // Of a running domain the bitmaps go, too; then it can be undefined. The points
 // stay, and a new chain can begin beside them.
-func TestForgetCheckpoints(t *testing.T) {
+func TestReleaseCheckpoints(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	testdomain.Virsh(t, "checkpoint-create-as", s.Name, "foreign")
 	before := s.everything(nil)
-	wantForgotten(t, s.forgotten(s.Name, "--dry-run"), "check3 check2 check1", "")
+	wantReleased(t, s.released(s.Name, "--dry-run"), "check3 check2 check1", "")
 	if after := s.everything(nil); after != before {
 		t.Errorf("the dry run has changed something: before\n%s\nafter\n%s", before, after)
 	}
-	wantForgotten(t, s.forgotten(s.Name+"@check2"), "check2", "")
+	wantReleased(t, s.released(s.Name+"@check2"), "check2", "")
 	s.refused(1, "checkpoint check2 is gone", "inc", s.Name, "--since", "check2", "--fallback", "fail")
-	wantForgotten(t, s.forgotten(s.Name), "check3 check1", "")
-	if r := s.program.Must(t, nil, "forget", s.Name); !strings.Contains(r.Stdout, "nothing to forget") {
-		t.Errorf("a second forget: %s", r.Stdout)
+	wantReleased(t, s.released(s.Name), "check3 check1", "")
+	if r := s.program.Must(t, nil, "release", s.Name); !strings.Contains(r.Stdout, "nothing to release") {
+		t.Errorf("a second release: %s", r.Stdout)
 	}
 	s.refused(1, "is gone from libvirt", "inc", s.Name, "--fallback", "fail")
 	if id := s.backUp(0, "auto", "--fallback", "full").Point.ID; id != "check6" {
 		t.Errorf("the next point is %s", id)
 	}
-	s.forgotten(s.Name)
+	s.released(s.Name)
 	if got := strings.Join(s.labels(), " "); got != "foreign" {
 		t.Errorf("checkpoints: %s", got)
 	}
@@ -98,14 +98,14 @@ func TestForgetCheckpoints(t *testing.T) {
 
 // Of a domain that is off the bitmaps stay: it can be undefined and defined
 // somewhere else, and go on.
-func TestForgetShutOff(t *testing.T) {
+func TestReleaseShutOff(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	s.writeAll(6)
 	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
 	s.Destroy()
-	result := s.forgotten(s.Name)
-	wantForgotten(t, result, "check3 check2 check1", "")
+	result := s.released(s.Name)
+	wantReleased(t, result, "check3 check2 check1", "")
 	wantSaid(t, result.Notes, "the next run of a domain with this name, UUID")
 	testdomain.Virsh(t, "undefine", s.Name)
 	file := filepath.Join(s.Dir, "again.xml")
@@ -123,20 +123,20 @@ func TestForgetShutOff(t *testing.T) {
 
 // A point that others need is not removed; one that nobody needs is, with its
 // checkpoint, and what is left restores.
-func TestForgetPoint(t *testing.T) {
+func TestReleasePoint(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	for point, children := range map[string]string{"check1": "check2, diff4", "check2": "check3"} {
 		s.rejects(rejection{1, point + " of domain " + s.Name + " is not removed: " + children + " could not", "newest first"},
-			[]string{"forget", s.Name + "@" + point, "--points"})
+			[]string{"release", s.Name + "@" + point, "--points"})
 	}
-	s.rejects(rejection{6, "check9", "virtbackup list"}, []string{"forget", s.Name + "@check9", "--points"})
-	s.rejects(rejection{6, "nosuch", "virsh list"}, []string{"forget", "nosuch", "--points"})
-	s.rejects(rejection{2, "DOMAIN[@POINT]", "--help"}, []string{"forget"})
+	s.rejects(rejection{6, "check9", "virtbackup list"}, []string{"release", s.Name + "@check9", "--points"})
+	s.rejects(rejection{6, "nosuch", "virsh list"}, []string{"release", "nosuch", "--points"})
+	s.rejects(rejection{2, "DOMAIN[@POINT]", "--help"}, []string{"release"})
 
-	wantForgotten(t, s.forgotten(s.Name+"@diff4", "--points", "--dry-run"), "", "diff4")
-	wantForgotten(t, s.forgotten(s.Name+"@diff4", "--points"), "", "diff4")
-	wantForgotten(t, s.forgotten(s.Name+"@check3", "--points"), "check3", "check3")
+	wantReleased(t, s.released(s.Name+"@diff4", "--points", "--dry-run"), "", "diff4")
+	wantReleased(t, s.released(s.Name+"@diff4", "--points"), "", "diff4")
+	wantReleased(t, s.released(s.Name+"@check3", "--points"), "check3", "check3")
 	s.points = append(s.points[:2], s.points[4]) // check1 check2 copy5
 	s.writeAll(6)
 	inc := s.backUp(0, "inc")
@@ -148,26 +148,26 @@ func TestForgetPoint(t *testing.T) {
 }
 
 // A damaged point may be in need of any before it.
-func TestForgetBesideDamage(t *testing.T) {
+func TestReleaseBesideDamage(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	write(t, filepath.Join(s.repo, s.Name, "check3", "manifest.json"), "{}")
-	s.rejects(rejection{1, "check3 may need it", "newest first"}, []string{"forget", s.Name + "@check2", "--points"})
-	wantForgotten(t, s.forgotten(s.Name, "--points", "--dry-run"), "check3 check2 check1", "copy5 diff4 check3 check2 check1")
-	wantForgotten(t, s.forgotten(s.Name+"@check3", "--points"), "check3", "check3")
-	wantForgotten(t, s.forgotten(s.Name, "--points"), "check2 check1", "copy5 diff4 check2 check1")
+	s.rejects(rejection{1, "check3 may need it", "newest first"}, []string{"release", s.Name + "@check2", "--points"})
+	wantReleased(t, s.released(s.Name, "--points", "--dry-run"), "check3 check2 check1", "copy5 diff4 check3 check2 check1")
+	wantReleased(t, s.released(s.Name+"@check3", "--points"), "check3", "check3")
+	wantReleased(t, s.released(s.Name, "--points"), "check2 check1", "copy5 diff4 check2 check1")
 }
 
 // All of a domain goes, and nothing of others; the next chain begins at one.
-func TestForgetAll(t *testing.T) {
+func TestReleaseAll(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	other := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
 	other.repo, other.program = s.repo, s.program
 	other.backUp(0, "full")
 	write(t, filepath.Join(s.repo, s.Name, ".partial-check6", "vda.qcow2"), "half")
-	result := s.forgotten(s.Name, "--points")
-	wantForgotten(t, result, "check3 check2 check1", "copy5 diff4 check3 check2 check1")
+	result := s.released(s.Name, "--points")
+	wantReleased(t, result, "check3 check2 check1", "copy5 diff4 check3 check2 check1")
 	if left := listing(t, filepath.Join(s.repo, s.Name)); left != " absent" {
 		t.Errorf("left: %s", left)
 	}
@@ -181,19 +181,19 @@ func TestForgetAll(t *testing.T) {
 
 // A domain that libvirt does not know any more: its points can go. One of the
 // same name that is another domain is left alone.
-func TestForgetUnknownDomain(t *testing.T) {
+func TestReleaseUnknownDomain(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	s.Destroy()
 	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
-	result := s.forgotten(s.Name)
-	wantForgotten(t, result, "", "")
+	result := s.released(s.Name)
+	wantReleased(t, result, "", "")
 	wantSaid(t, result.Notes, "the points stay")
 	testdomain.Virsh(t, "define", filepath.Join(s.Dir, "domain.xml")) // it gets another UUID
 	s.Start()
 	testdomain.Virsh(t, "checkpoint-create-as", s.Name, "its-own")
-	result = s.forgotten(s.Name, "--points")
-	wantForgotten(t, result, "", "copy5 diff4 check3 check2 check1")
+	result = s.released(s.Name, "--points")
+	wantReleased(t, result, "", "copy5 diff4 check3 check2 check1")
 	wantSaid(t, result.Notes, "is another one, with another UUID")
 	if got := strings.Join(s.labels(), " "); got != "its-own" {
 		t.Errorf("checkpoints: %s", got)
@@ -213,7 +213,7 @@ func TestForgetUnknownDomain(t *testing.T) {
 }
 
 // A renamed domain is found by its UUID; what it has under its new name stays.
-func TestForgetRenamed(t *testing.T) {
+func TestReleaseRenamed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
 	s.backUp(0, "full")
@@ -222,8 +222,8 @@ func TestForgetRenamed(t *testing.T) {
 	t.Cleanup(func() { _ = os.Remove("/var/log/libvirt/qemu/" + old + "-new.log") })
 	s.rename(old + "-new")
 	s.program.Must(t, []int{3}, "full", s.Name)
-	result := s.forgotten(old, "--points")
-	wantForgotten(t, result, "check2 check1", "check2 check1")
+	result := s.released(old, "--points")
+	wantReleased(t, result, "check2 check1", "check2 check1")
 	wantSaid(t, result.Notes, fmt.Sprintf("libvirt calls domain %s now %s", old, s.Name))
 	if got := strings.Join(s.labels(), " "); got != "check1" {
 		t.Errorf("checkpoints: %s", got)
@@ -232,9 +232,9 @@ func TestForgetRenamed(t *testing.T) {
 	s.rename(old)
 }
 
-// A forget that is killed at whatever instant leaves a point listed and whole,
+// A release that is killed at whatever instant leaves a point listed and whole,
 // or a leftover that the next run removes.
-func TestForgetHalfWay(t *testing.T) {
+func TestReleaseHalfWay(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
 	// What it does, in order: checkpoints, then for each point the rename and
@@ -257,7 +257,7 @@ func TestForgetHalfWay(t *testing.T) {
 
 // Where there is no point yet, what a killed first run has left is known by its
 // identity, and goes before the list of identities does.
-func TestForgetAfterAKilledFirstRun(t *testing.T) {
+func TestReleaseAfterAKilledFirstRun(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}))
 	s.Write("vda", 0, 384<<20, 0x42)
@@ -267,7 +267,7 @@ func TestForgetAfterAKilledFirstRun(t *testing.T) {
 	if !s.HasJob() {
 		t.Fatal("the killed run has left no job")
 	}
-	s.forgotten(s.Name, "--points")
+	s.released(s.Name, "--points")
 	if left := s.Checkpoints(); s.HasJob() || len(left) > 0 {
 		t.Errorf("left: job %v, checkpoints %q", s.HasJob(), left)
 	}

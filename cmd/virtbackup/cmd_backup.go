@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -217,4 +218,23 @@ func warnedIf(warnings bool) error {
 		return errWarned
 	}
 	return nil
+}
+
+func printBackup(w io.Writer, r backup.Result) error {
+	m := r.Point
+	since := ""
+	if m.Parent != "" {
+		since = " since " + m.Parent
+	}
+	_, image := sums(m)
+	if _, err := fmt.Fprintf(w, "%s: %s%s of domain %s, %s consistent, %s in %s\n",
+		m.ID, m.Kind, since, m.Domain, m.Consistency, size(image), seconds(r.Seconds)); err != nil {
+		return err
+	}
+	if r.Why != "" {
+		if _, err := fmt.Fprintf(w, "  %s\n", r.Why); err != nil {
+			return err
+		}
+	}
+	return printDisks(w, m, "  ")
 }

@@ -3,7 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
+	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
@@ -108,4 +111,90 @@ func deleteCheckpoint(c *cli.Context) (err error) {
 type deleted struct {
 	Checkpoint string `json:"deleted"`
 	Loss       string `json:"loss,omitempty"`
+}
+
+// checkpointRow is a checkpoint in JSON.
+type checkpointRow struct {
+	Name    string    `json:"name"`
+	Owner   string    `json:"owner"`
+	Point   string    `json:"point,omitempty"`
+	Created time.Time `json:"created"`
+	// Bytes are what is dirty, by disk: an incremental copies at most that, and less
+	// where the guest has trimmed or zeroed since. -1 where the bitmap is missing or
+	// broken, or the domain is off.
+	Bytes  map[string]int64 `json:"bytes"`
+	Broken []string         `json:"broken,omitempty"`
+}
+
+func checkpointRows(all []checkpoint.Checkpoint) []checkpointRow {
+	rows := []checkpointRow{}
+	for _, c := range all {
+		row := checkpointRow{Name: c.Name, Owner: c.Owner(), Created: c.Created.UTC(), Bytes: map[string]int64{}, Broken: c.Broken()}
+		if c.Sealed {
+			row.Point = c.Instant.Point
+		}
+		for _, d := range c.Disks {
+			if d.Bitmap != "" {
+				row.Bytes[d.Target] = d.Size
+			}
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func printCheckpoints(c *cli.Context, all []checkpoint.Checkpoint) error {
+	if len(all) == 0 {
+		_, err := fmt.Fprintln(c.App.Writer, "no checkpoints")
+		return err
+	}
+	t := newTable(table.Row{"CHECKPOINT", "OWNER", "POINT", "CREATED", "DISKS", "INC WOULD COPY AT MOST"}, "INC WOULD COPY AT MOST")
+	for _, r := range checkpointRows(all) {
+		t.AppendRow(table.Row{r.Name, r.Owner, orNone(r.Point), localTime(r.Created), diskStates(all, r.Name), totalSize(r)})
+	}
+	return printTable(c.App.Writer, t, "")
+}
+
+// diskStates lists a checkpoint's disks and marks those whose bitmap is lost.
+func diskStates(all []checkpoint.Checkpoint, name string) string {
+	c, _ := checkpoint.Find(all, name)
+	var words []string
+	for _, d := range c.Disks {
+		switch {
+		case d.Bitmap == "":
+		case d.Size < 0:
+			words = append(words, d.Target+" (broken or unknown)")
+		default:
+			words = append(words, d.Target)
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+func totalSize(r checkpointRow) string {
+	var total int64
+	for _, n := range r.Bytes {
+		if n < 0 {
+			return "unknown"
+		}
+		total += n
+	}
+	return size(total)
+}
+
+func printSizes(c *cli.Context, all []checkpoint.Checkpoint) error {
+	t := newTable(table.Row{"CHECKPOINT", "DISK", "INC WOULD COPY AT MOST"}, "INC WOULD COPY AT MOST")
+	for _, ckpt := range all {
+		for _, d := range ckpt.Disks {
+			if d.Bitmap == "" {
+				continue
+			}
+			text := "unknown"
+			if d.Size >= 0 {
+				text = size(d.Size)
+			}
+			t.AppendRow(table.Row{ckpt.Label(), d.Target, text})
+		}
+	}
+	return printTable(c.App.Writer, t, "")
 }

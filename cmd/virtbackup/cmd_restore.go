@@ -2,7 +2,10 @@ package main
 
 import (
 	"errors"
+	"fmt"
+	"io"
 
+	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/repository"
@@ -70,4 +73,22 @@ func resolve(repo *repository.Repository, domain, at string) (repository.Manifes
 		return m, errors.Join(resolveErr, err)
 	}
 	return m, nil
+}
+
+func printRestore(w io.Writer, r restore.Result) error {
+	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, in %s\n", r.Point, r.Domain, localTime(r.Time), seconds(r.Seconds)); err != nil {
+		return err
+	}
+	t := newTable(table.Row{"DISK", "SIZE", "DATA", "IMAGE"}, "SIZE", "DATA")
+	for _, d := range r.Disks {
+		t.AppendRow(table.Row{d.Target, size(d.VirtualSize), size(d.DataBytes), d.Image})
+	}
+	if err := printTable(w, t, "  "); err != nil {
+		return err
+	}
+	if r.XML == "" {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", r.XML)
+	return err
 }

@@ -6,9 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/repository"
-	"github.com/virtbackup/virtbackup/xml"
 )
 
 // point makes a manifest as list shows it.
@@ -103,98 +101,5 @@ vm1
 	b.Reset()
 	if err := printTrees(&b, nil, nil); err != nil || b.String() != "no points yet\n" {
 		t.Errorf("nothing: got %q, %v", b.String(), err)
-	}
-}
-
-func TestSize(t *testing.T) {
-	for n, want := range map[int64]string{
-		0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1<<20 - 1: "1.0 MiB", 1 << 20: "1.0 MiB",
-		1 << 30: "1.0 GiB", 1 << 40: "1.0 TiB", 1 << 50: "1.0 PiB", 1 << 60: "1024.0 PiB",
-	} {
-		if got := size(n); got != want {
-			t.Errorf("size(%d) = %q, want %q", n, got, want)
-		}
-	}
-}
-
-func TestProgressLine(t *testing.T) {
-	tests := []struct {
-		copied, expected int64
-		elapsed          time.Duration
-		want             string
-	}{
-		{1 << 30, 4 << 30, 10 * time.Second, "vda: 1.0 GiB of about 4.0 GiB copied, 102.4 MiB/s, about 30s left"},
-		{1 << 30, -1, 10 * time.Second, "vda: 1.0 GiB copied, 102.4 MiB/s"},
-		{2 << 30, 1 << 30, 10 * time.Second, "vda: 2.0 GiB copied, 204.8 MiB/s"},
-		{0, 1 << 30, 0, "vda: 0 B of about 1.0 GiB copied, 0 B/s"},
-	}
-	for _, tt := range tests {
-		if got := progressLine("vda", "copied", tt.copied, tt.expected, tt.elapsed); got != tt.want {
-			t.Errorf("got  %s\nwant %s", got, tt.want)
-		}
-	}
-}
-
-// Bars of a run that failed do not say that they are done.
-func TestProgressBars(t *testing.T) {
-	for _, done := range []bool{true, false} {
-		var b bytes.Buffer
-		p := startProgress(&b, barsAlways)
-		p.update("vda", 1<<20, 4<<20)
-		if _, err := p.Write([]byte("a line of the log\n")); err != nil {
-			t.Fatal(err)
-		}
-		p.close(done)
-		p.close(false)
-		if got := b.String(); !strings.Contains(got, "vda") || !strings.Contains(got, "a line of the log\n") {
-			t.Errorf("done %v: %q", done, got)
-		}
-		if got := strings.Contains(b.String(), "not done"); got == done {
-			t.Errorf("done %v: %q", done, b.String())
-		}
-	}
-}
-
-func TestProgressInALog(t *testing.T) {
-	var b bytes.Buffer
-	p := startProgress(&b, barsAuto)
-	p.update("vda", 1<<20, 4<<20)
-	p.disks["vda"].said = p.disks["vda"].said.Add(-lineInterval)
-	p.update("vda", 2<<20, 4<<20)
-	p.update("vda", 3<<20, 4<<20)
-	p.update("vda", 1<<20, 4<<20) // late
-	p.close(true)
-	if got := b.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "vda: 2.0 MiB of about 4.0 MiB copied") {
-		t.Errorf("got %q, want one line", got)
-	}
-}
-
-func TestCheckpointRows(t *testing.T) {
-	all := []checkpoint.Checkpoint{
-		{Checkpoint: xml.Checkpoint{Name: "check1", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check1", Size: 65536}, {Target: "vdb"}}}, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1"}},
-		{Checkpoint: xml.Checkpoint{Name: "check2", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check2", Size: -1}}}, Ours: true},
-		{Checkpoint: xml.Checkpoint{Name: "theirs", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "theirs"}}}},
-	}
-	rows := checkpointRows(all)
-	var b bytes.Buffer
-	for _, r := range rows {
-		b.WriteString(r.Name + "|" + r.Owner + "|" + r.Point + "|" + strings.Join(r.Broken, " ") + "|" + diskStates(all, r.Name) + "|" + totalSize(r) + "\n")
-	}
-	want := "check1|ours|check1||vda|64.0 KiB\ncheck2|left over||vda|vda (broken or unknown)|unknown\ntheirs|foreign|||vda|0 B\n"
-	if b.String() != want {
-		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
-	}
-	if _, ok := rows[0].Bytes["vdb"]; ok {
-		t.Error("a disk that the checkpoint does not cover has a size")
-	}
-}
-
-func TestSplitPoint(t *testing.T) {
-	for in, want := range map[string][2]string{
-		"vm1": {"vm1", ""}, "vm1@check2": {"vm1", "check2"}, "a@b@check2": {"a@b", "check2"}, "@vm": {"@vm", ""}, "vm1@": {"vm1", ""},
-	} {
-		if domain, id := splitPoint(in); domain != want[0] || id != want[1] {
-			t.Errorf("splitPoint(%q) = %q, %q, want %q", in, domain, id, want)
-		}
 	}
 }

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestProgressLine(t *testing.T) {
+	tests := []struct {
+		copied, expected int64
+		elapsed          time.Duration
+		want             string
+	}{
+		{1 << 30, 4 << 30, 10 * time.Second, "vda: 1.0 GiB of about 4.0 GiB copied, 102.4 MiB/s, about 30s left"},
+		{1 << 30, -1, 10 * time.Second, "vda: 1.0 GiB copied, 102.4 MiB/s"},
+		{2 << 30, 1 << 30, 10 * time.Second, "vda: 2.0 GiB copied, 204.8 MiB/s"},
+		{0, 1 << 30, 0, "vda: 0 B of about 1.0 GiB copied, 0 B/s"},
+	}
+	for _, tt := range tests {
+		if got := progressLine("vda", "copied", tt.copied, tt.expected, tt.elapsed); got != tt.want {
+			t.Errorf("got  %s\nwant %s", got, tt.want)
+		}
+	}
+}
+
+// Bars of a run that failed do not say that they are done.
+func TestProgressBars(t *testing.T) {
+	for _, done := range []bool{true, false} {
+		var b bytes.Buffer
+		p := startProgress(&b, barsAlways)
+		p.update("vda", 1<<20, 4<<20)
+		if _, err := p.Write([]byte("a line of the log\n")); err != nil {
+			t.Fatal(err)
+		}
+		p.close(done)
+		p.close(false)
+		if got := b.String(); !strings.Contains(got, "vda") || !strings.Contains(got, "a line of the log\n") {
+			t.Errorf("done %v: %q", done, got)
+		}
+		if got := strings.Contains(b.String(), "not done"); got == done {
+			t.Errorf("done %v: %q", done, b.String())
+		}
+	}
+}
+
+func TestProgressInALog(t *testing.T) {
+	var b bytes.Buffer
+	p := startProgress(&b, barsAuto)
+	p.update("vda", 1<<20, 4<<20)
+	p.disks["vda"].said = p.disks["vda"].said.Add(-lineInterval)
+	p.update("vda", 2<<20, 4<<20)
+	p.update("vda", 3<<20, 4<<20)
+	p.update("vda", 1<<20, 4<<20) // late
+	p.close(true)
+	if got := b.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "vda: 2.0 MiB of about 4.0 MiB copied") {
+		t.Errorf("got %q, want one line", got)
+	}
+}

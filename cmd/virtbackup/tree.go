@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// printTrees prints the points of each domain as a tree of chains.
+func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
+	points := make([]repository.Manifest, 0, len(listed))
+	known := map[[2]string]listedPoint{}
+	for _, p := range listed {
+		points = append(points, p.Manifest)
+		known[[2]string{p.Domain, p.ID}] = p
+	}
+	if len(points) == 0 {
+		_, err := fmt.Fprintln(w, "no points yet")
+		return err
+	}
+	for i, domain := range domains {
+		if i > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		if _, err := fmt.Fprintln(w, domain); err != nil {
+			return err
+		}
+		nodes := tree(points, domain)
+		if len(nodes) == 0 {
+			if _, err := fmt.Fprintln(w, "  no points yet"); err != nil {
+				return err
+			}
+			continue
+		}
+		t := newTable(table.Row{"POINT", "KIND", "PARENT", "TIME", "DISKS", "DATA", "IMAGE", "CONSISTENCY", "CHECKPOINT", "VERIFIED", "NOTE"}, "DATA", "IMAGE")
+		for _, n := range nodes {
+			m, p := n.point, known[[2]string{domain, n.point.ID}]
+			data, image := sums(m)
+			t.AppendRow(table.Row{n.branch + m.ID, m.Kind, m.Parent, localTime(m.Time), targets(m), size(data), size(image), m.Consistency,
+				p.checkpoint(), p.verified(), p.remark()})
+		}
+		if err := printTable(w, t, "  "); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// node is one line of a tree.
+type node struct {
+	branch string // what is drawn before the id
+	point  repository.Manifest
+}
+
+// tree lists the points of a domain so that each stands below its parent.
+func tree(points []repository.Manifest, domain string) []node {
+	known := map[string]bool{}
+	children := map[string][]repository.Manifest{}
+	for _, m := range points {
+		if m.Domain == domain {
+			known[m.ID] = true
+		}
+	}
+	for _, m := range points {
+		if m.Domain != domain {
+			continue
+		}
+		parent := m.Parent
+		if !known[parent] {
+			parent = "" // the parent is damaged or gone; the point is still shown
+		}
+		children[parent] = append(children[parent], m)
+	}
+	var nodes []node
+	for _, root := range children[""] {
+		nodes = append(nodes, node{"", root})
+		nodes = appendBelow(nodes, children, root.ID, "")
+	}
+	return nodes
+}
+
+// appendBelow draws a chain as one column, and side branches, one step to the
+// right, below the point they start from: a chain of a hundred increments does
+// not become a staircase.
+//
+//	check1        full
+//	│  └─ diff2   diff  check1
+//	├─ check3     inc   check1
+//	└─ check4     inc   check3
+func appendBelow(nodes []node, children map[string][]repository.Manifest, id, indent string) []node {
+	side, next := branches(children[id])
+	if next == nil {
+		return nodes
+	}
+	for i, m := range side {
+		branch, below := "├─ ", "│  "
+		if i == len(side)-1 {
+			branch, below = "└─ ", "   "
+		}
+		nodes = append(nodes, node{indent + "│  " + branch, m})
+		nodes = appendBelow(nodes, children, m.ID, indent+"│  "+below)
+	}
+	branch := "├─ "
+	if len(children[next.ID]) == 0 {
+		branch = "└─ "
+	}
+	nodes = append(nodes, node{indent + branch, *next})
+	return appendBelow(nodes, children, next.ID, indent)
+}
+
+// branches splits the children of a point into the one that continues the chain,
+// the newest that is itself a base, and those to the side.
+func branches(below []repository.Manifest) (side []repository.Manifest, next *repository.Manifest) {
+	if len(below) == 0 {
+		return nil, nil
+	}
+	last := len(below) - 1
+	for i := last; i >= 0; i-- {
+		if below[i].IsBase() {
+			last = i
+			break
+		}
+	}
+	return slices.Concat(below[:last], below[last+1:]), &below[last]
+}
+
+// checkpoint says whether libvirt has one of the point.
+func (p listedPoint) checkpoint() string {
+	if p.HasCheckpoint {
+		return "yes"
+	}
+	return "-"
+}
+
+// verified says when the point was last found sound, or that it was not.
+func (p listedPoint) verified() string {
+	switch {
+	case p.Verified == nil:
+		return "-"
+	case !p.Verified.Sound:
+		return "DAMAGED"
+	}
+	return localTime(p.Verified.Time)
+}
+
+// remark is what list notes about a point: disks that are lost, its time, where that is
+// odd, and its disks.
+func (p listedPoint) remark() string {
+	lost := ""
+	if len(p.Lost) > 0 {
+		lost = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"
+	}
+	notes := []string{lost, p.Clock, diskRemark(p.Manifest)}
+	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
+}

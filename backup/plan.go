@@ -3,6 +3,7 @@ package backup
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/repository"
@@ -32,7 +33,7 @@ type Plan struct {
 	Base       *repository.Manifest // nil for a full or copy
 	Checkpoint string               // to be created; "" none
 	Disks      []DiskPlan
-	LeftOut    []LeftOut
+	LeftOut    []repository.LeftOut
 	Gone       []string // disks of the base that the domain no longer has
 	Why        string   // how auto chose
 	Notes      []string
@@ -58,9 +59,6 @@ type DiskPlan struct {
 	SourceID string            // of its image
 	base     []repository.Link // the chain of Parent, once it has been checked
 }
-
-// LeftOut is a disk that is not copied.
-type LeftOut struct{ Target, Reason string }
 
 // MakePlan decides what to do, disk by disk. It returns a *NotFoundError for a
 // disk or base that does not exist and a *UsageError for one that cannot be
@@ -105,9 +103,9 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 		case unfit != "" && named:
 			return nil, usageError("leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
 		case unfit != "":
-			p.LeftOut = append(p.LeftOut, LeftOut{d.Target, unfit})
+			p.LeftOut = append(p.LeftOut, repository.LeftOut{Target: d.Target, Reason: unfit})
 		case slices.Contains(r.Exclude, d.Target), len(r.Disks) > 0 && !named:
-			p.LeftOut = append(p.LeftOut, LeftOut{d.Target, "not chosen"})
+			p.LeftOut = append(p.LeftOut, repository.LeftOut{Target: d.Target, Reason: "not chosen"})
 		default:
 			chosen = append(chosen, d)
 		}
@@ -193,13 +191,13 @@ func findBase(r Request, s State) (*repository.Manifest, error) {
 }
 
 func namedBase(r Request, s State) (*repository.Manifest, error) {
-	i := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == r.Since })
-	if i < 0 {
-		return nil, notFound("virtbackup list "+r.Domain, "domain %s has no point %q", r.Domain, r.Since)
+	point, err := resolveBase(r, s)
+	if err != nil {
+		return nil, err
 	}
-	m := &s.Points[i]
+	m := &point
 	if !m.IsBase() {
-		return nil, usageError("virtbackup list "+r.Domain+" shows the points; a full or inc can be a base",
+		return nil, usageError("virtbackup list "+repository.ShellWord(r.Domain)+" shows the points; a full or inc can be a base",
 			"point %s is a %s and has no checkpoint: it cannot be a base", m.ID, m.Kind)
 	}
 	if canCompare(s, m) {
@@ -210,6 +208,17 @@ func namedBase(r Request, s State) (*repository.Manifest, error) {
 			"point %s has none of these disks: there is nothing to compare them with", m.ID)
 	}
 	return m, nil
+}
+
+// resolveBase finds the point that --since names: any by its id, and those that can be a
+// base by a time, or as the latest.
+func resolveBase(r Request, s State) (repository.Manifest, error) {
+	since := strings.TrimPrefix(r.Since, r.Domain+"@")
+	if i := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == since }); i >= 0 {
+		return s.Points[i], nil
+	}
+	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m repository.Manifest) bool { return !m.IsBase() })
+	return repository.Resolve(r.Domain, bases, since)
 }
 
 // sealedCheckpoint is libvirt's checkpoint of a point, if it is there and its identity
@@ -343,7 +352,7 @@ func (p *Plan) foresee(s State) {
 
 // remarkEncryption says that what is encrypted at its source is not in the
 // repository. That stays true, so it is a warning only where the chain does not
-// say it yet.
+// say it yet; show says it of every point.
 func (p *Plan) remarkEncryption(d xml.Disk) {
 	if !d.Encrypted {
 		return
@@ -351,7 +360,6 @@ func (p *Plan) remarkEncryption(d xml.Disk) {
 	message := fmt.Sprintf("disk %s is encrypted at its source, and stored in the clear: QEMU decrypts what is read, and whoever can read the repository can read it", d.Target)
 	if p.Base != nil {
 		if base, ok := p.Base.Disk(d.Target); ok && base.SourceEncrypted {
-			p.Notes = append(p.Notes, message)
 			return
 		}
 	}
@@ -379,7 +387,7 @@ func listTargets(disks []xml.Disk) string {
 	return s
 }
 
-func describeLeftOut(all []LeftOut) string {
+func describeLeftOut(all []repository.LeftOut) string {
 	s := ""
 	for i, l := range all {
 		if i > 0 {

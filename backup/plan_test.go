@@ -326,7 +326,8 @@ func TestPlanRefuses(t *testing.T) {
 		{"all excluded", Request{Kind: full, Exclude: []string{"vda", "vdb"}}, nil, "no disk to back up: vda is not chosen, vdb is not chosen", true},
 		{"unfit disk", Request{Kind: full, Disks: []string{"hda"}},
 			func(s *State) { s.add(xml.Disk{Target: "hda", Device: "cdrom", ReadOnly: true}, 0) }, "disk hda of domain vm1 cannot be backed up", true},
-		{"unknown point", Request{Kind: inc, Since: "check9"}, nil, `has no point "check9"`, false},
+		{"unknown point", Request{Kind: inc, Since: "check9"}, nil, `has no point check9`, false},
+		{"no time", Request{Kind: inc, Since: "tomorrow"}, nil, `has no point "tomorrow", and that is no time either`, false},
 		{"since a diff", Request{Kind: inc, Since: "diff4"}, nil, "point diff4 is a diff", true},
 		{"since a copy", Request{Kind: diff, Since: "copy5"}, nil, "point copy5 is a copy", true},
 		{"since a point of other disks", Request{Kind: inc, Since: "check2"}, func(s *State) { s.lose("check2"); s.remove("vda"); s.remove("vdb"); s.add(qcow2Disk("vdc"), gib) },
@@ -346,13 +347,32 @@ func TestPlanRefuses(t *testing.T) {
 			_, err := MakePlan(tt.request, s)
 			var usage *UsageError
 			var missing *NotFoundError
-			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, &usage) != tt.usage || errors.As(err, &missing) == tt.usage {
+			notFound := errors.As(err, &missing) || errors.Is(err, repository.ErrNoPoint)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, &usage) != tt.usage || notFound == tt.usage {
 				t.Fatalf("got %T %v, want %q", err, err, tt.want)
 			}
 			if err.(interface{ Hint() string }).Hint() == "" {
 				t.Error("it has no hint")
 			}
 		})
+	}
+}
+
+// --since takes a point as every command does; by a time, and as the latest, only what
+// can be a base.
+func TestPlanSince(t *testing.T) {
+	s := history()
+	times := map[string]string{}
+	for _, m := range s.Points {
+		times[m.ID] = repository.TimeText(m.Time)
+	}
+	for since, want := range map[string]string{
+		"check2": "check2", "vm1@check2": "check2", repository.Latest: "check3", times["check2"]: "check2", times["copy5"]: "check3",
+	} {
+		p, err := MakePlan(Request{Domain: "vm1", Kind: inc, Since: since}, s)
+		if err != nil || p.Base.ID != want {
+			t.Errorf("%s: %v, want %s", since, err, want)
+		}
 	}
 }
 

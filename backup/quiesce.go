@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // freeze freezes the guest's file systems through its agent, as far as asked.
@@ -23,7 +25,7 @@ func (r *run) freeze(ctx context.Context) error {
 		if r.Quiesce == QuiesceRequire {
 			return withHint(errors.New("freeze the guest, as --quiesce require asks: "+paused), "virsh resume %s, or use --quiesce try", r.Domain)
 		}
-		r.note("the point is crash consistent: %s", paused)
+		r.noteCrash(paused)
 		return nil
 	}
 	if err := r.site().Freezing(); err != nil {
@@ -55,8 +57,18 @@ func (r *run) freeze(ctx context.Context) error {
 	if r.freezing {
 		err = fmt.Errorf("the guest did not freeze within %v, and has been thawed since", r.AgentTimeout)
 	}
-	r.note("the point is crash consistent: %v", err)
+	r.noteCrash(err.Error())
 	return nil
+}
+
+// noteCrash says why the point is only crash consistent. Where the point before is, too,
+// that is no news, and only --verbose shows it.
+func (r *run) noteCrash(why string) {
+	level := slog.LevelInfo
+	if n := len(r.points); n > 0 && r.points[n-1].Consistency == repository.ConsistencyCrash {
+		level = slog.LevelDebug
+	}
+	r.noteAt(level, "the point is crash consistent: "+why)
 }
 
 // thawTime is how long a guest that is frozen, or on its way to be, is asked to

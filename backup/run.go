@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -289,9 +290,6 @@ func (r *run) announce() {
 	for _, w := range p.Warnings {
 		r.warn("%s", w)
 	}
-	for _, l := range p.LeftOut {
-		r.Log.Debug(fmt.Sprintf("disk %s is left out: %s", l.Target, l.Reason))
-	}
 	r.result.Why = p.Why
 	since := ""
 	if p.Base != nil {
@@ -301,12 +299,15 @@ func (r *run) announce() {
 }
 
 func (r *run) note(format string, args ...any) {
-	message := fmt.Sprintf(format, args...)
+	r.noteAt(slog.LevelInfo, fmt.Sprintf(format, args...))
+}
+
+func (r *run) noteAt(level slog.Level, message string) {
 	if slices.Contains(r.result.Notes, message) { // of a second freeze
 		return
 	}
 	r.result.Notes = append(r.result.Notes, message)
-	r.Log.Info(message)
+	r.Log.Log(context.Background(), level, message)
 }
 
 func (r *run) warn(format string, args ...any) {

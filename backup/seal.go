@@ -47,7 +47,7 @@ func (r *run) fillManifest() error {
 	if odd := repository.OddClock(*m, r.points, time.Now()); odd != "" {
 		r.warn("point %s: %s (--at TIME goes by it, --at latest by the number)", m.ID, odd)
 	}
-	m.Gone, m.Warnings = r.plan.Gone, r.result.Warnings
+	m.Gone, m.LeftOut, m.Warnings = r.plan.Gone, r.plan.LeftOut, r.result.Warnings
 	return nil
 }
 

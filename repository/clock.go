@@ -18,11 +18,9 @@ func OddClock(m Manifest, others []Manifest, now time.Time) string {
 	}
 	switch {
 	case m.Time.After(now):
-		return fmt.Sprintf("its time, %s, lies in the future", clockTime(m.Time))
+		return fmt.Sprintf("its time, %s, lies in the future", TimeText(m.Time))
 	case before != nil && !m.Time.After(before.Time):
-		return fmt.Sprintf("its time, %s, is not after that of %s, %s: the host's clock went backwards", clockTime(m.Time), before.ID, clockTime(before.Time))
+		return fmt.Sprintf("its time, %s, is not after that of %s, %s: the host's clock went backwards", TimeText(m.Time), before.ID, TimeText(before.Time))
 	}
 	return ""
 }
-
-func clockTime(t time.Time) string { return t.Local().Format(time.DateTime) }

@@ -48,7 +48,7 @@ func (e *LockedError) Error() string {
 		return fmt.Sprintf("domain %s is locked by another run", e.Domain)
 	}
 	return fmt.Sprintf("domain %s is locked by process %d on %s since %s",
-		e.Domain, e.PID, e.Host, e.Since.Local().Format(time.RFC3339))
+		e.Domain, e.PID, e.Host, TimeText(e.Since))
 }
 
 // holder is the content of a lock file. It informs people only: what locks is

@@ -57,9 +57,16 @@ type Manifest struct {
 	Consistency    string            `json:"consistency"`
 	Versions       Versions          `json:"versions"`
 	Disks          []Disk            `json:"disks"`
-	Gone           []string          `json:"gone,omitempty"` // disks of the parent that the domain no longer has
+	Gone           []string          `json:"gone,omitempty"`     // disks of the parent that the domain no longer has
+	LeftOut        []LeftOut         `json:"left_out,omitempty"` // disks of the domain that the point does not have
 	Warnings       []string          `json:"warnings,omitempty"`
 	Files          map[string]string `json:"files"` // name -> "blake3:<hex>" of every other small file
+}
+
+// LeftOut is a disk of the domain that is not copied.
+type LeftOut struct {
+	Target string `json:"target"`
+	Reason string `json:"reason"` // "cdrom", "read-only", "not chosen", …
 }
 
 // Versions names the programs that took part.

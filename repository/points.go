@@ -66,6 +66,11 @@ func (e *DamagedError) Hint() string {
 	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR; virtbackup verify %s checks all points", domain, e.Left[len(e.Left)-1], domain)
 }
 
+// has tells whether a point is among the damaged ones.
+func (e *DamagedError) has(id string) bool {
+	return slices.ContainsFunc(e.Points, func(p DamagedPoint) bool { return p.ID == id })
+}
+
 // NotNow is the first of the errors that says nothing of its point, nil if there is none:
 // the point could not be read now, and may be sound.
 func (e *DamagedError) NotNow() error {

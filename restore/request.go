@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Format of the images that a restore makes.
@@ -18,7 +20,7 @@ const (
 // Request is what a restore is asked to do.
 type Request struct {
 	Domain string
-	// At is a point ("check3"), a time (see [Resolve]), or "latest"; "" is
+	// At is a point ("check3"), a time (see [repository.Resolve]), or "latest"; "" is
 	// "latest".
 	At string
 	// Dir takes the images. It must be empty, or not exist. Symbolic links are
@@ -65,7 +67,7 @@ func (r Request) validate() error {
 
 func (r Request) withDefaults() Request {
 	if r.At == "" {
-		r.At = Latest
+		r.At = repository.Latest
 	}
 	if r.Format == "" {
 		r.Format = QCOW2

@@ -78,7 +78,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 			err = errors.Join(err, r.removeMade())
 		}
 	}()
-	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, r.point.Time.Local().Format(time.DateTime)))
+	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, repository.TimeText(r.point.Time)))
 	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
 	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
 		return Result{}, err
@@ -96,21 +96,8 @@ func (r *restorer) choose() error {
 	if err := repository.ValidName(r.Domain); err != nil {
 		return &NotFoundError{fmt.Sprintf("domain %q: %v", r.Domain, err), "virtbackup list"}
 	}
-	points, err := r.repo.Points(r.Domain)
-	var damaged *repository.DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return err
-	}
-	r.point, err = Resolve(r.Domain, points, r.At)
-	if damaged != nil {
-		// A point that cannot be read may be the one that is asked for, or
-		// newer than the one found: never silently another.
-		if r.At == Latest || err != nil || r.point.ID != r.At {
-			r.repo.Explain(damaged)
-			return errors.Join(damaged, err)
-		}
-	}
-	if err != nil {
+	var err error
+	if r.point, err = r.repo.Find(r.Domain, r.At); err != nil {
 		return err
 	}
 	for _, target := range r.Disks {

@@ -243,13 +243,13 @@ func (b *bed) tryRestore(repo *repository.Repository, p truePoint, lost bool, n 
 	defer os.RemoveAll(dir)
 	_, err := restore.Run(context.Background(), repo, restore.Request{Domain: b.Name, At: p.ID, Dir: dir, Format: restore.Raw})
 	var damaged *repository.DamagedError
-	var notFound *restore.NotFoundError
+	var notFound *restore.NotFoundError // a domain or disk; a point is ErrNoPoint
 	if err != nil {
 		n.refused.Add(1)
 		if !lost {
 			fail("%s is said to restore: %v", p.ID, err)
 		}
-		if !errors.As(err, &damaged) && !errors.As(err, &notFound) {
+		if !errors.As(err, &damaged) && !errors.As(err, &notFound) && !errors.Is(err, repository.ErrNoPoint) {
 			fail("restore of %s fails with %T %v, not with damage", p.ID, err, err)
 		}
 		if _, err := os.Lstat(dir); err == nil {

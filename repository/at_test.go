@@ -1,26 +1,24 @@
-package restore
+package repository
 
 import (
 	"errors"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // taken makes a point of that instant, in local time.
-func taken(id, when string) repository.Manifest {
+func taken(id, when string) Manifest {
 	t, err := time.ParseInLocation("2006-01-02 15:04:05.000", when, time.Local)
 	if err != nil {
 		panic(err)
 	}
-	return repository.Manifest{ID: id, Time: t.UTC()}
+	return Manifest{ID: id, Time: t.UTC()}
 }
 
 func TestResolve(t *testing.T) {
 	// The clock went back between check4 and check5, whose numbers say which is newer.
-	points := []repository.Manifest{
+	points := []Manifest{
 		taken("check1", "2026-11-18 02:00:00.500"), taken("check2", "2026-11-19 02:00:00.000"), taken("diff3", "2026-11-19 14:30:20.250"),
 		taken("check4", "2026-11-20 02:00:00.000"), taken("check5", "2026-11-20 01:00:00.000"),
 	}
@@ -48,23 +46,23 @@ func TestResolve(t *testing.T) {
 		}
 	}
 	// Points of one instant: the highest number.
-	same := []repository.Manifest{taken("check1", "2026-11-18 02:00:00.000"), taken("check9", "2026-11-18 02:00:00.000"), taken("diff10", "2026-11-18 02:00:00.000")}
+	same := []Manifest{taken("check1", "2026-11-18 02:00:00.000"), taken("check9", "2026-11-18 02:00:00.000"), taken("diff10", "2026-11-18 02:00:00.000")}
 	if got, err := Resolve("vm1", same, "2026-11-18"); err != nil || got.ID != "diff10" {
 		t.Errorf("points of one instant: got %s, %v, want diff10", got.ID, err)
 	}
-	if got, err := Resolve("vm1", []repository.Manifest{same[0], same[2], same[1]}, Latest); err != nil || got.ID != "diff10" {
+	if got, err := Resolve("vm1", []Manifest{same[0], same[2], same[1]}, Latest); err != nil || got.ID != "diff10" {
 		t.Errorf("the newest of points in another order: got %s, %v, want diff10", got.ID, err)
 	}
 	for at, want := range map[string]string{
 		"2026-11-17":               "no point at or before 2026-11-17 23:59:59: the first is check1 of 2026-11-18 02:00:00",
 		"2026-11-18 01:59":         "no point at or before",
-		"check9":                   `has no point "check9", and that is no time either`,
+		"check9":                   `has no point check9`,
 		"2026-13-45":               "no time either",
 		"":                         "no time either",
 		"2026-11-18T01:00:00Z and": "no time either",
 	} {
 		_, err := Resolve("vm1", points, at)
-		var missing *NotFoundError
+		var missing *NoPointError
 		if !errors.As(err, &missing) || !strings.Contains(err.Error(), want) || missing.Hint() == "" {
 			t.Errorf("%s: got %v, want %q and a hint", at, err, want)
 		}

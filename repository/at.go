@@ -1,0 +1,124 @@
+package repository
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Latest names the newest point: the one with the highest number, whatever the
+// clock of the host was when it was made.
+const Latest = "latest"
+
+// NoPointError says that a domain has no such point; errors.Is finds ErrNoPoint in it.
+type NoPointError struct{ message, hint string }
+
+// Error returns the message.
+func (e *NoPointError) Error() string { return e.message }
+
+// Hint says what to do.
+func (e *NoPointError) Hint() string { return e.hint }
+
+// Is makes it an ErrNoPoint.
+func (e *NoPointError) Is(target error) bool { return target == ErrNoPoint }
+
+// AmbiguousError says that a name or a time means two things.
+type AmbiguousError struct{ message, hint string }
+
+// Error returns the message.
+func (e *AmbiguousError) Error() string { return e.message }
+
+// Hint says how to name one of them.
+func (e *AmbiguousError) Hint() string { return e.hint }
+
+// Resolve finds the point that at names: an id, "latest", or a time, which means
+// the newest point at or before it by the points' own times, of equals the one
+// with the highest number. A time is written as in parseTime; a day means its end, as do
+// a minute, a second and a fraction of one.
+// points are those of one domain, oldest first.
+//
+// The error is a *NoPointError, or an *AmbiguousError for a time of the hour that a clock
+// going back repeats, if it means two points.
+func Resolve(domain string, points []Manifest, at string) (Manifest, error) {
+	list := "virtbackup list " + ShellWord(domain)
+	if len(points) == 0 {
+		return Manifest{}, &NoPointError{fmt.Sprintf("there is no point of domain %s", domain), "virtbackup list shows the domains and points; is --repo right?"}
+	}
+	if at == Latest {
+		return slices.MaxFunc(points, compareNumbers), nil
+	}
+	if i := slices.IndexFunc(points, func(m Manifest) bool { return m.ID == at }); i >= 0 {
+		return points[i], nil
+	}
+	periods := parseTime(at)
+	if _, _, err := ParsePointID(at); err == nil {
+		return Manifest{}, &NoPointError{fmt.Sprintf("domain %s has no point %s", domain, at), list}
+	}
+	if len(periods) == 0 {
+		return Manifest{}, &NoPointError{
+			fmt.Sprintf("domain %s has no point %q, and that is no time either", domain, at),
+			list + " shows the points; times look like 2006-01-02 15:04:05"}
+	}
+	found := newestAt(points, periods[0].end)
+	for _, period := range periods[1:] {
+		if other := newestAt(points, period.end); (other == nil) != (found == nil) || other != nil && other.ID != found.ID {
+			return Manifest{}, ambiguousTime(at, periods)
+		}
+	}
+	if found == nil {
+		first := slices.MinFunc(points, func(a, b Manifest) int { return a.Time.Compare(b.Time) })
+		return Manifest{}, &NoPointError{
+			fmt.Sprintf("domain %s has no point at or before %s: the first is %s of %s", domain,
+				TimeText(periods[0].end), first.ID, TimeText(first.Time)), list}
+	}
+	return *found, nil
+}
+
+// Find returns the point of a domain that at names, as [Resolve] does; "" is [Latest].
+// A point that cannot be read may be the one that is asked for, or newer: the error is a
+// *DamagedError then, unless another is named by its id.
+func (r *Repository) Find(domain, at string) (Manifest, error) {
+	at = cmp.Or(at, Latest)
+	points, err := r.Points(domain)
+	var damaged *DamagedError
+	if err != nil && !errors.As(err, &damaged) {
+		return Manifest{}, err
+	}
+	m, err := Resolve(domain, points, at)
+	if damaged == nil || err == nil && m.ID == at {
+		return m, err
+	}
+	r.Explain(damaged)
+	if at == Latest || damaged.has(at) {
+		return Manifest{}, damaged
+	}
+	return Manifest{}, errors.Join(damaged, err)
+}
+
+// newestAt is the newest point at or before an instant, nil if there is none.
+func newestAt(points []Manifest, instant time.Time) *Manifest {
+	early := slices.DeleteFunc(slices.Clone(points), func(m Manifest) bool { return m.Time.After(instant) })
+	if len(early) == 0 {
+		return nil
+	}
+	newest := slices.MaxFunc(early, func(a, b Manifest) int { return cmp.Or(a.Time.Compare(b.Time), compareNumbers(a, b)) })
+	return &newest
+}
+
+func ambiguousTime(at string, periods []period) error {
+	return &AmbiguousError{
+		fmt.Sprintf("%s comes twice, as the clock went back, and means two points", at),
+		fmt.Sprintf("write %s or %s", periods[0].start.Format(withOffset), periods[1].start.Format(withOffset))}
+}
+
+// IsNamed tells whether at is the point's own id or its own time, to the digit that it is
+// written to, and not a later time that the point is the newest before.
+func (m Manifest) IsNamed(at string) bool {
+	return m.ID == at || slices.ContainsFunc(parseTime(at), func(s period) bool {
+		return !m.Time.Before(s.start) && !m.Time.After(s.end)
+	})
+}
+
+func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }

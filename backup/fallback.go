@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -121,7 +122,11 @@ func (r *run) checkParents(ctx context.Context) error {
 // damaged is copied in full: what is the same there as in damaged data would be damaged,
 // too, and what differs would be chained onto damage.
 func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
-	r.Log.Info(fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
+	level := slog.LevelInfo
+	if before, _ := r.plan.Base.Disk(d.Target); before.Method == repository.MethodRescan && before.Reason == d.Reason {
+		level = slog.LevelDebug // as of a raw disk, every time
+	}
+	r.Log.Log(ctx, level, fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
 	links, err := r.checkParent(ctx, *d)
 	var damaged *repository.DamagedError
 	switch {
@@ -147,7 +152,11 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 		if n < 0 {
 			return nil
 		}
-		r.Log.Info(fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
+		level := slog.LevelInfo
+		if before, _ := r.plan.Base.Disk(d.Target); before.Method == repository.MethodRescan && before.Reason == d.Reason {
+			level = slog.LevelDebug // as of a raw disk, every time
+		}
+		r.Log.Log(ctx, level, fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
 		_, err = r.checkParent(ctx, *d)
 	}
 	switch {

@@ -137,4 +137,6 @@ type Result struct {
 	// Recovered says what an earlier run had left and this one put right.
 	Recovered []string `json:"recovered,omitempty"`
 	Seconds   float64  `json:"seconds"`
+	// Base is the parent, zero where there is none.
+	Base repository.Manifest `json:"-"`
 }

@@ -165,6 +165,10 @@ func (r *run) find(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := repository.ValidName(r.Domain); err != nil {
+		return usageError("give the domain another name: virsh domrename OLD NEW, while it is shut off",
+			"domain %q cannot be backed up, since its points are kept in a directory of its name: %v", r.Domain, err)
+	}
 	active, err := domain.Active()
 	if err != nil {
 		return err
@@ -293,6 +297,7 @@ func (r *run) announce() {
 	r.result.Why = p.Why
 	since := ""
 	if p.Base != nil {
+		r.result.Base = *p.Base
 		since = " since " + p.Base.ID
 	}
 	r.Log.Info(fmt.Sprintf("%s %s of domain %s%s", p.Kind, p.ID, r.Domain, since))

@@ -218,7 +218,7 @@ func (w *work) releaseCheckpoints(points []string) error {
 			if err := remove(); err != nil {
 				return err
 			}
-			w.Log.Info("released checkpoint " + c.Label())
+			w.Log.Debug("released checkpoint " + c.Label())
 		}
 		w.result.Checkpoints = append(w.result.Checkpoints, c.Label())
 	}
@@ -283,7 +283,7 @@ func (w *work) removePoints(points []string) error {
 		return nil
 	}
 	err := w.lock.RemovePoints(points, func(id string) {
-		w.Log.Info("removed point " + id)
+		w.Log.Debug("removed point " + id)
 		w.result.Points = append(w.result.Points, id)
 	})
 	if err == nil && w.Point == "" {

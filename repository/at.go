@@ -122,3 +122,9 @@ func (m Manifest) IsNamed(at string) bool {
 }
 
 func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }
+
+// IsPointName tells whether a point can be named so: an id, a time, or [Latest].
+func IsPointName(s string) bool {
+	_, _, err := ParsePointID(s)
+	return err == nil || s == Latest || len(parseTime(s)) > 0
+}

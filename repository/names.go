@@ -34,6 +34,8 @@ func ValidName(name string) error {
 		return fmt.Errorf("name %q starts with a dot", name)
 	case name == lostFound:
 		return fmt.Errorf("name %q belongs to the file system", name)
+	case name == descriptionName:
+		return fmt.Errorf("name %q belongs to the repository", name)
 	case strings.ContainsRune(name, '/'):
 		return fmt.Errorf("name %q contains a slash", name)
 	case !utf8.ValidString(name):

@@ -214,7 +214,7 @@ func TestValidName(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		"", ".", "..", ".hidden", "a/b", "/", "../x", "a\x00b", "a\nb", "\x7f", "a\u0085b", "\xff", lostFound, strings.Repeat("n", 201),
+		"", ".", "..", ".hidden", "a/b", "/", "../x", "a\x00b", "a\nb", "\x7f", "a\u0085b", "\xff", lostFound, descriptionName, strings.Repeat("n", 201),
 	} {
 		if ValidName(name) == nil {
 			t.Errorf("%q was accepted", name)

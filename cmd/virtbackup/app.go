@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"slices"
 	"strings"
@@ -57,7 +58,7 @@ func globalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", Value: "qemu:///system", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}},
 		&cli.StringFlag{Name: "repo", Usage: "repository `DIR`", Value: "/var/lib/virtbackup", EnvVars: []string{"VIRTBACKUP_REPO"}},
 		boolFlag("json", "standard output is JSON only"),
-		boolFlag("quiet", "say nothing but warnings and errors, draw no progress"),
+		boolFlag("quiet", "say nothing but warnings and errors: no report, no table, no progress; list prints names alone"),
 		boolFlag("verbose", "say every step"),
 		&cli.StringFlag{Name: "progress", Usage: "`WHEN` to draw progress bars: auto (on a terminal), always, never", Value: barsAuto},
 	}
@@ -121,6 +122,15 @@ func argumentError(c *cli.Context) error {
 // connect opens the connection to libvirt; the caller closes it.
 func connect(c *cli.Context) (*hypervisor.Conn, error) {
 	return hypervisor.Connect(c.String("connect"))
+}
+
+// forSession adds to an error of a user's own libvirt what such a user has to name: the
+// defaults are root's.
+func forSession(c *cli.Context, err error) error {
+	if !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(strings.TrimSuffix(c.String("connect"), "/"), ":///session") {
+		return err
+	}
+	return &hintedError{err, "with qemu:///session name directories of your own, which there have to be: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)"}
 }
 
 // logger writes for people.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -108,16 +109,13 @@ func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
 	defer join(&err, conn.Close)
 	result, err := runBackup(c, conn, kind, domain)
 	if err != nil {
-		return err
+		return forSession(c, err)
 	}
-	if err := printResult(c, result, func() error { return printBackup(c.App.Writer, result) }); err != nil {
-		return err
-	}
-	return warnedIf(len(result.Warnings) > 0)
+	printed := printDone(c, result, func(w io.Writer) error { return printBackup(w, result) })
+	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
-// backUpSeveral makes a point of each domain, one after the other, and goes on
-// after a failure.
+// backUpSeveral makes a point of each domain.
 func backUpSeveral(c *cli.Context, domains []string) (err error) {
 	conn, err := connect(c)
 	if err != nil {
@@ -129,34 +127,14 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 			return err
 		}
 	}
-	results := []backup.Result{}
-	failed := &severalError{of: len(domains), what: "backed up"}
-	warnings := false
-	for _, domain := range domains {
-		result, err := runBackup(c, conn, backup.Auto, domain)
-		if err != nil && (c.Context.Err() != nil || errors.Is(err, backup.ErrStuck)) {
-			return err
-		}
-		if err != nil {
-			report(c.App.ErrWriter, fmt.Errorf("domain %s: %w", domain, err))
-			failed.add(domain, err)
-			continue
-		}
-		results = append(results, result)
-		warnings = warnings || len(result.Warnings) > 0
-		if !c.Bool("json") {
-			if err := printBackup(c.App.Writer, result); err != nil {
-				return err
-			}
-		}
-	}
-	if err := printResult(c, results, func() error { return nil }); err != nil {
-		return err
-	}
-	if len(failed.errs) > 0 {
-		return failed
-	}
-	return warnedIf(warnings)
+	return several{
+		what: "backed up",
+		do: func(domain string) (any, bool, error) {
+			result, err := runBackup(c, conn, backup.Auto, domain)
+			return result, len(result.Warnings) > 0, err
+		},
+		print: func(w io.Writer, result any) error { return printBackup(w, result.(backup.Result)) },
+	}.run(c, domains)
 }
 
 // running lists the domains that can be backed up now.
@@ -236,5 +214,13 @@ func printBackup(w io.Writer, r backup.Result) error {
 			return err
 		}
 	}
-	return printDisks(w, m, "  ")
+	if err := printDisks(w, m, r.Base, "  "); err != nil || len(m.LeftOut) == 0 {
+		return err
+	}
+	var left []string
+	for _, d := range m.LeftOut {
+		left = append(left, leftOut(d))
+	}
+	_, err := fmt.Fprintf(w, "  left out: %s\n", strings.Join(left, ", "))
+	return err
 }

@@ -3,10 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
@@ -33,12 +33,12 @@ func checkpointCommand() *cli.Command {
 			if c.Args().Present() {
 				return &usageError{fmt.Sprintf("virtbackup checkpoint has no command %q", c.Args().First()), "virtbackup checkpoint --help"}
 			}
-			return cli.ShowSubcommandHelp(c)
+			return &usageError{"virtbackup checkpoint needs one of the commands list, size and delete", "virtbackup checkpoint --help"}
 		},
 	}
 }
 
-func listCheckpoints(c *cli.Context, print func(*cli.Context, []checkpoint.Checkpoint) error) (err error) {
+func listCheckpoints(c *cli.Context, print func(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error) (err error) {
 	name, err := oneDomain(c)
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func listCheckpoints(c *cli.Context, print func(*cli.Context, []checkpoint.Check
 	if err != nil {
 		return err
 	}
-	return printResult(c, checkpointRows(all), func() error { return print(c, all) })
+	return printAnswer(c, checkpointRows(all), func(w io.Writer) error { return print(w, all, c.Bool("quiet")) })
 }
 
 // openIfThere opens the repository; where there is none, no checkpoint is ours.
@@ -99,11 +99,11 @@ func deleteCheckpoint(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	return printResult(c, deleted{target, loss}, func() error {
+	return printDone(c, deleted{target, loss}, func(w io.Writer) error {
 		if loss != "" {
 			loss = ": " + loss
 		}
-		_, err := fmt.Fprintf(c.App.Writer, "deleted checkpoint %s of domain %s%s\n", target, name, loss)
+		_, err := fmt.Fprintf(w, "deleted checkpoint %s of domain %s%s\n", target, name, loss)
 		return err
 	})
 }
@@ -143,16 +143,33 @@ func checkpointRows(all []checkpoint.Checkpoint) []checkpointRow {
 	return rows
 }
 
-func printCheckpoints(c *cli.Context, all []checkpoint.Checkpoint) error {
-	if len(all) == 0 {
-		_, err := fmt.Fprintln(c.App.Writer, "no checkpoints")
+// printCheckpoints prints a table, or, where it shall be quiet, names alone.
+func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
+	switch {
+	case quiet:
+		return printNames(w, all)
+	case len(all) == 0:
+		_, err := fmt.Fprintln(w, "no checkpoints")
 		return err
 	}
-	t := newTable(table.Row{"CHECKPOINT", "OWNER", "POINT", "CREATED", "DISKS", "INC WOULD COPY AT MOST"}, "INC WOULD COPY AT MOST")
+	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "OWNER", spare: 1}, {name: "POINT", spare: 3}, {name: "CREATED", spare: 2},
+		{name: "DISKS", note: true}, {name: atMost, right: true}}}
 	for _, r := range checkpointRows(all) {
-		t.AppendRow(table.Row{r.Name, r.Owner, orNone(r.Point), localTime(r.Created), diskStates(all, r.Name), totalSize(r)})
+		g.add(r.Name, r.Owner, orNone(r.Point), repository.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
 	}
-	return printTable(c.App.Writer, t, "")
+	return g.print(w, "")
+}
+
+// atMost is the column of what an inc would copy: zeros are dirty, and not copied.
+const atMost = "INC COPIES AT MOST"
+
+func printNames(w io.Writer, all []checkpoint.Checkpoint) error {
+	for _, c := range all {
+		if _, err := fmt.Fprintln(w, c.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // diskStates lists a checkpoint's disks and marks those whose bitmap is lost.
@@ -182,19 +199,27 @@ func totalSize(r checkpointRow) string {
 	return size(total)
 }
 
-func printSizes(c *cli.Context, all []checkpoint.Checkpoint) error {
-	t := newTable(table.Row{"CHECKPOINT", "DISK", "INC WOULD COPY AT MOST"}, "INC WOULD COPY AT MOST")
+// printSizes prints a table, or, where it shall be quiet, lines of the full name, the disk and bytes.
+func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
+	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "DISK"}, {name: atMost, right: true}}}
 	for _, ckpt := range all {
 		for _, d := range ckpt.Disks {
-			if d.Bitmap == "" {
-				continue
-			}
 			text := "unknown"
-			if d.Size >= 0 {
+			switch {
+			case d.Bitmap == "":
+				continue
+			case quiet:
+				if _, err := fmt.Fprintln(w, ckpt.Name, d.Target, d.Size); err != nil {
+					return err
+				}
+			case d.Size >= 0:
 				text = size(d.Size)
 			}
-			t.AppendRow(table.Row{ckpt.Label(), d.Target, text})
+			g.add(ckpt.Label(), d.Target, text)
 		}
 	}
-	return printTable(c.App.Writer, t, "")
+	if quiet {
+		return nil
+	}
+	return g.print(w, "")
 }

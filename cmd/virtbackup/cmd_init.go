@@ -39,7 +39,7 @@ func initAction(c *cli.Context) error {
 		return err
 	}
 	made := madeRepository{Repository: repo.Dir(), ID: repo.ID(), Made: repo.IsNew(), RootFileSystem: repo.OnRoot(), FormerIDs: repo.IDs()[1:], adopted: c.Bool("new-id")}
-	return printResult(c, made, func() error { return made.print(c.App.Writer) })
+	return printDone(c, made, made.print)
 }
 
 // madeRepository is what init did.

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,8 +59,8 @@ func list(c *cli.Context) error {
 		}
 		all = append(all, of...)
 	}
-	if err := printResult(c, all, func() error { return printTrees(c.App.Writer, domains, all) }); err != nil {
-		return err
+	if err := printAnswer(c, all, func(w io.Writer) error { return printList(c, w, domains, all) }); err != nil {
+		return errors.Join(err, damage)
 	}
 	if damage != nil {
 		return damage
@@ -120,12 +122,14 @@ func listed(repo *repository.Repository, domain string) ([]string, error) {
 	if err != nil || domain == "" {
 		return domains, err
 	}
-	for _, d := range domains {
-		if d == domain {
-			return []string{domain}, nil
-		}
+	if slices.Contains(domains, domain) {
+		return []string{domain}, nil
 	}
-	return nil, fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), repository.ErrNoPoint)
+	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), repository.ErrNoPoint)
+	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && repository.IsPointName(at) {
+		err = &hintedError{err, "virtbackup show " + repository.ShellWord(domain)}
+	}
+	return nil, err
 }
 
 func showCommand() *cli.Command {
@@ -143,22 +147,13 @@ func show(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	domain, at := splitPoint(name)
-	repo, err := repository.Open(c.String("repo"))
+	repo, domain, at, err := openWithPoint(c, name)
 	if err != nil {
 		return err
 	}
-	m, err := resolve(repo, domain, at)
+	m, err := repo.Find(domain, at)
 	if err != nil {
 		return err
 	}
-	return printResult(c, m, func() error { return printPoint(c.App.Writer, repo, m) })
-}
-
-// splitPoint splits DOMAIN@POINT; without a point it means the newest.
-func splitPoint(s string) (domain, point string) {
-	if i := strings.LastIndexByte(s, '@'); i > 0 {
-		return s[:i], s[i+1:]
-	}
-	return s, ""
+	return printAnswer(c, m, func(w io.Writer) error { return printPoint(w, repo, m, c.Bool("quiet")) })
 }

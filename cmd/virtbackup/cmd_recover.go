@@ -34,7 +34,6 @@ func runDirFlags() []cli.Flag {
 	}
 }
 
-// recoverDomains goes on after a failure.
 func recoverDomains(c *cli.Context) (err error) {
 	domains := c.Args().Slice()
 	if c.Bool("all") == (len(domains) > 0) {
@@ -58,37 +57,17 @@ func recoverDomains(c *cli.Context) (err error) {
 }
 
 func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error {
-	reports := []recovery.Report{}
-	failed := &severalError{of: len(domains), what: "cleaned up"}
-	left := false
-	for _, name := range domains {
-		found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
-			Domain: name, DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
-			ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
-		})
-		if err != nil && (len(domains) == 1 || c.Context.Err() != nil) {
-			return err
-		}
-		if err != nil {
-			report(c.App.ErrWriter, fmt.Errorf("domain %s: %w", name, err))
-			failed.add(name, err)
-			continue
-		}
-		reports = append(reports, found)
-		left = left || len(found.Left) > 0
-		if !c.Bool("json") {
-			if err := printReport(c.App.Writer, found); err != nil {
-				return err
-			}
-		}
-	}
-	if err := printResult(c, reports, func() error { return nil }); err != nil {
-		return err
-	}
-	if len(failed.errs) > 0 {
-		return failed
-	}
-	return warnedIf(left)
+	return several{
+		what: "cleaned up",
+		do: func(domain string) (any, bool, error) {
+			found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
+				Domain: domain, DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
+				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
+			})
+			return found, len(found.Left) > 0, err
+		},
+		print: func(w io.Writer, found any) error { return printReport(w, found.(recovery.Report)) },
+	}.run(c, domains)
 }
 
 func printReport(w io.Writer, r recovery.Report) error {

@@ -1,22 +1,28 @@
 package main
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/release"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 func releaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "release",
 		Usage:     "remove our checkpoints from libvirt, so that a domain can be undefined or moved; points, too, if asked",
-		ArgsUsage: "DOMAIN[@POINT]",
+		ArgsUsage: "DOMAIN[@POINT] | DOMAIN --foreign [CHECKPOINT...]",
 		Description: "virtbackup release vm1 --dry-run\nvirtbackup release vm1                   its checkpoints; the points stay\n" +
-			"virtbackup release vm1@check3 --points   one point, if no other needs it\nvirtbackup release vm1 --points          all of it",
+			"virtbackup release vm1@check3 --points   one point, if no other needs it\nvirtbackup release vm1 --points          all of it\n" +
+			"virtbackup release vm1 --foreign         checkpoints of other repositories\n" +
+			"virtbackup release vm1 --foreign check7.0123456789abcdef   deletes that one",
 		Flags: append([]cli.Flag{
 			boolFlag("points", "remove the points from the repository, too"),
+			boolFlag("foreign", "list the checkpoints that virtbackup made for other repositories, and delete those that are named in full"),
 			boolFlag("dry-run", "only say what would be removed"),
 		}, runDirFlags()...),
 		Action: releaseDomain,
@@ -32,6 +38,9 @@ func forgetCommand() *cli.Command {
 }
 
 func releaseDomain(c *cli.Context) (err error) {
+	if c.Bool("foreign") {
+		return releaseForeign(c)
+	}
 	name, err := oneDomain(c)
 	if err != nil {
 		return err
@@ -41,15 +50,101 @@ func releaseDomain(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	domain, point := splitPoint(name)
+	domain, point, err := pointToRelease(c, conn, name)
+	if err != nil {
+		return err
+	}
 	result, err := release.Run(c.Context, conn, c.String("repo"), release.Request{
 		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
 	if err != nil {
+		if len(result.Checkpoints)+len(result.Points)+len(result.Recovered) > 0 { // it was removed all the same
+			_ = printReleased(c.App.ErrWriter, result)
+		}
+		return forSession(c, err)
+	}
+	return printDone(c, result, func(w io.Writer) error { return printReleased(w, result) })
+}
+
+// releaseForeign lists or deletes checkpoints of other repositories.
+func releaseForeign(c *cli.Context) (err error) {
+	if c.Args().Len() == 0 {
+		return argumentError(c)
+	}
+	if c.Bool("points") {
+		return &usageError{"--foreign and --points do not go together", "leave out one of them"}
+	}
+	conn, err := connect(c)
+	if err != nil {
 		return err
 	}
-	return printResult(c, result, func() error { return printReleased(c.App.Writer, result) })
+	defer join(&err, conn.Close)
+	result, err := release.Foreign(conn, c.String("repo"), release.ForeignRequest{
+		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
+	})
+	if err != nil {
+		return err
+	}
+	if c.Args().Len() == 1 {
+		return printAnswer(c, result, func(w io.Writer) error { return printForeign(w, result, c.Bool("quiet")) })
+	}
+	return printDone(c, result, func(w io.Writer) error {
+		return printReleased(w, release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted})
+	})
+}
+
+// printForeign prints a table, or, where it shall be quiet, names alone.
+func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
+	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "CREATED", spare: 1}, {name: "REPOSITORY", note: true}}}
+	for _, f := range r.Foreign {
+		if quiet {
+			if _, err := fmt.Fprintln(w, f.Name); err != nil {
+				return err
+			}
+		}
+		g.add(f.Name, repository.TimeText(f.Created), f.Repository)
+	}
+	switch {
+	case quiet:
+		return nil
+	case len(r.Foreign) == 0:
+		_, err := fmt.Fprintf(w, "domain %s: no checkpoints of other repositories\n", r.Domain)
+		return err
+	}
+	if err := g.print(w, ""); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", repository.ShellWord(r.Domain))
+	return err
+}
+
+// pointToRelease says which domain and point are meant; "" is all points. A time must be
+// the point's own: what is removed is never the newest before some time.
+func pointToRelease(c *cli.Context, conn *hypervisor.Conn, name string) (domain, point string, err error) {
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return "", "", err
+	}
+	inRepo, err := domainsOf(repo)
+	if err != nil {
+		return "", "", err
+	}
+	domain, at, err := pointArg(name, func(domain string) bool {
+		_, err := conn.Domain(domain)
+		return err == nil || inRepo(domain)
+	})
+	if _, _, notID := repository.ParsePointID(at); err != nil || at == "" || notID == nil {
+		return domain, at, err
+	}
+	m, err := repo.Find(domain, at)
+	if err != nil {
+		return "", "", err
+	}
+	if at != repository.Latest && !m.IsNamed(at) {
+		return "", "", &usageError{fmt.Sprintf("domain %s has no point of %s: the newest before it is %s", domain, at, m.ID), "name the point by its id, or by its time"}
+	}
+	return domain, m.ID, nil
 }
 
 func printReleased(w io.Writer, r release.Result) error {

@@ -1,11 +1,10 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/repository"
@@ -16,14 +15,14 @@ func restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "restore",
 		Usage:     "turn a point into images of their own, and the domain's XML",
-		ArgsUsage: "DOMAIN",
+		ArgsUsage: "DOMAIN[@POINT]",
 		Description: "virtbackup restore vm1 --to /tmp/vm1\n" +
-			"virtbackup restore vm1 --to /tmp/vm1 --at check2\n" +
+			"virtbackup restore vm1@check2 --to /tmp/vm1\n" +
 			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --disk vda --format raw\n\n" +
 			"Nothing is overwritten, and the domain itself is not touched.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "`DIR` for the images: new or empty"},
-			&cli.StringFlag{Name: "at", Value: restore.Latest, Usage: "`POINT`, time (the newest point at or before it), or latest"},
+			&cli.StringFlag{Name: "at", DefaultText: repository.Latest, Usage: "`POINT`, as behind the @: an id, latest, or a time, which is the newest point at or before it; a day means its end, as do a minute and a second"},
 			&cli.StringSliceFlag{Name: "disk", Usage: "restore only disk `TARGET` (vda); may be given again"},
 			&cli.StringFlag{Name: "format", Value: string(restore.QCOW2), Usage: "`FORMAT` of the images: qcow2, raw"},
 		},
@@ -32,63 +31,64 @@ func restoreCommand() *cli.Command {
 }
 
 func restoreAction(c *cli.Context) error {
-	domain, err := oneDomain(c)
+	name, err := oneDomain(c)
 	if err != nil {
 		return err
 	}
-	repo, err := repository.Open(c.String("repo"))
+	repo, domain, at, err := pointToRestore(c, name)
 	if err != nil {
 		return err
 	}
 	show := newProgress(c)
 	result, err := restore.Run(c.Context, repo, restore.Request{
-		Domain: domain, At: c.String("at"), Dir: c.String("to"), Disks: c.StringSlice("disk"),
+		Domain: domain, At: at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
 		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.update,
 	})
 	show.close(err == nil)
 	if err != nil {
 		return err
 	}
-	if err := printResult(c, result, func() error { return printRestore(c.App.Writer, result) }); err != nil {
-		return err
-	}
-	if len(result.Warnings) > 0 {
-		return errWarned
-	}
-	return nil
+	printed := printDone(c, result, func(w io.Writer) error { return printRestore(w, result) })
+	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
-// resolve finds a point by id or time; "" is the newest.
-func resolve(repo *repository.Repository, domain, at string) (repository.Manifest, error) {
-	points, err := repo.Points(domain)
-	var damaged *repository.DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return repository.Manifest{}, err
+// pointToRestore opens the repository, and says which point is meant. With --at all of
+// the argument is the domain's name.
+func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, domain, at string, err error) {
+	if !c.IsSet("at") {
+		return openWithPoint(c, name)
 	}
-	if at == "" {
-		at = restore.Latest
+	if repo, err = repository.Open(c.String("repo")); err != nil {
+		return nil, "", "", err
 	}
-	m, resolveErr := restore.Resolve(domain, points, at)
-	if resolveErr != nil {
-		return m, errors.Join(resolveErr, err)
+	known, err := domainsOf(repo)
+	if err != nil {
+		return nil, "", "", err
 	}
-	return m, nil
+	if domain, _, err := pointArg(name, known); err == nil && domain != name && known(domain) {
+		return nil, "", "", &usageError{fmt.Sprintf("%s names a point, and so does --at %s", name, c.String("at")), "leave out one of them"}
+	}
+	return repo, name, c.String("at"), nil
 }
 
 func printRestore(w io.Writer, r restore.Result) error {
-	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, in %s\n", r.Point, r.Domain, localTime(r.Time), seconds(r.Seconds)); err != nil {
+	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, repository.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
 		return err
 	}
-	t := newTable(table.Row{"DISK", "SIZE", "DATA", "IMAGE"}, "SIZE", "DATA")
-	for _, d := range r.Disks {
-		t.AppendRow(table.Row{d.Target, size(d.VirtualSize), size(d.DataBytes), d.Image})
-	}
-	if err := printTable(w, t, "  "); err != nil {
+	if err := restoredGrid(r).print(w, "  "); err != nil {
 		return err
 	}
 	if r.XML == "" {
 		return nil
 	}
-	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", r.XML)
+	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML))
 	return err
+}
+
+func restoredGrid(r restore.Result) *grid {
+	g := &grid{columns: []column{{name: "DISK"}, {name: "SIZE", right: true, spare: 2}, {name: "DATA", right: true, spare: 1}, {name: "IMAGE"}}}
+	for _, d := range r.Disks {
+		g.add(d.Target, size(d.VirtualSize), size(d.DataBytes), filepath.Base(d.Image))
+	}
+	return g
 }

@@ -1,11 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 
-	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/repository"
@@ -30,13 +30,13 @@ func verifyAction(c *cli.Context) error {
 	if c.Args().Len() > 1 {
 		return argumentError(c)
 	}
-	repo, err := repository.Open(c.String("repo"))
+	repo, domain, at, err := openWithPoint(c, c.Args().First())
 	if err != nil {
 		return err
 	}
-	domain, at := splitPoint(c.Args().First())
-	if _, _, err := repository.ParsePointID(at); at != "" && err != nil { // latest, or a time
-		m, err := resolve(repo, domain, at)
+	// A point whose manifest is damaged is checked by its id.
+	if _, _, err := repository.ParsePointID(at); at != "" && err != nil {
+		m, err := repo.Find(domain, at)
 		if err != nil {
 			return err
 		}
@@ -49,34 +49,32 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := printResult(c, report, func() error { return printVerification(c.App.Writer, report) }); err != nil {
+	printed := printAnswer(c, report, func(w io.Writer) error { return printVerification(w, report, c.Bool("quiet")) })
+	if err := errors.Join(printed, report.Err()); err != nil {
 		return err
 	}
-	if err := report.Err(); err != nil {
-		return err
-	}
-	if len(report.Warnings) > 0 {
-		return errWarned
-	}
-	return nil
+	return warnedIf(len(report.Warnings) > 0)
 }
 
-// printVerification prints what is damaged first, then what is left.
-func printVerification(w io.Writer, r verify.Report) error {
+// printVerification prints what is damaged first, then, unless quiet, what is left.
+func printVerification(w io.Writer, r verify.Report, quiet bool) error {
 	var b strings.Builder
 	for _, d := range groupDamage(r.Damage) {
 		printDamage(&b, d)
 	}
+	if _, err := io.WriteString(w, b.String()); err != nil || quiet {
+		return err
+	}
 	for _, d := range r.Domains {
-		if err := printVerified(&b, d); err != nil {
+		if err := printVerified(w, d); err != nil {
 			return err
 		}
 	}
+	none := ""
 	if len(r.Domains) == 0 {
-		b.WriteString("no points yet\n")
+		none = "no points yet\n"
 	}
-	fmt.Fprintf(&b, "read %s in %s\n", size(r.Bytes), seconds(r.Seconds))
-	_, err := io.WriteString(w, b.String())
+	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, size(r.Bytes), seconds(r.Seconds))
 	return err
 }
 
@@ -144,32 +142,33 @@ func guestRanges(d repository.Damage) string {
 }
 
 // printVerified prints what a domain's points are worth.
-func printVerified(b *strings.Builder, d verify.DomainReport) error {
-	fmt.Fprintln(b, d.Domain)
-	if len(d.Points) == 0 {
-		b.WriteString("  no points yet\n\n")
-		return nil
+func printVerified(w io.Writer, d verify.DomainReport) error {
+	if _, err := fmt.Fprintln(w, d.Domain); err != nil {
+		return err
 	}
-	t := newTable(table.Row{"POINT", "KIND", "TIME", "FILES", "RESTORES"})
+	g := grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "TIME", spare: 2}, {name: "FILES"}, {name: "RESTORES", note: true}}}
 	for _, p := range d.Points {
 		at := "-"
 		if !p.Time.IsZero() {
-			at = localTime(p.Time)
+			at = repository.TimeText(p.Time)
 		}
-		t.AppendRow(table.Row{p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p)})
+		g.add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
 	}
-	if err := printTable(b, t, "  "); err != nil {
+	if err := g.print(w, "  "); err != nil {
 		return err
 	}
+	last := ""
 	switch {
+	case len(d.Points) == 0:
+		last = "  no points yet\n"
 	case len(d.Lost) == 0:
 	case d.Newest == "":
-		b.WriteString("  none of the points that were checked restores whole\n")
+		last = "  none of the points that were checked restores whole\n"
 	default:
-		fmt.Fprintf(b, "  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, repository.ShellWord(d.Domain), d.Newest)
+		last = fmt.Sprintf("  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, repository.ShellWord(d.Domain), d.Newest)
 	}
-	b.WriteString("\n")
-	return nil
+	_, err := fmt.Fprintln(w, last)
+	return err
 }
 
 func filesOf(p verify.Point) string {

@@ -5,12 +5,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"strings"
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
@@ -24,6 +24,7 @@ const (
 	exitLocked   = 4
 	exitDamaged  = 5
 	exitNotFound = 6
+	exitBug      = 70
 	exitSignal   = 128
 )
 
@@ -37,33 +38,14 @@ type usageError struct{ message, hint string }
 func (e *usageError) Error() string { return e.message }
 func (e *usageError) Hint() string  { return e.hint }
 
-// severalError is what is left to say after some of several domains failed, each
-// with an error that was printed at once.
-type severalError struct {
-	of    int
-	what  string // was not done
-	names []string
-	errs  []error
+// hintedError adds advice to an error.
+type hintedError struct {
+	error
+	hint string
 }
 
-func (e *severalError) add(domain string, err error) {
-	e.names, e.errs = append(e.names, domain), append(e.errs, err)
-}
-
-func (e *severalError) Error() string {
-	return fmt.Sprintf("%d of %d domains were not %s: %s", len(e.errs), e.of, e.what, strings.Join(e.names, ", "))
-}
-
-// exitCode is that of all, where they agree.
-func (e *severalError) exitCode() int {
-	code := exitCode(e.errs[0])
-	for _, err := range e.errs {
-		if exitCode(err) != code {
-			return exitFailed
-		}
-	}
-	return code
-}
+func (e *hintedError) Unwrap() error { return e.error }
+func (e *hintedError) Hint() string  { return e.hint }
 
 // exitCode is the one place that decides how the program ends.
 func exitCode(err error) int {
@@ -77,6 +59,8 @@ func exitCode(err error) int {
 		noRestore *restore.NotFoundError
 		locked    *repository.LockedError
 		damaged   *repository.DamagedError
+		ambiguous *repository.AmbiguousError
+		bug       *panics.Error
 	)
 	switch {
 	case err == nil:
@@ -85,9 +69,11 @@ func exitCode(err error) int {
 		return several.exitCode()
 	case errors.As(err, &signal):
 		return exitSignal + int(signal.signal)
+	case errors.As(err, &bug):
+		return exitBug
 	case errors.Is(err, errWarned):
 		return exitWarning
-	case errors.As(err, &usage), errors.As(err, &badBackup), errors.As(err, &badRest),
+	case errors.As(err, &usage), errors.As(err, &ambiguous), errors.As(err, &badBackup), errors.As(err, &badRest),
 		errors.Is(err, hypervisor.ErrRemote), errors.Is(err, repository.ErrNotRepository):
 		return exitUsage
 	case errors.As(err, &locked):

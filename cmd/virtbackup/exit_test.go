@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -85,18 +87,15 @@ func checkReport(t *testing.T, text string, isError bool, hint string) {
 	}
 }
 
-// Several domains that fail have been reported one by one; the exit code is
-// theirs where they agree.
-func TestSeveralErrors(t *testing.T) {
-	e := &severalError{of: 3, what: "backed up"}
-	e.add("vm1", &repository.LockedError{})
-	e.add("vm2", &repository.LockedError{})
-	var b bytes.Buffer
-	if code := report(&b, e); code != exitLocked || b.String() != "error: 2 of 3 domains were not backed up: vm1, vm2\n" {
-		t.Errorf("got %d, %q", code, b.String())
-	}
-	e.add("vm3", errors.New("boom"))
-	if code := exitCode(e); code != exitFailed {
-		t.Errorf("got %d, want %d", code, exitFailed)
+// A user with a libvirt of their own must not be sent to root.
+func TestHintForSessions(t *testing.T) {
+	for uri, want := range map[string]string{"qemu:///session": "--scratch-dir", "qemu:///system": "as root"} {
+		app := newApp(&bytes.Buffer{}, &bytes.Buffer{})
+		app.Action = func(c *cli.Context) error {
+			return forSession(c, fmt.Errorf("open: %w", fs.ErrPermission))
+		}
+		if err := app.Run([]string{"virtbackup", "--connect", uri}); !strings.Contains(hintFor(err), want) || exitCode(err) != exitFailed {
+			t.Errorf("%s: %v, hint %s", uri, err, hintFor(err))
+		}
 	}
 }

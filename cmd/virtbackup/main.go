@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"syscall"
 )
 
@@ -26,6 +27,7 @@ func main() {
 
 // run is the program: from a command line to an exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
+	out := newScreen(stdout)
 	defer func() {
 		// Left to itself a panic exits with 2, which means something else here.
 		if p := recover(); p != nil {
@@ -33,12 +35,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 			code = exitFailed
 		}
 	}()
-	app := newApp(stdout, stderr)
-	args, err := arrange(app, args)
+	app := newApp(out, stderr)
+	arranged, err := arrange(app, args)
 	if err == nil {
-		err = app.RunContext(ctx, args)
+		err = app.RunContext(ctx, arranged)
 	}
-	return report(stderr, err)
+	code = report(stderr, err)
+	if code != exitDone && code != exitWarning && !out.used && wantsJSON(args) {
+		_ = printJSON(out, failed(err)) // stderr has it, too
+	}
+	return code
+}
+
+// wantsJSON tells whether the command line asks for JSON, also where it is wrong.
+func wantsJSON(args []string) bool {
+	if i := slices.Index(args, "--"); i >= 0 {
+		args = args[:i]
+	}
+	return slices.Contains(args, "--json") || slices.Contains(args, "-json")
 }
 
 // signalError is why a run ends when a signal arrives.

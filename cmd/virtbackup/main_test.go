@@ -21,10 +21,11 @@ func TestRun(t *testing.T) {
 		{"help", 0, "Exit codes: 0 done", ""},
 		{"help inc", 0, "virtbackup inc vm1 --since check2", ""},
 		{"inc vm1 --help", 0, "virtbackup inc [options] DOMAIN", ""},
-		{"checkpoint", 0, "delete a checkpoint", ""},
+		{"checkpoint", 2, "", "error: virtbackup checkpoint needs one of the commands list, size and delete\nhint: virtbackup checkpoint --help\n"},
+		{"checkpoint --help", 0, "delete a checkpoint", ""},
 		{"checkpoint delete -h", 0, "virtbackup checkpoint delete vm1 check2", ""},
 		{"help release", 0, "virtbackup release vm1@check3 --points", ""},
-		{"forget", 2, "", "error: virtbackup forget takes the arguments DOMAIN[@POINT]: none was given\n"}, // as it was called once
+		{"forget", 2, "", "error: virtbackup forget takes the arguments DOMAIN[@POINT] | DOMAIN --foreign [CHECKPOINT...]: none was given\n"}, // as it was called once
 		{"--version", 0, "virtbackup version", ""},
 		{"nonsense", 2, "", "error: there is no command \"nonsense\"\nhint: virtbackup --help\n"},
 		{"help nonsense", 2, "", "error: there is no command \"nonsense\"\n"},
@@ -39,7 +40,10 @@ func TestRun(t *testing.T) {
 		{"init a b", 2, "", "error: virtbackup init takes the arguments [DIR]: not \"a b\"\nhint: virtbackup init --help\n"},
 		{"inc vm1 --max-chain many", 2, "", "hint: virtbackup inc --help\n"},
 		{"list", 2, "", "not a virtbackup repository: it holds no repository.json\nhint: "},
-		{"list --json", 2, "", "hint: "},
+		{"list --json", 2, "{\n  \"error\": \"open repository ", "hint: "},
+		{"inc vm1 --nope --json", 2, "\"hint\": \"virtbackup inc --help\",\n  \"exit_code\": 2\n}\n", "there is no option --nope"},
+		{"inc --json --since", 2, "\"exit_code\": 2", "option --since needs a value"},
+		{"show vm1@ --json", 2, "\"exit_code\": 2", "not a virtbackup repository"},
 		{"full vm1 --connect qemu+ssh://elsewhere/system", 2, "", "hint: run virtbackup on the host"},
 	}
 	for _, tt := range tests {

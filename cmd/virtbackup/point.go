@@ -6,8 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
-
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -27,8 +25,9 @@ func targets(m repository.Manifest) string {
 	return strings.Join(names, " ")
 }
 
-// diskRemark says which disks are not what the point's kind says, and why.
-func diskRemark(m repository.Manifest) string {
+// diskRemark says which disks are not what the point's kind says, and why, unless that is
+// as it was with the parent.
+func diskRemark(m, parent repository.Manifest) string {
 	var order []string
 	disks := map[string][]string{}
 	for _, d := range m.Disks {
@@ -44,6 +43,9 @@ func diskRemark(m repository.Manifest) string {
 		if d.Reason != "" {
 			how += ": " + d.Reason
 		}
+		if before, ok := parent.Disk(d.Target); ok && d.Method == repository.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
+			continue // as of a raw disk, every time
+		}
 		if disks[how] == nil {
 			order = append(order, how)
 		}
@@ -56,15 +58,19 @@ func diskRemark(m repository.Manifest) string {
 	return strings.Join(notes, "; ")
 }
 
-func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest) error {
+// printPoint prints all of a point; without the table of its disks where it shall be quiet.
+func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest, quiet bool) error {
 	lines := [][2]string{
 		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
 		{"parent", orNone(m.Parent)}, {"checkpoint", orNone(m.Checkpoint)},
-		{"time", m.Time.Local().Format("2006-01-02 15:04:05.000 -0700")},
+		{"time", repository.TimeTextFine(m.Time)},
 		{"took", m.Finished.Sub(m.Time).Round(time.Millisecond).String()},
 		{"consistency", m.Consistency},
 		{"made by", fmt.Sprintf("virtbackup %s, libvirt %s, QEMU %s", m.Versions.Virtbackup, m.Versions.Libvirt, m.Versions.QEMU)},
 		{"directory", repo.PointDir(m.Domain, m.ID)},
+	}
+	for _, d := range m.LeftOut {
+		lines = append(lines, [2]string{"left out", leftOut(d)})
 	}
 	for _, target := range m.Gone {
 		lines = append(lines, [2]string{"gone", "disk " + target + " of the parent"})
@@ -77,19 +83,30 @@ func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest)
 			return err
 		}
 	}
+	if quiet {
+		return nil
+	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	return printDisks(w, m, "")
+	return printDisks(w, m, repository.Manifest{}, "")
 }
 
-func printDisks(w io.Writer, m repository.Manifest, indent string) error {
-	t := newTable(table.Row{"DISK", "KIND", "SIZE", "DATA", "ZEROS", "IMAGE", "PARENT", "SOURCE", "NOTE"}, "SIZE", "DATA", "ZEROS", "IMAGE")
-	t.SuppressEmptyColumns()
+func leftOut(d repository.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
+
+// printDisks prints a table. Notes that the parent has, too, are no news; a zero parent
+// has none.
+func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error {
+	g := grid{columns: []column{{name: "DISK"}, {name: "KIND", spare: 1}, {name: "SIZE", right: true, spare: 3}, {name: "DATA", right: true},
+		{name: "ZEROS", right: true, spare: 4}, {name: "IMAGE", right: true}, {name: "PARENT", spare: 2}, {name: "SOURCE", spare: 5}, {name: "NOTE", note: true}}}
 	for _, d := range m.Disks {
-		t.AppendRow(table.Row{d.Target, d.Kind, size(d.VirtualSize), size(d.DataBytes), size(d.ZeroBytes), size(d.ImageBytes), d.Parent, d.Source, diskNote(d)})
+		note := diskNote(d)
+		if before, ok := parent.Disk(d.Target); ok && diskNote(before) == note {
+			note = ""
+		}
+		g.add(d.Target, d.Kind, size(d.VirtualSize), size(d.DataBytes), size(d.ZeroBytes), size(d.ImageBytes), d.Parent, d.Source, note)
 	}
-	return printTable(w, t, indent)
+	return g.print(w, indent)
 }
 
 // diskNote is what a reader of a point should know of one of its disks.

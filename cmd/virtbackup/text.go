@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"time"
 )
 
 func orNone(s string) string {
@@ -11,8 +10,6 @@ func orNone(s string) string {
 	}
 	return s
 }
-
-func localTime(t time.Time) string { return t.Local().Format(time.DateTime) }
 
 func seconds(s float64) string { return fmt.Sprintf("%.1f s", s) }
 

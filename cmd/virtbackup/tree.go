@@ -5,11 +5,26 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/repository"
 )
+
+// printList prints the points as trees, or, with --quiet, their names alone, as other
+// commands take them.
+func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoint) error {
+	if !c.Bool("quiet") {
+		return printTrees(w, domains, listed)
+	}
+	for _, p := range listed {
+		if _, err := fmt.Fprintf(w, "%s@%s\n", p.Domain, p.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // printTrees prints the points of each domain as a tree of chains.
 func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
@@ -39,18 +54,28 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 			}
 			continue
 		}
-		t := newTable(table.Row{"POINT", "KIND", "PARENT", "TIME", "DISKS", "DATA", "IMAGE", "CONSISTENCY", "CHECKPOINT", "VERIFIED", "NOTE"}, "DATA", "IMAGE")
-		for _, n := range nodes {
-			m, p := n.point, known[[2]string{domain, n.point.ID}]
-			data, image := sums(m)
-			t.AppendRow(table.Row{n.branch + m.ID, m.Kind, m.Parent, localTime(m.Time), targets(m), size(data), size(image), m.Consistency,
-				p.checkpoint(), p.verified(), p.remark()})
-		}
-		if err := printTable(w, t, "  "); err != nil {
+		if err := listGrid(nodes, domain, known).print(w, "  "); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// listGrid has a line for each point.
+func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *grid {
+	g := &grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "PARENT", spare: 6}, {name: "TIME"}, {name: "DISKS", spare: 5},
+		{name: "DATA", right: true, spare: 7}, {name: "IMAGE", right: true, spare: 2}, {name: "CONSISTENCY", spare: 8}, {name: "CHECKPOINT", spare: 4},
+		{name: "VERIFIED", spare: 3}, {name: "NOTE", note: true}}}
+	for _, n := range nodes {
+		m, p := n.point, known[[2]string{domain, n.point.ID}]
+		data, image := sums(m)
+		g.add(n.branch+m.ID, m.Kind, m.Parent, repository.TimeText(m.Time), targets(m), size(data), size(image), m.Consistency,
+			p.checkpoint(), p.verified(), p.remark(known[[2]string{domain, m.Parent}].Manifest))
+		if p.Verified != nil && !p.Verified.Sound {
+			g.columns[9].spare = 0 // that it is damaged is always shown
+		}
+	}
+	return g
 }
 
 // node is one line of a tree.
@@ -139,7 +164,7 @@ func (p listedPoint) checkpoint() string {
 	return "-"
 }
 
-// verified says when the point was last found sound, or that it was not.
+// verified says on which day the point was last found sound, or that it was not.
 func (p listedPoint) verified() string {
 	switch {
 	case p.Verified == nil:
@@ -147,16 +172,16 @@ func (p listedPoint) verified() string {
 	case !p.Verified.Sound:
 		return "DAMAGED"
 	}
-	return localTime(p.Verified.Time)
+	return p.Verified.Time.Local().Format(time.DateOnly)
 }
 
 // remark is what list notes about a point: disks that are lost, its time, where that is
-// odd, and its disks.
-func (p listedPoint) remark() string {
+// odd, and its disks, compared with the parent.
+func (p listedPoint) remark(parent repository.Manifest) string {
 	lost := ""
 	if len(p.Lost) > 0 {
 		lost = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"
 	}
-	notes := []string{lost, p.Clock, diskRemark(p.Manifest)}
+	notes := []string{lost, p.Clock, diskRemark(p.Manifest, parent)}
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
 }

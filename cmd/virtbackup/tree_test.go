@@ -90,10 +90,10 @@ func TestPrintTrees(t *testing.T) {
   no points yet
 
 vm1
-  POINT      KIND  PARENT  TIME                 DISKS       DATA    IMAGE  CONSISTENCY  CHECKPOINT  VERIFIED             NOTE
-  check1     full          2026-11-20 02:01:00  vda      3.0 MiB  3.5 MiB  crash        -           2026-11-21 03:04:05
-  ├─ check2  inc   check1  2026-11-20 02:02:00  vda vdb  1.0 GiB  1.0 GiB  crash        -           DAMAGED              vda in full
-  └─ diff3   diff  check2  2026-11-20 02:03:00  vda      3.0 MiB  3.5 MiB  crash        -           -                    its time, 2026-11-20 02:03:00, lies in the future; vda in full
+  POINT      KIND  PARENT  TIME                 DISKS       DATA    IMAGE  CONSISTENCY  CHECKPOINT  VERIFIED    NOTE
+  check1     full          2026-11-20 02:01:00  vda      3.0 MiB  3.5 MiB  crash        -           2026-11-21
+  ├─ check2  inc   check1  2026-11-20 02:02:00  vda vdb  1.0 GiB  1.0 GiB  crash        -           DAMAGED     vda in full
+  └─ diff3   diff  check2  2026-11-20 02:03:00  vda      3.0 MiB  3.5 MiB  crash        -           -           its time, 2026-11-20 02:03:00, lies in the future; vda in full
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)

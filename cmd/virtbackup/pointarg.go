@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// pointArg takes a command's only argument apart, DOMAIN[@POINT]; at is "" without a
+// point. A name that a domain has as a whole, by known, is that domain: libvirt allows @
+// in names. Where it could be a point of another domain, too, nothing is guessed.
+func pointArg(arg string, known func(domain string) bool) (domain, at string, err error) {
+	i := strings.LastIndexByte(arg, '@')
+	if i <= 0 {
+		return arg, "", nil
+	}
+	domain, at = arg[:i], arg[i+1:]
+	switch whole := known(arg); {
+	case whole && known(domain) && repository.IsPointName(at):
+		return "", "", &usageError{fmt.Sprintf("%s is a domain, and could be point %s of domain %s", arg, at, domain),
+			fmt.Sprintf("%s@latest, or another of its points, is of the domain; restore %s --at POINT, too", arg, arg)}
+	case whole:
+		return arg, "", nil
+	case at == "":
+		return "", "", &usageError{arg + " names no point", fmt.Sprintf("%s@latest, or %s alone", domain, domain)}
+	}
+	return domain, at, nil
+}
+
+// domainsOf tells which domains have points in a repository.
+func domainsOf(repo *repository.Repository) (known func(domain string) bool, err error) {
+	domains, err := repo.Domains()
+	return func(domain string) bool { return slices.Contains(domains, domain) }, err
+}
+
+// openWithPoint opens the repository, and takes a DOMAIN[@POINT] apart.
+func openWithPoint(c *cli.Context, arg string) (repo *repository.Repository, domain, at string, err error) {
+	if repo, err = repository.Open(c.String("repo")); err != nil {
+		return nil, "", "", err
+	}
+	known, err := domainsOf(repo)
+	if err != nil {
+		return nil, "", "", err
+	}
+	domain, at, err = pointArg(arg, known)
+	return repo, domain, at, err
+}

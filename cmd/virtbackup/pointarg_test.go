@@ -1,0 +1,29 @@
+package main
+
+import (
+	"errors"
+	"slices"
+	"testing"
+)
+
+func TestPointArg(t *testing.T) {
+	known := func(domain string) bool {
+		return slices.Contains([]string{"vm1", "vm1@home", "vm1@check2", "a@b"}, domain)
+	}
+	for in, want := range map[string][2]string{
+		"vm1": {"vm1", ""}, "vm1@check3": {"vm1", "check3"}, "vm1@2026-11-20 02:00": {"vm1", "2026-11-20 02:00"},
+		"a@b": {"a@b", ""}, "a@b@check2": {"a@b", "check2"}, "vm1@home": {"vm1@home", ""}, "vm1@check2@latest": {"vm1@check2", "latest"},
+		"@vm": {"@vm", ""}, "unknown@check1": {"unknown", "check1"},
+	} {
+		if domain, at, err := pointArg(in, known); err != nil || domain != want[0] || at != want[1] {
+			t.Errorf("pointArg(%q) = %q, %q, %v, want %q", in, domain, at, err, want)
+		}
+	}
+	// An empty shell variable behind the @ must not mean all points.
+	for _, in := range []string{"vm1@check2", "vm1@", "new@"} {
+		var usage *usageError
+		if domain, at, err := pointArg(in, known); !errors.As(err, &usage) || usage.hint == "" {
+			t.Errorf("pointArg(%q) = %q, %q, %v", in, domain, at, err)
+		}
+	}
+}

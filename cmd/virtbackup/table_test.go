@@ -32,7 +32,7 @@ func TestGrid(t *testing.T) {
 		43: `
   POINT        SIZE  NOTE
   check1    1.0 MiB
-  check10  10.0 MiB  a note that goes on an…`,
+  check10  10.0 MiB  a note that goes on a…`,
 		30: `
   POINT    NOTE
   check1

@@ -165,9 +165,8 @@ func (r *run) find(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := repository.ValidName(r.Domain); err != nil {
-		return usageError("give the domain another name: virsh domrename OLD NEW, while it is shut off",
-			"domain %q cannot be backed up, since its points are kept in a directory of its name: %v", r.Domain, err)
+	if err := repository.ValidDomain(r.Domain); err != nil {
+		return err
 	}
 	active, err := domain.Active()
 	if err != nil {

@@ -15,6 +15,9 @@ type Ledger struct {
 
 // Ledger reads the ledger of a domain. A damaged instants.json is as good as none.
 func (r *Repository) Ledger(domain string) (*Ledger, error) {
+	if ValidDomain(domain) != nil { // nothing of it can be ours
+		return &Ledger{repo: r, domain: domain}, nil
+	}
 	is, err := r.readInstants(domain)
 	var bad *instantsError
 	if err != nil && !errors.As(err, &bad) {

@@ -63,8 +63,8 @@ type holder struct {
 // directory where it is absent. The error is a *LockedError where another run
 // has it, in this process or another.
 func (r *Repository) Lock(domain string) (*Lock, error) {
-	if err := ValidName(domain); err != nil {
-		return nil, fmt.Errorf("lock domain: %w", err)
+	if err := ValidDomain(domain); err != nil {
+		return nil, err
 	}
 	made := false
 	for range lockAttempts {

@@ -46,6 +46,34 @@ func ValidName(name string) error {
 	return nil
 }
 
+// DomainNameError says that a repository can hold no points of a domain of that name, since
+// it keeps them in a directory of the name; errors.Is finds ErrNoPoint in it.
+type DomainNameError struct {
+	Name string
+	err  error
+}
+
+// ValidDomain returns a *DomainNameError where ValidName refuses the name of a domain.
+func ValidDomain(name string) error {
+	if err := ValidName(name); err != nil {
+		return &DomainNameError{name, err}
+	}
+	return nil
+}
+
+// Error says what is wrong with the name.
+func (e *DomainNameError) Error() string {
+	return fmt.Sprintf("domain %q can have no points, as these are kept in a directory of its name: %v", e.Name, e.err)
+}
+
+// Hint says what to do.
+func (e *DomainNameError) Hint() string {
+	return "give the domain another name: virsh domrename OLD NEW, while it is shut off"
+}
+
+// Is makes it an ErrNoPoint.
+func (e *DomainNameError) Is(target error) bool { return target == ErrNoPoint }
+
 // ParsePointID splits a point id into its prefix (check, diff or copy) and its
 // number, 1 or more.
 func ParsePointID(id string) (prefix string, n int, err error) {

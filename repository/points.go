@@ -135,8 +135,8 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 // pointIDs lists what should be the points of a domain, in no order; none where the
 // domain has no directory.
 func (r *Repository) pointIDs(domain string) ([]string, error) {
-	if err := ValidName(domain); err != nil {
-		return nil, fmt.Errorf("list points: domain: %w", err)
+	if err := ValidDomain(domain); err != nil {
+		return nil, err
 	}
 	info, err := os.Lstat(r.domainDir(domain))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -176,8 +176,8 @@ func looksLikePoint(e fs.DirEntry) bool {
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
 // there is no such directory, a *DamagedError where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (Manifest, error) {
-	if err := ValidName(domain); err != nil {
-		return Manifest{}, fmt.Errorf("domain: %w", err)
+	if err := ValidDomain(domain); err != nil {
+		return Manifest{}, err
 	}
 	if _, _, err := ParsePointID(id); err != nil {
 		return Manifest{}, fmt.Errorf("%w: %w", ErrNoPoint, err)

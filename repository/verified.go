@@ -105,8 +105,8 @@ func (r *Repository) readVerified(domain string) map[string]Verification {
 // are gone. The file is replaced at once; of two calls at the same time one may
 // be lost.
 func (r *Repository) SetVerified(domain string, points map[string]Verification) error {
-	if err := ValidName(domain); err != nil {
-		return fmt.Errorf("note verification: domain: %w", err)
+	if err := ValidDomain(domain); err != nil {
+		return err
 	}
 	all := verifiedFile{Format: Format, Points: map[string]Verification{}}
 	for _, some := range []map[string]Verification{r.readVerified(domain), points} {

@@ -93,9 +93,6 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 
 // choose finds the point and its disks.
 func (r *restorer) choose() error {
-	if err := repository.ValidName(r.Domain); err != nil {
-		return &NotFoundError{fmt.Sprintf("domain %q: %v", r.Domain, err), "virtbackup list"}
-	}
 	var err error
 	if r.point, err = r.repo.Find(r.Domain, r.At); err != nil {
 		return err

@@ -4,8 +4,9 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 GO ?= go
 
-# Where there is no git, or no repository, the version is what VERSION says.
-VERSION ?= $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+# The commit, for --version; nothing where there is no git, or no repository. The number
+# of the version is in cmd/virtbackup/version.go.
+REVISION ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)
 
 .DEFAULT_GOAL := build
 
@@ -19,7 +20,7 @@ deps: ## Installs what building and testing need (Debian), and the libnbd bindin
 
 .PHONY: build
 build: ## Builds bin/virtbackup.
-	$(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/virtbackup ./cmd/virtbackup
+	$(GO) build -trimpath -ldflags '-X main.revision=$(REVISION)' -o bin/virtbackup ./cmd/virtbackup
 
 .PHONY: test
 test: deps ## Runs every test; a skipped one is a failure.

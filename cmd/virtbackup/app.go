@@ -22,7 +22,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		Usage:           "incremental backups of KVM guests that restore",
 		UsageText:       "virtbackup [global options] COMMAND [options] DOMAIN...",
 		Description:     description,
-		Version:         version,
+		Version:         version(),
 		Writer:          stdout,
 		ErrWriter:       stderr,
 		Flags:           globalFlags(),

@@ -187,7 +187,7 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, doma
 		Quiesce: backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"),
 		ScratchLimit: scratchLimit, KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
-		Tuning: tuning, Version: version, Log: logger(c, show), Progress: show.update,
+		Tuning: tuning, Version: version(), Log: logger(c, show), Progress: show.update,
 	})
 }
 

@@ -15,9 +15,6 @@ import (
 	"syscall"
 )
 
-// version is set by the Makefile.
-var version = "unknown"
-
 func main() {
 	ctx, stop := withSignals(context.Background())
 	code := run(ctx, os.Args, os.Stdout, os.Stderr)

@@ -26,7 +26,7 @@ func TestRun(t *testing.T) {
 		{"checkpoint delete -h", 0, "virtbackup checkpoint delete vm1 check2", ""},
 		{"help release", 0, "virtbackup release vm1@check3 --points", ""},
 		{"forget", 2, "", "error: virtbackup forget takes the arguments DOMAIN[@POINT] | DOMAIN --foreign [CHECKPOINT...]: none was given\n"}, // as it was called once
-		{"--version", 0, "virtbackup version", ""},
+		{"--version", 0, "virtbackup version " + number + "\n", ""},
 		{"nonsense", 2, "", "error: there is no command \"nonsense\"\nhint: virtbackup --help\n"},
 		{"help nonsense", 2, "", "error: there is no command \"nonsense\"\n"},
 		{"checkpoint nonsense", 2, "", "error: virtbackup checkpoint has no command \"nonsense\"\n"},

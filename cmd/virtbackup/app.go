@@ -145,5 +145,14 @@ func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	return slog.New(&lineHandler{w: w, level: level})
 }
 
+// reportLogger is for commands whose report says at the end what was done: warnings, and
+// with --verbose every step.
+func reportLogger(c *cli.Context) *slog.Logger {
+	if c.Bool("verbose") {
+		return logger(c, c.App.ErrWriter)
+	}
+	return slog.New(&lineHandler{w: c.App.ErrWriter, level: slog.LevelWarn})
+}
+
 // join keeps the error of a command and adds that of closing what it opened.
 func join(err *error, closing func() error) { *err = errors.Join(*err, closing()) }

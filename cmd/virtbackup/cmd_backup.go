@@ -122,6 +122,9 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
+	if _, err := repository.Open(c.String("repo")); err != nil { // would be said of each
+		return err
+	}
 	if c.Bool("all") {
 		if domains, err = running(conn); err != nil {
 			return err

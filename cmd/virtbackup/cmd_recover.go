@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/recovery"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 func recoverCommand() *cli.Command {
@@ -44,6 +45,9 @@ func recoverDomains(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
+	if _, err := repository.Open(c.String("repo")); err != nil { // would be said of each
+		return err
+	}
 	if c.Bool("all") {
 		var unknown []string
 		if domains, unknown, err = recovery.Domains(conn, c.String("repo")); err != nil {
@@ -61,9 +65,12 @@ func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error 
 		what: "cleaned up",
 		do: func(domain string) (any, bool, error) {
 			found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
-				Domain: domain, DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
+				Domain: domain, DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
+			if err != nil && len(found.Fixed) > 0 { // it was put right all the same
+				_ = printReport(c.App.ErrWriter, found)
+			}
 			return found, len(found.Left) > 0, err
 		},
 		print: func(w io.Writer, found any) error { return printReport(w, found.(recovery.Report)) },

@@ -55,7 +55,7 @@ func releaseDomain(c *cli.Context) (err error) {
 		return err
 	}
 	result, err := release.Run(c.Context, conn, c.String("repo"), release.Request{
-		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
+		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
 	if err != nil {
@@ -81,7 +81,7 @@ func releaseForeign(c *cli.Context) (err error) {
 	}
 	defer join(&err, conn.Close)
 	result, err := release.Foreign(conn, c.String("repo"), release.ForeignRequest{
-		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: logger(c, c.App.ErrWriter),
+		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 	})
 	if err != nil {
 		return err

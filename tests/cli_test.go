@@ -187,10 +187,10 @@ func TestAuto(t *testing.T) {
 		t.Errorf("two domains: %+v", both)
 	}
 	r := s.program.Must(t, []int{6}, "--json", "auto", "nosuch", s.Name)
-	if got := decode[[]backup.Result](t, r); len(got) != 1 || got[0].Point.Domain != s.Name {
+	if got := decode[[]backup.Result](t, r); len(got) != 2 || got[1].Point.Domain != s.Name {
 		t.Errorf("the other domain was not backed up: %+v", got)
 	}
-	for _, words := range []string{"error: domain nosuch: ", "error: 1 of 2 domains were not backed up: nosuch\n"} {
+	for _, words := range []string{"error: look up domain nosuch: ", "error: 1 of 2 domains were not backed up: nosuch\n"} {
 		if !strings.Contains(r.Stderr, words) {
 			t.Errorf("it does not say %q", words)
 		}
@@ -215,7 +215,7 @@ func TestAutoAll(t *testing.T) {
 	p.Must(t, nil, "init")
 	before := listing(t, repo)
 	r := p.Must(t, []int{1}, "auto", "--all", "--connect", "test:///default")
-	if !strings.Contains(r.Stderr, "error: domain test: ") || !strings.Contains(r.Stderr, "1 of 1 domains were not backed up: test") {
+	if !strings.Contains(r.Stderr, "read the backup job of domain test") {
 		t.Error("it has not tried the domain named test")
 	}
 	if left := listing(t, repo); left != before {

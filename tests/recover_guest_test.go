@@ -23,7 +23,7 @@ func TestRecoverFrozen(t *testing.T) {
 	for _, args := range [][]string{{"recover", s.Name}, {"inc", s.Name}} {
 		s.killFrozen(mark)
 		r := s.program.Must(t, nil, args...)
-		if !strings.Contains(r.Stderr, "a freeze of the guest's file systems") {
+		if !strings.Contains(r.Stdout+r.Stderr, "a freeze of the guest's file systems") {
 			t.Error("it does not say that it has thawed the guest")
 		}
 		s.wantThawed(t)

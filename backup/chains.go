@@ -58,10 +58,10 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 		case tooLong:
 			return withHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
 				"the name that it joins of them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, repository.MaxJoined),
-				"virtbackup full %s starts a new chain", r.Domain)
+				"virtbackup full %s starts a new chain", r.word())
 		default:
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the chain of disk %s has %d images with %s, more than %d (--max-chain): virtbackup full %s starts a new one",
-				c.target, c.images, p.ID, r.maxChain(), r.Domain))
+				c.target, c.images, p.ID, r.maxChain(), r.word()))
 		}
 	}
 	return nil

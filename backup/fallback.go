@@ -268,7 +268,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 func (r *run) leaveBase(d *DiskPlan, damage error) error {
 	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
 	if r.Fallback == FallbackFail {
-		return withHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.Domain, r.Domain)
+		return withHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
 	}
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
 	r.warn("disk %s is copied in full, as its image in point %s is damaged: %v", d.Target, r.plan.Base.ID, damage)

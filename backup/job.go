@@ -75,7 +75,7 @@ func (r *run) awaitIdle(ctx context.Context) error {
 		}
 		if !time.Now().Before(deadline) {
 			return withHint(fmt.Errorf("domain %s is held by a job that is not ours: %s: %w", r.Domain, job, hypervisor.ErrBusy),
-				"virsh domjobinfo %s shows it; --wait DURATION waits longer%s", r.Domain, r.otherRun())
+				"virsh domjobinfo %s shows it; --wait DURATION waits longer%s", r.word(), r.otherRun())
 		}
 		if !said {
 			r.Log.Info(fmt.Sprintf("waiting up to %v for a job that is not ours: %s", r.Wait, job))
@@ -240,7 +240,7 @@ func (r *run) endJob(ctx context.Context) error {
 		}
 	}
 	if err := within(endTime+time.Second, func() error { return r.domain.EndBackup(ctx) }); err != nil {
-		return withHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", r.Domain)
+		return withHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", r.word())
 	}
 	r.ended = true
 	r.wake()

@@ -1,8 +1,12 @@
 package backup
 
 import (
+	"errors"
 	"slices"
 	"strings"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // warnOfRename says that the domain has points under another name: a rename keeps the
@@ -19,7 +23,28 @@ func (r *run) warnOfRename(s State) error {
 	if len(names) > 0 {
 		r.warn("domain %s was called %s when its earlier points were made: they stay under that name and restore, and a new chain begins "+
 			"(virsh domrename %s %s goes on with the old one; virtbackup release %s drops its checkpoints)",
-			r.Domain, strings.Join(names, ", "), r.Domain, names[0], names[0])
+			r.Domain, strings.Join(names, ", "), r.word(), repository.ShellWord(names[0]), repository.ShellWord(names[0]))
 	}
 	return nil
+}
+
+// hintOfRename adds to the error for a name that libvirt does not know what it calls the
+// domain of the points under that name now.
+func (r *run) hintOfRename(err error) error {
+	if !errors.Is(err, hypervisor.ErrNoDomain) || repository.ValidDomain(r.Domain) != nil {
+		return err
+	}
+	repo, openErr := repository.Open(r.dir)
+	if openErr != nil {
+		return err
+	}
+	uuid, ownerErr := repo.Owner(r.Domain)
+	if ownerErr != nil || uuid == "" {
+		return err
+	}
+	domain, lookupErr := r.conn.DomainByUUID(uuid)
+	if lookupErr != nil {
+		return err
+	}
+	return withHint(err, "libvirt calls the domain of these points %s now", repository.ShellWord(domain.Name()))
 }

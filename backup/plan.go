@@ -187,7 +187,7 @@ func findBase(r Request, s State) (*repository.Manifest, error) {
 	if r.Kind == repository.KindDiff {
 		what = "full"
 	}
-	return nil, notFound("virtbackup full "+r.Domain, "domain %s has no %s of these disks to start from", r.Domain, what)
+	return nil, notFound("virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
 }
 
 func namedBase(r Request, s State) (*repository.Manifest, error) {
@@ -197,14 +197,14 @@ func namedBase(r Request, s State) (*repository.Manifest, error) {
 	}
 	m := &point
 	if !m.IsBase() {
-		return nil, usageError("virtbackup list "+repository.ShellWord(r.Domain)+" shows the points; a full or inc can be a base",
+		return nil, usageError("virtbackup list "+r.word()+" shows the points; a full or inc can be a base",
 			"point %s is a %s and has no checkpoint: it cannot be a base", m.ID, m.Kind)
 	}
 	if canCompare(s, m) {
 		return m, nil
 	}
 	if _, ok := sealedCheckpoint(s, m); !ok {
-		return nil, notFound(fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.Domain, r.Domain),
+		return nil, notFound(fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.word(), r.word()),
 			"point %s has none of these disks: there is nothing to compare them with", m.ID)
 	}
 	return m, nil

@@ -23,7 +23,7 @@ func (r *run) freeze(ctx context.Context) error {
 	if state != hypervisor.Running {
 		paused := fmt.Sprintf("the domain is %s, and its guest agent cannot answer", state)
 		if r.Quiesce == QuiesceRequire {
-			return withHint(errors.New("freeze the guest, as --quiesce require asks: "+paused), "virsh resume %s, or use --quiesce try", r.Domain)
+			return withHint(errors.New("freeze the guest, as --quiesce require asks: "+paused), "virsh resume %s, or use --quiesce try", r.word())
 		}
 		r.noteCrash(paused)
 		return nil
@@ -101,7 +101,7 @@ func (r *run) thaw(ctx context.Context) error {
 			return r.scratchPaused()
 		case !silent || time.Now().After(deadline) || ctx.Err() != nil:
 			return withHint(fmt.Errorf("thaw the guest: %w", err),
-				"the guest's file systems may still be frozen: virsh domfsthaw %s", r.Domain)
+				"the guest's file systems may still be frozen: virsh domfsthaw %s", r.word())
 		}
 		r.Log.Debug(fmt.Sprintf("thaw the guest, again: %v", err))
 		time.Sleep(time.Second)

@@ -74,6 +74,9 @@ type Request struct {
 	Progress func(target string, copied, expected int64)
 }
 
+// word is the domain's name as it is typed on a command line.
+func (r Request) word() string { return repository.ShellWord(r.Domain) }
+
 // Validate checks what can be checked without looking at the domain and returns
 // a *UsageError.
 func (r Request) Validate() error {

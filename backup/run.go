@@ -163,7 +163,7 @@ func (r *run) undo(ctx context.Context, steps []step) error {
 func (r *run) find(context.Context) error {
 	domain, err := r.conn.Domain(r.Domain)
 	if err != nil {
-		return err
+		return r.hintOfRename(err)
 	}
 	if err := repository.ValidDomain(r.Domain); err != nil {
 		return err
@@ -174,7 +174,7 @@ func (r *run) find(context.Context) error {
 	}
 	if !active {
 		return withHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
-			"backing up a domain that is shut off is not supported yet; virsh start %s", r.Domain)
+			"backing up a domain that is shut off is not supported yet; virsh start %s", r.word())
 	}
 	doc, err := domain.XML()
 	if err != nil {
@@ -219,7 +219,7 @@ func (r *run) takeLock(context.Context) (err error) {
 	moved, err := r.repo.NotePlace()
 	if moved {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
-			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", r.repo.Dir())
+			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", repository.ShellWord(r.repo.Dir()))
 	}
 	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
 		r.warn("%v", err)

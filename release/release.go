@@ -235,7 +235,7 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 	switch {
 	case c.Inherited:
 		w.note("checkpoint %s stays: it was made before the repository was moved or copied, and the original may need it "+
-			"(virtbackup checkpoint delete %s %s --force)", point, w.domain.Name(), c.Name)
+			"(virtbackup checkpoint delete %s %s --force)", point, repository.ShellWord(w.domain.Name()), c.Name)
 		return nil, false, nil
 	case c.Ours && w.active:
 		return func() error { return checkpoint.DeleteIssued(w.domain, w.lock, c.Instant) }, true, nil

@@ -100,7 +100,7 @@ func (r *restorer) choose() error {
 	for _, target := range r.Disks {
 		if _, ok := r.point.Disk(target); !ok {
 			return &NotFoundError{fmt.Sprintf("point %s of domain %s has no disk %q", r.point.ID, r.Domain, target),
-				fmt.Sprintf("virtbackup show %s@%s", r.Domain, r.point.ID)}
+				"virtbackup show " + repository.ShellWord(r.Domain+"@"+r.point.ID)}
 		}
 	}
 	for _, d := range r.point.Disks {

@@ -218,6 +218,7 @@ func TestRename(t *testing.T) {
 	old := s.Name
 	t.Cleanup(func() { _ = os.Remove("/var/log/libvirt/qemu/" + old + "-new.log") })
 	s.rename(old + "-new")
+	s.rejects(rejection{6, "no domain with matching name", "libvirt calls the domain of these points " + s.Name + " now"}, []string{"inc", old})
 	s.writeAll(2)
 	r := s.program.Must(t, []int{6}, "inc", s.Name)
 	for _, words := range []string{"was called " + old, "virsh domrename " + s.Name + " " + old, "no full or inc of these disks"} {

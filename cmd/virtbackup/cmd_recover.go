@@ -54,7 +54,7 @@ func recoverDomains(c *cli.Context) (err error) {
 			return err
 		}
 		for _, name := range unknown {
-			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, name))
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, repository.ShellWord(name)))
 		}
 	}
 	return recoverEach(c, conn, domains)

@@ -212,7 +212,7 @@ func printBackup(w io.Writer, r backup.Result) error {
 		m.ID, m.Kind, since, m.Domain, m.Consistency, size(image), seconds(r.Seconds)); err != nil {
 		return err
 	}
-	if r.Why != "" {
+	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says that
 		if _, err := fmt.Fprintf(w, "  %s\n", r.Why); err != nil {
 			return err
 		}

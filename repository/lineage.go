@@ -145,10 +145,14 @@ func (r *Repository) Explain(e *DamagedError) {
 	for _, p := range l.Unreadable {
 		e.Lost = append(e.Lost, p.ID)
 	}
+	verified := r.Verified(e.Points[0].Domain)
 	for _, m := range l.Points {
-		if hit[m.ID] || len(lost[m.ID]) > 0 {
+		v, known := verified[m.ID]
+		switch {
+		case hit[m.ID] || len(lost[m.ID]) > 0:
 			e.Lost = append(e.Lost, m.ID)
-		} else {
+		case known && !v.Sound: // this damage leaves it alone, another does not
+		default:
 			e.Left = append(e.Left, m.ID)
 		}
 	}

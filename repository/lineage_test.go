@@ -19,6 +19,10 @@ func TestExplain(t *testing.T) {
 		"a manifest":  {func(r *Repository) error { return os.Remove(filepath.Join(r.PointDir("vm1", "check1"), ManifestName)) }, "check1 check2 diff3", "copy10"},
 		"a parent":    {func(r *Repository) error { return os.RemoveAll(r.PointDir("vm1", "check1")) }, "check2 diff3", "copy10"},
 		"domain.xml":  {func(r *Repository) error { return nil }, "check1", "check2 diff3 copy10"},
+		"one that verify has found damaged": {func(r *Repository) error {
+			digest, err := r.ManifestDigest("vm1", "copy10")
+			return errors.Join(err, r.SetVerified("vm1", map[string]Verification{"copy10": {Manifest: digest}}))
+		}, "check1", "check2 diff3"},
 		"not a point": {func(r *Repository) error { return os.Mkdir(r.PointDir("vm1", "old"), 0o700) }, "old check1", "check2 diff3 copy10"},
 	}
 	for name, tt := range tests {

@@ -254,3 +254,83 @@ func TestHugeDisk(t *testing.T) {
 		}
 	}
 }
+
+// Links that another user has planted, where he can write, lead nothing of ours outside:
+// what they point to is neither read into a point, nor written to, nor removed.
+func TestPlantedLinks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
+	s.Write("vda", 0, 64<<10, 0x41)
+	s.backUp(0, "full")
+	run, outside := testdomain.TempDir(t), testdomain.TempDir(t)
+	if err := os.Chmod(run, 0o777|fs.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	victim := filepath.Join(outside, "dir", "victim")
+	write(t, victim, "not yours")
+	before := listing(t, outside)
+	var issued struct{ Issued []struct{ Identity string } }
+	text, err := os.ReadFile(filepath.Join(s.repo, s.Name, "instants.json"))
+	if err := errors.Join(err, json.Unmarshal(text, &issued)); err != nil || len(issued.Issued) == 0 {
+		t.Fatalf("instants.json: %v", err)
+	}
+	var description struct{ ID string }
+	text, err = os.ReadFile(filepath.Join(s.repo, "repository.json"))
+	if err := errors.Join(err, json.Unmarshal(text, &description)); err != nil {
+		t.Fatal(err)
+	}
+	// No user can know the identity of a run before it: the worst is one that is over.
+	known := fmt.Sprintf("virtbackup-%.8s-%.8s-%s", description.ID, s.UUID, issued.Issued[0].Identity)
+	for path, to := range map[string]string{
+		filepath.Join(s.repo, ".repository.json-lock"):      victim,
+		filepath.Join(s.repo, s.Name, ".instants.json"):     victim,
+		filepath.Join(s.repo, s.Name, "verified.json"):      victim,
+		filepath.Join(s.repo, s.Name, ".partial-check2"):    filepath.Dir(victim),
+		filepath.Join(s.repo, s.Name, ".partial-check3"):    filepath.Dir(victim),
+		filepath.Join(s.repo, s.Name, "check8"):             filepath.Dir(victim),
+		filepath.Join(run, known+".sock"):                   victim,
+		filepath.Join(run, known+"-vda.scratch"):            victim,
+		filepath.Join(run, "virtbackup-x-y-z-vda.scratch"):  victim,
+		filepath.Join(s.repo, s.Name, ".mark-not-of-a-run"): victim,
+	} {
+		if err := os.Symlink(to, path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, line := range []string{"inc NAME", "verify NAME", "recover NAME", "full NAME", "list NAME"} {
+		args := strings.Fields(strings.ReplaceAll(line, "NAME", s.Name))
+		if line == "inc NAME" || line == "full NAME" || line == "recover NAME" {
+			args = append(args, "--socket-dir", run, "--scratch-dir", run)
+		}
+		r := s.program.Run(t, args...)
+		t.Logf("%s: exit %d", line, r.Code)
+		if after := listing(t, outside); after != before {
+			t.Fatalf("%s has changed what is outside: %s, was %s", line, after, before)
+		}
+		if text, err := os.ReadFile(victim); err != nil || string(text) != "not yours" {
+			t.Fatalf("%s: the victim is %q, %v", line, text, err)
+		}
+	}
+	for _, name := range []string{".mark-frozen", ".mark-paused", "lock", "instants.json"} {
+		path := filepath.Join(s.repo, s.Name, name)
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(victim, path); err != nil {
+			t.Fatal(err)
+		}
+		r := s.program.Run(t, "inc", s.Name)
+		t.Logf("%s is a link: exit %d", name, r.Code)
+		if text, err := os.ReadFile(victim); err != nil || string(text) != "not yours" {
+			t.Errorf("%s is a link: the victim is %q, %v", name, text, err)
+		}
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(s.repo, s.Name, "check8")); err != nil {
+		t.Fatal(err)
+	}
+	s.program.Must(t, []int{0, 3}, "inc", s.Name)
+	s.check()
+}

@@ -24,7 +24,7 @@ func (l *Lock) SetMark(name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("set mark %q: %w", name, err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, fileMode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, fileMode)
 	if err != nil {
 		return fmt.Errorf("set mark: %w", err)
 	}

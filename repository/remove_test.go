@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ofChain makes check1 <- check2 <- check3 and check1 <- diff4 of domain vm1.
@@ -148,6 +151,24 @@ func TestMarks(t *testing.T) {
 	}
 	if err := l.SetMark("frozen", nil); err == nil {
 		t.Error("a mark was set without the lock")
+	}
+}
+
+// A pipe that somebody has put in the place of a mark is an error, not a wait for ever.
+func TestMarkOfAPipe(t *testing.T) {
+	r, l := ofChain(t)
+	if err := unix.Mkfifo(filepath.Join(r.Dir(), "vm1", ".mark-frozen"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	set := make(chan error, 1)
+	go func() { set <- l.SetMark("frozen", nil) }()
+	select {
+	case err := <-set:
+		if err == nil {
+			t.Error("a mark was set in a pipe")
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("SetMark waits for a reader of the pipe")
 	}
 }
 

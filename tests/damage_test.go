@@ -115,7 +115,7 @@ var allPoints = below["check1"]
 func TestDamagedRepositories(t *testing.T) {
 	s := smallChain(t)
 	var n counts
-	t.Run("names", func(t *testing.T) { try(t, s, &n, forged, renamed, links) })
+	t.Run("names", func(t *testing.T) { try(t, s, &n, forged, renamed, replaced, links) })
 	t.Run("content", func(t *testing.T) {
 		// Without qemu-img, which verify then misses and does not need: it would
 		// take more time than all the rest.

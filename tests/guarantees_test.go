@@ -11,12 +11,20 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// Every test that docs/guarantees.md names exists.
+// Every test that the documents name exists.
 func TestGuaranteesNameTests(t *testing.T) {
 	root := testdomain.Root(t)
-	page, err := os.ReadFile(filepath.Join(root, "docs/guarantees.md"))
-	if err != nil {
-		t.Fatal(err)
+	files, err := filepath.Glob(filepath.Join(root, "docs/*.md"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	var page []byte
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		page = append(page, text...)
 	}
 	there := map[string]bool{}
 	form := regexp.MustCompile(`(?m)^func ((Test|Fuzz)\w+)\(`)

@@ -95,9 +95,9 @@ func report(w io.Writer, err error) int {
 	if code == exitDone || code == exitWarning {
 		return code
 	}
-	fmt.Fprintf(w, "error: %v\n", err)
+	fmt.Fprintf(w, "error: %s\n", plain(err.Error()))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", hint)
+		fmt.Fprintf(w, "hint: %s\n", plain(hint))
 	}
 	return code
 }

@@ -27,7 +27,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, err := fmt.Fprintf(h.w, "%s%s\n", prefix, r.Message)
+	_, err := fmt.Fprintf(h.w, "%s%s\n", prefix, plain(r.Message))
 	return err
 }
 

@@ -33,14 +33,14 @@ func newScreen(w io.Writer) *screen {
 	return s
 }
 
-// Write prints. Its errors say that they are of standard output and of no file.
+// Write prints p, which has whole characters, with what plain replaces. Its errors say
+// that they are of standard output and of no file.
 func (s *screen) Write(p []byte) (int, error) {
 	s.used = true
-	n, err := s.w.Write(p)
-	if err != nil {
-		return n, &outputError{err}
+	if _, err := io.WriteString(s.w, plain(string(p))); err != nil {
+		return 0, &outputError{err}
 	}
-	return n, nil
+	return len(p), nil
 }
 
 // widthOf is the width of a writer, if it is a screen.

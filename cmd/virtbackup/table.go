@@ -38,7 +38,7 @@ type grid struct {
 func (g *grid) add(cells ...any) {
 	row := make([]string, len(cells))
 	for i, cell := range cells {
-		row[i] = fmt.Sprint(cell)
+		row[i] = plain(fmt.Sprint(cell)) // here, so that its width is right
 	}
 	g.rows = append(g.rows, row)
 }

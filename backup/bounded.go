@@ -12,24 +12,16 @@ import (
 // errNoAnswer is a call that was given up on.
 var errNoAnswer = errors.New("no answer")
 
-// background runs f in a goroutine, for callers that may have to leave without
-// it: neither a call of libvirt nor a write to a file system that hangs can be
-// cancelled.
-func background(f func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- panics.Caught(f)() }()
-	return done
-}
-
 // within runs f and gives up on it after the limit, with errNoAnswer; f goes on
-// alone then.
+// alone then: neither a call of libvirt nor a write to a file system that hangs can
+// be cancelled.
 func within(limit time.Duration, f func() error) error {
 	return withinContext(context.Background(), limit, f)
 }
 
 // withinContext is within, and gives up when ctx ends, too, with its cause.
 func withinContext(ctx context.Context, limit time.Duration, f func() error) error {
-	done := background(f)
+	done := panics.Go(f)
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
@@ -48,7 +40,10 @@ func withinContext(ctx context.Context, limit time.Duration, f func() error) err
 func (r *run) undoOne(ctx context.Context, s step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
-	err := within(cleanupTime+time.Second, func() error { return s.undo(r, ctx) })
+	err := within(cleanupTime+time.Second, func() error {
+		_ = r.fault("undo " + s.name) // a place to be killed at
+		return s.undo(r, ctx)
+	})
 	if errors.Is(err, errNoAnswer) {
 		return withHint(fmt.Errorf("undo step %s: %w", s.name, err),
 			"see whether libvirtd, the domain's QEMU and the file system of the repository answer; the next run of this domain cleans up")

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/panics"
@@ -40,17 +38,17 @@ func (r *run) inspectDisks(s *State) error {
 func (r *run) copyDisks(ctx context.Context) ([]repository.Disk, error) {
 	disks := make([]repository.Disk, len(r.plan.Disks))
 	limiter := r.limiter()
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := panics.WithContext(ctx)
 	group.SetLimit(disksAtOnce)
 	for i, d := range r.plan.Disks {
-		group.Go(panics.Caught(func() error {
+		group.Go(func() error {
 			disk, err := r.copyDisk(ctx, d, limiter)
 			if err != nil {
 				return fmt.Errorf("copy disk %s of domain %s: %w", d.Target, r.Domain, err)
 			}
 			disks[i] = disk
 			return nil
-		}))
+		})
 	}
 	return disks, group.Wait()
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -124,7 +125,6 @@ func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request
 // is a warning, and a signal comes too late.
 func (r *run) take(ctx context.Context, steps []step) (err error) {
 	begun := 0
-	// Deferred, so that a panic goes the same way out.
 	defer func() { err = errors.Join(err, r.undo(ctx, steps[:begun])) }()
 	for _, s := range steps {
 		if ctx.Err() != nil && !r.sealed {
@@ -132,7 +132,7 @@ func (r *run) take(ctx context.Context, steps []step) (err error) {
 		}
 		r.Log.Debug("step " + s.name)
 		begun++
-		if err := r.doStep(ctx, s); err != nil {
+		if err := panics.Catch(func() error { return r.doStep(ctx, s) }); err != nil {
 			return err
 		}
 	}
@@ -146,7 +146,6 @@ func (r *run) undo(ctx context.Context, steps []step) error {
 		if s.undo == nil {
 			continue
 		}
-		_ = r.fault("undo " + s.name) // a place to be killed at
 		switch err := r.undoOne(ctx, s); {
 		case err != nil && r.sealed:
 			r.warn("clean up: %v", err)

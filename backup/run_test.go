@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/panics"
 )
 
 var errBoom = errors.New("boom")
@@ -54,12 +56,11 @@ func TestTakeUndoes(t *testing.T) {
 		})
 		t.Run(fmt.Sprintf("panic in step %d", bad), func(t *testing.T) {
 			var did []string
-			defer func() {
-				if got := strings.Join(did, ""); got != want || recover() != errBoom {
-					t.Errorf("got %s, want %s and the panic", got, want)
-				}
-			}()
-			_ = newRun().take(context.Background(), fake(5, bad, func(*run) error { panic(errBoom) }, &did))
+			err := newRun().take(context.Background(), fake(5, bad, func(*run) error { panic(errBoom) }, &did))
+			var p *panics.Error
+			if got := strings.Join(did, ""); got != want || !errors.As(err, &p) || p.Value != errBoom {
+				t.Errorf("got %s, %v, want %s and the panic", got, err, want)
+			}
 		})
 		t.Run(fmt.Sprintf("signal in step %d", bad), func(t *testing.T) {
 			var did []string

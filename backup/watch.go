@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -54,14 +55,14 @@ func (r *run) watched(ctx context.Context, work func(context.Context) error) err
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	r.meter.moves()
-	watch := background(func() error {
-		err := r.watchScratch(ctx)
-		if err != nil {
+	watch := panics.Go(func() error {
+		err := panics.Catch(func() error { return r.watchScratch(ctx) })
+		if err != nil { // a copy that nobody watches over ends, too
 			end(err)
 		}
 		return err
 	})
-	err := r.awaitCopy(ctx, end, background(func() error { return work(ctx) }))
+	err := r.awaitCopy(ctx, end, panics.Go(func() error { return work(ctx) }))
 	if err != nil {
 		err = r.explainCopy(ctx, err)
 	}

@@ -18,7 +18,7 @@ func copyOf(t *testing.T, r *run, f func(context.Context) error) (took time.Dura
 	defer end(nil)
 	start := time.Now()
 	r.meter.moves()
-	err = r.awaitCopy(ctx, end, background(func() error { return f(ctx) }))
+	err = r.awaitCopy(ctx, end, panics.Go(func() error { return f(ctx) }))
 	took = time.Since(start)
 	if err != nil && ctx.Err() != nil {
 		err = r.explainCopy(ctx, err)

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/panics"
 )
 
 const (
@@ -70,29 +73,29 @@ func checkLocal(uri string) error {
 // open is virConnectOpen with a time limit. After the limit the call goes on in the background, and what it then opens is
 // closed.
 func open(uri string, limit time.Duration) (*libvirt.Connect, error) {
-	type result struct {
-		conn *libvirt.Connect
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		conn, err := libvirt.NewConnect(uri)
-		done <- result{conn, err}
-	}()
+	var conn *libvirt.Connect
+	done := panics.Go(func() (err error) {
+		if err := fault.Point("connect"); err != nil {
+			return err
+		}
+		conn, err = libvirt.NewConnect(uri)
+		return err
+	})
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
-	case r := <-done:
-		if r.err != nil {
-			return nil, about(withKind(translate(r.err), ErrUnreachable), "connect to %s", shown(uri))
+	case err := <-done:
+		if err != nil {
+			return nil, about(withKind(translate(err), ErrUnreachable), "connect to %s", shown(uri))
 		}
-		return r.conn, nil
+		return conn, nil
 	case <-timer.C:
-		go func() {
-			if r := <-done; r.err == nil {
-				closeQuietly(r.conn)
+		panics.Go(func() error {
+			if err := <-done; err == nil {
+				closeQuietly(conn)
 			}
-		}()
+			return nil
+		})
 		return nil, fmt.Errorf("connect to %s: %w: no answer within %s", shown(uri), ErrUnreachable, limit)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -209,15 +207,15 @@ func (c *copier) run(ctx context.Context) error {
 }
 
 func (c *copier) runInto(ctx context.Context, sink Sink) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := panics.WithContext(ctx)
 	c.sink = sink
-	group.Go(panics.Caught(func() error { return c.plan(ctx) }))
-	group.Go(panics.Caught(func() error {
+	group.Go(func() error { return c.plan(ctx) })
+	group.Go(func() error {
 		defer close(c.filled)
 		return c.readAll(ctx)
-	}))
+	})
 	for range c.options.Writers {
-		group.Go(panics.Caught(func() error { return c.write(ctx) }))
+		group.Go(func() error { return c.write(ctx) })
 	}
 	return group.Wait()
 }
@@ -243,9 +241,9 @@ func (e *Export) extents(cluster int) *extents {
 // readAll reads over all connections. They are closed before it returns, so
 // that nothing is written to a buffer any more.
 func (c *copier) readAll(ctx context.Context) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := panics.WithContext(ctx)
 	for range c.options.Connections {
-		group.Go(panics.Caught(func() error {
+		group.Go(func() error {
 			conn, err := dial(ctx, c.export.source.Socket, c.export.source.Export, "")
 			if err != nil {
 				return err
@@ -253,7 +251,7 @@ func (c *copier) readAll(ctx context.Context) error {
 			defer conn.close()
 			r := &reader{conn: conn, requests: c.options.Requests, in: c.batches, out: c.filled}
 			return r.run(ctx)
-		}))
+		})
 	}
 	return group.Wait()
 }

@@ -5,6 +5,8 @@ package nbdcopy
 import (
 	"context"
 	"fmt"
+
+	"github.com/virtbackup/virtbackup/fault"
 )
 
 // maxBytes in flight on one connection, besides the number of requests: what
@@ -98,6 +100,9 @@ func (r *reader) send(b *batch) error {
 // complete is called from within poll. It must not call libnbd: the handle is
 // locked.
 func (r *reader) complete(b *batch, q request, err error) {
+	if err == nil {
+		err = fault.Point("reply")
+	}
 	r.inFlight--
 	r.bytes -= q.length
 	b.pending--

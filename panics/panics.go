@@ -1,34 +1,73 @@
-// Package panics lets a run clean up although one of its goroutines panicked:
-// without it such a panic ends the process at once, and a libvirt job, a
+// Package panics is the one place where goroutines start. Their panics become
+// errors: without that a panic ends the process at once, and a libvirt job, a
 // checkpoint or a frozen guest stays behind.
+//
+// A goroutine starts with [Go] or in a [Group]; both have somebody who waits for it.
+// TestGoroutines finds every other way to start one in this repository.
 package panics
 
 import (
+	"context"
 	"fmt"
 	"runtime/debug"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Error is a panic as an error, with the stack of the goroutine it was in.
 type Error struct {
 	Value any
-	Stack []byte
+	Stack []byte // as of debug.Stack; not part of Error's text
 }
 
-// Error says what was panicked with and where: it is a bug, and this is its
-// report.
-func (e *Error) Error() string {
-	return fmt.Sprintf("internal error, please report it: %v\n%s", e.Value, e.Stack)
+// Error says what was panicked with. It is a bug; Stack says where.
+func (e *Error) Error() string { return fmt.Sprintf("internal error: %v", e.Value) }
+
+var last atomic.Pointer[Error]
+
+// Last is the newest panic that was caught in this process, nil if there was none:
+// errors on their way to main may become warnings, a bug may not.
+func Last() *Error { return last.Load() }
+
+// Catch runs f. A panic of it is returned as an *Error.
+func Catch(f func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			caught := &Error{Value: v, Stack: debug.Stack()}
+			last.Store(caught)
+			err = caught
+		}
+	}()
+	return f()
 }
 
-// Caught wraps what a goroutine does so that its panic becomes an *Error, which
-// whoever waits for the goroutine gets.
-func Caught(f func() error) func() error {
-	return func() (err error) {
-		defer func() {
-			if v := recover(); v != nil {
-				err = &Error{Value: v, Stack: debug.Stack()}
-			}
-		}()
-		return f()
-	}
+// Go runs f in a goroutine of its own. The channel gets its error, or its panic, once;
+// a caller that gives up on f need not read it.
+func Go(f func() error) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- Catch(f) }()
+	return done
 }
+
+// Group is an errgroup.Group in which a panic is an error like others. The zero Group
+// works, and cancels nothing.
+type Group errgroup.Group
+
+// WithContext returns a Group, and a context that is cancelled by the first error of it,
+// or when Wait returns.
+func WithContext(ctx context.Context) (*Group, context.Context) {
+	group, ctx := errgroup.WithContext(ctx)
+	return (*Group)(group), ctx
+}
+
+// SetLimit bounds how many goroutines of the group run side by side: Go waits then.
+func (g *Group) SetLimit(n int) { (*errgroup.Group)(g).SetLimit(n) }
+
+// Go runs f in a goroutine of the group.
+func (g *Group) Go(f func() error) {
+	(*errgroup.Group)(g).Go(func() error { return Catch(f) })
+}
+
+// Wait waits for all goroutines of the group, and returns the first error.
+func (g *Group) Wait() error { return (*errgroup.Group)(g).Wait() }

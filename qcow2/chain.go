@@ -7,8 +7,6 @@ import (
 	"io"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/virtbackup/virtbackup/panics"
 )
 
@@ -106,13 +104,13 @@ type openedLayer struct {
 // error of its own is a panic.
 func openLayers(images []io.ReaderAt) ([]openedLayer, error) {
 	all := make([]openedLayer, len(images))
-	var group errgroup.Group
+	var group panics.Group
 	group.SetLimit(openAtOnce)
 	for i := range all {
-		group.Go(panics.Caught(func() error {
+		group.Go(func() error {
 			all[i].layer, all[i].err = openLayer(file{images[len(images)-1-i]})
 			return nil
-		}))
+		})
 	}
 	return all, group.Wait()
 }

@@ -10,10 +10,10 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
 	"lukechampine.com/blake3"
 
 	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -166,9 +166,9 @@ func (c *imageCheck) read(ctx context.Context) error {
 	}
 	pieces := (length + pieceLength - 1) / pieceLength
 	var taken atomic.Int64
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := panics.WithContext(ctx)
 	for range min(checkReaders, pieces) {
-		group.Go(panics.Caught(func() error {
+		group.Go(func() error {
 			buf := directio.Buffer(pieceLength)
 			for {
 				i := taken.Add(1) - 1
@@ -178,11 +178,14 @@ func (c *imageCheck) read(ctx context.Context) error {
 				if err := ctx.Err(); err != nil {
 					return context.Cause(ctx)
 				}
+				if err := fault.Point("check piece"); err != nil {
+					return err
+				}
 				n := min(pieceLength, length-i*pieceLength)
 				c.readPiece(buf, i*pieceLength, n)
 				c.options.Progress(n)
 			}
-		}))
+		})
 	}
 	return group.Wait()
 }

@@ -287,11 +287,12 @@ func (l *Lock) replaceInstants(data []byte) error {
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	defer func() { _ = os.RemoveAll(temporary) }() // no-op once renamed
 	if err := writeFile(temporary, data); err != nil {
-		return errors.Join(err, os.RemoveAll(temporary))
+		return err
 	}
 	if err := os.Rename(temporary, filepath.Join(dir, InstantsName)); err != nil {
-		return errors.Join(err, os.RemoveAll(temporary))
+		return err
 	}
 	return syncDir(dir)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/panics"
 )
 
 const (
@@ -151,7 +152,9 @@ func (p *Partial) Seal(m Manifest) error {
 		return fmt.Errorf("seal point %s: %w", p.id, err)
 	}
 	for _, step := range p.sealSteps(manifest) {
-		if err := fault.Around("seal: "+step.name, step.do); err != nil {
+		// A panic behind the rename takes it back, too.
+		err := panics.Catch(func() error { return fault.Around("seal: "+step.name, step.do) })
+		if err != nil {
 			return fmt.Errorf("seal point %s: %s: %w", p.id, step.name, errors.Join(err, p.unseal()))
 		}
 	}

@@ -9,8 +9,7 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -20,7 +19,8 @@ import (
 // what was copied only where both succeeded. Damage is the error that counts: a
 // copy from a damaged image may fail in any way.
 func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
-	if copyErr != nil && r.isOurs(copyErr) {
+	var bug *panics.Error
+	if copyErr != nil && (r.isOurs(copyErr) || errors.As(copyErr, &bug)) {
 		return copyErr
 	}
 	checkErr := r.check(ctx, chains)
@@ -49,11 +49,14 @@ func (r *restorer) isOurs(err error) bool {
 func (r *restorer) check(ctx context.Context, chains [][]link) error {
 	var mu sync.Mutex
 	var found []repository.Damage
-	group, ctx := errgroup.WithContext(ctx)
+	group, ctx := panics.WithContext(ctx)
 	group.SetLimit(disksAtOnce)
 	for _, chain := range chains {
-		group.Go(panics.Caught(func() error {
+		group.Go(func() error {
 			for _, link := range chain {
+				if err := fault.Point("restore: check image"); err != nil {
+					return err
+				}
 				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
 				if err != nil {
 					return err
@@ -66,7 +69,7 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 				}
 			}
 			return nil
-		}))
+		})
 	}
 	if err := group.Wait(); err != nil {
 		return err

@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"sync/atomic"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -43,10 +42,10 @@ type flattener struct {
 // flatten copies a chain into a sink. The first error ends it.
 func flatten(ctx context.Context, chain *qcow2.Chain, sink sink, copied func(bytes int64)) error {
 	f := &flattener{chain: chain, sink: sink, copied: copied, batches: make(chan []int64, flatteners)}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(panics.Caught(func() error { return f.plan(ctx) }))
+	group, ctx := panics.WithContext(ctx)
+	group.Go(func() error { return f.plan(ctx) })
 	for range flatteners {
-		group.Go(panics.Caught(func() error { return f.run(ctx) }))
+		group.Go(func() error { return f.run(ctx) })
 	}
 	return group.Wait()
 }
@@ -56,6 +55,9 @@ func flatten(ctx context.Context, chain *qcow2.Chain, sink sink, copied func(byt
 // by one batch of the backup is read by one.
 func (f *flattener) plan(ctx context.Context) error {
 	defer close(f.batches)
+	if err := fault.Point("restore plan"); err != nil {
+		return err
+	}
 	most := int(max(1, batchBytes/f.chain.ClusterSize()))
 	var batch []int64
 	send := func() error {
@@ -101,6 +103,9 @@ func (f *flattener) run(ctx context.Context) error {
 	for batch := range f.batches {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if err := fault.Point("restore batch"); err != nil {
+			return err
 		}
 		data := buf[:len(batch)*cluster]
 		if err := reader.Read(data, batch); err != nil {

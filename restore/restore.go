@@ -14,9 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
@@ -73,8 +72,9 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	if err := r.makeDir(); err != nil {
 		return Result{}, err
 	}
-	defer func() {
-		if err != nil {
+	done := false
+	defer func() { // after a panic, too
+		if !done {
 			err = errors.Join(err, r.removeMade())
 		}
 	}()
@@ -88,7 +88,11 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	return result, syncDir(r.Dir)
+	if err := syncDir(r.Dir); err != nil {
+		return Result{}, err
+	}
+	done = true
+	return result, nil
 }
 
 // choose finds the point and its disks.
@@ -207,17 +211,20 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))}
 		r.made = append(r.made, disks[i].Image+partialSuffix, disks[i].Image)
 	}
-	group, copying := errgroup.WithContext(ctx)
+	group, copying := panics.WithContext(ctx)
 	group.SetLimit(disksAtOnce)
 	for i := range disks {
-		group.Go(panics.Caught(func() error {
+		group.Go(func() error {
 			if err := r.restoreDisk(copying, chains[i], &disks[i]); err != nil {
 				return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
 			}
 			return nil
-		}))
+		})
 	}
 	if err := r.checkAfter(ctx, group.Wait(), chains); err != nil {
+		return nil, err
+	}
+	if err := fault.Point("restore: name images"); err != nil {
 		return nil, err
 	}
 	for _, d := range disks {
@@ -244,6 +251,9 @@ func (r *restorer) restoreDisk(ctx context.Context, chain []link, d *Disk) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := fault.Point("restore disk"); err != nil {
+		return err
+	}
 	copied := func(bytes int64) { r.Progress(d.Target, bytes, -1) }
 	if d.Format == Raw {
 		d.DataBytes, err = copyRaw(ctx, images, file, copied)

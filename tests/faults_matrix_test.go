@@ -199,7 +199,7 @@ func (m *matrix) try(c cell) {
 	added := m.keepListed(c, r, truth)
 	// With 3 it has said what it could not do: the next run has to. So it has where the
 	// undo of a checkpoint fails.
-	leaves := c.leaves || c.way == fails && strings.HasPrefix(c.point, "delete checkpoint before")
+	leaves := c.leaves || (c.way == fails || c.way == crash) && strings.HasPrefix(c.point, "delete checkpoint before")
 	if c.way != kill && (r.Code == 0 || r.Code != 3 && !leaves) {
 		m.wantNothingLeft(c.String())
 	}
@@ -221,7 +221,10 @@ func (m *matrix) keepListed(c cell, r testdomain.Result, truth map[string]string
 	if killed := r.Code == 128+int(syscall.SIGKILL); killed != (c.way == kill) {
 		m.t.Fatalf("%s: exit %d\n%s", c, r.Code, r.Stderr)
 	}
-	// A panic is a bug, and ends with 1 whatever has been done before.
+	if panicked := strings.Contains(r.Stderr, "internal error: fault: "); panicked != (r.Code == 70) {
+		m.t.Errorf("%s: exit %d\n%s", c, r.Code, r.Stderr)
+	}
+	// A panic is a bug, and ends with 70 whatever has been done before.
 	silent := c.way == kill || c.way == crash
 	if len(added) > 1 || done && len(added) != 1 || !done && !silent && len(added) > 0 {
 		m.t.Fatalf("%s: exit %d, and %d points are new\n%s", c, r.Code, len(added), r.Stderr)

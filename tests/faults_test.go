@@ -52,21 +52,13 @@ func with(starts ...string) func(string) bool {
 	}
 }
 
-// The ways to break a run. A panic goes the way of an error in the goroutine
-// that takes the steps; elsewhere it ends the process, as a kill does.
+// The ways to break a run.
 const (
 	kill  = "kill"
 	term  = "term"
 	fails = "error"
 	crash = "panic"
 )
-
-func ways(point string) []string {
-	if strings.HasPrefix(point, "step ") {
-		return []string{kill, term, fails, crash}
-	}
-	return []string{kill, term, fails}
-}
 
 // cell is one of the matrix.
 type cell struct {
@@ -77,8 +69,8 @@ type cell struct {
 // String says what was broken, and where.
 func (c cell) String() string { return fmt.Sprintf("%s at %q of %s", c.way, c.point, c.name) }
 
-// At every point of a run, virtbackup is killed, ended by a signal, and given an
-// I/O error. Every point that is listed then is what the disks were; the next
+// At every point of a run, virtbackup is killed, ended by a signal, given an I/O
+// error, and made to panic. Every point that is listed then is what the disks were; the next
 // run succeeds and is right; nothing is left. VIRTBACKUP_SEED repeats the cut.
 func TestFaultMatrix(t *testing.T) {
 	t.Parallel()
@@ -126,7 +118,7 @@ func enumerate(t *testing.T) (cells []cell, points int) {
 		all := m.trace(s)
 		points += len(all)
 		for _, p := range all {
-			for _, w := range ways(p) {
+			for _, w := range []string{kill, term, fails, crash} {
 				cells = append(cells, cell{s, p, w})
 			}
 		}

@@ -16,8 +16,7 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -190,12 +189,12 @@ func (r *run) warn(text string) {
 // verify reads all files of the chosen points.
 func (d *domainRun) verify(ctx context.Context) error {
 	d.checkManifests()
-	group, reading := errgroup.WithContext(ctx)
+	group, reading := panics.WithContext(ctx)
 	group.SetLimit(imagesAtOnce)
 	for _, m := range d.chosen {
-		group.Go(panics.Caught(func() error { return d.checkFiles(m) }))
+		group.Go(func() error { return errors.Join(fault.Point("verify files"), d.checkFiles(m)) })
 		for _, disk := range m.Disks {
-			group.Go(panics.Caught(func() error { return d.checkDisk(reading, m, disk) }))
+			group.Go(func() error { return d.checkDisk(reading, m, disk) })
 		}
 	}
 	if err := group.Wait(); err != nil {
@@ -210,15 +209,18 @@ func (d *domainRun) verify(ctx context.Context) error {
 func (d *domainRun) checkDisk(ctx context.Context, m repository.Manifest, disk repository.Disk) error {
 	var damage []repository.Damage
 	var faults string
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(panics.Caught(func() (err error) {
+	group, ctx := panics.WithContext(ctx)
+	group.Go(func() (err error) {
 		damage, err = d.repo.CheckImage(ctx, m, disk, repository.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
-	}))
-	group.Go(panics.Caught(func() (err error) {
+	})
+	group.Go(func() (err error) {
+		if err := fault.Point("verify structure"); err != nil {
+			return err
+		}
 		faults, err = d.checkStructure(ctx, m, disk)
 		return err
-	}))
+	})
 	if err := group.Wait(); err != nil {
 		return err
 	}

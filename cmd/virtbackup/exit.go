@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/backup"
@@ -24,7 +25,7 @@ const (
 	exitLocked   = 4
 	exitDamaged  = 5
 	exitNotFound = 6
-	exitBug      = 70
+	exitBug      = 70 // EX_SOFTWARE of sysexits.h
 	exitSignal   = 128
 )
 
@@ -47,6 +48,30 @@ type hintedError struct {
 func (e *hintedError) Unwrap() error { return e.error }
 func (e *hintedError) Hint() string  { return e.hint }
 
+// withPanic adds to err a panic that it does not say: on its way it has become a
+// warning.
+func withPanic(err error, p *panics.Error) error {
+	var several *severalError
+	switch {
+	case isBug(err), errors.As(err, &several) && slices.ContainsFunc(several.errs, isBug):
+		return err
+	case errors.Is(err, errWarned):
+		return p
+	}
+	return errors.Join(err, p)
+}
+
+func isBug(err error) bool {
+	var bug *panics.Error
+	return errors.As(err, &bug)
+}
+
+// readerGone tells whether what reads standard output has gone, as head does.
+func readerGone(err error) bool {
+	var output *outputError
+	return errors.As(err, &output) && errors.Is(output, syscall.EPIPE)
+}
+
 // exitCode is the one place that decides how the program ends.
 func exitCode(err error) int {
 	var (
@@ -60,17 +85,18 @@ func exitCode(err error) int {
 		locked    *repository.LockedError
 		damaged   *repository.DamagedError
 		ambiguous *repository.AmbiguousError
-		bug       *panics.Error
 	)
 	switch {
 	case err == nil:
 		return exitDone
-	case errors.As(err, &several):
-		return several.exitCode()
 	case errors.As(err, &signal):
 		return exitSignal + int(signal.signal)
-	case errors.As(err, &bug):
+	case isBug(err):
 		return exitBug
+	case errors.As(err, &several):
+		return several.exitCode()
+	case readerGone(err):
+		return exitSignal + int(syscall.SIGPIPE)
 	case errors.Is(err, errWarned):
 		return exitWarning
 	case errors.As(err, &usage), errors.As(err, &ambiguous), errors.As(err, &badBackup), errors.As(err, &badRest),
@@ -89,21 +115,29 @@ func exitCode(err error) int {
 }
 
 // report prints an error and what to do about it, and returns the exit code.
-// What a severalError is made of has been printed before.
+// What a severalError is made of has been printed before. Where only the reader of
+// the output has gone there is nothing to say.
 func report(w io.Writer, err error) int {
 	code := exitCode(err)
-	if code == exitDone || code == exitWarning {
+	if code == exitDone || code == exitWarning || code == exitSignal+int(syscall.SIGPIPE) {
 		return code
 	}
 	fmt.Fprintf(w, "error: %s\n", plain(err.Error()))
 	if hint := hintFor(err); hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", plain(hint))
 	}
+	var bug *panics.Error
+	if errors.As(err, &bug) {
+		fmt.Fprintf(w, "%s", bug.Stack)
+	}
 	return code
 }
 
 // hintFor asks the error itself, then knows some causes.
 func hintFor(err error) string {
+	if isBug(err) {
+		return "this is a bug, please report it with virtbackup --version and what stands on standard error"
+	}
 	var own interface{ Hint() string }
 	if errors.As(err, &own) && own.Hint() != "" {
 		return own.Hint()

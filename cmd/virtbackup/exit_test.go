@@ -14,12 +14,14 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
 
 func TestReport(t *testing.T) {
 	damaged := &repository.DamagedError{Points: []repository.DamagedPoint{{Domain: "vm1", ID: "check2", Err: errors.New("no manifest")}}}
+	bug := &panics.Error{Value: "boom", Stack: []byte("goroutine 1")}
 	tests := []struct {
 		name string
 		err  error
@@ -56,6 +58,11 @@ func TestReport(t *testing.T) {
 		{"not allowed", syscall.EACCES, 1, "as root"},
 		{"interrupted", &signalError{syscall.SIGINT}, 130, "cleaned up"},
 		{"terminated", fmt.Errorf("copy: %w", &signalError{syscall.SIGTERM}), 143, "cleaned up"},
+		{"a bug", fmt.Errorf("copy: %w", bug), 70, "please report it"},
+		{"a bug, and damage", errors.Join(damaged, bug), 70, "please report it"},
+		{"a bug that a warning hid", withPanic(errWarned, bug), 70, "please report it"},
+		{"a bug in one of several", withPanic(&severalError{of: 2, names: []string{"vm1"}, errs: []error{damaged}}, bug), 70, "please report it"},
+		{"a bug after a signal", errors.Join(bug, &signalError{syscall.SIGTERM}), 143, "please report it"},
 		{"hung up, and more", errors.Join(&signalError{syscall.SIGHUP}, damaged), 129, "cleaned up"},
 	}
 	for _, tt := range tests {

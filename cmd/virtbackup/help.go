@@ -13,7 +13,7 @@ Options may stand before or after the arguments.
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 done with a warning,
 4 another run works on the domain, 5 damage found, 6 no such domain, disk or
-point, 128+N ended by signal N.`
+point, 70 a bug (please report it), 128+N ended by signal N.`
 
 // commandHelp is the help of one command: examples stand before options.
 const commandHelp = `{{.HelpName}}: {{wrap .Usage 3}}

@@ -10,9 +10,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"syscall"
+
+	"github.com/virtbackup/virtbackup/panics"
 )
 
 func main() {
@@ -25,17 +26,17 @@ func main() {
 // run is the program: from a command line to an exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
 	out := newScreen(stdout)
-	defer func() {
-		// Left to itself a panic exits with 2, which means something else here.
-		if p := recover(); p != nil {
-			fmt.Fprintf(stderr, "error: internal error: %v\nhint: report it as a bug, with these lines\n%s", p, debug.Stack())
-			code = exitFailed
+	before := panics.Last()
+	err := panics.Catch(func() error {
+		app := newApp(out, stderr)
+		arranged, err := arrange(app, args)
+		if err != nil {
+			return err
 		}
-	}()
-	app := newApp(out, stderr)
-	arranged, err := arrange(app, args)
-	if err == nil {
-		err = app.RunContext(ctx, arranged)
+		return app.RunContext(ctx, arranged)
+	})
+	if p := panics.Last(); p != before {
+		err = withPanic(err, p)
 	}
 	code = report(stderr, err)
 	if code != exitDone && code != exitWarning && !out.used && wantsJSON(args) {
@@ -63,19 +64,35 @@ func (e *signalError) Hint() string {
 	return "what this run had begun is cleaned up; nothing was added"
 }
 
+// endings ask a run to end. Left to Go, SIGQUIT (Ctrl-\) ends it at once, as does
+// the SIGKILL that the kernel sends some time after SIGXCPU (ulimit -t, LimitCPU=).
+var endings = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGXCPU}
+
 // withSignals cancels the context at the first signal that asks to end. Further
 // ones are ignored: what is left then is the clean-up, and its time is bounded.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	go func() {
+	// What whoever started us has set to be ignored stays so: nohup, and shells that
+	// start something in the background.
+	signal.Notify(signals, slices.DeleteFunc(slices.Clone(endings), signal.Ignored)...)
+	// Nobody reads this channel: Go ends a program at a write to standard output or error
+	// that nobody reads any more, unless it has asked for SIGPIPE. Asking, not ignoring:
+	// what is ignored programs that we start (qemu-img) would ignore, too.
+	pipes := make(chan os.Signal, 1)
+	signal.Notify(pipes, syscall.SIGPIPE)
+	ended := panics.Go(func() error {
 		for s := range signals {
 			if ctx.Err() == nil {
 				fmt.Fprintf(os.Stderr, "%s: cleaning up\n", s)
 			}
 			cancel(&signalError{s.(syscall.Signal)})
 		}
-	}()
-	return ctx, func() { signal.Stop(signals); close(signals) }
+		return nil
+	})
+	return ctx, func() {
+		signal.Stop(signals)
+		close(signals)
+		<-ended
+	}
 }

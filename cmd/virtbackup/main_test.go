@@ -84,7 +84,8 @@ func (panicky) Write([]byte) (int, error) { panic("boom") }
 func TestRunAfterAPanic(t *testing.T) {
 	var stderr bytes.Buffer
 	code := run(context.Background(), []string{"virtbackup", "--version"}, panicky{}, &stderr)
-	if code != exitFailed || !strings.HasPrefix(stderr.String(), "error: internal error: boom\nhint: ") {
+	if code != exitBug || !strings.HasPrefix(stderr.String(), "error: internal error: boom\nhint: this is a bug, please report it") ||
+		!strings.Contains(stderr.String(), "main_test.go") {
 		t.Errorf("exit %d, %s", code, stderr.String())
 	}
 }

@@ -73,10 +73,10 @@ func named(domain string, err error) error {
 
 // one does it for one domain. A panic is its failure: the others have their turn.
 func (s several) one(domain string) (result any, warned bool, err error) {
-	err = panics.Caught(func() error {
+	err = panics.Catch(func() error {
 		result, warned, err = s.do(domain)
 		return err
-	})()
+	})
 	return result, warned, err
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,7 +52,8 @@ func (s *site) stopped(args ...string) *testdomain.Process {
 func TestSignals(t *testing.T) {
 	s := slowSite(t)
 	before := s.everything(nil)
-	for n, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGXCPU}
+	for n, signal := range signals {
 		id := fmt.Sprintf("check%d", n+2) // a number is used once
 		p := s.stopped("full", s.Name)
 		p.Signal(signal)
@@ -66,8 +68,10 @@ func TestSignals(t *testing.T) {
 				t.Errorf("%s: it does not say %q", signal, words)
 			}
 		}
-		if strings.Contains(r.Stderr, "context canceled") {
-			t.Errorf("%s: it speaks of a context", signal)
+		for _, words := range []string{"context canceled", "goroutine"} {
+			if strings.Contains(r.Stderr, words) {
+				t.Errorf("%s: it speaks of a %s", signal, words)
+			}
 		}
 		if r.Stdout != "" {
 			t.Errorf("%s: standard output: %s", signal, r.Stdout)
@@ -76,10 +80,75 @@ func TestSignals(t *testing.T) {
 			t.Errorf("%s has changed something: before\n%s\nafter\n%s", signal, before, after)
 		}
 	}
-	if id := s.backUp(0, "inc").Point.ID; id != "check5" {
-		t.Errorf("the next point is %s, want check5", id)
+	if id, want := s.backUp(0, "inc").Point.ID, fmt.Sprintf("check%d", len(signals)+2); id != want {
+		t.Errorf("the next point is %s, want %s", id, want)
 	}
 	wantKinds(t, s.points[1].Manifest, "vda inc, vdb inc")
+	s.check()
+}
+
+// What does not ask a run to end does not end it: signals that other programs use among
+// themselves, and a hangup that nohup has had ignored.
+func TestSignalsThatEndNothing(t *testing.T) {
+	s := slowSite(t)
+	script := filepath.Join(s.Dir, "nohup")
+	write(t, script, fmt.Sprintf("#!/bin/sh\ntrap '' HUP\nexec %s \"$@\"\n", testdomain.Binary(t)))
+	if err := os.Chmod(script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.program.Binary = script
+	truth := s.truths()
+	p := s.stopped("--json", "inc", s.Name)
+	for _, signal := range []syscall.Signal{syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE, syscall.SIGXFSZ, syscall.SIGHUP} {
+		p.Signal(signal)
+	}
+	p.Signal(syscall.SIGCONT)
+	s.add(p.Wait(), truth)
+	s.check()
+}
+
+// Whoever reads the output may go, or never have been there: a run goes on to its end.
+// What only prints ends without a word, as it would by SIGPIPE.
+func TestNobodyReads(t *testing.T) {
+	s := slowSite(t)
+	gone := func(stderr bool, args ...string) (code int, said string) {
+		t.Helper()
+		read, write, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = read.Close()
+		defer write.Close()
+		var text strings.Builder
+		cmd := exec.Command(testdomain.Binary(t), args...)
+		cmd.Env = append(os.Environ(), s.program.Env...)
+		cmd.Stdout, cmd.Stderr = write, &text
+		if stderr {
+			cmd.Stderr = write
+		}
+		_ = cmd.Run()
+		return cmd.ProcessState.ExitCode(), text.String()
+	}
+	before := s.state()
+	if code, said := gone(false, "list", s.Name); code != 128+int(syscall.SIGPIPE) || said != "" {
+		t.Errorf("list: exit %d, %s", code, said)
+	}
+	if after := s.state(); after != before {
+		t.Errorf("list has changed something: %s, was %s", after, before)
+	}
+	for n, stderr := range []bool{true, false} {
+		code, said := gone(stderr, "--verbose", "inc", s.Name)
+		if code == 1 || code < 0 || strings.Contains(said, "removing") {
+			t.Errorf("inc: exit %d, %s", code, said)
+		}
+		if want := []string{"check1", "check2", "check3"}[:n+2]; !slices.Equal(s.labels(), want) || s.HasJob() {
+			t.Errorf("the checkpoints are %v, want %v; a job is left: %v", s.labels(), want, s.HasJob())
+		}
+		s.program.Must(t, nil, "verify", fmt.Sprintf("%s@check%d", s.Name, n+2))
+	}
+	closed := testdomain.Program{Binary: "sh", Env: s.program.Env}
+	truth := s.truths()
+	s.add(closed.Must(t, nil, "-c", `exec "$0" --json --verbose inc "$1" 2>&-`, testdomain.Binary(t), s.Name), truth)
 	s.check()
 }
 

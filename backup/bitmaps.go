@@ -99,7 +99,7 @@ func (r *run) withoutBitmaps(ctx context.Context, cause error) error {
 	if err := r.noCheckpoint(); err != nil {
 		return err
 	}
-	if err := r.awaitIdle(ctx); err != nil {
+	if err := r.awaitStillIdle(ctx); err != nil {
 		return err
 	}
 	if err := r.freeze(ctx); err != nil {

@@ -122,6 +122,9 @@ func (r *run) documents() (job, point string, err error) {
 	return job, point, err
 }
 
+// askTime bounds a question whose answer only makes an error clearer.
+const askTime = 5 * time.Second
+
 // explainBegin says what to do about the usual reasons for a job not to begin.
 func (r *run) explainBegin(err error) error {
 	switch {
@@ -131,6 +134,17 @@ func (r *run) explainBegin(err error) error {
 	case errors.Is(err, hypervisor.ErrScratch):
 		return withHint(err, "QEMU's user must be able to enter %s; name another directory with --scratch-dir, or allow this one "+
 			"(owner and mode of it and of all above it, AppArmor, SELinux)", runDir(r.ScratchDir))
+	case errors.Is(err, hypervisor.ErrBitmap):
+		return err
+	}
+	// A job that has begun a moment ago: the guest may be frozen.
+	var h *holder
+	asked := within(askTime, func() (err error) {
+		h, err = r.holder(r.plan.targets())
+		return err
+	})
+	if asked == nil && h != nil {
+		return withHint(fmt.Errorf("%w; it is held by %v", err, h), "%s", h.hint)
 	}
 	return err
 }

@@ -104,7 +104,7 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 			return nil, usageError("leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
 		case unfit != "":
 			p.LeftOut = append(p.LeftOut, repository.LeftOut{Target: d.Target, Reason: unfit})
-		case slices.Contains(r.Exclude, d.Target), len(r.Disks) > 0 && !named:
+		case !r.chooses(d.Target):
 			p.LeftOut = append(p.LeftOut, repository.LeftOut{Target: d.Target, Reason: "not chosen"})
 		default:
 			chosen = append(chosen, d)
@@ -114,6 +114,29 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 		return nil, usageError("a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
 	}
 	return chosen, nil
+}
+
+// chooses tells whether a disk is asked for.
+func (r Request) chooses(target string) bool {
+	return !slices.Contains(r.Exclude, target) && (len(r.Disks) == 0 || slices.Contains(r.Disks, target))
+}
+
+// chosenTargets names the disks that a plan will have.
+func chosenTargets(r Request, disks []xml.Disk) (targets []string) {
+	for _, d := range disks {
+		if d.Unfit() == "" && r.chooses(d.Target) {
+			targets = append(targets, d.Target)
+		}
+	}
+	return targets
+}
+
+// targets names the disks of the plan.
+func (p *Plan) targets() (targets []string) {
+	for _, d := range p.Disks {
+		targets = append(targets, d.Target)
+	}
+	return targets
 }
 
 // setKind settles kind and base.

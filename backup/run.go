@@ -1,7 +1,7 @@
 // Package backup makes points: it plans a run and carries it out step by step.
 //
-//	find → open → lock → recover → plan → parents → space → issue
-//	     → reserve → directories → idle → freeze → begin → thaw → tails
+//	find → open → lock → recover → idle → plan → parents → space → issue
+//	     → reserve → directories → still idle → freeze → begin → thaw → tails
 //	     → copy → end → seal → retire
 //
 // Each step that changes something outside of the process has its undo beside
@@ -43,6 +43,7 @@ type run struct {
 	points []repository.Manifest // of the domain, before this one
 	// checkpoints are those that the domain had then, with sizes.
 	checkpoints []checkpoint.Checkpoint
+	idleBy      time.Time // until when jobs of others are waited for
 	plan        Plan
 	instant     repository.Instant // that this run makes a point of; zero before it is issued
 	partial     *repository.Partial
@@ -83,13 +84,14 @@ var steps = []step{
 	{name: "open", do: (*run).open, undo: (*run).close},
 	{name: "lock", do: (*run).takeLock, undo: (*run).releaseLock},
 	{name: "recover", do: (*run).recover},
+	{name: "idle", do: (*run).awaitIdle},
 	{name: "plan", do: (*run).makePlan},
 	{name: "parents", do: (*run).checkParents},
 	{name: "space", do: (*run).checkSpace},
 	{name: "issue", do: (*run).issue, undo: (*run).withdraw},
 	{name: "reserve", do: (*run).reserve, undo: (*run).discard},
 	{name: "directories", do: (*run).prepareRunDirs},
-	{name: "idle", do: (*run).awaitIdle},
+	{name: "still idle", do: (*run).awaitStillIdle},
 	{name: "freeze", do: (*run).freeze, undo: (*run).thaw},
 	{name: "begin", do: (*run).begin, undo: (*run).abandon},
 	{name: "thaw", do: (*run).thaw},

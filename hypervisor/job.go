@@ -187,6 +187,35 @@ func operationName(operation libvirt.DomainJobOperationType) string {
 	return "unknown"
 }
 
+// BlockJob is one that QEMU does for a disk and that is no backup.
+type BlockJob struct {
+	Kind string // "copy", "pull", "commit" or "active commit"; "" is none
+	// Mirror says that it does not end by itself: once it has caught up, it follows the guest's writes until somebody pivots
+	// or aborts it.
+	Mirror bool
+}
+
+// blockJobs names virDomainBlockJobType for people. Backup jobs are not among them: BackupJob is about those.
+var blockJobs = map[libvirt.DomainBlockJobType]BlockJob{
+	libvirt.DOMAIN_BLOCK_JOB_TYPE_PULL:          {Kind: "pull"},
+	libvirt.DOMAIN_BLOCK_JOB_TYPE_COPY:          {Kind: "copy", Mirror: true},
+	libvirt.DOMAIN_BLOCK_JOB_TYPE_COMMIT:        {Kind: "commit"},
+	libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: {Kind: "active commit", Mirror: true},
+}
+
+// BlockJob returns the block job on a disk, whose ever it is (virDomainGetBlockJobInfo). While there is one BackupBegin fails
+// at once, with VIR_ERR_INTERNAL_ERROR.
+func (d *Domain) BlockJob(target string) (job BlockJob, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		info, err := dom.GetBlockJobInfo(target, 0)
+		if err == nil && info != nil {
+			job = blockJobs[info.Type]
+		}
+		return err
+	})
+	return job, about(d.orNotRunning(err), "ask for block jobs on disk %s of domain %s", target, d.name)
+}
+
 // RunningJob says which job holds the domain, for the message that goes with ErrBusy: "backup", "outgoing migration", …, or
 // "" if there is none (virDomainGetJobStats).
 func (d *Domain) RunningJob() (string, error) {

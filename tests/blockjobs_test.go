@@ -1,0 +1,123 @@
+package tests
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// blockJob is one that somebody else begins on vda.
+type blockJob struct {
+	name  string
+	kind  string // as virtbackup calls it
+	virsh string // as virsh does
+	// begin begins it on the chain base <- middle <- top, and returns the image that vda
+	// has once it is over. It takes long.
+	begin func(s *site, base, middle, top string) (source string)
+	// mirror: it stays until somebody pivots.
+	mirror bool
+	// kinds are those of the incremental afterwards.
+	kinds string
+}
+
+const slowly = "--bandwidth=1" // MiB/s, of 30 MiB
+
+var blockJobs = []blockJob{
+	{"copy", "copy", "Block Copy", func(s *site, _, _, _ string) string {
+		copied := filepath.Join(s.Dir, "copied")
+		testdomain.Virsh(s.t, "blockcopy", s.Name, "vda", copied, "--format", "qcow2", "--transient-job", slowly)
+		return copied
+	}, true, "vda rescan, vdb inc"},
+	{"ready copy", "copy", "Block Copy", func(s *site, _, _, _ string) string {
+		copied := filepath.Join(s.Dir, "copied")
+		testdomain.Virsh(s.t, "blockcopy", s.Name, "vda", copied, "--format", "qcow2", "--transient-job", "--wait")
+		return copied
+	}, true, "vda rescan, vdb inc"},
+	{"pull", "pull", "Block Pull", func(s *site, _, _, top string) string {
+		testdomain.Virsh(s.t, "blockpull", s.Name, "vda", slowly)
+		return top
+	}, false, "vda rescan, vdb inc"},
+	{"commit", "commit", "Block Commit", func(s *site, base, middle, top string) string {
+		testdomain.Virsh(s.t, "blockcommit", s.Name, "vda", "--top", middle, "--base", base, slowly)
+		return top
+	}, false, "vda inc, vdb inc"},
+	{"active commit", "active commit", "Active Block Commit", func(s *site, base, _, _ string) string {
+		testdomain.Virsh(s.t, "blockcommit", s.Name, "vda", "--active", "--base", base, slowly)
+		return base
+	}, true, "vda inc, vdb inc"},
+	{"ready active commit", "active commit", "Active Block Commit", func(s *site, base, _, _ string) string {
+		testdomain.Virsh(s.t, "blockcommit", s.Name, "vda", "--active", "--base", base, "--wait")
+		return base
+	}, true, "vda inc, vdb inc"},
+}
+
+// A block job of somebody else is waited for up to --wait; then the error names it, and
+// what to do. It is never ended. One that ends in time is no obstacle, and the point is
+// right, whatever the job has made of the image and its bitmaps.
+func TestBlockJobs(t *testing.T) {
+	t.Parallel()
+	for _, j := range blockJobs {
+		t.Run(j.name, func(t *testing.T) {
+			t.Parallel()
+			s := filled(t)
+			s.backUp(0, "full")
+			base, middle, top := s.Disk("vda").Source, filepath.Join(s.Dir, "middle"), filepath.Join(s.Dir, "top")
+			for i, overlay := range []string{middle, top} {
+				testdomain.Virsh(t, "snapshot-create-as", s.Name, "snap", "--disk-only", "--no-metadata",
+					"--diskspec", "vda,file="+overlay, "--diskspec", "vdb,snapshot=no")
+				s.Disks[0].Source = overlay
+				s.IO("vda", fmt.Sprintf("write -P %#x %dM 15M", 0x51+i, 16*i))
+			}
+			truth := s.truths()
+			source := j.begin(s, base, middle, top)
+			s.refusedForBlockJob(j)
+			p := s.program.Start(t, "--json", "inc", s.Name, "--wait", "2m")
+			time.Sleep(time.Second)
+			s.finish(j)
+			s.Disks[0].Source = source
+			inc := s.add(p.Wait(), truth)
+			wantKinds(t, inc.Point, j.kinds)
+			if got := disk(t, inc.Point, "vda").Source; got != source {
+				t.Errorf("the point is of %s, want %s", got, source)
+			}
+			s.writeAll(7)
+			wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
+			s.check()
+		})
+	}
+}
+
+// refusedForBlockJob sees that a run that does not wait is refused, that one without the
+// disk is not, and that the job goes on.
+func (s *site) refusedForBlockJob(j blockJob) {
+	s.t.Helper()
+	hint := "virsh blockjob " + s.Name + " vda --info"
+	if j.mirror {
+		hint = "virsh blockjob " + s.Name + " vda --pivot"
+	}
+	want := rejection{1, "domain " + s.Name + " is held by a block job of disk vda that is not ours: " + j.kind + ": ", hint}
+	r := s.rejects(want, []string{"inc", s.Name, "--wait", "1s"})
+	if !strings.Contains(r.Stderr, "waiting up to 1s for a block job of disk vda") {
+		s.t.Error("it does not say that it waits")
+	}
+	s.program.Must(s.t, nil, "copy", s.Name, "--wait", "0s", "--exclude", "vda")
+	if info := testdomain.Virsh(s.t, "blockjob", s.Name, "vda", "--raw"); !strings.Contains(info, "type="+j.virsh+"\n") {
+		s.t.Errorf("the block job is %q, was %s", info, j.virsh)
+	}
+}
+
+// finish lets a block job come to its end.
+func (s *site) finish(j blockJob) {
+	s.t.Helper()
+	testdomain.Virsh(s.t, "blockjob", s.Name, "vda", "0") // no limit
+	if j.mirror {
+		await(s.t, "mirror that has caught up", 50*time.Millisecond, func() bool {
+			_, err := testdomain.TryVirsh(s.t, "blockjob", s.Name, "vda", "--pivot")
+			return err == nil
+		})
+	}
+}

@@ -88,7 +88,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	if err := syncDir(r.Dir); err != nil {
+	if err := errors.Join(syncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
 	}
 	done = true
@@ -306,6 +306,9 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := fault.Point("restore: write XML"); err != nil {
+		return "", err
+	}
 	if _, err := f.Write(r.xml); err != nil {
 		return "", err
 	}

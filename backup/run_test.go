@@ -124,7 +124,7 @@ func TestSteps(t *testing.T) {
 			undos = append(undos, s.name)
 		}
 	}
-	if got := strings.Join(names, " "); got != "find open lock recover plan parents space issue reserve directories idle freeze begin thaw tails copy end seal retire" {
+	if got := strings.Join(names, " "); got != "find open lock recover idle plan parents space issue reserve directories still idle freeze begin thaw tails copy end seal retire" {
 		t.Errorf("steps: %s", got)
 	}
 	if got := strings.Join(undos, " "); got != "open lock issue reserve freeze begin" {

@@ -168,11 +168,7 @@ func (r *restorer) makeDir() error {
 	entries, err := os.ReadDir(r.Dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		r.made = append(r.made, absentDirs(r.Dir)...)
-		if err := os.MkdirAll(r.Dir, 0o700); err != nil {
-			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
-		}
-		return nil
+		return r.makeDirs()
 	case errors.Is(err, syscall.ENOTDIR):
 		return &UsageError{r.Dir + " is not a directory", "name a new directory with --to"}
 	case err != nil:
@@ -183,7 +179,26 @@ func (r *restorer) makeDir() error {
 	return nil
 }
 
-// absentDirs are the directories that MkdirAll will make, outermost first.
+// makeDirs makes the directory and those above it that are missing. The name of each is
+// durable only after an fsync of the directory above (fsync(2)).
+func (r *restorer) makeDirs() error {
+	for _, dir := range absentDirs(r.Dir) {
+		err := os.Mkdir(dir, 0o700)
+		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
+			continue
+		}
+		if err == nil {
+			r.made = append(r.made, dir)
+			err = syncDir(filepath.Dir(dir))
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
+		}
+	}
+	return nil
+}
+
+// absentDirs are the directories that are to be made, outermost first.
 func absentDirs(dir string) []string {
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
 		return nil
@@ -210,6 +225,11 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 		disks[i] = Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
 			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))}
 		r.made = append(r.made, disks[i].Image+partialSuffix, disks[i].Image)
+	}
+	if r.Format == Raw {
+		if err := r.checkSizes(disks); err != nil {
+			return nil, err
+		}
 	}
 	group, copying := panics.WithContext(ctx)
 	group.SetLimit(disksAtOnce)

@@ -182,6 +182,8 @@ func hintForSystem(err error) string {
 	switch {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return "free space there, or name another directory; what this run had written is removed"
+	case errors.Is(err, syscall.EFBIG):
+		return "the file system there, or this process (ulimit -f, LimitFSIZE= in the unit), takes no file that large: raise the limit, or name a directory on another file system"
 	case errors.Is(err, directio.ErrRefused):
 		return "--direct auto writes through the page cache there, and empties it behind itself"
 	case errors.Is(err, syscall.EROFS):

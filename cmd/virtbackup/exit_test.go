@@ -53,6 +53,7 @@ func TestReport(t *testing.T) {
 		{"newer format", repository.ErrNewerFormat, 1, "newest virtbackup"},
 		{"refused checkpoint", checkpoint.Refuse(checkpoint.Checkpoint{}), 1, "--force"},
 		{"disk full", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.ENOSPC}, 1, "free space"},
+		{"file too large", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.EFBIG}, 1, "ulimit -f"},
 		{"quota", syscall.EDQUOT, 1, "free space"},
 		{"read-only", syscall.EROFS, 1, "mounted read-only"},
 		{"not allowed", syscall.EACCES, 1, "as root"},

@@ -1,0 +1,27 @@
+package tests
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// A disk of 17 TiB is more than a file of ext4 can have: restored to raw it is refused
+// before anything is there, restored to qcow2 it takes what its data takes.
+func TestRawRestoreOfAHugeDisk(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 17 << 40}, testdomain.Disk{Target: "vdb", Size: 1 << 20}))
+	s.Write("vda", 17<<40-1<<20, 64<<10, 0x41)
+	s.Write("vdb", 0, 64<<10, 0x42)
+	s.init()
+	s.program.Must(t, nil, "full", s.Name)
+	at := mounted(t, "ext4", 64)
+	to := filepath.Join(at, "new", "vm")
+	s.rejects(rejection{1, "raw image of disk vda of " + s.Name + "@check1 has 18691697672192 bytes: the file system of " + to + " cannot hold", "--format qcow2"},
+		[]string{"restore", s.Name, "--to", to, "--format", "raw"}, at)
+	s.program.Must(t, nil, "restore", s.Name, "--to", to, "--format", "raw", "--disk", "vdb")
+	to = filepath.Join(at, "new", "again")
+	s.program.Must(t, nil, "restore", s.Name, "--to", to)
+	testdomain.Tool(t, "qemu-io", "-r", "-f", "qcow2", "-c", "read -P 0x41 18691696623616 64k", filepath.Join(to, "vda.qcow2"))
+}

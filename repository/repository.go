@@ -25,7 +25,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/fileid"
+	"github.com/virtbackup/virtbackup/panics"
 )
 
 // Format is the newest layout this package reads and the one it writes. It
@@ -88,10 +90,17 @@ func Create(dir string) (*Repository, error) {
 		return r, err
 	}
 	made := absentDirs(dir)
-	isNew, err := create(dir)
-	if err == nil {
+	isNew := false
+	err = panics.Catch(func() (err error) {
+		if isNew, err = create(dir); err != nil {
+			return err
+		}
+		if err := fault.Point("create repository"); err != nil {
+			return err
+		}
 		r, err = Open(dir)
-	}
+		return err
+	})
 	if err != nil {
 		if isNew {
 			_ = os.Remove(filepath.Join(dir, descriptionName))

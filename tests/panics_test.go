@@ -65,6 +65,11 @@ func TestPanics(t *testing.T) {
 		s.panicking(point, "verify", s.Name)
 		unchanged("verify")
 	}
+	s.panicking("create repository", "init", filepath.Join(s.Dir, "b", "repo"))
+	s.panicking("create repository", "full", s.Name, "--repo", filepath.Join(s.Dir, "b"))
+	if left := listing(t, filepath.Join(s.Dir, "b")); left != " absent" {
+		t.Errorf("a panic in init has left: %s", left)
+	}
 	s.panicking("connect", "release", s.Name, "--points")
 	unchanged("release")
 	s.check()

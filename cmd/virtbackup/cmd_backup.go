@@ -71,7 +71,7 @@ func backupFlags() []cli.Flag {
 		&cli.StringFlag{Name: "quiesce", Value: string(backup.QuiesceTry),
 			Usage: "`MODE` of freezing the guest's file systems for the instant of the point: try, require, no"},
 		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to freeze, and to thaw"},
-		&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "`TIME` to wait for a job of someone else on the domain"},
+		&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "`TIME` to wait for jobs of others on the domain and its disks"},
 		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` for QEMU's scratch files (default: " + backup.DefaultRunDir + ")"},
 		&cli.StringFlag{Name: "scratch-limit", Usage: "end the backup before the scratch files take `BYTES`: 800M, 10G (default: before their file system is full)"},
 		&cli.IntFlag{Name: "keep-checkpoints", Value: backup.DefaultKeepCheckpoints, Usage: "leave the newest `N` checkpoints in libvirt, and that of the newest full"},

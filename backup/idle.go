@@ -97,7 +97,7 @@ func (r *run) holder(targets []string) (*holder, error) {
 		return nil, err
 	}
 	if job != "" {
-		return &holder{job: job, hint: fmt.Sprintf("virsh domjobinfo %s shows it; --wait DURATION waits longer%s", r.Domain, r.otherRun())}, nil
+		return &holder{job: job, hint: fmt.Sprintf("virsh domjobinfo %s shows it; --wait DURATION waits longer%s", r.word(), r.otherRun())}, nil
 	}
 	for _, target := range targets {
 		job, err := r.domain.BlockJob(target)
@@ -114,7 +114,7 @@ func (r *run) holder(targets []string) (*holder, error) {
 // blockJobHint says what to do about a block job. A mirror that has caught up waits for
 // somebody to decide.
 func (r *run) blockJobHint(target string, job hypervisor.BlockJob) string {
-	command := fmt.Sprintf("virsh blockjob %s %s", r.Domain, target)
+	command := fmt.Sprintf("virsh blockjob %s %s", r.word(), target)
 	if job.Mirror {
 		return fmt.Sprintf("it ends when somebody decides: %s --pivot goes over to the other image, --abort stays with this one; --exclude %s does without the disk",
 			command, target)

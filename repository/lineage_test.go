@@ -16,9 +16,9 @@ func TestExplain(t *testing.T) {
 		spoil      func(r *Repository) error
 		lost, left string
 	}{
-		"a manifest":  {func(r *Repository) error { return os.Remove(filepath.Join(r.PointDir("vm1", "check1"), ManifestName)) }, "check1 check2 diff3", "copy10"},
-		"a parent":    {func(r *Repository) error { return os.RemoveAll(r.PointDir("vm1", "check1")) }, "check2 diff3", "copy10"},
-		"domain.xml":  {func(r *Repository) error { return nil }, "check1", "check2 diff3 copy10"},
+		"a manifest": {func(r *Repository) error { return os.Remove(filepath.Join(r.PointDir("vm1", "check1"), ManifestName)) }, "check1 check2 diff3", "copy10"},
+		"a parent":   {func(r *Repository) error { return os.RemoveAll(r.PointDir("vm1", "check1")) }, "check2 diff3", "copy10"},
+		"domain.xml": {func(r *Repository) error { return nil }, "check1", "check2 diff3 copy10"},
 		"one that verify has found damaged": {func(r *Repository) error {
 			digest, err := r.ManifestDigest("vm1", "copy10")
 			return errors.Join(err, r.SetVerified("vm1", map[string]Verification{"copy10": {Manifest: digest}}))

@@ -93,6 +93,6 @@ func withSignals(parent context.Context) (context.Context, func()) {
 	return ctx, func() {
 		signal.Stop(signals)
 		close(signals)
-		_ = <-ended // a panic is in panics.Last
+		<-ended // a panic is in panics.Last
 	}
 }

@@ -93,6 +93,8 @@ func withSignals(parent context.Context) (context.Context, func()) {
 	return ctx, func() {
 		signal.Stop(signals)
 		close(signals)
-		<-ended // a panic is in panics.Last
+		if err := <-ended; err != nil { // a panic, which is in panics.Last, too
+			fmt.Fprintln(os.Stderr, err)
+		}
 	}
 }

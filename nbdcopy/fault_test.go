@@ -184,9 +184,11 @@ func TestServerKilled(t *testing.T) {
 	}
 }
 
-// A server that lets only so many clients in.
+// A server that lets only so many clients in: one beside the one of Open, of the two that
+// read. So much is to be read that the first still reads when the second comes: of a disk
+// of one batch it may have read all by then, and be gone.
 func TestServerTurnsClientsAway(t *testing.T) {
-	s := nbdkit(t, "--filter=exitlast", "--filter=limit", "pattern", "size=1M", "limit=2")
+	s := nbdkit(t, "--filter=exitlast", "--filter=limit", "pattern", "size=16G", "limit=2")
 	failCopy(t, context.Background(), Source{Socket: s.socket}, newRecorder(), "connect to", s.socket)
 	select {
 	case <-s.ended: // exitlast: it ends with its last client

@@ -160,8 +160,8 @@ func TestPlanner(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			size := int64(len(tt.zero) * cluster / 2)
-			zero := parseFlags(tt.zero, cluster/2, size, stateZero)
-			x := &extents{size: size, cluster: cluster, alloc: zero.cursor(1 << 30)}
+			zero := parseFlags(tt.zero, cluster/2, size, wireZero)
+			x := &extents{size: size, cluster: cluster, alloc: zero.cursor(1<<30, stateZero)}
 			var got [][]request
 			for _, b := range planAll(t, x, &recorder{cluster: cluster, size: size}, buffer) {
 				got = append(got, b.requests)
@@ -181,9 +181,9 @@ func TestPlanner(t *testing.T) {
 func TestScatteredClustersAreOneWrite(t *testing.T) {
 	const cluster = bufferSize / 16
 	size := int64(2 * bufferSize)
-	zero := parseFlags(strings.Repeat("dZ", 16), cluster, size, stateZero)
+	zero := parseFlags(strings.Repeat("dZ", 16), cluster, size, wireZero)
 	sink := &recorder{cluster: cluster, size: size}
-	list := planAll(t, &extents{size: size, cluster: cluster, alloc: zero.cursor(1 << 30)}, sink, bufferSize)
+	list := planAll(t, &extents{size: size, cluster: cluster, alloc: zero.cursor(1<<30, stateZero)}, sink, bufferSize)
 	if len(list) != 1 || len(list[0].requests) != 16 || len(list[0].offsets) != 16 {
 		t.Fatalf("%d batches, want 1 of 16 requests", len(list))
 	}
@@ -320,7 +320,7 @@ func TestBatchesKeepContent(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		size := rnd.Int64N(40*cluster) + 1
 		disk := make([]byte, size)
-		zero := &flags{set: make([]bool, size), flag: stateZero}
+		zero := &flags{set: make([]bool, size), flag: wireZero}
 		for off := int64(0); off < size; off += cluster / 2 {
 			kind := rnd.IntN(3) // data, zeros that the server knows of, zeros that it does not
 			for i := off; i < min(off+cluster/2, size); i++ {
@@ -331,7 +331,7 @@ func TestBatchesKeepContent(t *testing.T) {
 			}
 		}
 		sink := &recorder{cluster: cluster, size: size, bytes: bytes.Repeat([]byte{0xdd}, int(size))}
-		for _, b := range planAll(t, &extents{size: size, cluster: cluster, alloc: zero.cursor(8 * cluster)}, sink, buffer) {
+		for _, b := range planAll(t, &extents{size: size, cluster: cluster, alloc: zero.cursor(8*cluster, stateZero)}, sink, buffer) {
 			fillBatch(b, func(off int64) byte { return disk[off] })
 			if _, err := b.store(sink, cluster, size); err != nil {
 				t.Fatal(err)
@@ -380,8 +380,8 @@ func TestStoreErrors(t *testing.T) {
 func TestPlannerErrors(t *testing.T) {
 	broken := errors.New("broken sink")
 	const size = 1 << 20
-	zero := parseFlags("Z", size, size, stateZero)
-	p := &planner{extents: &extents{size: size, cluster: 4096, alloc: zero.cursor(1 << 30)},
+	zero := parseFlags("Z", size, size, wireZero)
+	p := &planner{extents: &extents{size: size, cluster: 4096, alloc: zero.cursor(1<<30, stateZero)},
 		sink: &recorder{cluster: 4096, size: size, fail: func(string, int64) error { return broken }},
 		pool: testPool(t, 1, 4096), out: make(chan *batch, 1), report: func(Extent) {}}
 	err := p.run(context.Background())

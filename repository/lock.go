@@ -121,30 +121,43 @@ func (r *Repository) makeDomainDir(domain string) (made bool, err error) {
 
 var errLockMoved = errors.New("the lock file was replaced again and again")
 
-// tryLock opens and locks the lock file. errLockMoved asks for another try: the
-// run that held the lock before removed the file (see removeIfEmpty), and a lock
-// on a file without a name would keep nobody out.
+// tryLock opens and locks the lock file. errLockMoved asks for another try.
 func (r *Repository) tryLock(domain string) (*os.File, error) {
-	path := filepath.Join(r.domainDir(domain), lockName)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode) // os adds O_CLOEXEC
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errLockMoved
-	}
+	f, err := r.openLock(domain)
 	if err != nil {
 		return nil, err
 	}
-	err = flock(f)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = lockedBy(domain, f)
-	}
-	if err == nil && !stillAt(f, path) {
-		err = errLockMoved
-	}
-	if err != nil {
+	if err := r.lockOpened(domain, f); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
+}
+
+func (r *Repository) lockPath(domain string) string {
+	return filepath.Join(r.domainDir(domain), lockName)
+}
+
+func (r *Repository) openLock(domain string) (*os.File, error) {
+	f, err := os.OpenFile(r.lockPath(domain), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode) // os adds O_CLOEXEC
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errLockMoved
+	}
+	return f, err
+}
+
+// lockOpened locks the lock file, as it was opened. The run that held the lock at that
+// time may have removed the file since (see removeIfEmpty), and a lock on a file without
+// a name would keep nobody out: errLockMoved.
+func (r *Repository) lockOpened(domain string, f *os.File) error {
+	err := flock(f)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return lockedBy(domain, f)
+	}
+	if err == nil && !stillAt(f, r.lockPath(domain)) {
+		err = errLockMoved
+	}
+	return err
 }
 
 func flock(f *os.File) error {

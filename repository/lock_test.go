@@ -180,6 +180,29 @@ func TestLockExcludesWhileDirectoriesComeAndGo(t *testing.T) {
 	}
 }
 
+// A lock on a file that its holder has removed since it was opened keeps nobody out, and
+// is none, whether there is another by now or not.
+func TestLockOfAFileThatIsGone(t *testing.T) {
+	r := newRepository(t)
+	for _, again := range []bool{false, true} {
+		before := mustLock(t, r, "vm1")
+		f, err := r.openLock("vm1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if err := before.Unlock(); err != nil { // removes the directory that it has made
+			t.Fatal(err)
+		}
+		if again {
+			mustLock(t, r, "vm1")
+		}
+		if err := r.lockOpened("vm1", f); !errors.Is(err, errLockMoved) {
+			t.Errorf("with another lock file %v: got %v, want %v", again, err, errLockMoved)
+		}
+	}
+}
+
 func TestLockRefusesASymbolicLink(t *testing.T) {
 	r := newRepository(t)
 	victim := filepath.Join(t.TempDir(), "victim")

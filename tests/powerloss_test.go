@@ -86,15 +86,13 @@ func (s *site) record(kind string) *recording {
 	root := filepath.Dir(s.repo)
 	first := load(s.t, root).cut(nothing{})
 	r := &recording{domain: "/repo/" + s.Name}
-	trace := filepath.Join(s.Dir, "trace-"+kind)
 	r.before = first.points(r.domain)
 	old := filepath.Join(s.Dir, "before-"+kind)
 	first.save(s.t, old)
 	truth := s.truths()
-	strace := testdomain.Program{Binary: "strace", Env: s.program.Env}
-	s.add(strace.Must(s.t, []int{0, 3}, "-f", "-y", "-xx", "-s", "16777216", "-e", "signal=none", "-e", "trace="+strings.Join(traced, ","),
-		"-o", trace, testdomain.Binary(s.t), "--json", kind, s.Name), truth)
-	r.events = readTrace(s.t, trace, root)
+	result, events := s.straced(root, []int{0, 3}, "--json", kind, s.Name)
+	s.add(result, truth)
+	r.events = events
 	r.whole = load(s.t, root).cut(nothing{})
 	r.load = func() *stable {
 		d := load(s.t, old)
@@ -102,6 +100,17 @@ func (s *site) record(kind string) *recording {
 		return d
 	}
 	return r
+}
+
+// straced runs virtbackup under strace, and returns what it asked of the file system below
+// root.
+func (s *site) straced(root string, codes []int, args ...string) (testdomain.Result, []event) {
+	s.t.Helper()
+	trace := filepath.Join(testdomain.TempDir(s.t), "trace")
+	strace := testdomain.Program{Binary: "strace", Env: s.program.Env}
+	result := strace.Must(s.t, codes, append([]string{"-f", "-y", "-xx", "-s", "16777216", "-e", "signal=none", "-e", "trace=" + strings.Join(traced, ","),
+		"-o", trace, testdomain.Binary(s.t)}, args...)...)
+	return result, readTrace(s.t, trace, root)
 }
 
 // traced are the calls that change files, names or what is sure of them. Those

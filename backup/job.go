@@ -218,8 +218,9 @@ func (r *run) endJob(ctx context.Context) error {
 		return withHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", r.word())
 	}
 	r.ended = true
+	err := r.fault("job ended")
 	r.wake()
-	err := removeIfExists(r.socket()) // libvirt leaves it
+	err = errors.Join(err, removeIfExists(r.socket())) // libvirt leaves it
 	if paused {
 		err = errors.Join(err, r.site().Woken())
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -91,6 +92,9 @@ func (s *Site) EndJob(ctx context.Context) error {
 	endCtx, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
 	if err := s.Domain.EndBackup(endCtx); err != nil {
+		return err
+	}
+	if err := fault.Point("job ended"); err != nil {
 		return err
 	}
 	if paused {

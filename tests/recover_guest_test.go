@@ -3,6 +3,7 @@ package tests
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,7 +22,7 @@ func TestRecoverFrozen(t *testing.T) {
 		t.Errorf("a mark is left: %v", err)
 	}
 	for _, args := range [][]string{{"recover", s.Name}, {"inc", s.Name}} {
-		s.killFrozen(mark)
+		s.killFrozen()
 		r := s.program.Must(t, nil, args...)
 		if !strings.Contains(r.Stdout+r.Stderr, "a freeze of the guest's file systems") {
 			t.Error("it does not say that it has thawed the guest")
@@ -39,21 +40,20 @@ func TestRecoverFrozen(t *testing.T) {
 	}
 }
 
-// killFrozen kills a run while the guest is frozen for it. The instant is too
-// short to hit, so the guest is frozen, and the mark set, as that run does it.
-func (s *site) killFrozen(mark string) {
+// killFrozen kills a run while the guest is frozen for it.
+func (s *site) killFrozen() {
 	s.t.Helper()
-	testdomain.Virsh(s.t, "domfsfreeze", s.Name)
-	write(s.t, mark, `{"run_id":0,"since":"2020-01-01T00:00:00Z"}`)
+	s.startBroken("step freeze after:kill", nil, "inc", "--quiesce", "require").Wait()
 	status := testdomain.Virsh(s.t, "qemu-agent-command", s.Name, `{"execute":"guest-fsfreeze-status"}`)
 	if !strings.Contains(status, "frozen") {
 		s.t.Fatalf("the guest is not frozen: %s", status)
 	}
 }
 
-// The guest is paused for lack of scratch space while the run that was to watch
-// over it is stopped, and then killed: recover ends the job and resumes it. A
-// domain that is paused without a job of ours stays so.
+// The guest is paused for lack of scratch space while the run that was to watch over it is
+// stopped, and then killed: recover ends the job and resumes it. So it does where a run, or
+// another recover, was killed when it had ended the job, and nothing tells of that any more
+// but its mark. A domain that is paused without a job of ours stays so.
 func TestRecoverPaused(t *testing.T) {
 	scratch := mount(t, "600m") // before QEMU starts, which sees the mounts of that moment
 	if err := os.Chmod(scratch, 0o777); err != nil {
@@ -61,23 +61,37 @@ func TestRecoverPaused(t *testing.T) {
 	}
 	s := newSite(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 64 << 20}, testdomain.Disk{Target: "vdb", Size: 512 << 20}))
 	s.IO("vdb", "write -P 0x41 0 384M")
-	p := s.stopped("full", s.Name, "--scratch-dir", scratch)
+	const job, guest = "a backup job, with the guest paused by an I/O error", "the guest, paused by an I/O error"
+	recovered := func(what string) {
+		t.Helper()
+		wantList(t, "dry run", s.recovered(0, "--dry-run").Fixed[:1], what)
+		wantList(t, "recover", s.recovered(0).Fixed[:1], what)
+		if s.HasJob() || s.State() != "running" {
+			t.Errorf("job %v, the domain is %s", s.HasJob(), s.State())
+		}
+		await(t, "writes of the guest", 0, func() bool { return strings.Contains(s.Exec("cat /tmp/done || true"), "done") })
+		if left, _ := filepath.Glob(filepath.Join(s.repo, s.Name, ".mark-*")); len(left) != 0 {
+			t.Errorf("left: %q", left)
+		}
+	}
+	p := s.pauseFull(scratch, "copy buffer#2:pause")
 	p.Signal(syscall.SIGKILL)
 	p.Wait()
-	testdomain.Tool(t, "sh", "-c", "dd if=/dev/zero of="+scratch+"/ballast bs=1M 2>/dev/null || true")
-	s.Exec(`setsid sh -c 'dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
-	await(t, "pause", 0, func() bool { return s.State() == "paused" })
-	dry := s.recovered(0, "--dry-run")
-	wantList(t, "dry run", dry.Fixed[:1], "a backup job, with the guest paused by an I/O error")
-	report := s.recovered(0)
-	wantList(t, "recover", report.Fixed[:1], "a backup job, with the guest paused by an I/O error")
-	if s.HasJob() || s.State() != "running" {
-		t.Errorf("job %v, the domain is %s", s.HasJob(), s.State())
-	}
-	await(t, "writes of the guest", 0, func() bool { return strings.Contains(s.Exec("cat /tmp/done || true"), "done") })
-	if left, _ := filepath.Glob(filepath.Join(s.repo, s.Name, ".mark-*")); len(left) != 0 {
-		t.Errorf("left: %q", left)
-	}
+	recovered(job)
+
+	p = s.pauseFull(scratch, "copy buffer#2:pause,job ended:kill")
+	p.Signal(syscall.SIGCONT) // its watch sees that the guest is paused, and ends the job
+	p.Wait()
+	recovered(guest)
+
+	p = s.pauseFull(scratch, "copy buffer#2:pause")
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	broken := s.program
+	broken.Binary, broken.Env = testdomain.FaultyBinary(t), append(slices.Clone(broken.Env), "VIRTBACKUP_FAULT=job ended:kill")
+	broken.Run(t, "recover", s.Name)
+	recovered(guest)
+
 	// As it dies between the end of the job and the resume.
 	write(t, filepath.Join(s.repo, s.Name, ".mark-paused"), "")
 	testdomain.Virsh(t, "suspend", s.Name)
@@ -85,4 +99,20 @@ func TestRecoverPaused(t *testing.T) {
 	if s.State() != "paused" {
 		t.Error("a domain that somebody has paused was resumed")
 	}
+}
+
+// pauseFull starts a full that is stopped by a fault, and lets the guest write more than
+// the scratch space takes meanwhile: that pauses it.
+func (s *site) pauseFull(scratch, faults string) *testdomain.Process {
+	s.t.Helper()
+	ballast := filepath.Join(scratch, "ballast")
+	if err := os.RemoveAll(ballast); err != nil {
+		s.t.Fatal(err)
+	}
+	p := s.startBroken(faults, nil, "full", "--scratch-dir", scratch)
+	awaitStopped(s.t, p)
+	testdomain.Tool(s.t, "sh", "-c", "dd if=/dev/zero of="+ballast+" bs=1M 2>/dev/null || true")
+	s.Exec(`rm -f /tmp/done; setsid sh -c 'dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
+	await(s.t, "pause", 0, func() bool { return s.State() == "paused" })
+	return p
 }

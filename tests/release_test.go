@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/release"
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -63,7 +64,9 @@ func (s *site) bitmaps(target string) string {
 func TestReleaseCheckpoints(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
-	testdomain.Virsh(t, "checkpoint-create-as", s.Name, "foreign")
+	for _, foreign := range []string{"foreign", "check1"} { // a point has the name of one of them
+		testdomain.Virsh(t, "checkpoint-create-as", s.Name, foreign)
+	}
 	before := s.everything(nil)
 	wantReleased(t, s.released(s.Name, "--dry-run"), "check3 check2 check1", "")
 	if after := s.everything(nil); after != before {
@@ -80,11 +83,11 @@ func TestReleaseCheckpoints(t *testing.T) {
 		t.Errorf("the next point is %s", id)
 	}
 	s.released(s.Name)
-	if got := strings.Join(s.labels(), " "); got != "foreign" {
-		t.Errorf("checkpoints: %s", got)
-	}
+	s.wantCheckpoints("foreign", "check1")
 	s.check()
-	testdomain.Virsh(t, "checkpoint-delete", s.Name, "foreign")
+	for _, foreign := range s.Checkpoints() {
+		testdomain.Virsh(t, "checkpoint-delete", s.Name, foreign)
+	}
 	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
 	s.Destroy()
 	if got := s.bitmaps("vda"); got != "" {
@@ -222,6 +225,9 @@ func TestReleaseRenamed(t *testing.T) {
 	t.Cleanup(func() { _ = os.Remove("/var/log/libvirt/qemu/" + old + "-new.log") })
 	s.rename(old + "-new")
 	s.program.Must(t, []int{3}, "full", s.Name)
+	unlock := s.lock(s.Name) // as a run of the domain does now
+	s.rejects(rejection{4, "domain " + s.Name + " is locked by process", "another run"}, []string{"release", old, "--points"})
+	unlock()
 	result := s.released(old, "--points")
 	wantReleased(t, result, "check2 check1", "check2 check1")
 	wantSaid(t, result.Notes, fmt.Sprintf("libvirt calls domain %s now %s", old, s.Name))
@@ -230,6 +236,24 @@ func TestReleaseRenamed(t *testing.T) {
 	}
 	s.program.Must(t, nil, "inc", s.Name)
 	s.rename(old)
+}
+
+// lock takes the lock of a domain in the site's repository.
+func (s *site) lock(domain string) (unlock func()) {
+	s.t.Helper()
+	repo, err := repository.Open(s.repo)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	lock, err := repo.Lock(domain)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return func() {
+		if err := lock.Unlock(); err != nil {
+			s.t.Error(err)
+		}
+	}
 }
 
 // A release that is killed at whatever instant leaves a point listed and whole,

@@ -118,16 +118,18 @@ func (r *run) dead() ([]string, error) {
 		return nil, nil
 	}
 	now, err := r.seemDead()
-	return slices.DeleteFunc(now, func(name string) bool {
-		before, ok := checkpoint.Find(r.checkpoints, name)
-		return !ok || !before.Dead()
-	}), err
+	return deadBefore(now, r.checkpoints), err
 }
 
-// seemDead names the checkpoints of ours of which libvirt tells no size. It names
-// none unless it tells all of the new checkpoint, which is healthy: else the
-// domain has ended meanwhile, or the answer is worth nothing. Nor does it name one
-// with a disk that is detached, whose bitmap may be in its image.
+// deadBefore leaves of the names those of checkpoints that were dead before, too.
+func deadBefore(names []string, before []checkpoint.Checkpoint) []string {
+	return slices.DeleteFunc(names, func(name string) bool {
+		c, ok := checkpoint.Find(before, name)
+		return !ok || !c.Dead()
+	})
+}
+
+// seemDead names the checkpoints of ours of which libvirt tells no size now.
 func (r *run) seemDead() ([]string, error) {
 	doc, err := r.domain.XML()
 	if err != nil {
@@ -141,15 +143,22 @@ func (r *run) seemDead() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if made, ok := checkpoint.Find(all, r.plan.Checkpoint); !ok || !made.Healthy() {
-		return nil, nil
+	return deadCheckpoints(all, r.plan.Checkpoint, guest), nil
+}
+
+// deadCheckpoints names the checkpoints of ours of which libvirt tells no size. It names
+// none unless it tells all of the new checkpoint, which is healthy: else the
+// domain has ended meanwhile, or the answer is worth nothing. Nor does it name one
+// with a disk that is detached, whose bitmap may be in its image.
+func deadCheckpoints(all []checkpoint.Checkpoint, made string, guest xml.Domain) (names []string) {
+	if c, ok := checkpoint.Find(all, made); !ok || !c.Healthy() {
+		return nil
 	}
 	detached := func(target string) bool { _, has := guest.Disk(target); return !has }
-	var names []string
 	for _, c := range all {
 		if c.Ours && !c.Inherited && c.Dead() && !slices.ContainsFunc(c.Bitmaps(), detached) {
 			names = append(names, c.Name)
 		}
 	}
-	return names, nil
+	return names
 }

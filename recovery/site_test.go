@@ -239,3 +239,42 @@ func TestThawWithoutAnAgent(t *testing.T) {
 		}
 	}
 }
+
+// A point's checkpoint.xml that is that of another point is not given to libvirt, though it
+// is what was written: bitmaps of another instant would be taken for those of the point.
+func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
+	t.Parallel()
+	s, _ := onDomain(t)
+	first := s.issue(t, own)
+	second, err := s.Lock.Issue(repository.Instant{Point: "check2", Identity: other, Checkpoint: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []repository.Instant{first, second} {
+		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>",
+			second.CheckpointName(), checkpoint.Description(s.Repo.ID(), second.Point)))
+		_, err := s.document(absent{m, i})
+		var gone *goneError
+		if errors.As(err, &gone) != (i == first) || err != nil && i == second {
+			t.Errorf("%s: %v", i.Point, err)
+		}
+	}
+}
+
+// seal makes a point without disks.
+func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) repository.Manifest {
+	t.Helper()
+	p, err := s.Lock.Begin(i.Point, i.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := repository.Manifest{ID: i.Point, Kind: repository.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
+		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: repository.ConsistencyCrash}
+	if err := errors.Join(p.WriteFile(repository.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = s.Repo.Point("vm1", i.Point); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}

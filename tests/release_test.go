@@ -111,6 +111,9 @@ func TestReleaseShutOff(t *testing.T) {
 	wantReleased(t, result, "check3 check2 check1", "")
 	wantSaid(t, result.Notes, "the next run of a domain with this name, UUID")
 	testdomain.Virsh(t, "undefine", s.Name)
+	// One point less takes nothing from the others.
+	wantReleased(t, s.released(s.Name+"@copy5", "--points"), "", "copy5")
+	s.points = s.points[:4]
 	file := filepath.Join(s.Dir, "again.xml")
 	write(t, file, doc)
 	testdomain.Virsh(t, "define", file)
@@ -158,6 +161,9 @@ func TestReleaseBesideDamage(t *testing.T) {
 	s.rejects(rejection{1, "check3 may need it", "newest first"}, []string{"release", s.Name + "@check2", "--points"})
 	wantReleased(t, s.released(s.Name, "--points", "--dry-run"), "check3 check2 check1", "copy5 diff4 check3 check2 check1")
 	wantReleased(t, s.released(s.Name+"@check3", "--points"), "check3", "check3")
+	for _, id := range []string{"check1", "check2", "diff4", "copy5"} { // none tells whose they are
+		write(t, filepath.Join(s.repo, s.Name, id, "manifest.json"), "{}")
+	}
 	wantReleased(t, s.released(s.Name, "--points"), "check2 check1", "copy5 diff4 check2 check1")
 }
 
@@ -267,6 +273,7 @@ func TestReleaseHalfWay(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "check3"), filepath.Join(dir, ".partial-check3")); err != nil {
 		t.Fatal(err)
 	}
+	wantReleased(t, s.released(s.Name+"@check2", "--dry-run"), "check2", "") // and not what is left over
 	s.points = s.points[:2]
 	s.writeAll(6)
 	inc := s.backUp(0, "inc")

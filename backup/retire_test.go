@@ -1,0 +1,65 @@
+package backup
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// sized is a checkpoint of ours with bitmaps of so many bytes, vda's first; -1: libvirt
+// tells no size.
+func sized(name string, sizes ...int64) checkpoint.Checkpoint {
+	c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: name}, Ours: true, Sealed: true}
+	for i, size := range sizes {
+		c.Disks = append(c.Disks, xml.CheckpointDisk{Target: "vd" + string(rune('a'+i)), Bitmap: name, Size: size})
+	}
+	return c
+}
+
+// Only a checkpoint all of whose bitmaps are known to be lost is dead: not one of somebody
+// else, not one of a detached disk, and none where libvirt could not tell of the new one.
+func TestDeadCheckpoints(t *testing.T) {
+	guest := xml.Domain{Disks: []xml.Disk{{Target: "vda"}, {Target: "vdb"}}}
+	foreign, inherited := sized("foreign", -1), sized("inherited", -1)
+	foreign.Ours, inherited.Inherited = false, true
+	all := []checkpoint.Checkpoint{sized("dead", -1, -1), sized("half", -1, 0), sized("detached", -1, -1, -1), foreign, inherited, sized("new", 0, 0),
+		sized("newer", 0, -1), sized("ended", -1, -1)}
+	for made, want := range map[string]string{"new": "dead ended", "newer": "", "ended": "", "gone": ""} {
+		if got := strings.Join(deadCheckpoints(all, made, guest), " "); got != want {
+			t.Errorf("beside %s: %q, want %q", made, got, want)
+		}
+	}
+}
+
+// A size that is missing only once may have been asked for at a bad moment.
+func TestDeadTwice(t *testing.T) {
+	before := []checkpoint.Checkpoint{sized("dead", -1), sized("sound", 0)}
+	if got := strings.Join(deadBefore([]string{"dead", "sound", "new"}, before), " "); got != "dead" {
+		t.Errorf("dead twice: %s", got)
+	}
+}
+
+// The checkpoints that are kept are the newest few, and that of the newest full, which a
+// diff starts from.
+func TestOldCheckpoints(t *testing.T) {
+	kinds := map[string]repository.Kind{"check1": repository.KindFull, "check2": repository.KindInc, "check3": repository.KindFull,
+		"check4": repository.KindInc, "check5": repository.KindInc, "check6": repository.KindInc}
+	var points []repository.Manifest
+	var all []checkpoint.Checkpoint
+	for _, id := range []string{"check1", "check2", "check3", "check4", "check5", "check6"} {
+		points = append(points, repository.Manifest{ID: id, Kind: kinds[id], Checkpoint: id})
+		all = append(all, sized(id, 0))
+	}
+	all[1].Inherited, all[4].Instant.State = true, repository.Retired
+	foreign := sized("foreign", 0)
+	foreign.Ours = false
+	all = append(all, foreign)
+	for keep, want := range map[int]string{1: "check4 check1", 2: "check1", 3: "check1", 5: ""} {
+		if got := strings.Join(oldCheckpoints(all, points, keep), " "); got != want {
+			t.Errorf("%d are kept: %q are old, want %q", keep, got, want)
+		}
+	}
+}

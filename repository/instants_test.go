@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -288,11 +289,11 @@ func TestProcessAlive(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	child := self
-	child.PID = cmd.Process.Pid
-	if child.Start, err = startTime(child.PID); err != nil {
+	now, err := readStat(cmd.Process.Pid)
+	if err != nil {
 		t.Fatal(err)
 	}
+	child := Process{BootID: self.BootID, PID: cmd.Process.Pid, Start: now.start}
 	other, before := child, child
 	other.Start++
 	before.BootID = "another"
@@ -300,6 +301,13 @@ func TestProcessAlive(t *testing.T) {
 		t.Errorf("child %v, one of its number that began later %v, one of another boot %v", child.Alive(), other.Alive(), before.Alive())
 	}
 	_ = cmd.Process.Kill()
+	// Its parent may never wait for it, as the first process of some containers.
+	for deadline := time.Now().Add(10 * time.Second); child.Alive(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("a process that was killed is alive until it is waited for")
+			break
+		}
+	}
 	_ = cmd.Wait()
 	if child.Alive() {
 		t.Error("a dead process is alive")

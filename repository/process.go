@@ -23,7 +23,8 @@ func Self() (Process, error) {
 		return Process{}, err
 	}
 	p := Process{BootID: boot, PID: os.Getpid()}
-	p.Start, err = startTime(p.PID)
+	now, err := readStat(p.PID)
+	p.Start = now.start
 	return p, err
 }
 
@@ -37,11 +38,11 @@ func (p Process) Alive() bool {
 	if boot != p.BootID {
 		return false // this host, or the one it ran on, has started anew
 	}
-	start, err := startTime(p.PID)
+	now, err := readStat(p.PID)
 	if os.IsNotExist(err) {
 		return false
 	}
-	return err != nil || start == p.Start
+	return err != nil || now.start == p.Start && !now.ended()
 }
 
 func bootID() (string, error) {
@@ -49,17 +50,34 @@ func bootID() (string, error) {
 	return string(bytes.TrimSpace(id)), err
 }
 
-// startTime reads field 22 of /proc/PID/stat. The second field is the name of the
-// program in parentheses, which may hold spaces and parentheses itself.
-func startTime(pid int) (uint64, error) {
+// stat is what /proc/PID/stat says of a process, see proc(5).
+type stat struct {
+	state   string
+	threads int
+	start   uint64 // clock ticks after the boot
+}
+
+// ended tells whether the process is a zombie: it has closed its files, and is there only
+// until its parent waits for it, which the first process of a container may never do. A
+// process whose first thread has ended looks the same while another is in a call that the
+// kernel does not end, and is not over yet.
+func (s stat) ended() bool { return (s.state == "Z" || s.state == "X") && s.threads <= 1 }
+
+// readStat reads what is known of a process. The second field is the name of the program in
+// parentheses, which may hold spaces and parentheses itself.
+func readStat(pid int) (s stat, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, err
+		return s, err
 	}
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	const starttime = 22 - 3 // the fields behind the name begin with the third
+	const state, threads, starttime = 3 - 3, 20 - 3, 22 - 3 // the fields behind the name begin with the third
 	if len(fields) <= starttime {
-		return 0, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
+		return s, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
 	}
-	return strconv.ParseUint(fields[starttime], 10, 64)
+	s.state = fields[state]
+	if s.threads, err = strconv.Atoi(fields[threads]); err == nil {
+		s.start, err = strconv.ParseUint(fields[starttime], 10, 64)
+	}
+	return s, err
 }

@@ -28,25 +28,32 @@ func (r *run) retire(context.Context) error {
 	}
 	old := r.old(all)
 	for _, c := range all {
-		why := ""
-		switch {
-		case !c.Ours || c.Inherited:
-			continue
-		case !c.Sealed && !r.site().MayRemove(c.Instant):
-			continue // of a run that is alive, in the repository that this is a copy of
-		case !c.Sealed:
-			why = "no point needs it"
-		case slices.Contains(dead, c.Name):
-			why = "its bitmaps are lost"
-		case slices.Contains(old, c.Name):
-			why = fmt.Sprintf("only the newest %d are kept", r.KeepCheckpoints)
-		default:
+		why := r.useless(c, r.site().MayRemove, dead, old)
+		if why == "" {
 			continue
 		}
 		r.retireOne(c.Label(), why, func() error { return r.site().RetireCheckpoint(c.Instant) })
 	}
 	r.retireEarlier(all)
 	return nil
+}
+
+// useless says why a checkpoint is deleted, or "" for one that stays. dead and old are
+// names of checkpoints.
+func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(repository.Instant) bool, dead, old []string) string {
+	switch {
+	case !c.Ours || c.Inherited:
+		return ""
+	case !c.Sealed && !mayRemove(c.Instant):
+		return "" // of a run that is alive, in the repository that this is a copy of
+	case !c.Sealed:
+		return "no point needs it"
+	case slices.Contains(dead, c.Name):
+		return "its bitmaps are lost"
+	case slices.Contains(old, c.Name):
+		return fmt.Sprintf("only the newest %d are kept", r.KeepCheckpoints)
+	}
+	return ""
 }
 
 func (r *run) retireOne(name, why string, remove func() error) {

@@ -34,6 +34,38 @@ func TestDeadCheckpoints(t *testing.T) {
 	}
 }
 
+// Nothing goes that is not ours alone, that a point needs, or that a run which is alive has
+// made.
+func TestUseless(t *testing.T) {
+	c := sized("check1", 0)
+	foreign, inherited, left := c, c, c
+	foreign.Ours, inherited.Inherited, left.Sealed = false, true, false
+	leftElsewhere := left
+	leftElsewhere.Inherited = true
+	named := []string{"check1"}
+	for _, tt := range []struct {
+		name      string
+		c         checkpoint.Checkpoint
+		alive     bool
+		dead, old []string
+		want      string
+	}{
+		{"needed", c, false, nil, nil, ""},
+		{"dead", c, false, named, nil, "its bitmaps are lost"},
+		{"old", c, false, nil, named, "only the newest 3 are kept"},
+		{"left over", left, false, nil, nil, "no point needs it"},
+		{"of a run that is alive", left, true, nil, nil, ""},
+		{"left over elsewhere", leftElsewhere, false, nil, nil, ""},
+		{"foreign", foreign, false, named, named, ""},
+		{"inherited", inherited, false, named, named, ""},
+	} {
+		r := &run{Request: Request{KeepCheckpoints: 3}}
+		if got := r.useless(tt.c, func(repository.Instant) bool { return !tt.alive }, tt.dead, tt.old); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
 // A size that is missing only once may have been asked for at a bad moment.
 func TestDeadTwice(t *testing.T) {
 	before := []checkpoint.Checkpoint{sized("dead", -1), sized("sound", 0)}

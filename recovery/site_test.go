@@ -4,18 +4,38 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/checkpoint"
-	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-func TestMain(m *testing.M) { testdomain.Main(m) }
+// TestMain lets the test binary be another run: with this variable it issues an identity in
+// the repository named there, says so, and waits to be killed.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("RECOVERY_TEST_ISSUE"); dir != "" {
+		issueAndWait(dir)
+	}
+	testdomain.Main(m)
+}
+
+func issueAndWait(dir string) {
+	repo, err := repository.Open(dir)
+	if err == nil {
+		var lock *repository.Lock
+		if lock, err = repo.Lock("vm1"); err == nil {
+			_, err = lock.Issue(repository.Instant{Point: "check1", Identity: other, Checkpoint: true})
+			err = errors.Join(err, lock.Unlock())
+		}
+	}
+	fmt.Println("issued:", err)
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	os.Exit(0)
+}
 
 const (
 	own   = "0000000000000001"
@@ -174,107 +194,4 @@ func TestMarks(t *testing.T) {
 	if _, ok, err := s.readMark(markPaused); err != nil || ok {
 		t.Errorf("a mark that was not set stands: %v, %v", ok, err)
 	}
-}
-
-// onDomain is newSite for a throwaway domain.
-func onDomain(t *testing.T) (*Site, *testdomain.Domain) {
-	t.Helper()
-	s, d := newSite(t), testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20})
-	conn, err := hypervisor.Connect(testdomain.URI)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	if s.Domain, err = conn.Domain(d.Name); err != nil {
-		t.Fatal(err)
-	}
-	return s, d
-}
-
-// A checkpoint that has the name of ours, and is not proven to be, is not deleted, by
-// whichever way.
-func TestCheckpointsAreProven(t *testing.T) {
-	t.Parallel()
-	s, d := onDomain(t)
-	i := s.issue(t, other)
-	make := func(description string) {
-		t.Helper()
-		testdomain.Virsh(t, "checkpoint-create-as", d.Name, i.CheckpointName(), description)
-	}
-	make("somebody's")
-	for _, identity := range []string{"", i.Identity} {
-		s.Own = identity
-		for way, remove := range map[string]func(repository.Instant) error{"delete": s.DeleteCheckpoint, "retire": s.RetireCheckpoint} {
-			if err := remove(i); err == nil || len(d.Checkpoints()) != 1 {
-				t.Errorf("%s, own %q: %v, left %v", way, identity, err, d.Checkpoints())
-			}
-		}
-	}
-	testdomain.Virsh(t, "checkpoint-delete", d.Name, i.CheckpointName())
-	make(checkpoint.Description(s.Repo.ID(), i.Point))
-	if err := s.DeleteCheckpoint(i); err != nil || len(d.Checkpoints()) > 0 {
-		t.Errorf("ours: %v, left %v", err, d.Checkpoints())
-	}
-}
-
-// Where the agent does not answer, the guest may still be frozen: the mark goes only if the
-// domain was started anew since.
-func TestThawWithoutAnAgent(t *testing.T) {
-	t.Parallel()
-	s, d := onDomain(t)
-	testdomain.Virsh(t, "resume", d.Name)
-	id, err := s.Domain.RunID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for mark, stays := range map[uint]bool{id: true, 0: true, id + 1: false} {
-		if err := s.Freezing(); err != nil {
-			t.Fatal(err)
-		}
-		err := s.tryThaw(guestMark{RunID: mark})
-		_, left, markErr := s.Lock.Mark(markFrozen)
-		var later *laterError
-		if markErr != nil || left != stays || errors.As(err, &later) != stays || err != nil && !stays {
-			t.Errorf("run %d, marked in run %d: %v, the mark is there: %v", id, mark, err, left)
-		}
-	}
-}
-
-// A point's checkpoint.xml that is that of another point is not given to libvirt, though it
-// is what was written: bitmaps of another instant would be taken for those of the point.
-func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
-	t.Parallel()
-	s, _ := onDomain(t)
-	first := s.issue(t, own)
-	second, err := s.Lock.Issue(repository.Instant{Point: "check2", Identity: other, Checkpoint: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, i := range []repository.Instant{first, second} {
-		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>",
-			second.CheckpointName(), checkpoint.Description(s.Repo.ID(), second.Point)))
-		_, err := s.document(absent{m, i})
-		var gone *goneError
-		if errors.As(err, &gone) != (i == first) || err != nil && i == second {
-			t.Errorf("%s: %v", i.Point, err)
-		}
-	}
-}
-
-// seal makes a point without disks.
-func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) repository.Manifest {
-	t.Helper()
-	p, err := s.Lock.Begin(i.Point, i.Identity)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := repository.Manifest{ID: i.Point, Kind: repository.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
-		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: repository.ConsistencyCrash}
-	if err := errors.Join(p.WriteFile(repository.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
-		t.Fatal(err)
-	}
-	if m, err = s.Repo.Point("vm1", i.Point); err != nil {
-		t.Fatal(err)
-	}
-	return m
 }

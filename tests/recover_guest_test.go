@@ -80,8 +80,13 @@ func TestRecoverPaused(t *testing.T) {
 	recovered(job)
 
 	p = s.pauseFull(scratch, "copy buffer#2:pause,job ended:kill")
-	p.Signal(syscall.SIGCONT) // its watch sees that the guest is paused, and ends the job
-	p.Wait()
+	if err := os.Remove(filepath.Join(scratch, "ballast")); err != nil { // the guest stays paused
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGCONT)
+	if r := p.Wait(); !strings.Contains(r.Stderr, "ending the backup job") {
+		t.Error("the run has not ended the job because the guest is paused")
+	}
 	recovered(guest)
 
 	p = s.pauseFull(scratch, "copy buffer#2:pause")

@@ -1,0 +1,195 @@
+package recovery
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+// onDomain is newSite for a throwaway domain.
+func onDomain(t *testing.T) (*Site, *testdomain.Domain) {
+	t.Helper()
+	s, d := newSite(t), testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20})
+	conn, err := hypervisor.Connect(testdomain.URI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if s.Domain, err = conn.Domain(d.Name); err != nil {
+		t.Fatal(err)
+	}
+	return s, d
+}
+
+// A checkpoint that has the name of ours, and is not proven to be, is not deleted, by
+// whichever way.
+func TestCheckpointsAreProven(t *testing.T) {
+	t.Parallel()
+	s, d := onDomain(t)
+	i := s.issue(t, other)
+	make := func(description string) {
+		t.Helper()
+		testdomain.Virsh(t, "checkpoint-create-as", d.Name, i.CheckpointName(), description)
+	}
+	make("somebody's")
+	for _, identity := range []string{"", i.Identity} {
+		s.Own = identity
+		for way, remove := range map[string]func(repository.Instant) error{"delete": s.DeleteCheckpoint, "retire": s.RetireCheckpoint} {
+			if err := remove(i); err == nil || len(d.Checkpoints()) != 1 {
+				t.Errorf("%s, own %q: %v, left %v", way, identity, err, d.Checkpoints())
+			}
+		}
+	}
+	testdomain.Virsh(t, "checkpoint-delete", d.Name, i.CheckpointName())
+	make(checkpoint.Description(s.Repo.ID(), i.Point))
+	if err := s.DeleteCheckpoint(i); err != nil || len(d.Checkpoints()) > 0 {
+		t.Errorf("ours: %v, left %v", err, d.Checkpoints())
+	}
+}
+
+// What a run has left that is alive stays, though nobody holds the lock, which may be that
+// of a copy. When it is dead all of it goes.
+func TestRecoverOfALiveRun(t *testing.T) {
+	t.Parallel()
+	s, d := onDomain(t)
+	if err := s.Lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	run := exec.Command(os.Args[0])
+	run.Env = append(os.Environ(), "RECOVERY_TEST_ISSUE="+s.Repo.Dir())
+	if _, err := run.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = run.Wait() }()
+	defer func() { _ = run.Process.Kill() }()
+	if line, _ := bufio.NewReader(out).ReadString('\n'); line != "issued: <nil>\n" {
+		t.Fatalf("the other run: %s", line)
+	}
+	if s.Lock, err = s.Repo.Lock("vm1"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Lock.Unlock() })
+	testdomain.Virsh(t, "checkpoint-create-as", d.Name, repository.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
+	s.SocketDir, s.ScratchDir = t.TempDir(), t.TempDir()
+	for _, path := range []string{s.Socket(other), s.Scratch(other, "vda")} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	report, err := s.Recover(t.Context(), false)
+	if err != nil || len(report.Fixed)+len(report.Left) > 0 || s.left(t, d) != 4 {
+		t.Errorf("alive: %+v, %v; %d things are there, want 4", report, err, s.left(t, d))
+	}
+	if err := run.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for i := s.issued(t); i.Process.Alive(); time.Sleep(time.Millisecond) {
+	}
+	report, err = s.Recover(t.Context(), false)
+	if err != nil || len(report.Fixed) != 3 || len(report.Left) > 0 || s.left(t, d) != 0 {
+		t.Errorf("dead: %+v, %v; %d things are there", report, err, s.left(t, d))
+	}
+}
+
+func (s *Site) issued(t *testing.T) repository.Instant {
+	t.Helper()
+	ledger, err := s.ledger()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, _ := ledger.Find(other)
+	return i
+}
+
+// left counts what there is of the other run: checkpoint, identity, socket, scratch file.
+func (s *Site) left(t *testing.T, d *testdomain.Domain) (n int) {
+	t.Helper()
+	n = len(d.Checkpoints())
+	if s.issued(t).Identity != "" {
+		n++
+	}
+	for _, path := range []string{s.Socket(other), s.Scratch(other, "vda")} {
+		if _, err := os.Stat(path); err == nil {
+			n++
+		}
+	}
+	return n
+}
+
+// Where the agent does not answer, the guest may still be frozen: the mark goes only if the
+// domain was started anew since.
+func TestThawWithoutAnAgent(t *testing.T) {
+	t.Parallel()
+	s, d := onDomain(t)
+	testdomain.Virsh(t, "resume", d.Name)
+	id, err := s.Domain.RunID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for mark, stays := range map[uint]bool{id: true, 0: true, id + 1: false} {
+		if err := s.Freezing(); err != nil {
+			t.Fatal(err)
+		}
+		err := s.tryThaw(guestMark{RunID: mark})
+		_, left, markErr := s.Lock.Mark(markFrozen)
+		var later *laterError
+		if markErr != nil || left != stays || errors.As(err, &later) != stays || err != nil && !stays {
+			t.Errorf("run %d, marked in run %d: %v, the mark is there: %v", id, mark, err, left)
+		}
+	}
+}
+
+// A point's checkpoint.xml that is that of another point is not given to libvirt, though it
+// is what was written: bitmaps of another instant would be taken for those of the point.
+func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
+	t.Parallel()
+	s, _ := onDomain(t)
+	first := s.issue(t, own)
+	second, err := s.Lock.Issue(repository.Instant{Point: "check2", Identity: other, Checkpoint: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []repository.Instant{first, second} {
+		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>",
+			second.CheckpointName(), checkpoint.Description(s.Repo.ID(), second.Point)))
+		_, err := s.document(absent{m, i})
+		var gone *goneError
+		if errors.As(err, &gone) != (i == first) || err != nil && i == second {
+			t.Errorf("%s: %v", i.Point, err)
+		}
+	}
+}
+
+// seal makes a point without disks.
+func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) repository.Manifest {
+	t.Helper()
+	p, err := s.Lock.Begin(i.Point, i.Identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := repository.Manifest{ID: i.Point, Kind: repository.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
+		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: repository.ConsistencyCrash}
+	if err := errors.Join(p.WriteFile(repository.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = s.Repo.Point("vm1", i.Point); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}

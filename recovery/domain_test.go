@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -192,4 +193,25 @@ func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) re
 		t.Fatal(err)
 	}
 	return m
+}
+
+// A freeze that was asked for a moment ago may still go on, and the agent answers nothing
+// meanwhile: it is asked again until that cannot be.
+func TestThawAwaitsAFreeze(t *testing.T) {
+	t.Parallel()
+	s, d := onDomain(t)
+	testdomain.Virsh(t, "resume", d.Name)
+	mark, err := json.Marshal(guestMark{Since: time.Now().Add(1500*time.Millisecond - thawTime)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Lock.SetMark(markFrozen, mark); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	err = s.thaw(t.Context())
+	var later *laterError
+	if took := time.Since(start); !errors.As(err, &later) || took < time.Second || took > thawTime/2 {
+		t.Errorf("%v after %v", err, took)
+	}
 }

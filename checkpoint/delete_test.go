@@ -20,11 +20,15 @@ type deleter struct {
 	raw      []string         // disks that libvirt takes no checkpoint of
 	fails    map[string]error // calls that fail otherwise
 	unlisted bool
+	look     error // of CheckpointXML
 
 	disks []string // of the checkpoint as it is listed now
 }
 
 func (d *deleter) CheckpointXML(string) (string, error) {
+	if d.look != nil {
+		return "", d.look
+	}
 	if d.unlisted {
 		return "", hypervisor.ErrNoCheckpoint
 	}
@@ -145,6 +149,7 @@ func TestDeleteOrphans(t *testing.T) {
 		"delete: another job":    {deleter{fails: fails("delete vda", hypervisor.ErrBusy)}, "define vda, delete vda, metadata", hypervisor.ErrBusy},
 		"delete: no such domain": {deleter{fails: fails("delete vda", hypervisor.ErrNoDomain)}, "define vda, delete vda, metadata", hypervisor.ErrNoDomain},
 		"delete: in use":         {deleter{fails: fails("delete vda", inUse)}, "define vda, delete vda, metadata", inUse},
+		"at last: not reached":   {deleter{look: hypervisor.ErrUnreachable}, "define vda, delete vda, define vdb, delete vdb", hypervisor.ErrUnreachable},
 		"delete: why is unknown": {deleter{fails: fails("delete vda", hypervisor.ErrMayLackBitmap)}, "define vda, delete vda, validate vda, metadata", hypervisor.ErrMayLackBitmap},
 	} {
 		tt.d.unlisted = true

@@ -1,0 +1,51 @@
+package recovery
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+)
+
+// What libvirt refuses is left for later, and where another job holds the domain nothing
+// more is asked, as libvirt waits 30 s each time. What says nothing of the checkpoint stays
+// an error.
+func TestIfNotRefused(t *testing.T) {
+	plain := errors.New("a bug")
+	refused := func(kind error) error { return &hypervisor.Error{Kind: kind, Message: "no"} }
+	for _, tt := range []struct {
+		err         error
+		later, busy bool
+	}{
+		{nil, false, false},
+		{plain, false, false},
+		{refused(nil), true, false}, // QEMU's words
+		{refused(hypervisor.ErrNotRunning), true, false},
+		{hypervisor.ErrNotRunning, true, false},
+		{refused(hypervisor.ErrBusy), true, true},
+		{refused(hypervisor.ErrUnreachable), false, false},
+		{refused(hypervisor.ErrNoDomain), false, false},
+	} {
+		s := &Site{}
+		err := s.ifNotRefused(func() error { return tt.err })
+		var later *laterError
+		if errors.As(err, &later) != tt.later || !tt.later && !errors.Is(err, tt.err) {
+			t.Errorf("%v: got %v", tt.err, err)
+		}
+		asked := false
+		again := s.ifNotRefused(func() error { asked = true; return nil })
+		if asked == tt.busy || errors.As(again, &later) != tt.busy {
+			t.Errorf("after %v: asked again %v, %v", tt.err, asked, again)
+		}
+	}
+}
+
+// A checkpoint is lost only where libvirt says something of it.
+func TestRefusal(t *testing.T) {
+	for _, kind := range []error{hypervisor.ErrUnreachable, hypervisor.ErrNoDomain, hypervisor.ErrNotRunning, hypervisor.ErrBusy, nil} {
+		var gone *goneError
+		if err := refusal(&hypervisor.Error{Kind: kind, Message: "no"}); errors.As(err, &gone) != (kind == nil) {
+			t.Errorf("%v: got %v", kind, err)
+		}
+	}
+}

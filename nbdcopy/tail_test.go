@@ -28,6 +28,8 @@ func TestTailChanged(t *testing.T) {
 		{"the last sector is lost", nil, []string{"write -z 1073741824 512"}, 1 << 30, true},
 		{"lost, and written since", []string{"write -P 4 1073741824 512"}, []string{"write -z 600M 256k"}, 600<<20 + 192<<10, true},
 		{"written since", []string{"write -P 4 1073741824 512", "write -P 4 614592k 4k"}, nil, 600<<20 + 128<<10, false},
+		{"lost, right behind what was written since", []string{"write -P 4 1073741824 512", "write -P 4 614528k 64k"}, []string{"write -z 614592k 64k"},
+			600<<20 + 192<<10, true},
 		{"all written since", []string{"write -z 0 1M", "discard 600M 256k", "write -P 4 1073741824 512"}, nil, 0, false},
 		{"grown within the last cluster", nil, []string{"RESIZE 2G", "write -P 5 1073742336 512"}, 1 << 30, false},
 		{"only zeros are lost", nil, []string{"discard 700M 100M"}, 1 << 30, false},

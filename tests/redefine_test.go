@@ -103,6 +103,10 @@ func TestLostBitmaps(t *testing.T) {
 	wantKinds(t, s.backUp(3, "inc", "--fallback", "full").Point, "vda inc, vdb full")
 	s.writeAll(5)
 	s.refused(1, "checkpoint check2 is gone", "inc", s.Name, "--since", "check2", "--fallback", "fail")
+	r := s.program.Must(t, []int{1}, "inc", s.Name, "--since", "check2", "--fallback", "fail", "--verbose")
+	if !strings.Contains(s.issued(), `"lost"`) || strings.Contains(r.Stderr, " is lost: ") {
+		t.Error("what is lost for good is not noted, or tried again by each run")
+	}
 	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
 	// Everything lost, as when QEMU was killed: nothing is a base, and nothing
 	// stays defined.

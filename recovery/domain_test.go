@@ -167,12 +167,15 @@ func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, i := range []repository.Instant{first, second} {
-		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/></disks></domaincheckpoint>",
+		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/><disk name='vdx' checkpoint='bitmap'/></disks></domaincheckpoint>",
 			second.CheckpointName(), checkpoint.Description(s.Repo.ID(), second.Point)))
-		_, err := s.document(absent{m, i})
+		c, err := s.document(absent{m, i})
 		var gone *goneError
 		if errors.As(err, &gone) != (i == first) || err != nil && i == second {
 			t.Errorf("%s: %v", i.Point, err)
+		}
+		if i == second && (len(c.Disks) != 1 || c.Disks[0].Target != "vda") { // libvirt refuses a disk that the domain does not have
+			t.Errorf("%s is to be defined again for %v", i.Point, c.Disks)
 		}
 	}
 }

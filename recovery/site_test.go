@@ -96,7 +96,7 @@ func processes(t *testing.T) (dead, alive, self repository.Process) {
 		t.Fatal(err)
 	}
 	dead = alive
-	dead.Start++ // its number was given to another since
+	dead.Start-- // its number was given to another since
 	return dead, alive, self
 }
 

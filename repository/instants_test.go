@@ -295,10 +295,10 @@ func TestProcessAlive(t *testing.T) {
 	}
 	child := Process{BootID: self.BootID, PID: cmd.Process.Pid, Start: now.start}
 	other, before := child, child
-	other.Start++
+	other.Start-- // its number was given to the child since
 	before.BootID = "another"
 	if !child.Alive() || other.Alive() || before.Alive() {
-		t.Errorf("child %v, one of its number that began later %v, one of another boot %v", child.Alive(), other.Alive(), before.Alive())
+		t.Errorf("child %v, one of its number that began earlier %v, one of another boot %v", child.Alive(), other.Alive(), before.Alive())
 	}
 	_ = cmd.Process.Kill()
 	// Its parent may never wait for it, as the first process of some containers.

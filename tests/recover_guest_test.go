@@ -55,6 +55,7 @@ func (s *site) killFrozen() {
 // another recover, was killed when it had ended the job, and nothing tells of that any more
 // but its mark. A domain that is paused without a job of ours stays so.
 func TestRecoverPaused(t *testing.T) {
+	t.Parallel()
 	scratch := mount(t, "600m") // before QEMU starts, which sees the mounts of that moment
 	if err := os.Chmod(scratch, 0o777); err != nil {
 		t.Fatal(err)

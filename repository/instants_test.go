@@ -108,6 +108,13 @@ func TestInstants(t *testing.T) {
 	if err != nil || ledger.Sealed(one) || ledger.Inherited(one) {
 		t.Errorf("check1 is sealed or inherited: %v", err)
 	}
+	// A point of the number is there, of another identity: that seals nothing.
+	makePoint(t, l, point{id: "check1", kind: KindFull, targets: []string{"vda"}})
+	sealed := one
+	sealed.Identity = testIdentity
+	if ledger.Sealed(one) || !ledger.Sealed(sealed) {
+		t.Errorf("sealed: check1 of another identity %v, of its own %v", ledger.Sealed(one), ledger.Sealed(sealed))
+	}
 }
 
 // What is damaged is as good as none, and is said.

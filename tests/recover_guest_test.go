@@ -118,7 +118,8 @@ func (s *site) pauseFull(scratch, faults string) *testdomain.Process {
 	p := s.startBroken(faults, nil, "full", "--scratch-dir", scratch)
 	awaitStopped(s.t, p)
 	testdomain.Tool(s.t, "sh", "-c", "dd if=/dev/zero of="+ballast+" bs=1M 2>/dev/null || true")
-	s.Exec(`rm -f /tmp/done; setsid sh -c 'dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
+	// Not at once: the agent has to answer that it has begun.
+	s.Exec(`rm -f /tmp/done; setsid sh -c 'sleep 2; dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
 	await(s.t, "pause", 0, func() bool { return s.State() == "paused" })
 	return p
 }

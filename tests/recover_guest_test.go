@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,9 +118,10 @@ func (s *site) pauseFull(scratch, faults string) *testdomain.Process {
 	}
 	p := s.startBroken(faults, nil, "full", "--scratch-dir", scratch)
 	awaitStopped(s.t, p)
-	testdomain.Tool(s.t, "sh", "-c", "dd if=/dev/zero of="+ballast+" bs=1M 2>/dev/null || true")
-	// Not at once: the agent has to answer that it has begun.
+	// Before the space is gone, which pauses the guest as soon as it writes anything, and not
+	// at once: the agent has to answer that the command has begun.
 	s.Exec(`rm -f /tmp/done; setsid sh -c 'sleep 2; dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
+	testdomain.Tool(s.t, "sh", "-c", fmt.Sprintf("fallocate -l $(df -B1 --output=avail %s | tail -1) %s", scratch, ballast))
 	await(s.t, "pause", 0, func() bool { return s.State() == "paused" })
 	return p
 }

@@ -71,7 +71,7 @@ func readStat(pid int) (s stat, err error) {
 		return s, err
 	}
 	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-	const state, threads, starttime = 3 - 3, 20 - 3, 22 - 3 // the fields behind the name begin with the third
+	const state, threads, starttime = 0, 17, 19 // fields 3, 20 and 22 of proc(5): the third is the first behind the name
 	if len(fields) <= starttime {
 		return s, fmt.Errorf("/proc/%d/stat has %d fields", pid, len(fields)+2)
 	}

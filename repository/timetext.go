@@ -42,15 +42,20 @@ type period struct{ start, end time.Time }
 // parseTime reads a time: a day, or a day and a time of day to the minute, the second or
 // a fraction of one, with "T" or a space between, and with an offset from UTC or "Z"
 // behind, or none for local time: what this program prints, and RFC 3339. Local time may
-// mean two instants, the earlier of which comes first; what is no time means none.
+// mean two instants, the earlier of which comes first; what is no time means none. A time
+// that the clock left out is that of the change, and a period without an instant in it.
 func parseTime(s string) []period {
-	if t, err := time.ParseInLocation(time.DateOnly, s, time.Local); err == nil {
-		return []period{{t, t.AddDate(0, 0, 1).Add(-1)}}
+	if day, err := time.Parse(time.DateOnly, s); err == nil {
+		return []period{{midnight(day), midnight(day.AddDate(0, 0, 1)).Add(-1)}}
 	}
 	for _, between := range []string{"T", " "} {
 		for clock, unit := range map[string]time.Duration{"15:04": time.Minute, "15:04:05": unitOfSeconds(s)} {
 			layout := time.DateOnly + between + clock
 			if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+				wall, _ := time.Parse(layout, s)
+				if change, ok := skipped(t, wall); ok {
+					return []period{{change, change.Add(-1)}}
+				}
 				return localPeriods(t, unit)
 			}
 			for _, zone := range []string{"Z07:00", " Z07:00", "Z0700", " Z0700"} {
@@ -61,6 +66,31 @@ func parseTime(s string) []period {
 		}
 	}
 	return nil
+}
+
+// midnight is when a day, given in UTC, begins in local time.
+func midnight(day time.Time) time.Time {
+	t := time.Date(day.Year(), day.Month(), day.Day(), 0, 0, 0, 0, time.Local)
+	if change, ok := skipped(t, day); ok {
+		return change
+	}
+	return localPeriods(t, 1)[0].start
+}
+
+// skipped tells whether the clock, going forward, left out a local time; wall is what it
+// would have shown, in UTC, and t what package time made of that, which is one of the two
+// times that it could be. It happened at the instant of the change then.
+func skipped(t, wall time.Time) (change time.Time, ok bool) {
+	_, offset := t.Zone()
+	shown := t.Add(time.Duration(offset) * time.Second)
+	before, after := t.ZoneBounds()
+	switch {
+	case shown.After(wall):
+		return before, true
+	case shown.Before(wall):
+		return after, true
+	}
+	return t, false
 }
 
 // localPeriods are those of a time that was written without an offset.

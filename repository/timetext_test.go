@@ -120,3 +120,33 @@ func FuzzParseTime(f *testing.F) {
 		}
 	})
 }
+
+// A day begins and ends where its date does, also where the clock goes forward at midnight
+// or, in Cuba, back to it; a time that the clock leaves out is the instant of the change.
+func TestDaysWhenTheClockChanges(t *testing.T) {
+	for _, c := range []struct{ zone, text, start, end string }{
+		{"America/Santiago", "2026-09-05", "2026-09-05T04:00:00Z", "2026-09-06T03:59:59.999999999Z"},
+		{"America/Santiago", "2026-09-06", "2026-09-06T04:00:00Z", "2026-09-07T02:59:59.999999999Z"},
+		{"America/Santiago", "2026-04-04", "2026-04-04T03:00:00Z", "2026-04-05T03:59:59.999999999Z"},
+		{"America/Havana", "2026-03-07", "2026-03-07T05:00:00Z", "2026-03-08T04:59:59.999999999Z"},
+		{"America/Havana", "2026-10-31", "2026-10-31T04:00:00Z", "2026-11-01T03:59:59.999999999Z"},
+		{"America/Havana", "2026-11-01", "2026-11-01T04:00:00Z", "2026-11-02T04:59:59.999999999Z"},
+		{"Africa/Cairo", "2026-04-24", "2026-04-23T22:00:00Z", "2026-04-24T20:59:59.999999999Z"},
+		{"Asia/Beirut", "2026-03-29", "2026-03-28T22:00:00Z", "2026-03-29T20:59:59.999999999Z"},
+		{"Pacific/Apia", "2011-12-29", "2011-12-29T10:00:00Z", "2011-12-30T09:59:59.999999999Z"},
+		{"Pacific/Apia", "2011-12-30", "2011-12-30T10:00:00Z", "2011-12-30T09:59:59.999999999Z"},
+		{"Europe/Berlin", "2026-03-29 02:30", "2026-03-29T01:00:00Z", "2026-03-29T00:59:59.999999999Z"},
+		{"America/New_York", "2026-03-08 02:30:15", "2026-03-08T07:00:00Z", "2026-03-08T06:59:59.999999999Z"},
+	} {
+		inZone(t, c.zone)
+		got := parseTime(c.text)
+		if len(got) != 1 {
+			t.Errorf("%s: %q is read as %v", c.zone, c.text, got)
+			continue
+		}
+		start, end := got[0].start.UTC().Format(time.RFC3339Nano), got[0].end.UTC().Format(time.RFC3339Nano)
+		if start != c.start || end != c.end {
+			t.Errorf("%s: %q is read as\n%s to %s, want\n%s to %s", c.zone, c.text, start, end, c.start, c.end)
+		}
+	}
+}

@@ -45,17 +45,18 @@ type File struct {
 	taken atomic.Int64 // see Taken
 }
 
-// Create makes a file that must not exist. The caller closes it.
+// Create makes a file that must not exist. The caller closes it. With an error, no file
+// was made, or it is removed.
 func Create(path string, perm os.FileMode, mode Mode) (_ *File, err error) {
 	f := &File{mode: mode}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close())
-		}
-	}()
 	if f.file, err = f.create(path, perm); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(path))
+		}
+	}()
 	if f.reader, err = os.Open(path); err != nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (f *File) create(path string, perm os.FileMode) (*os.File, error) {
 	if err == nil || f.mode == Auto && errors.Is(err, unix.EINVAL) {
 		return file, nil
 	}
-	return nil, errors.Join(refused(err), file.Close())
+	return nil, errors.Join(refused(err), file.Close(), os.Remove(path))
 }
 
 // refused names an error as ErrRefused if it is what such a file system returns.

@@ -163,10 +163,10 @@ func makeParents(dir string) error {
 	return syncDir(parent)
 }
 
-// renameExclusive renames and never replaces: an existing target is
+// RenameExclusive renames and never replaces: an existing target is
 // fs.ErrExist. File systems without RENAME_NOREPLACE (NFS, old FUSE) get a look
 // followed by a rename, which is enough under a domain's lock.
-func renameExclusive(from, to string) error {
+func RenameExclusive(from, to string) error {
 	err := retryInterrupted(func() error {
 		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	})

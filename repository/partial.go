@@ -128,7 +128,7 @@ func (p *Partial) sealSteps(manifest []byte) []sealStep {
 		{"write manifest", func() error { return writeFile(filepath.Join(p.dir, ManifestName), manifest) }},
 		{"sync point", func() error { return syncDir(p.dir) }},
 		{"sync repository", func() error { return syncDir(repo.dir) }},
-		{"rename point", func() error { return renameExclusive(p.dir, sealed) }},
+		{"rename point", func() error { return RenameExclusive(p.dir, sealed) }},
 		{"sync domain", func() error { return syncDir(repo.domainDir(domain)) }},
 	}
 }
@@ -169,7 +169,7 @@ func (p *Partial) unseal() error {
 	if _, err := os.Lstat(p.dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil // not renamed yet
 	}
-	return renameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
+	return RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
 }
 
 func (p *Partial) completeManifest(m Manifest) ([]byte, error) {

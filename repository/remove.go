@@ -128,7 +128,7 @@ func (l *Lock) removePoint(id string) error {
 		return err
 	}
 	dir := l.repo.domainDir(l.domain)
-	err := renameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	err := RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
 	if errors.Is(err, fs.ErrNotExist) {
 		return ErrNoPoint
 	}

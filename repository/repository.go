@@ -137,7 +137,7 @@ func (r *Repository) RemoveIfUnused() error {
 		return fmt.Errorf("remove the unused repository: %w", err)
 	}
 	if err := checkEmpty(r.dir); err != nil {
-		return renameExclusive(aside, path)
+		return RenameExclusive(aside, path)
 	}
 	r.isNew = false
 	return errors.Join(os.Remove(aside), removeDirs(r.made))
@@ -293,7 +293,7 @@ func writeDescription(dir string) (isNew bool, err error) {
 	if d.Place, err = findPlace(dir); err != nil {
 		return false, err
 	}
-	err = d.put(dir, renameExclusive)
+	err = d.put(dir, RenameExclusive)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return false, err
 	}

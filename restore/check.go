@@ -84,8 +84,8 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 
 // warn says what is no obstacle to the restore but worth reading.
 func (r *restorer) warn(text string) {
-	r.warnMu.Lock()
-	defer r.warnMu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.warnings = append(r.warnings, text)
 	r.Log.Warn(text)
 }

@@ -36,9 +36,9 @@ type restorer struct {
 	point repository.Manifest
 	disks []repository.Disk
 	xml   []byte
-	made  []string // what to remove if it fails, in the order of making
 
-	warnMu   sync.Mutex // of warnings
+	mu       sync.Mutex // of what follows
+	made     []string   // what to remove if it fails, in the order of making: nothing of others
 	warnings []string
 }
 
@@ -188,7 +188,7 @@ func (r *restorer) makeDirs() error {
 			continue
 		}
 		if err == nil {
-			r.made = append(r.made, dir)
+			r.makes(dir)
 			err = syncDir(filepath.Dir(dir))
 		}
 		if err != nil {
@@ -204,6 +204,14 @@ func absentDirs(dir string) []string {
 		return nil
 	}
 	return append(absentDirs(filepath.Dir(dir)), dir)
+}
+
+// makes takes what is to be removed if the restore fails, once it is made: another
+// restore into the same directory may have made what has that name.
+func (r *restorer) makes(path string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.made = append(r.made, path)
 }
 
 // removeMade undoes a failed restore.
@@ -224,7 +232,6 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 	for i, d := range r.disks {
 		disks[i] = Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
 			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))}
-		r.made = append(r.made, disks[i].Image+partialSuffix, disks[i].Image)
 	}
 	if r.Format == Raw {
 		if err := r.checkSizes(disks); err != nil {
@@ -248,9 +255,10 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 		return nil, err
 	}
 	for _, d := range disks {
-		if err := os.Rename(d.Image+partialSuffix, d.Image); err != nil {
+		if err := repository.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
 			return nil, err
 		}
+		r.makes(d.Image)
 	}
 	return disks, nil
 }
@@ -270,6 +278,7 @@ func (r *restorer) restoreDisk(ctx context.Context, chain []link, d *Disk) (err 
 	if err != nil {
 		return err
 	}
+	r.makes(file.Name())
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if err := fault.Point("restore disk"); err != nil {
 		return err
@@ -320,11 +329,11 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", nil
 	}
 	path = filepath.Join(r.Dir, strings.ReplaceAll(r.Domain, "/", "_")+".xml")
-	r.made = append(r.made, path)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
+	r.makes(path)
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := fault.Point("restore: write XML"); err != nil {
 		return "", err

@@ -8,12 +8,17 @@ import (
 )
 
 // Elsewhere returns the id of the repository and the point that the checkpoint was made
-// for, by virtbackup, if that is not this repository, or was not before it was moved or
-// copied. It goes by marks that anybody can write: enough to list it, and no proof that it
-// may be deleted.
-func (c Checkpoint) Elsewhere() (repositoryID, point string, ok bool) {
+// for, by virtbackup, if that is not the repository whose id is here, or was not before it
+// was moved or copied. It goes by marks that anybody can write: enough to list it, and no
+// proof that it may be deleted.
+func (c Checkpoint) Elsewhere(here string) (repositoryID, point string, ok bool) {
 	words := strings.Fields(c.Description)
 	if c.Ours && !c.Inherited || len(words) != 3 || words[0] != mark {
+		return "", "", false
+	}
+	// What is not known to be ours may be, where instants.json is lost or damaged, and
+	// of format 1.
+	if !c.Ours && words[1] == here {
 		return "", "", false
 	}
 	// Until format 2 a checkpoint had the name of its point.
@@ -24,10 +29,11 @@ func (c Checkpoint) Elsewhere() (repositoryID, point string, ok bool) {
 	return "", "", false
 }
 
-// OfElsewhere lists the checkpoints that virtbackup made for other repositories.
-func OfElsewhere(all []Checkpoint) []Checkpoint {
+// OfElsewhere lists the checkpoints that virtbackup made for other repositories than the
+// one whose id is here.
+func OfElsewhere(all []Checkpoint, here string) []Checkpoint {
 	return slices.DeleteFunc(slices.Clone(all), func(c Checkpoint) bool {
-		_, _, ok := c.Elsewhere()
+		_, _, ok := c.Elsewhere(here)
 		return !ok
 	})
 }

@@ -64,8 +64,8 @@ func Foreign(conn *hypervisor.Conn, dir string, request ForeignRequest) (result 
 	if err != nil {
 		return result, err
 	}
-	for _, c := range checkpoint.OfElsewhere(all) {
-		id, point, _ := c.Elsewhere()
+	for _, c := range checkpoint.OfElsewhere(all, repo.ID()) {
+		id, point, _ := c.Elsewhere(repo.ID())
 		result.Foreign = append(result.Foreign, ForeignCheckpoint{Name: c.Name, Repository: id, Point: point, Created: c.Created.UTC()})
 	}
 	for _, name := range request.Delete {

@@ -177,5 +177,20 @@ func TestReleaseForeign(t *testing.T) {
 	}
 	s.backUp(0, "inc")
 	s.wantCheckpoints("check1", "check2", "check2", "somebody-elses")
+	// Where instants.json is damaged no checkpoint is known to be ours, and ours are not another's all the same.
+	instants := filepath.Join(s.repo, s.Name, "instants.json")
+	sound, err := os.ReadFile(instants)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(instants, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if left := foreign().Foreign; len(left) != 1 || left[0].Name != there[1].Name {
+		t.Errorf("left, with instants.json damaged: %+v", left)
+	}
+	if err := os.WriteFile(instants, sound, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s.check()
 }

@@ -44,11 +44,12 @@ func (r *run) awaitIdle(ctx context.Context) error {
 // awaitStillIdle does the same just before the guest is frozen: libvirt would wait by
 // itself, up to 30 s, but with the guest frozen, and does not wait for block jobs
 // (qemuCheckpointPrepare: disk 'vda' has a blockjob assigned). What was waited for
-// before counts as part of --wait. The plan is for the images that the disks had.
+// before counts as part of --wait. The plan is for the images that the disks had, and
+// to check its parents may have taken long: a block job or a snapshot that gave a disk
+// another image may have come and gone.
 func (r *run) awaitStillIdle(ctx context.Context) error {
 	targets := r.plan.targets()
-	waited, err := r.await(ctx, targets)
-	if err != nil || !waited {
+	if _, err := r.await(ctx, targets); err != nil {
 		return err
 	}
 	planned := r.guest
@@ -59,7 +60,7 @@ func (r *run) awaitStillIdle(ctx context.Context) error {
 		before, _ := planned.Disk(target)
 		if now, ok := r.guest.Disk(target); !ok || now.Source != before.Source {
 			return withHint(fmt.Errorf("disk %s of domain %s has another image now than when this run looked at it: %s, before %s",
-				target, r.Domain, now.Source, before.Source), "a block job has changed it meanwhile: run the backup again")
+				target, r.Domain, now.Source, before.Source), "a block job or a snapshot has changed it meanwhile: run the backup again")
 		}
 	}
 	return nil

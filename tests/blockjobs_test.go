@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -120,4 +121,28 @@ func (s *site) finish(j blockJob) {
 			return err == nil
 		})
 	}
+}
+
+// A snapshot that comes and goes between the plan and the begin of the job gives a disk
+// another image: the point would name the one before, with its identity.
+func TestSnapshotAfterThePlan(t *testing.T) {
+	t.Parallel()
+	s := filled(t)
+	s.backUp(0, "full")
+	p := s.startBroken("step space before:pause", nil, "inc")
+	awaitStopped(t, p)
+	overlay := filepath.Join(s.Dir, "overlay")
+	testdomain.Virsh(t, "snapshot-create-as", s.Name, "snap", "--disk-only", "--no-metadata",
+		"--diskspec", "vda,file="+overlay, "--diskspec", "vdb,snapshot=no")
+	p.Signal(syscall.SIGCONT)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "disk vda of domain "+s.Name+" has another image now") || !strings.Contains(r.Stderr, "a snapshot") {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	s.wantCheckpoints("check1")
+	s.Disks[0].Source = overlay
+	s.writeAll(7)
+	if got := disk(t, s.backUp(0, "inc").Point, "vda").Source; got != overlay {
+		t.Errorf("the point is of %s, want %s", got, overlay)
+	}
+	s.check()
 }

@@ -91,6 +91,8 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.As(err, &signal):
 		return exitSignal + int(signal.signal)
+	case errors.As(err, &several) && several.exitCode() > exitSignal: // a bug beside it counts less
+		return several.exitCode()
 	case isBug(err):
 		return exitBug
 	case errors.As(err, &several):

@@ -63,6 +63,7 @@ func TestReport(t *testing.T) {
 		{"a bug, and damage", errors.Join(damaged, bug), 70, "please report it"},
 		{"a bug that a warning hid", withPanic(errWarned, bug), 70, "please report it"},
 		{"a bug in one of several", withPanic(&severalError{of: 2, names: []string{"vm1"}, errs: []error{damaged}}, bug), 70, "please report it"},
+		{"a bug that a warning hid, and a signal for another", withPanic(&severalError{of: 2, names: []string{"vm2"}, errs: []error{&signalError{syscall.SIGTERM}}}, bug), 143, "please report it"},
 		{"a bug after a signal", errors.Join(bug, &signalError{syscall.SIGTERM}), 143, "please report it"},
 		{"hung up, and more", errors.Join(&signalError{syscall.SIGHUP}, damaged), 129, "cleaned up"},
 	}

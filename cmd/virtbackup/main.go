@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/panics"
@@ -50,7 +52,15 @@ func wantsJSON(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
 	}
-	return slices.Contains(args, "--json") || slices.Contains(args, "-json")
+	wants := false
+	for _, arg := range args {
+		name, value, hasValue := strings.Cut(arg, "=")
+		if name == "--json" || name == "-json" {
+			yes, err := strconv.ParseBool(value)
+			wants = !hasValue || yes || err != nil
+		}
+	}
+	return wants
 }
 
 // signalError is why a run ends when a signal arrives.

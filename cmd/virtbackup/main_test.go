@@ -43,6 +43,11 @@ func TestRun(t *testing.T) {
 		{"list --json", 2, "{\n  \"error\": \"open repository ", "hint: "},
 		{"inc vm1 --nope --json", 2, "\"hint\": \"virtbackup inc --help\",\n  \"exit_code\": 2\n}\n", "there is no option --nope"},
 		{"inc --json --since", 2, "\"exit_code\": 2", "option --since needs a value"},
+		{"list --json=true", 2, "{\n  \"error\": \"open repository ", "hint: "},
+		{"list -json=1", 2, "{\n  \"error\": \"open repository ", "hint: "},
+		{"list --json=false", 2, "", "hint: "},
+		{"list --json --json=false", 2, "", "hint: "},
+		{"list -- --json", 2, "", "hint: "},
 		{"show vm1@ --json", 2, "\"exit_code\": 2", "not a virtbackup repository"},
 		{"full vm1 --connect qemu+ssh://elsewhere/system", 2, "", "hint: run virtbackup on the host"},
 	}

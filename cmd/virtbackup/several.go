@@ -63,10 +63,13 @@ func (s several) run(c *cli.Context, domains []string) error {
 	return warnedIf(sum.warned)
 }
 
-// named is an error that says which domain it is about.
+// named is an error that says which domain it is about. A name alone may be in a text by
+// chance.
 func named(domain string, err error) error {
-	if strings.Contains(err.Error(), domain) {
-		return err
+	for _, rest := range strings.Split(err.Error(), "domain "+domain)[1:] {
+		if rest == "" || strings.ContainsRune(" :,;)\n", rune(rest[0])) {
+			return err
+		}
 	}
 	return fmt.Errorf("domain %s: %w", domain, err)
 }

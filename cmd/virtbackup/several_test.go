@@ -135,3 +135,19 @@ func TestReportThatCannotBePrinted(t *testing.T) {
 		t.Errorf("list: exit %d, %s", code, stderr.String())
 	}
 }
+
+// An error of one of several domains says which, also where its text has the name by chance.
+func TestNamed(t *testing.T) {
+	for _, c := range []struct{ domain, text, want string }{
+		{"vm1", "look up domain vm1: not found", "look up domain vm1: not found"},
+		{"vm1", "copy disk vda of domain vm1", "copy disk vda of domain vm1"},
+		{"vm1", "boom", "domain vm1: boom"},
+		{"vm1", "domain vm10 is locked", "domain vm1: domain vm10 is locked"},
+		{"a", "no space left on device", "domain a: no space left on device"},
+		{"srv", "mkdir /srv/backup/other: file exists", "domain srv: mkdir /srv/backup/other: file exists"},
+	} {
+		if got := named(c.domain, errors.New(c.text)).Error(); got != c.want {
+			t.Errorf("%s: %q, want %q", c.domain, got, c.want)
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/release"
@@ -129,6 +130,9 @@ func TestReleaseByTime(t *testing.T) {
 	s.refused(2, "names no point", "release", s.Name+"@", "--points")
 	second, last := s.points[1].Manifest, s.points[4].Manifest
 	s.refused(2, "the newest before it is "+last.ID, "release", s.Name+"@2099-01-01", "--points")
+	if day := last.Time.Local().Format(time.DateOnly); second.Time.Local().Format(time.DateOnly) == day { // no midnight between them
+		s.refused(2, "names 5 points", "release", s.Name+"@"+day, "--points", "--dry-run")
+	}
 	s.refused(1, "could not be restored without it", "release", s.Name+"@"+repository.TimeTextFine(second.Time), "--points")
 	wantReleased(t, s.released(s.Name+"@"+repository.TimeTextFine(last.Time), "--points"), "", last.ID)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -120,7 +121,8 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 }
 
 // pointToRelease says which domain and point are meant; "" is all points. A time must be
-// the point's own: what is removed is never the newest before some time.
+// the point's own, and of no other: what is removed is never the newest of a day, or before
+// some time.
 func pointToRelease(c *cli.Context, conn *hypervisor.Conn, name string) (domain, point string, err error) {
 	repo, err := repository.Open(c.String("repo"))
 	if err != nil {
@@ -141,10 +143,21 @@ func pointToRelease(c *cli.Context, conn *hypervisor.Conn, name string) (domain,
 	if err != nil {
 		return "", "", err
 	}
-	if at != repository.Latest && !m.IsNamed(at) {
-		return "", "", &usageError{fmt.Sprintf("domain %s has no point of %s: the newest before it is %s", domain, at, m.ID), "name the point by its id, or by its time"}
+	if at == repository.Latest {
+		return domain, m.ID, nil
 	}
-	return domain, m.ID, nil
+	points, err := repo.Points(domain)
+	points = slices.DeleteFunc(points, func(m repository.Manifest) bool { return !m.IsNamed(at) })
+	switch {
+	case err != nil:
+		return "", "", err
+	case len(points) == 0:
+		return "", "", &usageError{fmt.Sprintf("domain %s has no point of %s: the newest before it is %s", domain, at, m.ID), "name the point by its id, or by its time"}
+	case len(points) > 1:
+		return "", "", &usageError{fmt.Sprintf("%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID),
+			"name the point by its id, or more of its time"}
+	}
+	return domain, points[0].ID, nil
 }
 
 func printReleased(w io.Writer, r release.Result) error {

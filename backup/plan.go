@@ -237,10 +237,13 @@ func namedBase(r Request, s State) (*repository.Manifest, error) {
 // base by a time, or as the latest.
 func resolveBase(r Request, s State) (repository.Manifest, error) {
 	since := strings.TrimPrefix(r.Since, r.Domain+"@")
-	if i := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == since }); i >= 0 {
-		return s.Points[i], nil
+	if _, _, err := repository.ParsePointID(since); err == nil {
+		return repository.Resolve(r.Domain, s.Points, since)
 	}
 	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m repository.Manifest) bool { return !m.IsBase() })
+	if len(bases) == 0 {
+		return repository.Manifest{}, notFound("virtbackup full "+r.word()+" makes one", "domain %s has no point that can be a base", r.Domain)
+	}
 	return repository.Resolve(r.Domain, bases, since)
 }
 

@@ -134,7 +134,10 @@ func (r *run) take(ctx context.Context, steps []step) (err error) {
 		}
 		r.Log.Debug("step " + s.name)
 		begun++
-		if err := panics.Catch(func() error { return r.doStep(ctx, s) }); err != nil {
+		switch err := panics.Catch(func() error { return r.doStep(ctx, s) }); {
+		case err != nil && r.sealed: // a panic, which the exit code shows
+			r.warn("step %s: %v", s.name, err)
+		case err != nil:
 			return err
 		}
 	}

@@ -113,6 +113,20 @@ func TestTakeAfterTheSeal(t *testing.T) {
 	}
 }
 
+// Nor does a panic: its point is listed, and its checkpoint is there. That it happened the
+// program's end says.
+func TestTakeAfterAPanicBehindTheSeal(t *testing.T) {
+	for _, bad := range []int{1, 2} {
+		var did []string
+		r := newRun()
+		steps := fake(4, bad, func(r *run) error { r.sealed = true; panic(errBoom) }, &did)
+		err := r.take(context.Background(), steps)
+		if got := strings.Join(did, ""); got != "+0+1+2+3-3-2-1-0" || err != nil || len(r.result.Warnings) != 1 || !strings.Contains(r.result.Warnings[0], "internal error: boom") {
+			t.Errorf("got %s, %v, warnings %q", got, err, r.result.Warnings)
+		}
+	}
+}
+
 // What changes something outside has its undo beside it, in the order that the
 // undos need: the job goes before the partial point, the lock after both, and
 // the repository last of all.

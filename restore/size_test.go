@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -31,14 +32,14 @@ func smallFiles(t *testing.T) string {
 
 // refusedForSize sees that a raw image is refused, that nothing is left of it, and that
 // a qcow2 image can be made all the same.
-func refusedForSize(t *testing.T, repo *repository.Repository, at string) {
+func refusedForSize(t *testing.T, repo *repository.Repository, at, why string) {
 	t.Helper()
 	dir := filepath.Join(at, "new", "vm1")
 	copied := false
 	_, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir, Format: Raw, Progress: func(string, int64, int64) { copied = true }})
 	var size *SizeError
-	if !errors.As(err, &size) || size.Hint() == "" || copied {
-		t.Errorf("%v, copied %v, want a *SizeError before anything is copied", err, copied)
+	if !errors.As(err, &size) || !strings.Contains(size.Error(), why) || size.Hint() == "" || copied {
+		t.Errorf("%v, copied %v, want a *SizeError of %s before anything is copied", err, copied, why)
 	}
 	t.Log(err)
 	if left, _ := os.ReadDir(at); len(left) > 0 {
@@ -55,7 +56,7 @@ func refusedForSize(t *testing.T, repo *repository.Repository, at string) {
 
 func TestRawImageTooLargeForTheFileSystem(t *testing.T) {
 	repo, _ := chainOf(t, 1, 17<<30, func(int) []int64 { return []int64{0, 16 << 30} })
-	refusedForSize(t, repo, smallFiles(t))
+	refusedForSize(t, repo, smallFiles(t), "the file system")
 }
 
 func TestRawImageTooLargeForTheProcess(t *testing.T) {
@@ -64,5 +65,5 @@ func TestRawImageTooLargeForTheProcess(t *testing.T) {
 	must(t, unix.Getrlimit(unix.RLIMIT_FSIZE, &before))
 	must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 512 << 20, Max: before.Max}))
 	defer func() { must(t, unix.Setrlimit(unix.RLIMIT_FSIZE, &before)) }()
-	refusedForSize(t, repo, t.TempDir())
+	refusedForSize(t, repo, t.TempDir(), "this process may write 536870912")
 }

@@ -29,6 +29,10 @@ func TestGrid(t *testing.T) {
   POINT        SIZE  TIME   NOTE
   check1    1.0 MiB  02:00
   check10  10.0 MiB  03:00  a note that goes on and…`,
+		44: `
+  POINT        SIZE  TIME   NOTE
+  check1    1.0 MiB  02:00
+  check10  10.0 MiB  03:00  a note that goe…`,
 		43: `
   POINT        SIZE  NOTE
   check1    1.0 MiB

@@ -149,6 +149,7 @@ func TestReleaseForeign(t *testing.T) {
 	gone.init()
 	gone.backUp(0, "full")
 	gone.backUp(0, "inc")
+	gone.backUp(0, "inc")
 	if err := os.RemoveAll(gone.repo); err != nil {
 		t.Fatal(err)
 	}
@@ -163,24 +164,29 @@ func TestReleaseForeign(t *testing.T) {
 		return result
 	}
 	there := foreign().Foreign
-	if len(there) != 2 || there[0].Point != "check1" || there[1].Point != "check2" || there[0].Repository != gone.points[0].Repository {
+	if len(there) != 3 || there[0].Point != "check1" || there[1].Point != "check2" || there[0].Repository != gone.points[0].Repository {
 		t.Fatalf("listed: %+v", there)
 	}
 	for _, name := range []string{"somebody-elses", "check1", s.points[0].Checkpoint} {
 		s.refused(6, "nothing is deleted", "release", s.Name, "--foreign", there[0].Name, name)
 	}
 	foreign("--dry-run", there[0].Name)
-	if all := foreign().Foreign; len(all) != 2 {
+	if all := foreign().Foreign; len(all) != 3 {
 		t.Errorf("after what was refused, and a dry run: %+v", all)
 	}
 	if r := foreign(there[0].Name); len(r.Deleted) != 1 {
 		t.Errorf("deleted: %+v", r)
 	}
-	if left := foreign().Foreign; len(left) != 1 || left[0].Name != there[1].Name {
+	// What was deleted before an error is told.
+	r := s.startBroken("delete checkpoint before#2:error", nil, "release", "--foreign", there[1].Name, there[2].Name).Wait()
+	if r.Code != 1 || !strings.Contains(r.Stderr, "removed checkpoint: "+there[1].Name) || strings.Contains(r.Stderr, "removed checkpoint: "+there[2].Name) {
+		t.Errorf("exit %d: %s", r.Code, r.Stderr)
+	}
+	if left := foreign().Foreign; len(left) != 1 || left[0].Name != there[2].Name {
 		t.Errorf("left: %+v", left)
 	}
 	s.backUp(0, "inc")
-	s.wantCheckpoints("check1", "check2", "check2", "somebody-elses")
+	s.wantCheckpoints("check1", "check2", "check3", "somebody-elses")
 	// Where instants.json is damaged no checkpoint is known to be ours, and ours are not another's all the same.
 	instants := filepath.Join(s.repo, s.Name, "instants.json")
 	sound, err := os.ReadFile(instants)
@@ -190,7 +196,7 @@ func TestReleaseForeign(t *testing.T) {
 	if err := os.WriteFile(instants, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if left := foreign().Foreign; len(left) != 1 || left[0].Name != there[1].Name {
+	if left := foreign().Foreign; len(left) != 1 || left[0].Name != there[2].Name {
 		t.Errorf("left, with instants.json damaged: %+v", left)
 	}
 	if err := os.WriteFile(instants, sound, 0o600); err != nil {

@@ -84,15 +84,17 @@ func releaseForeign(c *cli.Context) (err error) {
 	result, err := release.Foreign(conn, c.String("repo"), release.ForeignRequest{
 		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 	})
-	if err != nil {
+	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
+	switch {
+	case err != nil && len(result.Deleted) > 0: // it was deleted all the same
+		_ = printReleased(c.App.ErrWriter, deleted)
 		return err
-	}
-	if c.Args().Len() == 1 {
+	case err != nil:
+		return err
+	case c.Args().Len() == 1:
 		return printAnswer(c, result, func(w io.Writer) error { return printForeign(w, result, c.Bool("quiet")) })
 	}
-	return printDone(c, result, func(w io.Writer) error {
-		return printReleased(w, release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted})
-	})
+	return printDone(c, result, func(w io.Writer) error { return printReleased(w, deleted) })
 }
 
 // printForeign prints a table, or, where it shall be quiet, names alone.

@@ -458,3 +458,18 @@ func TestValidate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Jobs are waited for on the disks that the plan will have, and on no others.
+func TestChosenTargets(t *testing.T) {
+	s := state()
+	s.add(xml.Disk{Target: "sda", Device: "cdrom", ReadOnly: true}, 0)
+	for _, r := range []Request{{Kind: full}, {Kind: full, Exclude: []string{"vda"}}, {Kind: full, Disks: []string{"vda"}}} {
+		p, err := MakePlan(r, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := chosenTargets(r, s.Disks); !slices.Equal(got, p.targets()) {
+			t.Errorf("%+v: %v, and the plan has %v", r, got, p.targets())
+		}
+	}
+}

@@ -170,6 +170,18 @@ func TestReleaseForeign(t *testing.T) {
 	for _, name := range []string{"somebody-elses", "check1", s.points[0].Checkpoint} {
 		s.refused(6, "nothing is deleted", "release", s.Name, "--foreign", there[0].Name, name)
 	}
+	repo, err := repository.Open(s.repo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock, err := repo.Lock(s.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.refused(4, "is locked by process", "release", s.Name, "--foreign", there[0].Name)
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
 	foreign("--dry-run", there[0].Name)
 	if all := foreign().Foreign; len(all) != 3 {
 		t.Errorf("after what was refused, and a dry run: %+v", all)

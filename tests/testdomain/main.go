@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -23,6 +24,7 @@ const ours = "VIRTBACKUP_TEST_RUN"
 //	func TestMain(m *testing.M) { testdomain.Main(m) }
 func Main(m *testing.M) {
 	sweep()
+	takeSignals()
 	if err := os.Setenv(ours, strconv.Itoa(os.Getpid())); err != nil {
 		panic(err)
 	}
@@ -33,6 +35,17 @@ func Main(m *testing.M) {
 		code = max(code, 1)
 	}
 	os.Exit(code)
+}
+
+// takeSignals lets what the tests start end by the signals that nohup, or a shell that
+// starts something in the background, has set to be ignored: a program that is started
+// inherits that, but of what is caught it gets the default. The tests themselves go on.
+func takeSignals() {
+	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
+		if signal.Ignored(s) {
+			signal.Notify(make(chan os.Signal, 1), s)
+		}
+	}
 }
 
 var hypervisor struct {

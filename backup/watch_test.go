@@ -98,6 +98,23 @@ func TestAwaitCopy(t *testing.T) {
 	})
 }
 
+// A copy that nobody watches over any more ends: the watch of a run without a domain panics
+// at its first look.
+func TestPanicOfTheWatchEndsTheCopy(t *testing.T) {
+	err := newRun().watched(t.Context(), func(ctx context.Context) error {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(10 * time.Second):
+			return nil
+		}
+	})
+	var p *panics.Error
+	if !errors.As(err, &p) {
+		t.Errorf("the copy goes on unwatched: %v", err)
+	}
+}
+
 // While a copy that has failed is explained the job runs: a question that hangs is given up
 // on once the job has to end.
 func TestQuestionsEndWithTheWatch(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -34,6 +35,8 @@ type diskProgress struct {
 	start time.Time
 	said  time.Time
 	last  int64
+	// came is how long after start the last bytes came: bars read it while they are drawn.
+	came atomic.Int64
 }
 
 // When bars are drawn.
@@ -92,7 +95,7 @@ func (p *progress) update(target string, copied, expected int64) {
 	if d == nil {
 		d = &diskProgress{start: time.Now(), said: time.Now()}
 		if p.bars != nil {
-			d.bar = newBar(p.bars, target)
+			d.bar = newBar(p.bars, target, copied, &d.came)
 		}
 		p.disks[target] = d
 	}
@@ -101,11 +104,11 @@ func (p *progress) update(target string, copied, expected int64) {
 		return
 	}
 	d.last = copied
+	d.came.Store(int64(time.Since(d.start)))
 	switch {
 	case d.bar != nil:
 		d.bar.SetTotal(max(expected, copied+1), false)
-		d.bar.EwmaSetCurrent(copied, time.Since(d.said))
-		d.said = time.Now()
+		d.bar.SetCurrent(copied)
 	case time.Since(d.said) >= lineInterval:
 		d.said = time.Now()
 		_, _ = fmt.Fprintln(p.out, progressLine(target, p.done, copied, expected, time.Since(d.start)))
@@ -114,13 +117,25 @@ func (p *progress) update(target string, copied, expected int64) {
 
 // newBar makes a bar without a total: one with a total completes by itself as
 // soon as it gets there, and never takes another total, but what is expected is
-// an estimate.
-func newBar(bars *mpb.Progress, target string) *mpb.Bar {
+// an estimate. The rate is that of the bytes after the first, until the last came.
+func newBar(bars *mpb.Progress, target string, first int64, came *atomic.Int64) *mpb.Bar {
+	rate := func(s decor.Statistics) string { return barRate(s, first, time.Duration(came.Load())) }
 	return bars.AddBar(0,
-		mpb.PrependDecorators(decor.Name(target, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f", decor.WCSyncSpace)),
-		mpb.AppendDecorators(decor.EwmaSpeed(decor.SizeB1024(0), "% .1f", 30, decor.WCSyncSpace), decor.Name("  "),
+		mpb.PrependDecorators(decor.Name(target, decor.WCSyncSpaceR), decor.Any(barCount, decor.WCSyncSpace)),
+		mpb.AppendDecorators(decor.OnAbort(decor.OnComplete(decor.Any(rate, decor.WCSyncSpace), "done"), "not done")))
+}
 
-			decor.OnAbort(decor.OnComplete(decor.EwmaETA(decor.ET_STYLE_GO, 30, decor.WCSyncSpace), "done"), "not done")))
+func barCount(s decor.Statistics) string { return size(s.Current) + " / " + size(s.Total) }
+
+// barRate is the mean rate and the time left, or nothing before the first second: a
+// mean of the newest reports alone jumps, as they come in bursts.
+func barRate(s decor.Statistics, first int64, elapsed time.Duration) string {
+	if s.Current <= first || elapsed < time.Second {
+		return ""
+	}
+	rate := float64(s.Current-first) / elapsed.Seconds()
+	left := time.Duration(float64(s.Total-s.Current) / rate * float64(time.Second))
+	return fmt.Sprintf("%s/s  %v", size(int64(rate)), left.Round(time.Second))
 }
 
 // progressLine says bytes, rate and time left.

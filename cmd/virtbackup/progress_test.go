@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vbauerster/mpb/v8/decor"
 )
 
 func TestProgressLine(t *testing.T) {
@@ -41,6 +43,33 @@ func TestProgressBars(t *testing.T) {
 		}
 		if got := strings.Contains(b.String(), "not done"); got == done {
 			t.Errorf("done %v: %q", done, b.String())
+		}
+	}
+}
+
+// Bars tell the rate that log lines tell: bytes come in bursts, as several connections
+// report at once, and what had come before the first report is no rate.
+func TestBarTexts(t *testing.T) {
+	tests := []struct {
+		since         int64
+		current       int64
+		total         int64
+		elapsed       time.Duration
+		count, remain string
+	}{
+		{1 << 20, 7 << 20, 31 << 20, 2 * time.Second, "7.0 MiB / 31.0 MiB", "3.0 MiB/s  8s"},
+		{1 << 20, 1 << 20, 31 << 20, 0, "1.0 MiB / 31.0 MiB", ""},
+		{1 << 20, 2 << 20, 31 << 20, time.Millisecond, "2.0 MiB / 31.0 MiB", ""},
+		{0, 0, 0, time.Second, "0 B / 0 B", ""},
+		{0, 8 << 20, 8<<20 + 1, 2 * time.Second, "8.0 MiB / 8.0 MiB", "4.0 MiB/s  0s"},
+	}
+	for _, tt := range tests {
+		s := decor.Statistics{Current: tt.current, Total: tt.total}
+		if got := barCount(s); got != tt.count {
+			t.Errorf("%+v: %q", tt, got)
+		}
+		if got := barRate(s, tt.since, tt.elapsed); got != tt.remain {
+			t.Errorf("%+v: %q", tt, got)
 		}
 	}
 }

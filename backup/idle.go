@@ -98,7 +98,7 @@ func (r *run) holder(targets []string) (*holder, error) {
 		return nil, err
 	}
 	if job != "" {
-		return &holder{job: job, hint: fmt.Sprintf("virsh domjobinfo %s shows it; --wait DURATION waits longer%s", r.word(), r.otherRun())}, nil
+		return &holder{job: job, hint: fmt.Sprintf("virsh domjobinfo %s shows it; --wait TIME waits longer%s", r.word(), r.otherRun())}, nil
 	}
 	for _, target := range targets {
 		job, err := r.domain.BlockJob(target)
@@ -120,7 +120,7 @@ func (r *run) blockJobHint(target string, job hypervisor.BlockJob) string {
 		return fmt.Sprintf("it ends when somebody decides: %s --pivot goes over to the other image, --abort stays with this one; --exclude %s does without the disk",
 			command, target)
 	}
-	return fmt.Sprintf("%s --info shows how far it is; --wait DURATION waits longer, --exclude %s does without the disk", command, target)
+	return fmt.Sprintf("%s --info shows how far it is; --wait TIME waits longer, --exclude %s does without the disk", command, target)
 }
 
 // otherRun says, as part of a hint, that the job that holds the domain is a run of

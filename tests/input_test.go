@@ -127,6 +127,13 @@ func TestBadInput(t *testing.T) {
 
 		{"full NAME --repo=", rejection{2, "names no directory", "--repo /srv/backup"}},
 		{"inc NAME --keep-checkpoints 0", rejection{2, "from 1 on, not 0", "--keep-checkpoints 8"}},
+		{"full NAME --connections 0", rejection{2, "from 1 on, not 0", "--connections 2"}},
+		{"inc NAME --connections -1", rejection{2, "from 1 on, not -1", "--connections 2"}},
+		{"full NAME --wait -5s", rejection{2, "--wait is a time from 0 on, not -5s", "--wait 30s"}},
+		{"auto NAME --agent-timeout -1s", rejection{2, "--agent-timeout is a time from 0 on, not -1s", "--agent-timeout 30s"}},
+		{"inc NAME --stall-timeout -1s", rejection{2, "--stall-timeout is a time from 0 on, not -1s", "--stall-timeout 30s"}},
+		{"recover NAME --agent-timeout -1s", rejection{2, "--agent-timeout is a time from 0 on, not -1s", "--agent-timeout 30s"}},
+		{"release NAME --agent-timeout -1s", rejection{2, "--agent-timeout is a time from 0 on, not -1s", "--agent-timeout 30s"}},
 		{"full NAME --disk vdx", rejection{6, `no disk "vdx"`, "vda, vdb, hda"}},
 		{"inc NAME --exclude vdx", rejection{6, `no disk "vdx"`, "vda, vdb, hda"}},
 		{"full NAME --disk hda", rejection{2, "hda of domain NAME cannot be backed up", "--disk hda"}},

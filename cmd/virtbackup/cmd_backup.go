@@ -171,6 +171,9 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, doma
 	if err != nil {
 		return backup.Result{}, err
 	}
+	if err := notNegative(c, "agent-timeout", "wait", "stall-timeout"); err != nil {
+		return backup.Result{}, err
+	}
 	scratchLimit, err := parseBytes("--scratch-limit takes bytes", c.String("scratch-limit"))
 	if err != nil {
 		return backup.Result{}, err

@@ -36,6 +36,7 @@ func list(c *cli.Context) error {
 		return err
 	}
 	all := []listedPoint{}
+	var shown []string // domains of which a point can be read, or that have none
 	var damage error
 	warned := false
 	for _, domain := range domains {
@@ -45,6 +46,9 @@ func list(c *cli.Context) error {
 			return err
 		}
 		damage = errors.Join(damage, err)
+		if damaged == nil || len(points) > 0 {
+			shown = append(shown, domain)
+		}
 		ledger, err := repo.Ledger(domain)
 		if err != nil {
 			return err
@@ -59,7 +63,13 @@ func list(c *cli.Context) error {
 		}
 		all = append(all, of...)
 	}
-	if err := printAnswer(c, all, func(w io.Writer) error { return printList(c, w, domains, all) }); err != nil {
+	err = printAnswer(c, all, func(w io.Writer) error {
+		if damage != nil && len(shown) == 0 { // all that there is to say
+			return nil
+		}
+		return printList(c, w, shown, all)
+	})
+	if err != nil {
 		return errors.Join(err, damage)
 	}
 	if damage != nil {

@@ -40,6 +40,9 @@ func recoverDomains(c *cli.Context) (err error) {
 	if c.Bool("all") == (len(domains) > 0) {
 		return argumentError(c)
 	}
+	if err := notNegative(c, "agent-timeout"); err != nil {
+		return err
+	}
 	conn, err := connect(c)
 	if err != nil {
 		return err

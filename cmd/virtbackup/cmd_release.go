@@ -43,6 +43,9 @@ func releaseDomain(c *cli.Context) (err error) {
 		return releaseForeign(c)
 	}
 	name, err := oneDomain(c)
+	if err == nil {
+		err = notNegative(c, "agent-timeout")
+	}
 	if err != nil {
 		return err
 	}

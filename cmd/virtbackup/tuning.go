@@ -32,6 +32,9 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 		return t, err
 	}
 	t.Connections = c.Int("connections")
+	if c.IsSet("connections") && t.Connections < 1 {
+		return t, &usageError{fmt.Sprintf("--connections is a number from 1 on, not %d", t.Connections), "--connections 2"}
+	}
 	modes := map[string]directio.Mode{"auto": directio.Auto, "always": directio.Always, "never": directio.Never}
 	mode, ok := modes[c.String("direct")]
 	if !ok {
@@ -39,6 +42,17 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	}
 	t.Direct = mode
 	return t, nil
+}
+
+// notNegative refuses options that are a time below 0, a slip of the hand: they would
+// be taken for 0, or for the default.
+func notNegative(c *cli.Context, options ...string) error {
+	for _, name := range options {
+		if d := c.Duration(name); d < 0 {
+			return &usageError{fmt.Sprintf("--%s is a time from 0 on, not %v", name, d), fmt.Sprintf("--%s 30s", name)}
+		}
+	}
+	return nil
 }
 
 // parseCompression returns the level of zstd, 0 for none.

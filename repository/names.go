@@ -68,7 +68,7 @@ func (e *DomainNameError) Error() string {
 
 // Hint says what to do.
 func (e *DomainNameError) Hint() string {
-	return "give the domain another name: virsh domrename OLD NEW, while it is shut off"
+	return "virtbackup list shows the domains that have points; to back this one up, give it another name: virsh domrename OLD NEW, while it is shut off"
 }
 
 // Is makes it an ErrNoPoint.

@@ -41,15 +41,17 @@ type Checkpoint struct {
 	Inherited bool
 }
 
-// Owner says whose the checkpoint is: "ours", "inherited", "foreign", "left over" for
-// one of ours whose point was never sealed or is gone, or "retired" for one that is to
-// be deleted.
+// Owner says whose the checkpoint is: "ours", "inherited", "foreign", "of a run" for one
+// of ours whose run has not sealed its point yet, "left over" where that run is dead or the
+// point is gone, or "retired" for one that is to be deleted.
 func (c Checkpoint) Owner() string {
 	switch {
 	case !c.Ours:
 		return "foreign"
 	case c.Inherited:
 		return "inherited"
+	case !c.Sealed && c.Instant.Process.Alive():
+		return "of a run"
 	case !c.Sealed:
 		return "left over"
 	case c.Instant.State == repository.Retired:

@@ -90,10 +90,14 @@ func TestSurvey(t *testing.T) {
 	for _, c := range all {
 		got = append(got, c.Label()+" "+c.Owner())
 	}
-	want := "check1 ours, check2 left over, check4 retired, diff3." + id3 + " foreign, check5.5555555555555555 foreign, check1." + id2 +
+	want := "check1 ours, check2 of a run, check4 retired, diff3." + id3 + " foreign, check5.5555555555555555 foreign, check1." + id2 +
 		" foreign, check1 foreign, check2." + id2 + " foreign, check1." + id1 + " foreign, x foreign"
 	if text := strings.Join(got, ", "); text != want {
 		t.Errorf("got  %s\nwant %s", text, want)
+	}
+	all[1].Instant.Process.Start-- // and now it is dead
+	if owner := all[1].Owner(); owner != "left over" {
+		t.Errorf("of a process that has ended: %s", owner)
 	}
 	if base := []bool{all[0].Base(), all[1].Base(), all[2].Base()}; !slices.Equal(base, []bool{true, false, false}) {
 		t.Errorf("bases: %v", base)

@@ -152,8 +152,9 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 		_, err := fmt.Fprintln(w, "no checkpoints")
 		return err
 	}
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "OWNER", spare: 1}, {name: "POINT", spare: 3}, {name: "CREATED", spare: 2},
-		{name: "DISKS", note: true}, {name: atMost, right: true}}}
+	// Sizes go before owners: checkpoint size has them.
+	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "OWNER"}, {name: "POINT", spare: 3}, {name: "CREATED", spare: 2},
+		{name: "DISKS", note: true}, {name: atMost, right: true, spare: 1}}}
 	for _, r := range checkpointRows(all) {
 		g.add(r.Name, r.Owner, orNone(r.Point), repository.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
 	}

@@ -78,7 +78,7 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 			return printVerified(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
 				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}}}})
 		}, []string{"check1234", "NOT vda vdb; --disk vd"}},
-		"checkpoint list": {func(w *screen) error { return printCheckpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "unknown"}},
+		"checkpoint list": {func(w *screen) error { return printCheckpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
 		"checkpoint size": {func(w *screen) error { return printSizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
 		"restore": {func(w *screen) error {
 			g := restoredGrid(restore.Result{Disks: []restore.Disk{{Target: "vda", VirtualSize: 1 << 44, DataBytes: 1 << 40, Image: "/a/long/directory/of/a/file/system/that/is/mounted/vda.qcow2"}}})

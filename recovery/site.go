@@ -183,7 +183,8 @@ func (s *Site) deleteOrphans(i repository.Instant) error {
 	return checkpoint.DeleteOrphans(s.Domain, s.Repo.ID(), i, guest.Disks)
 }
 
-// RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity.
+// RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity. The
+// caller says so, with the reason.
 func (s *Site) RetireCheckpoint(i repository.Instant) error {
 	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
 	if err == nil {
@@ -192,7 +193,7 @@ func (s *Site) RetireCheckpoint(i repository.Instant) error {
 	if err != nil && !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 		return err
 	}
-	s.log().Info("deleting checkpoint " + i.Point)
+	s.log().Debug("deleting checkpoint " + i.Point)
 	return checkpoint.DeleteIssued(s.Domain, s.Lock, i)
 }
 

@@ -98,6 +98,19 @@ func TestLeftOutDisks(t *testing.T) {
 	}
 }
 
+// A checkpoint that is retired is said to be so once.
+func TestRetiredIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))
+	for _, kind := range []string{"full", "inc"} {
+		s.program.Must(t, nil, kind, s.Name)
+	}
+	said := s.program.Must(t, nil, "inc", s.Name, "--keep-checkpoints", "1").Stderr
+	if strings.Count(said, "checkpoint check2") != 1 || !strings.Contains(said, "retired checkpoint check2: only the newest") {
+		t.Error(said)
+	}
+}
+
 // libvirt allows @ in names, also where a point could be meant.
 func TestDomainWithAtInItsName(t *testing.T) {
 	t.Parallel()

@@ -141,13 +141,19 @@ func guestRanges(d repository.Damage) string {
 	return strings.Join(words, ", ")
 }
 
-// printVerified prints what a domain's points are worth.
+// printVerified prints what a domain's points are worth, those that were checked or are
+// known to be lost.
 func printVerified(w io.Writer, d verify.DomainReport) error {
 	if _, err := fmt.Fprintln(w, d.Domain); err != nil {
 		return err
 	}
 	g := grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "TIME", spare: 2}, {name: "FILES"}, {name: "RESTORES", note: true}}}
+	others := 0
 	for _, p := range d.Points {
+		if p.Status == verify.NotChecked {
+			others++
+			continue
+		}
 		at := "-"
 		if !p.Time.IsZero() {
 			at = repository.TimeText(p.Time)
@@ -158,14 +164,20 @@ func printVerified(w io.Writer, d verify.DomainReport) error {
 		return err
 	}
 	last := ""
+	if others > 0 {
+		last = "  1 other point was not checked\n"
+	}
+	if others > 1 {
+		last = fmt.Sprintf("  %d other points were not checked\n", others)
+	}
 	switch {
 	case len(d.Points) == 0:
 		last = "  no points yet\n"
 	case len(d.Lost) == 0:
 	case d.Newest == "":
-		last = "  none of the points that were checked restores whole\n"
+		last += "  none of the points that were checked restores whole\n"
 	default:
-		last = fmt.Sprintf("  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, repository.ShellWord(d.Domain), d.Newest)
+		last += fmt.Sprintf("  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, repository.ShellWord(d.Domain), d.Newest)
 	}
 	_, err := fmt.Fprintln(w, last)
 	return err
@@ -182,8 +194,6 @@ func restoresOf(p verify.Point) string {
 	switch {
 	case p.Restores:
 		return "yes"
-	case p.Status == verify.NotChecked:
-		return "-"
 	case len(p.LostDisks) == 0 || len(p.LostDisks) == len(p.Disks):
 		return "NO"
 	}

@@ -102,6 +102,22 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 	}
 }
 
+// Of one point asked for, the table does not list the hundred others.
+func TestVerifiedRows(t *testing.T) {
+	points := []verify.Point{{ID: "check1", Status: verify.NotChecked}, {ID: "check2", Status: verify.OK, Restores: true}, {ID: "diff3", Status: verify.Lost, Disks: []string{"vda"}, LostDisks: []string{"vda"}}}
+	for n, want := range map[int]string{2: "1 other point was not checked", 3: "2 other points were not checked"} {
+		var b bytes.Buffer
+		report := verify.DomainReport{Domain: "vm1", Points: append(points[:3:3], verify.Point{ID: "copy4", Status: verify.NotChecked})[:n+1]}
+		if err := printVerified(&b, report); err != nil || strings.Contains(b.String(), "check1") || !strings.Contains(b.String(), "check2") || !strings.Contains(b.String(), "  "+want+"\n") {
+			t.Errorf("%v\n%s", err, b.String())
+		}
+	}
+	var b bytes.Buffer
+	if err := printVerified(&b, verify.DomainReport{Domain: "vm1", Points: points[1:]}); err != nil || strings.Contains(b.String(), "not checked") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
 // What is as it was every night is no news.
 func TestNotesOfRawDisksAreSaidOnce(t *testing.T) {
 	raw := repository.Disk{Target: "vda", Kind: inc, Method: repository.MethodRescan, Reason: "a raw image has no bitmaps"}

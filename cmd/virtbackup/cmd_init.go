@@ -56,7 +56,7 @@ type madeRepository struct {
 
 func (m madeRepository) print(w io.Writer) error {
 	if n := len(m.FormerIDs); m.adopted {
-		_, err := fmt.Fprintf(w, "the repository in %s has the id %s, before it was %s; checkpoints from before are used and never deleted\n",
+		_, err := fmt.Fprintf(w, "the repository in %s has the id %s, before it was %s; of its checkpoints, those that it inherited (checkpoint list) are used and never deleted\n",
 			m.Repository, m.ID, m.FormerIDs[n-1])
 		return err
 	}

@@ -68,10 +68,25 @@ func Choose(all []Checkpoint, name string) (Checkpoint, bool) {
 	return Find(all, name)
 }
 
+// LeftOverError says that a checkpoint is not deleted alone, even with force: its run was
+// killed, and by the same identity recovery knows the job and the files of that run.
+// Without it a job would go on for ever that nobody may end.
+type LeftOverError struct{ Domain, Name string }
+
+// Error names the checkpoint.
+func (e *LeftOverError) Error() string {
+	return fmt.Sprintf("checkpoint %s is of a run that was killed, or its point is gone: it goes with all else that is left of that", e.Name)
+}
+
+// Hint says which command deletes it.
+func (e *LeftOverError) Hint() string {
+	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", repository.ShellWord(e.Domain))
+}
+
 // Remove deletes the named checkpoint (see Choose) of a locked domain, if nothing
 // speaks against it or force is set, and says what is lost by that, or "". Errors:
 // hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
-// QEMU), *RefusedError.
+// QEMU), *LeftOverError, *RefusedError.
 func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
 	all, err := List(domain, lock.Repository())
 	if err != nil {
@@ -80,6 +95,9 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 	c, ok := Choose(all, name)
 	if !ok {
 		return "", unknown(all, domain.Name(), name)
+	}
+	if c.Ours && !c.Sealed && !c.Inherited {
+		return "", &LeftOverError{domain.Name(), c.Name}
 	}
 	var refused *RefusedError
 	if errors.As(Refuse(c), &refused) {

@@ -125,6 +125,29 @@ func TestCheckpointCommands(t *testing.T) {
 	s.check()
 }
 
+// The checkpoint of a run that was killed goes with its job: without its identity nobody
+// would know the job, which fills the scratch space of the guest.
+func TestCheckpointOfAKilledRun(t *testing.T) {
+	t.Parallel()
+	s := smallSite(t)
+	s.backUp(0, "full")
+	s.Write("vda", 0, 128<<10, 0x43)
+	s.startBroken("step end before:kill", nil, "inc").Wait()
+	names := s.Checkpoints()
+	if !s.HasJob() || len(names) != 2 {
+		t.Fatalf("the killed run has left no job, or no checkpoint: %v", names)
+	}
+	name := names[1]
+	wantLine(t, s.run("checkpoint", "list", s.Name).Stdout, `^`+name+` +left over`)
+	for _, more := range [][]string{nil, {"--force"}} {
+		s.rejects(rejection{1, "of a run that was killed", "virtbackup recover " + s.Name}, append([]string{"checkpoint", "delete", s.Name, name}, more...))
+	}
+	s.program.Must(t, nil, "recover", s.Name)
+	s.wantNothingOfRun("check1")
+	s.backUp(0, "inc")
+	s.check()
+}
+
 // wantLine checks that some line matches.
 func wantLine(t *testing.T, text, pattern string) {
 	t.Helper()

@@ -124,7 +124,7 @@ func (r *run) blockJobHint(target string, job hypervisor.BlockJob) string {
 }
 
 // otherRun says, as part of a hint, that the job that holds the domain is a run of
-// virtbackup for another repository, or "".
+// virtbackup that this repository does not know, or "".
 func (r *run) otherRun() string {
 	doc, err := r.domain.BackupJob()
 	if err != nil {
@@ -132,7 +132,8 @@ func (r *run) otherRun() string {
 	}
 	job, err := xml.ParseBackup(doc)
 	if name := filepath.Base(job.Socket); err == nil && strings.HasPrefix(name, recovery.NamePrefix) {
-		return fmt.Sprintf("; by its socket, %s, it is a run of virtbackup for another repository, and may be alive", name)
+		return fmt.Sprintf("; by its socket, %s, it is a run of virtbackup for another repository, or one that this has no note of any more, "+
+			"and may be alive; if it is dead, virsh domjobabort %s ends it", name, r.word())
 	}
 	return ""
 }

@@ -355,8 +355,14 @@ func TestOutput(t *testing.T) {
 		if got := strings.Contains(r.Stderr, "step begin"); got != tt.steps {
 			t.Errorf("%q: steps %v", tt.args, got)
 		}
-		wantLine(t, r.Stdout, `^check\d+: full of domain `+s.Name+`, crash consistent, .* in \d`)
-		wantLine(t, r.Stdout, `^  vda +full +8.0 MiB +1.0 MiB `)
+		if !tt.log {
+			if r.Stdout != "" {
+				t.Errorf("%q: the report %s", tt.args, r.Stdout)
+			}
+		} else {
+			wantLine(t, r.Stdout, `^check\d+: full of domain `+s.Name+`, crash consistent, .* in \d`)
+			wantLine(t, r.Stdout, `^  vda +full +8.0 MiB +1.0 MiB `)
+		}
 		json := s.run(append([]string{"--json", "copy", s.Name}, strings.Fields(tt.args)...)...)
 		if got := decode[backup.Result](t, json); got.Point.Kind != "copy" {
 			t.Errorf("%q: %+v", tt.args, got)

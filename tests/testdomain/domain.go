@@ -170,6 +170,11 @@ func (d *Domain) remove() {
 	if err := removeDomain(d.Name); err != nil {
 		d.t.Error(err)
 	}
+	// The socket of a run that was killed, and not recovered from, outlives its QEMU.
+	files, _ := filepath.Glob(fmt.Sprintf("/var/lib/libvirt/qemu/virtbackup/virtbackup-*-%.8s-*", cmp.Or(d.UUID, "none")))
+	for _, file := range files {
+		_ = os.Remove(file)
+	}
 }
 
 // removeDomain takes a domain down that may or may not run or be defined.

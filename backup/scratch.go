@@ -124,9 +124,16 @@ func (w *scratchWatch) short() string {
 	return ""
 }
 
+// writeUnderWay is what a write of the guest can take before libvirt counts it, in bytes.
+const writeUnderWay = 4 << 20
+
 // taker says who has taken the space: the guest, unless others have taken more.
 func (w *scratchWatch) taker() string {
-	if w.now.used > w.now.fallSince(w.first) && w.now.used > 0 {
+	others := w.now.fallSince(w.first)
+	switch {
+	case w.now.used == 0 && others <= writeUnderWay:
+		return "the guest overwrites what QEMU keeps there while the job runs, or something else fills that file system"
+	case w.now.used > others && w.now.used > 0:
 		return fmt.Sprintf("the guest has overwritten %s while the job ran and goes on at %s a second", sizeText(w.now.used), sizeText(int64(w.growth)))
 	}
 	return fmt.Sprintf("the guest has overwritten no more than %s while the job ran, something else fills that file system", sizeText(w.now.used))

@@ -118,7 +118,7 @@ func TestTrimmedGuestOnASmallRepository(t *testing.T) {
 	if d := disk(t, inc.Point, "vda"); d.DataBytes != 10<<20 || d.ZeroBytes < 2<<30-11<<20 {
 		t.Errorf("vda has %d bytes of data and %d of zeros", d.DataBytes, d.ZeroBytes)
 	}
-	for kind, words := range map[string]string{"size": "INC WOULD COPY AT MOST", "list": "INC WOULD COPY AT MOST"} {
+	for kind, words := range map[string]string{"size": "INC COPIES AT MOST", "list": "INC COPIES AT MOST"} {
 		if out := s.program.Must(t, nil, "checkpoint", kind, s.Name).Stdout; !strings.Contains(out, words) {
 			t.Errorf("checkpoint %s does not say %q:\n%s", kind, words, out)
 		}

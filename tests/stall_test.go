@@ -33,10 +33,10 @@ func TestSlowReadsOfTheBaseAreNoStall(t *testing.T) {
 	s := filled(t)
 	first := s.backUp(0, "full").Point
 	var reading sync.Mutex
-	slowly := func(bytes int) { // 1 MiB in 150 ms, whoever reads beside
+	slowly := func(bytes int) { // 1 MiB in 80 ms, whoever reads beside
 		reading.Lock()
 		defer reading.Unlock()
-		time.Sleep(time.Duration(bytes) * 150 * time.Millisecond >> 20)
+		time.Sleep(time.Duration(bytes) * 80 * time.Millisecond >> 20)
 	}
 	run := func(name, kinds string) {
 		t.Helper()

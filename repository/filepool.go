@@ -15,10 +15,22 @@ import (
 // opened again and again, which takes some 20 µs on a local file system.
 const mostOpen = 64
 
+// keepOpen is mostOpen, or a quarter of what this process may open: the images that are
+// written, and other disks' chains, need files, too.
+func keepOpen() int {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 >= mostOpen {
+		return mostOpen
+	}
+	return max(1, int(limit.Cur/4))
+}
+
 // filePool opens files when they are read, and closes those that were not for
 // longest. What is read is proven by hashes, so a file that was replaced meanwhile
 // is found out. It is safe for concurrent use.
 type filePool struct {
+	most   int // files that are kept open
+
 	mu     sync.Mutex
 	files  map[string]*pooledFile
 	clock  int64
@@ -33,7 +45,7 @@ type pooledFile struct {
 	used   int64 // by the pool's clock
 }
 
-func newFilePool() *filePool { return &filePool{files: map[string]*pooledFile{}} }
+func newFilePool() *filePool { return &filePool{most: keepOpen(), files: map[string]*pooledFile{}} }
 
 // with calls do with a reader of the file, which is do's until it returns.
 func (p *filePool) with(path string, do func(*directio.Reader) error) error {
@@ -53,7 +65,7 @@ func (p *filePool) take(path string) (*pooledFile, error) {
 	}
 	f := p.files[path]
 	if f == nil {
-		p.shrink(mostOpen - 1)
+		p.shrink(p.most - 1)
 		var err error
 		if f, err = openPooled(path); errors.Is(err, unix.EMFILE) {
 			p.shrink(0)

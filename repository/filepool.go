@@ -29,7 +29,7 @@ func keepOpen() int {
 // longest. What is read is proven by hashes, so a file that was replaced meanwhile
 // is found out. It is safe for concurrent use.
 type filePool struct {
-	most   int // files that are kept open
+	most int // files that are kept open
 
 	mu     sync.Mutex
 	files  map[string]*pooledFile

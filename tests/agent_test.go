@@ -49,7 +49,7 @@ func TestHostileAgent(t *testing.T) {
 	for start := time.Now(); !said("LIAR-READY") && time.Since(start) < time.Minute; {
 		time.Sleep(200 * time.Millisecond)
 	}
-	for noisy, kind := 0, "copy"; noisy < 2; {
+	for noisy, kind := 0, "copy"; noisy < 1; {
 		if said("LIAR-NOISE") {
 			noisy++
 		}

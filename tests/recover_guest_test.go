@@ -121,7 +121,8 @@ func (s *site) pauseFull(scratch, faults string) *testdomain.Process {
 	// Before the space is gone, which pauses the guest as soon as it writes anything, and not
 	// at once: the agent has to answer that the command has begun.
 	s.Exec(`rm -f /tmp/done; setsid sh -c 'sleep 2; dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
-	testdomain.Tool(s.t, "sh", "-c", fmt.Sprintf("fallocate -l $(df -B1 --output=avail %s | tail -1) %s", scratch, ballast))
+	// Again where the guest has taken some of the space between the question and the answer.
+	testdomain.Tool(s.t, "sh", "-c", fmt.Sprintf("while a=$(df -B1 --output=avail %s | tail -1); [ $a -gt 0 ]; do fallocate -l $a %s && break; done", scratch, ballast))
 	await(s.t, "pause", 0, func() bool { return s.State() == "paused" })
 	return p
 }

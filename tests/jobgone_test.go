@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/xml"
@@ -73,6 +74,9 @@ func TestJobEndedInMidCopy(t *testing.T) {
 	for _, step := range []string{"copy", "tails"} {
 		p := s.startBroken("step "+step+" before:pause", nil, "inc")
 		awaitStopped(t, p)
+		// QEMU 7.2 was seen to hang in nbd-server-stop with a connection that had been closed
+		// just before, and libvirtd's only thread for events of all domains with it.
+		time.Sleep(time.Second)
 		s.abortJob()
 		continueStopped(p)
 		wantFailed(t, p.Wait(), "the backup job of domain "+s.Name+" is gone", "hint: virsh domjobabort")

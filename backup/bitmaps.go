@@ -8,8 +8,8 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
-	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"

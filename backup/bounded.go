@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 // errNoAnswer is a call that was given up on.

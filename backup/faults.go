@@ -3,7 +3,7 @@ package backup
 import (
 	"context"
 
-	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
 // doStep does a step; tests break the run before and after it.

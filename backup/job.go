@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
-	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/xml"
 )

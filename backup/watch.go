@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/nbdcopy"
-	"github.com/virtbackup/virtbackup/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 

@@ -3,8 +3,8 @@ package checkpoint
 import (
 	"errors"
 
-	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/xml"
 )
 

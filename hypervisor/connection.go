@@ -14,8 +14,8 @@ import (
 
 	"libvirt.org/go/libvirt"
 
-	"github.com/virtbackup/virtbackup/fault"
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 const (

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 

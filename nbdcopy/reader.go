@@ -6,7 +6,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
 // maxBytes in flight on one connection, besides the number of requests: what

@@ -7,7 +7,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 // Chain looks up what images chained onto each other hold, with a memory of

@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/virtbackup/virtbackup/fault"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/repository"
 )
 

@@ -12,9 +12,9 @@ import (
 
 	"lukechampine.com/blake3"
 
-	"github.com/virtbackup/virtbackup/directio"
-	"github.com/virtbackup/virtbackup/fault"
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 

@@ -10,7 +10,7 @@ import (
 	"os"
 	"sync"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // computePiece is read of an image at once; a multiple of every range length.

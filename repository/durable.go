@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
 // maxSmall bounds the files that are read whole: manifests, repository.json.

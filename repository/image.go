@@ -9,8 +9,8 @@ import (
 
 	"lukechampine.com/blake3"
 
-	"github.com/virtbackup/virtbackup/directio"
-	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
 // segmentRanges are what the common write has: package qcow2 writes 1 MiB at once.

@@ -15,7 +15,7 @@ import (
 
 	"github.com/zeebo/blake3"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // pageAligned returns n bytes that O_DIRECT takes, filled from seed.

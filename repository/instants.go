@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/virtbackup/virtbackup/fault"
+	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
 // InstantsName is the file, beside a domain's points, that lists the identities

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/virtbackup/virtbackup/fileid"
+	"github.com/virtbackup/virtbackup/internal/fileid"
 )
 
 // locked is a new repository with the lock of vm1.

@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/virtbackup/virtbackup/directio"
-	"github.com/virtbackup/virtbackup/fault"
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 const (

@@ -11,7 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/qcow2"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // point describes a point to make in a test.

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/fileid"
+	"github.com/virtbackup/virtbackup/internal/fileid"
 )
 
 // NotePlace notes where the repository is, and tells whether that was another place

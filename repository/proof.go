@@ -9,7 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 

@@ -13,7 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // Who reads all data of a chain has proven all of its image but refcounts: a check

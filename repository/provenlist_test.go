@@ -11,7 +11,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // longImage makes an image whose hash list has several pieces: sparse, with marks.

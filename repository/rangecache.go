@@ -4,7 +4,7 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // mostCached bytes are kept for those who need a part of a range: tables, packed

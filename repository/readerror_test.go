@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // readErrorChild names, in the environment of a test that strace runs, what it reads.

@@ -25,9 +25,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/fault"
-	"github.com/virtbackup/virtbackup/fileid"
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 // Format is the newest layout this package reads and the one it writes. It

@@ -9,8 +9,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/virtbackup/virtbackup/fault"
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 

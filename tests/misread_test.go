@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/repository"
 )
 

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/directio"
+	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )

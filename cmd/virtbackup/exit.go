@@ -9,9 +9,9 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/directio"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )

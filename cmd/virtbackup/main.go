@@ -15,7 +15,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/virtbackup/virtbackup/panics"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 func main() {

@@ -9,8 +9,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/directio"
-	"github.com/virtbackup/virtbackup/zstd"
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/zstd"
 )
 
 // tuningFlags are the options that nobody needs to touch.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -126,44 +126,18 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		return err
 	}
 	if c.Bool("all") {
-		if domains, err = running(conn); err != nil {
+		if domains, err = fleet.Running(conn); err != nil {
 			return err
 		}
 	}
-	return several{
+	return several[backup.Result]{
 		what: "backed up",
-		do: func(domain string) (any, bool, error) {
+		do: func(domain string) (backup.Result, bool, error) {
 			result, err := runBackup(c, conn, backup.Auto, domain)
 			return result, len(result.Warnings) > 0, err
 		},
-		print: func(w io.Writer, result any) error { return printBackup(w, result.(backup.Result)) },
+		print: printBackup,
 	}.run(c, domains)
-}
-
-// running lists the domains that can be backed up now.
-func running(conn *hypervisor.Conn) ([]string, error) {
-	all, err := conn.Domains()
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, name := range all {
-		domain, err := conn.Domain(name)
-		if errors.Is(err, hypervisor.ErrNoDomain) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		active, err := domain.Active()
-		if err != nil {
-			return nil, err
-		}
-		if active {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }
 
 func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, domain string) (_ backup.Result, err error) {

@@ -7,8 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The longest package first: the others run beside it.
-[ $# -gt 0 ] || set -- ./tests ./...
+# The longest packages first: the others run beside them.
+[ $# -gt 0 ] || set -- ./tests/... ./...
 scripts/hypervisor.sh
 mkdir -p .cache
 go build -o .cache/bin/testreport ./scripts/testreport

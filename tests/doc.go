@@ -1,12 +1,12 @@
 // Package tests holds the whole-program tests, which run the virtbackup binary on real libvirt,
 // QEMU and guests. There is a folder for each kind:
 //
-//	chains   points as they follow each other, on every kind of disk; the oracle
-//	cli      what a person types and sees
+//	chains   sequences of points, on every kind of disk; the oracle
+//	cli      the command line: options, messages, exit statuses, signals
 //	damage   damaged, forged and hostile repositories
 //	docs     what the documents promise
-//	faults   runs that are broken at every point; power cuts
-//	guest    the guest comes first: freezing, block jobs, scratch space
+//	faults   faults at every point of a run; power cuts
+//	guest    effects on the guest: freezing, block jobs, scratch space
 //	recover  cleaning up after killed runs; release
 //	bench    measurements
 //

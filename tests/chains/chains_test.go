@@ -8,8 +8,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A chain that has as many images as it may is not made longer by auto; inc and
-// diff say so.
+// auto does not extend a chain that has the maximum number of images; inc and diff
+// refuse to.
 func TestMaxChain(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)

@@ -14,7 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// attach gives the running domain one more disk, for good.
+// attach adds a disk to the running domain and to its configuration.
 func attach(s *testsite.Site, target string, size int64) {
 	s.T.Helper()
 	image := filepath.Join(s.Dir, target+".qcow2")
@@ -33,8 +33,8 @@ func device(s *testsite.Site, command, target, xml string, option string) {
 	testdomain.Virsh(s.T, command, s.Name, file, option)
 }
 
-// removeDisk takes a disk away while the domain is off: no operating system runs
-// that would let go of it.
+// removeDisk detaches a disk while the domain is off: no operating system runs that would
+// release it.
 func removeDisk(s *testsite.Site, target string) {
 	s.T.Helper()
 	s.Destroy()
@@ -43,8 +43,8 @@ func removeDisk(s *testsite.Site, target string) {
 	s.Start()
 }
 
-// Disks that came since the base are copied in full, those that went are named,
-// and the rest stays incremental.
+// Disks added since the base are copied in full, disks removed since are named, and the
+// others stay incremental.
 func TestDisksComeAndGo(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
@@ -103,8 +103,8 @@ func TestExternalSnapshot(t *testing.T) {
 	s.Check()
 }
 
-// A checkpoint that another tool has deleted is missed with a clear error, and
-// auto takes the next best base.
+// If another tool has deleted a checkpoint, the error names it, and auto takes the next best
+// base.
 func TestCheckpointDeletedByOthers(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
@@ -131,7 +131,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 		testdomain.Virsh(t, "checkpoint-delete", s.Name, name)
 	}
 	s.Refused(1, "is gone", "inc", s.Name, "--fallback", "fail")
-	inc := s.BackUp(3, "inc") // since the newest point, whatever
+	inc := s.BackUp(3, "inc") // since the newest point in any case
 	testsite.WantKinds(t, inc.Point, "vda rescan")
 	if inc.Point.Parent != auto.Point.ID {
 		t.Errorf("inc is since %s, want %s", inc.Point.Parent, auto.Point.ID)
@@ -192,9 +192,9 @@ func TestBitmapsLost(t *testing.T) {
 	s.Check()
 }
 
-// Of three checkpoints the middle one has lost its bitmaps while the domain was
-// off: it goes, and those beside it stay and tell what changed. One of a disk that
-// is detached stays, too: its bitmap may come back with it.
+// The middle one of three checkpoints has lost its bitmaps while the domain was off: it is
+// deleted, and the others stay and still record what changed. The checkpoint of a detached
+// disk stays, too: the disk may be attached again, with its bitmap.
 func TestBitmapsLostInTheMiddle(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
@@ -232,7 +232,7 @@ func TestBitmapsLostInTheMiddle(t *testing.T) {
 	s.Check()
 }
 
-// foreignCheckpoint makes one as another tool would.
+// foreignCheckpoint makes a checkpoint as another tool would.
 func foreignCheckpoint(s *testsite.Site, name string) {
 	s.T.Helper()
 	file := filepath.Join(s.Dir, name+".xml")
@@ -290,8 +290,8 @@ func TestDiskShrunk(t *testing.T) {
 	s.Check()
 }
 
-// A disk whose image was put back, or got an overlay, while the domain was off
-// shows what it holds now, whatever was backed up meanwhile.
+// If an image was restored or got an overlay while the domain was off, the next point has
+// the disk's present content, whatever was backed up in between.
 func TestImageReplacedOffline(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
@@ -309,7 +309,7 @@ func TestImageReplacedOffline(t *testing.T) {
 	back := s.BackUp(3, "inc")
 	testsite.WantKinds(t, back.Point, "vda rescan, vdb inc")
 	testsite.WantSaid(t, back.Warnings, "was replaced by another file since")
-	// The bitmap of check1 is in the copy, too, and right; but nobody can know.
+	// The bitmap of check1 is in the copy, too, and valid; but that cannot be known.
 	testsite.WantKinds(t, s.BackUp(3, "diff", "--since", "check1").Point, "vda rescan, vdb inc")
 	s.Destroy()
 	overlay := filepath.Join(s.Dir, "overlay.qcow2")

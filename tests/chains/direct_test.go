@@ -50,14 +50,14 @@ func takesDirect(t *testing.T, dir string) bool {
 	return err == nil
 }
 
-// tuning is how a point is made.
+// tuning is the set of options that a point is made with.
 type tuning struct {
-	compress, direct string // as the options have them
+	compress, direct string // values of the options
 }
 
 func (u tuning) args() []string { return []string{"--compress", u.compress, "--direct", u.direct} }
 
-// tuned makes a point that way, and sees that each image is compressed or not,
+// tuned makes a point with that tuning, and checks that the images are compressed as asked,
 // and that --verbose says whether O_DIRECT was refused.
 func tuned(s *testsite.Site, u tuning, kind string, args ...string) repository.Manifest {
 	s.T.Helper()
@@ -78,8 +78,7 @@ func tuned(s *testsite.Site, u tuning, kind string, args ...string) repository.M
 	return p
 }
 
-// codes are the exit statuses that a point may be made with: a rescan is worth a
-// warning.
+// codes are the exit statuses that a run may have: a rescan is reported as a warning.
 func codes(s *testsite.Site) []int {
 	if s.MayWarn {
 		return []int{0, 3}
@@ -87,7 +86,7 @@ func codes(s *testsite.Site) []int {
 	return []int{0}
 }
 
-// wantCompression sees what qemu-img says of an image.
+// wantCompression checks what qemu-img says about an image.
 func wantCompression(s *testsite.Site, image string, u tuning) {
 	s.T.Helper()
 	var info struct {
@@ -114,9 +113,9 @@ func move(s *testsite.Site, dir string) {
 	old := s.Repo
 	s.At(dir)
 	if _, err := os.Lstat(old); errors.Is(err, os.ErrNotExist) {
-		return // nothing is there yet
+		return // it does not exist yet
 	}
-	// The one that newSite made may be there, empty: cp would copy into it.
+	// The one that testsite.New made may be there, empty: cp would copy into it.
 	if err := os.RemoveAll(s.Repo); err != nil {
 		s.T.Fatal(err)
 	}
@@ -126,9 +125,9 @@ func move(s *testsite.Site, dir string) {
 	}
 }
 
-// Chains are mixed both ways, compressed on plain and plain on compressed, with
-// and without O_DIRECT; a file system that refuses it is no error unless
-// somebody insists, and is told with --verbose.
+// Chains may be mixed both ways, compressed on plain and plain on compressed, with and
+// without O_DIRECT. A file system that refuses O_DIRECT is an error only with --direct
+// always; --verbose reports it.
 func TestMixedChains(t *testing.T) {
 	t.Parallel()
 	disk, ram := testdomain.TempDir(t), withoutDirect(t)
@@ -153,7 +152,7 @@ func TestMixedChains(t *testing.T) {
 		if moved {
 			move(s, c.dir)
 		}
-		s.MayWarn = moved // it says that it was
+		s.MayWarn = moved // a warning says that it was
 		tuned(s, c.u, c.kind)
 	}
 	s.Refused(1, "hint: --direct auto", "inc", s.Name, "--direct", "always")

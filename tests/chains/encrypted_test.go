@@ -26,13 +26,13 @@ func encryptedSite(t *testing.T) *testsite.Site {
 	}
 	create := []string{"create", "-q", "--object", "secret,id=s,data=" + passphrase, "-f", "qcow2",
 		"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", image, fmt.Sprint(s.Disk("vda").Size)}
-	// "Unable to get accurate CPU usage", which it counts iterations by, it says now
-	// and then of a machine that is shared.
+	// On a shared machine it sometimes reports "Unable to get accurate CPU usage", which it
+	// counts iterations by.
 	for try := 0; testdomain.TryTool(t, "qemu-img", create...) != nil; try++ {
 		if try == 20 {
 			t.Fatal("qemu-img makes no encrypted image")
 		}
-		_ = os.Remove(image) // it may be there in part
+		_ = os.Remove(image) // it may exist in part
 	}
 	uuid := defineSecret(s, image)
 	old := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
@@ -62,8 +62,8 @@ func defineSecret(s *testsite.Site, image string) string {
 	return s.UUID
 }
 
-// A disk that is encrypted at its source is readable in the repository, without
-// the key. The first point of a chain warns of that, and show says it of each.
+// A disk that is encrypted at its source is stored in plain text. The first point of a chain
+// warns about that, and show says it for each point.
 func TestEncryptedSource(t *testing.T) {
 	t.Parallel()
 	s := encryptedSite(t)

@@ -14,8 +14,8 @@ import (
 )
 
 // When QEMU is killed the bitmaps are lost: the disks are read in full and
-// compared with the point before, the points stay small, the chain goes on, and
-// everybody is told.
+// compared with the previous point, the points stay small, the chain goes on, and the
+// user is told.
 func TestRescan(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -50,7 +50,7 @@ func TestRescan(t *testing.T) {
 	if !strings.Contains(auto.Why, "compared with check4") {
 		t.Errorf("auto chose %q", auto.Why)
 	}
-	// Nothing has changed since: nothing is stored.
+	// Nothing has changed since, so nothing is stored.
 	s.Kill()
 	s.Start()
 	none := s.BackUp(3, "inc")
@@ -88,8 +88,7 @@ func TestRescanOfOneDisk(t *testing.T) {
 	s.Check()
 }
 
-// A disk that grew or shrank meanwhile is compared as far as the point before
-// has it.
+// A disk that has grown or shrunk is compared up to its size in the previous point.
 func TestRescanOfResizedDisks(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -116,7 +115,7 @@ func TestRescanOfResizedDisks(t *testing.T) {
 	s.Check()
 }
 
-// A disk that was shrunk and grown again has lost its end, which no bitmap says.
+// A disk that was shrunk and grown again has lost its end, which no bitmap records.
 func TestShrunkAndRegrown(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -146,8 +145,8 @@ func TestShrunkAndRegrown(t *testing.T) {
 	s.Check()
 }
 
-// Two images that change places carry bitmaps of the same name, which say
-// nothing of what changed on the disk.
+// Two images that were swapped have bitmaps of the same name, which do not say what changed
+// on the disk.
 func TestSwappedImages(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
@@ -175,7 +174,7 @@ func TestSwappedImages(t *testing.T) {
 	inc = s.BackUp(3, "inc")
 	testsite.WantKinds(t, inc.Point, "vda rescan, vdb rescan")
 	testsite.WantSaid(t, inc.Warnings, "was replaced by another file since")
-	// Moved, but the same.
+	// Moved, but the same file.
 	s.Destroy()
 	testdomain.Tool(t, "mv", a, a+".moved")
 	s.Redefine(a, a+".moved")
@@ -187,7 +186,7 @@ func TestSwappedImages(t *testing.T) {
 }
 
 // A live snapshot that is committed back, and a disk that is moved while the
-// guest runs: whatever became of the bitmaps, the points are right.
+// guest runs: the points are right, whether the bitmaps survive or not.
 func TestLiveBlockJobs(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -206,7 +205,7 @@ func TestLiveBlockJobs(t *testing.T) {
 	s.WriteAll(2)
 	commit()
 	s.WriteAll(3)
-	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc") // as if nothing had been
+	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc") // as usual
 	snapshot()
 	s.WriteAll(4)
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
@@ -252,7 +251,7 @@ func TestDiskTurnsRaw(t *testing.T) {
 	testsite.WantSmall(t, inc, "vdb")
 	testsite.WantSaid(t, inc.Warnings, "disk vdb is raw now")
 	s.WriteAll(3)
-	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb rescan") // no news any more
+	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb rescan") // not reported again
 	if err := os.Remove(image); err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +265,7 @@ func TestDiskTurnsRaw(t *testing.T) {
 	s.Check()
 }
 
-// With --fallback fail nothing is done.
+// With --fallback fail the run fails and changes nothing.
 func TestFallbackFail(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)

@@ -8,8 +8,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A disk of 17 TiB is more than a file of ext4 can have: restored to raw it is refused
-// before anything is there, restored to qcow2 it takes what its data takes.
+// A disk of 17 TiB is larger than a file on ext4 can be: a restore to raw is refused before
+// anything is written, a restore to qcow2 takes only the space of the data.
 func TestRawRestoreOfAHugeDisk(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 17 << 40}, testdomain.Disk{Target: "vdb", Size: 1 << 20}))

@@ -33,20 +33,20 @@ func TestCopiedRepository(t *testing.T) {
 	}
 	testsite.WantKinds(t, third, "vda inc")
 	b.WriteAll(5)
-	r = b.BackUp(0, "inc") // it is said once
+	r = b.BackUp(0, "inc") // the warning comes once
 	testsite.WantKinds(t, r.Point, "vda inc")
 	list := b.Program.Must(t, nil, "checkpoint", "list", b.Name).Stdout
 	testsite.WantLine(t, list, `^`+second.Checkpoint+` +foreign`)
 	testsite.WantLine(t, list, `^`+r.Point.Checkpoint+` +ours`)
 	testsite.WantLine(t, list, `^`+a.Points[0].Checkpoint+` +inherited`)
-	// Neither the other's checkpoints nor those from before go, but by force.
+	// Neither the other's checkpoints nor those from before are deleted without --force.
 	b.Program.Must(t, nil, "release", b.Name)
 	a.WantCheckpoints(a.Points[0].ID, second.ID, third.ID)
 	a.WriteAll(6)
 	testsite.WantKinds(t, a.BackUp(0, "inc").Point, "vda inc")
 	b.Rejects(testsite.Reject(1, "was not made by virtbackup for this repository", "--force"), []string{"checkpoint", "delete", b.Name, second.Checkpoint})
 	b.Program.Must(t, nil, "checkpoint", "delete", b.Name, second.Checkpoint, "--force")
-	// Adopted, the copy goes on with its chain, and its points verify.
+	// After adopting them the copy goes on with its chain, and its points verify.
 	adopted := b.Program.Must(t, nil, "init", "--new-id", b.Repo).Stdout
 	if !strings.Contains(adopted, "before it was "+a.RepositoryID()) || !strings.Contains(adopted, "those that it inherited (checkpoint list) are used and never deleted") || b.RepositoryID() == a.RepositoryID() {
 		t.Errorf("adopted: %s", adopted)
@@ -58,8 +58,8 @@ func TestCopiedRepository(t *testing.T) {
 	b.Check()
 }
 
-// The copy's runs and recover leave a job of the original alone that is alive, and a
-// freeze; once the original's process is dead, its own recover ends it.
+// Runs and recover of the copy leave a live job of the original alone, and its freeze; once
+// the original's process is dead, the original's own recover ends the job.
 func TestCopyWhileARunIsAlive(t *testing.T) {
 	t.Parallel()
 	a := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
@@ -81,7 +81,7 @@ func TestCopyWhileARunIsAlive(t *testing.T) {
 	}
 	p.Signal(syscall.SIGKILL)
 	p.Wait()
-	b.Program.Must(t, nil, "recover", b.Name) // the original may put it right, the copy may not
+	b.Program.Must(t, nil, "recover", b.Name) // the original may clean it up, the copy may not
 	if !a.HasJob() {
 		t.Error("recover in the copy has ended the job of the original, which is dead")
 	}
@@ -90,8 +90,8 @@ func TestCopyWhileARunIsAlive(t *testing.T) {
 	a.Check()
 }
 
-// Numbers of points that were removed are not given again, and a domain's directory
-// that was removed and brought back knows its own checkpoints only.
+// Numbers of removed points are not used again, and a domain's directory that was removed
+// and brought back knows only its own checkpoints.
 func TestNumbersUsedAgain(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
@@ -122,7 +122,7 @@ func TestNumbersUsedAgain(t *testing.T) {
 	if err := os.Rename(aside, dir); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range s.Points { // the others' are in libvirt still
+	for _, p := range s.Points { // libvirt still has the others'
 		if !strings.Contains(strings.Join(s.Checkpoints(), " "), p.Checkpoint) {
 			t.Errorf("%s is gone", p.Checkpoint)
 		}
@@ -182,7 +182,7 @@ func TestInstantsGone(t *testing.T) {
 		if err := damage(filepath.Join(s.Repo, s.Name, "instants.json")); err != nil {
 			t.Fatal(err)
 		}
-		if round == 1 { // nobody else would tell before the next backup
+		if round == 1 { // nothing else would report it before the next backup
 			if r := s.Program.Must(t, []int{3}, "list", s.Name); !strings.Contains(r.Stderr, "instants.json of domain "+s.Name+" is damaged") {
 				t.Errorf("list says %s", r.Stderr)
 			}
@@ -230,7 +230,7 @@ func TestKeepCheckpoints(t *testing.T) {
 	since := s.BackUp(3, "diff", "--since", "check3")
 	testsite.WantKinds(t, since.Point, "vda rescan")
 	s.Destroy()
-	s.DefineAnew() // what is retired is not defined again
+	s.DefineAnew() // retired checkpoints are not defined again
 	s.Start()
 	s.WriteAll(7)
 	s.BackUp(0, "inc")

@@ -1,5 +1,5 @@
-// Package chains tests points as they follow each other: full, incremental, differential and
-// compared ones, on every kind of disk, whatever happens to the disks and bitmaps between them.
+// Package chains tests sequences of points: full, incremental, differential, and compared ones, on
+// every kind of disk, with changes to the disks and bitmaps between the points.
 package chains
 
 import (

@@ -14,7 +14,7 @@ import (
 )
 
 // volumeSite is a domain whose vdb is a volume of a pool: a qcow2 image of
-// version 2, which the XML does not tell, nor where it is.
+// version 2. The XML tells neither the version nor the path.
 func volumeSite(t *testing.T) *testsite.Site {
 	t.Helper()
 	image := oldImage(t, 8<<20)
@@ -39,8 +39,8 @@ func redefineDisk(s *testsite.Site, old, new string) {
 	testdomain.Virsh(s.T, "define", file)
 }
 
-// A disk whose image nobody but QEMU can look at, and that cannot have a bitmap,
-// is found out beforehand, and the others have their checkpoint.
+// A disk whose image only QEMU can read, and that cannot have a bitmap, is found
+// before the job begins, and the others get their checkpoint.
 func TestVolumeOfVersion2(t *testing.T) {
 	t.Parallel()
 	s := volumeSite(t)
@@ -54,8 +54,8 @@ func TestVolumeOfVersion2(t *testing.T) {
 	s.Check()
 }
 
-// Only a domain with a disk that nothing else tells of is asked through the monitor:
-// libvirt marks it as tainted by that.
+// QEMU's monitor is asked only about a disk that nothing else describes, because libvirt
+// marks the domain as tainted by such a command.
 func TestMonitorIsAskedOnlyIfNeeded(t *testing.T) {
 	t.Parallel()
 	ordinary := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}, testdomain.Disk{Target: "vdb", Size: 1 << 20, Format: "raw"}))
@@ -68,7 +68,7 @@ func TestMonitorIsAskedOnlyIfNeeded(t *testing.T) {
 	}
 }
 
-// wantCovered sees of which disks a point's checkpoint has bitmaps.
+// wantCovered checks which disks a point's checkpoint has bitmaps for.
 func wantCovered(s *testsite.Site, m repository.Manifest, want ...string) {
 	s.T.Helper()
 	var got []string
@@ -84,9 +84,9 @@ func wantCovered(s *testsite.Site, m repository.Manifest, want ...string) {
 	}
 }
 
-// hiddenSite is a domain with a disk that cannot have bitmaps, although all that
-// can be seen of it says so: QEMU holds an image of version 2, and one of version
-// 3 has taken its place in the directory.
+// hiddenSite is a domain with a disk that cannot have bitmaps, although its file looks as if
+// it could: QEMU has an image of version 2 open, and one of version 3 has replaced it in the
+// directory.
 func hiddenSite(t *testing.T) *testsite.Site {
 	t.Helper()
 	image := oldImage(t, 8<<20)
@@ -103,7 +103,7 @@ func hiddenSite(t *testing.T) *testsite.Site {
 }
 
 // Where QEMU refuses the bitmap of one disk, that disk is found, named and copied
-// without a checkpoint, and the others have theirs. Nothing is left of the tries.
+// without a checkpoint, and the others get theirs. The attempts leave nothing behind.
 func TestBitmapRefused(t *testing.T) {
 	t.Parallel()
 	s := hiddenSite(t)
@@ -120,7 +120,7 @@ func TestBitmapRefused(t *testing.T) {
 	testsite.WantKinds(t, s.BackUp(3, "diff").Point, "vda inc, vdb rescan, vdc inc")
 	s.BackUp(0, "copy")
 	s.Check()
-	// Of this disk alone there is no checkpoint at all.
+	// For this disk alone no checkpoint is possible.
 	s.Points = nil
 	alone := s.BackUp(3, "full", "--disk", "vdb")
 	if alone.Point.Checkpoint != "" {
@@ -153,8 +153,8 @@ func TestKilledWhileTryingBitmaps(t *testing.T) {
 	s.Check()
 }
 
-// Of a run that is killed when it has sealed a point of which no disk can have a bitmap,
-// no checkpoint is defined again or said to be lost, and its note goes.
+// A run is killed after it has sealed a point whose disks cannot have bitmaps: no checkpoint
+// is defined again or reported as lost, and the record of its identity is removed.
 func TestKilledWithoutACheckpoint(t *testing.T) {
 	t.Parallel()
 	s := hiddenSite(t)

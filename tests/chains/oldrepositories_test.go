@@ -24,11 +24,11 @@ import (
 //
 // To add one, before the change or after it:
 //
-//	VIRTBACKUP_RECORD=NAME go test -run TestOldRepositories ./tests
+//	VIRTBACKUP_RECORD=NAME go test -run TestOldRepositories ./tests/chains
 //
-// VIRTBACKUP_BINARY names the program that writes it; else it is this one. Those called
-// verified were verified, too, by the program that wrote them. Which states there were:
-// docs/format.md, "Versions".
+// VIRTBACKUP_BINARY names the program that writes it; the default is the present one. The
+// repositories called verified were also verified by the program that wrote them. For the
+// states see docs/format.md, "Versions".
 const oldRepositories = "testdata/repositories"
 
 // oldTruth is truth.json: what the disks of each point held.
@@ -194,8 +194,8 @@ func (s *oldSite) use() {
 	s.program.Must(s.t, nil, "verify")
 }
 
-// wantVerified sees that list shows what a verified.json in the archive says, if there
-// is one: all points sound but check9, of which a byte was changed until it was written.
+// wantVerified checks that list shows what verified.json in the archive says, if there is one:
+// all points are sound but check9, of which a byte was changed while verify ran.
 func (s *oldSite) wantVerified() bool {
 	s.t.Helper()
 	if _, err := os.Stat(filepath.Join(s.repo, s.truth.Domain.Name, "verified.json")); err != nil {
@@ -216,8 +216,8 @@ func (s *oldSite) wantVerified() bool {
 	return true
 }
 
-// wantTruth compares what virtbackup restores of a point, and what qemu-img reads of
-// its images, with what the disks held.
+// wantTruth compares what virtbackup restores from a point, and what qemu-img reads from its
+// images, with what the disks held.
 func (s *oldSite) wantTruth(p oldPoint) {
 	s.t.Helper()
 	dir := filepath.Join(s.dir, "restored")

@@ -16,9 +16,8 @@ import (
 // oracleRounds is how many points one oracle makes after its first full.
 const oracleRounds = 10
 
-// Whatever is written and however points are made, compressed or not, with
-// O_DIRECT or on a file system that refuses it, every point shows the disks as
-// they were at its instant.
+// Every point holds the disks as they were at its instant, whatever is written and however
+// points are made: compressed or not, with O_DIRECT or on a file system that refuses it.
 // VIRTBACKUP_SEED repeats a run; VIRTBACKUP_SOAK=1h goes on for an hour, as make
 // soak does.
 func TestOracle(t *testing.T) {
@@ -34,7 +33,7 @@ func TestOracle(t *testing.T) {
 	}
 }
 
-// oracle writes at random, and knows what every point has to show.
+// oracle writes at random, and knows what every point must hold.
 type oracle struct {
 	*testsite.Site
 	*rand.Rand
@@ -87,8 +86,8 @@ func (o *oracle) run(rounds int) {
 	}
 }
 
-// betray does, now and then, what makes one thing look like another: the repository is
-// copied and both go on, a disk is rolled back in place, a number is free again.
+// betray sometimes makes one thing look like another: it copies the repository and both go
+// on, rolls a disk back in place, or frees a number.
 func (o *oracle) betray() {
 	o.T.Helper()
 	if len(o.forks) > 0 && o.IntN(2) == 0 {
@@ -108,8 +107,8 @@ func (o *oracle) betray() {
 	}
 }
 
-// rollBack puts the content of a disk's file back that was saved before, into the same
-// file; the first time it saves it.
+// rollBack restores the saved content of a disk's file, into the same file; the first call
+// saves it.
 func (o *oracle) rollBack() {
 	o.T.Helper()
 	target := []string{"vda", "vdb"}[o.IntN(2)]
@@ -167,7 +166,7 @@ func (o *oracle) point() {
 	}
 }
 
-// make makes a point, tuned at random, as next has it.
+// make makes a point with the tuning that next returns.
 func (o *oracle) make(kind string, args ...string) {
 	o.T.Helper()
 	u := o.next()
@@ -205,7 +204,7 @@ func (o *oracle) moveOn() {
 	move(o.Site, to)
 }
 
-// base is any point that may be one.
+// base is any point that can be a base.
 func (o *oracle) base() string {
 	var bases []string
 	for _, p := range o.Points {

@@ -20,8 +20,8 @@ func oldImage(t *testing.T, size int64) string {
 	return image
 }
 
-// Every kind of source image is backed up and restored as it was, and those
-// without bitmaps do not spoil the others.
+// Every kind of source image is backed up and restored unchanged, and images without
+// bitmaps do not affect the others.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	const size = 24 << 20
@@ -51,7 +51,7 @@ func TestSources(t *testing.T) {
 	s.Check()
 }
 
-// wantQuiet checks that a run does not say what is so every night.
+// wantQuiet checks that a run does not warn about what is the same every night.
 func wantQuiet(t *testing.T, r backup.Result) {
 	t.Helper()
 	if said := fmt.Sprint(r.Notes, r.Warnings); strings.Contains(said, "bitmap") || len(r.Warnings) > 0 {
@@ -86,7 +86,7 @@ func scribble(s *testsite.Site, round int64) {
 	}
 }
 
-// checkSparse sees that an incremental holds what changed, not the disk.
+// checkSparse checks that an incremental holds what changed, not the whole disk.
 func checkSparse(t *testing.T, s *testsite.Site) {
 	t.Helper()
 	for _, d := range s.Points[1].Disks {
@@ -100,8 +100,8 @@ func checkSparse(t *testing.T, s *testsite.Site) {
 	}
 }
 
-// A domain whose disks cannot have bitmaps is backed up incrementally all the
-// same, without any checkpoint.
+// A domain whose disks cannot have bitmaps is still backed up incrementally, without any
+// checkpoint.
 func TestSourcesWithoutBitmaps(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8<<20 + 512, Format: "raw"},

@@ -25,7 +25,7 @@ func TestChosenDisks(t *testing.T) {
 	}{
 		{0, []string{"full"}, "vda full, vdb full, vdc full"},
 		{0, []string{"inc", "--disk", "vda", "--disk", "vdc"}, "vda inc, vdc inc"},
-		{3, []string{"inc", "--exclude", "vdc"}, "vda inc, vdb full"}, // the point before does not have vdb
+		{3, []string{"inc", "--exclude", "vdc"}, "vda inc, vdb full"}, // the previous point does not have vdb
 		{0, []string{"inc", "--since", "check1", "--disk", "vdb"}, "vdb inc"},
 		{0, []string{"diff", "--exclude", "vda", "--exclude", "vdb"}, "vdc inc"},
 		{0, []string{"copy", "--disk", "vdc"}, "vdc full"},
@@ -68,7 +68,7 @@ func TestJobOfChosenDisks(t *testing.T) {
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 32 << 20}, testdomain.Disk{Target: "vdb", Size: 32 << 20}))
 	s.WriteAll(1)
 	truth := s.Truths()
-	s.Disks = s.Disks[1:] // as many exports are waited for
+	s.Disks = s.Disks[1:] // the number of exports to wait for
 	p := s.Program.Start(t, "--json", "full", s.Name, "--disk", "vdb")
 	s.StopAtSocket(p)
 	job := testdomain.Virsh(t, "backup-dumpxml", s.Name)

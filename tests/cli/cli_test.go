@@ -39,7 +39,7 @@ type checkpointRow struct {
 	Bytes              map[string]int64
 }
 
-// A point that is not there any more is missing in the list; what needs it is marked.
+// A removed point is missing in the list, and the points that need it are marked.
 func TestListSaysWhatIsLost(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)
@@ -65,8 +65,7 @@ func TestListSaysWhatIsLost(t *testing.T) {
 	}
 }
 
-// Checkpoints are listed with their owner and size, and deleted only where
-// nobody needs them.
+// Checkpoints are listed with their owner and size, and deleted only if nothing needs them.
 func TestCheckpointCommands(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)
@@ -116,8 +115,8 @@ func TestCheckpointCommands(t *testing.T) {
 	s.Check()
 }
 
-// The checkpoint of a run that was killed goes with its job: without its identity nobody
-// would know the job, which fills the scratch space of the guest.
+// The checkpoint of a killed run is deleted together with its job: without its identity the
+// job would not be recognised, and would go on filling the guest's scratch space.
 func TestCheckpointOfAKilledRun(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)
@@ -205,8 +204,8 @@ func TestAuto(t *testing.T) {
 	s.Rejects(testsite.Reject(2, "DOMAIN... | --all", "virtbackup auto --help"), []string{"auto", "--all", s.Name})
 }
 
-// All domains of a connection: that of libvirt's test driver has one, which
-// knows no backups.
+// All domains of a connection: libvirt's test driver has one domain, which does not support
+// backups.
 func TestAutoAll(t *testing.T) {
 	t.Parallel()
 	repo := filepath.Join(testdomain.TempDir(t), "repo")

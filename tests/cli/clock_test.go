@@ -10,8 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// forgePoint seals a point of that instant, with no disks, as a host would whose
-// clock is wrong.
+// forgePoint seals a point without disks with that time, as a host with a wrong clock would.
 func forgePoint(s *testsite.Site, id string, at time.Time) {
 	s.T.Helper()
 	repo, err := repository.Open(s.Repo)
@@ -35,8 +34,8 @@ func forgePoint(s *testsite.Site, id string, at time.Time) {
 	}
 }
 
-// A point that was made while the clock was wrong is named, and so is the one
-// after it; latest is the one with the highest number all the same.
+// A warning names a point that was made while the clock was wrong, and the one after it;
+// latest is still the point with the highest number.
 func TestClock(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)
@@ -63,6 +62,6 @@ func TestClock(t *testing.T) {
 	}
 	testsite.WantLine(t, run(s, "show", s.Name+"@"+future.AddDate(0, 0, 1).Format(time.DateOnly)).Stdout, `^point: +copy2$`)
 	s.Write("vda", 3<<20, 1<<20, 0x44)
-	s.BackUp(0, "inc") // after the one before: nothing to say
+	s.BackUp(0, "inc") // later than the previous one: no warning
 	s.Check()
 }

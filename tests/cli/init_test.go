@@ -17,7 +17,7 @@ type madeRepository struct {
 	RootFileSystem bool `json:"root_file_system"`
 }
 
-// init makes a repository, says where and what of, and leaves one that is there
+// init makes a repository, says where and on which file system, and leaves an existing one
 // alone.
 func TestInit(t *testing.T) {
 	t.Parallel()
@@ -44,8 +44,8 @@ func isOnRoot(t *testing.T, dir string) bool {
 	return testdomain.Tool(t, "stat", "-c", "%d", dir) == testdomain.Tool(t, "stat", "-c", "%d", "/")
 }
 
-// What the timer calls makes no repository where the file system of one is not
-// mounted; full and copy do, and say where it lies, once.
+// auto and inc, which timers call, make no repository: its file system may not be mounted.
+// full and copy do, and say once where it is.
 func TestNotMounted(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)
@@ -96,7 +96,7 @@ func release(s *testsite.Site) {
 	}
 }
 
-// A run that fails takes the repository that it has made along.
+// A run that fails removes the repository that it has made.
 func TestFailedFullLeavesNoRepository(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)

@@ -118,7 +118,7 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// A domain that is shut off is not backed up yet, and says so.
+// A domain that is shut off cannot be backed up yet, and the error says so.
 func TestNotRunning(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -127,7 +127,7 @@ func TestNotRunning(t *testing.T) {
 	}
 }
 
-// The points of a domain never mix with those of another one of the same name.
+// The points of a domain are never mixed with those of another domain of the same name.
 func TestOtherDomainOfTheSameName(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -163,8 +163,8 @@ func TestReadOnlyRepository(t *testing.T) {
 	s.Check()
 }
 
-// A repository with too little space is refused before the job, with numbers, and
-// one made for it goes. (TestTargetFillsInMidCopy: one that fills up later.)
+// A repository with too little space is refused before the job, with numbers, and a
+// repository made for the run is removed. (TestTargetFillsInMidCopy: one that fills up later.)
 func TestFullRepository(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 64 << 20}))
@@ -209,7 +209,7 @@ func TestRefusedDirectories(t *testing.T) {
 	s.Check()
 }
 
-// A job of someone else is waited for, named, and never touched.
+// The job of another tool is waited for, named, and never touched.
 func TestForeignJob(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -234,8 +234,8 @@ func TestForeignJob(t *testing.T) {
 	}
 }
 
-// A foreign checkpoint and a damaged point do not stand in the way, and the number of
-// the point is not used again.
+// A foreign checkpoint and a damaged point are no obstacle, and the number of the point is
+// not used again.
 func TestNumbersAreNotUsedAgain(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))

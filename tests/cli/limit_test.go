@@ -77,12 +77,12 @@ func follow(s *testsite.Site, p *testdomain.Process) (began time.Time, flows []f
 		if found, _ := filepath.Glob(sockets); len(found) == 0 && !copying {
 			began, before = now, written
 		} else if copying = true; len(flows) == 0 || written-before > flows[len(flows)-1].written {
-			// By this time it was so much: no rate comes out too high.
+			// The time is read after the count, so that no rate comes out too high.
 			flows = append(flows, flow{time.Now(), written - before})
 		}
 		select {
 		case <-ended:
-			// All that it wrote can still be seen: nobody has waited for it yet.
+			// Its count can still be read: it has not been waited for yet.
 			flows = append(flows, flow{time.Now(), writtenBy(p) - before})
 			return began, flows, p.Wait()
 		case <-time.After(2 * time.Millisecond):

@@ -1,4 +1,4 @@
-// Package cli tests what a person types and sees: options, words, exit statuses, signals.
+// Package cli tests the command line: options, messages, exit statuses, signals.
 package cli
 
 import (

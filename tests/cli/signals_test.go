@@ -17,14 +17,14 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A signal in mid-copy ends the run in order: it says so, nothing is left and
-// nothing changed, and the next run goes on as if nothing had been.
+// A signal in mid-copy ends the run in order: the run says so, leaves nothing behind and
+// changes nothing, and the next run works as usual.
 func TestSignals(t *testing.T) {
 	s := testsite.Slow(t)
 	before := s.Everything(nil)
 	signals := []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGXCPU}
 	for n, signal := range signals {
-		id := fmt.Sprintf("check%d", n+2) // a number is used once
+		id := fmt.Sprintf("check%d", n+2) // numbers are not used again
 		p := s.Stopped("full", s.Name)
 		p.Signal(signal)
 		p.Signal(syscall.SIGCONT)
@@ -57,8 +57,8 @@ func TestSignals(t *testing.T) {
 	s.Check()
 }
 
-// What does not ask a run to end does not end it: signals that other programs use among
-// themselves, and a hangup that nohup has had ignored.
+// Signals that are no request to end do not end a run: those that programs use for their own
+// purposes, and SIGHUP under nohup.
 func TestSignalsThatEndNothing(t *testing.T) {
 	s := testsite.Slow(t)
 	script := filepath.Join(s.Dir, "nohup")
@@ -77,8 +77,8 @@ func TestSignalsThatEndNothing(t *testing.T) {
 	s.Check()
 }
 
-// Whoever reads the output may go, or never have been there: a run goes on to its end.
-// What only prints ends without a word, as it would by SIGPIPE.
+// The reader of the output may close it, or never have opened it: a run goes on to its end.
+// A command that only prints ends silently, as SIGPIPE would end it.
 func TestNobodyReads(t *testing.T) {
 	s := testsite.Slow(t)
 	gone := func(stderr bool, args ...string) (code int, said string) {
@@ -122,8 +122,7 @@ func TestNobodyReads(t *testing.T) {
 	s.Check()
 }
 
-// A signal during the first run takes the repository away again that the run
-// has made.
+// A signal during the first run removes the repository that the run has made.
 func TestSignalInTheFirstRun(t *testing.T) {
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}))
 	s.Write("vda", 0, 384<<20, 0x42)
@@ -142,7 +141,7 @@ func TestSignalInTheFirstRun(t *testing.T) {
 	}
 }
 
-// A second run for the same domain ends at once and leaves the first one alone.
+// A second run for the same domain fails at once and leaves the first one alone.
 func TestSecondRun(t *testing.T) {
 	s := testsite.Slow(t)
 	truth := s.Truths()
@@ -162,7 +161,7 @@ func TestSecondRun(t *testing.T) {
 }
 
 // A run that was killed leaves its job, checkpoint and partial point; the next
-// one says what it found, puts it right, and succeeds.
+// one says what it found, cleans up, and succeeds.
 func TestKill(t *testing.T) {
 	s := testsite.Slow(t)
 	listed := testsite.Listing(t, filepath.Join(s.Repo, s.Name, "check1"))

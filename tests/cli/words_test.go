@@ -15,8 +15,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// With --json a failure is an object on standard output, or an element of the array in
-// the place of the domain's result.
+// With --json a failure is an object on standard output, or the element of the array that
+// the domain's result would be.
 func TestFailuresInJSON(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))
@@ -50,7 +50,7 @@ func TestFailuresInJSON(t *testing.T) {
 	}
 }
 
-// A report that cannot be printed is no failure of the run that it is about.
+// A report that cannot be printed does not make the run a failure.
 func TestReportOnAFullDevice(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))
@@ -78,7 +78,7 @@ func TestReportOnAFullDevice(t *testing.T) {
 	}
 }
 
-// Disks that are not in a point are named with the reason, wherever a person looks.
+// Disks that are not in a point are named with the reason, in every command's output.
 func TestLeftOutDisks(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}, testdomain.Disk{Target: "vdb", Size: 4 << 20},
@@ -97,7 +97,7 @@ func TestLeftOutDisks(t *testing.T) {
 	}
 }
 
-// A checkpoint that is retired is said to be so once.
+// Retiring a checkpoint is reported once.
 func TestRetiredIsSaidOnce(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))
@@ -110,7 +110,7 @@ func TestRetiredIsSaidOnce(t *testing.T) {
 	}
 }
 
-// libvirt allows @ in names, also where a point could be meant.
+// libvirt allows @ in names, even if what follows looks like a point.
 func TestDomainWithAtInItsName(t *testing.T) {
 	t.Parallel()
 	d := testdomain.DefineAs(t, testdomain.Identity{Name: testdomain.NewName() + "@check2"}, testdomain.Disk{Target: "vda", Size: 4 << 20})

@@ -11,8 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// recipe is the block of commands in docs/format.md that starts a restored guest, split
-// behind the values that a person fills in.
+// recipe is the block of commands in docs/format.md that starts a restored guest, split after
+// the values that the reader fills in.
 func recipe(t *testing.T) (values, commands string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(testdomain.Root(t), "docs/format.md"))
@@ -28,8 +28,8 @@ func recipe(t *testing.T) (values, commands string) {
 	return values, commands
 }
 
-// talkative is a running domain with all that a second one of its definition would
-// share with it.
+// talkative is a running domain with every device that a second domain of the same definition
+// would share with it.
 func talkative(t *testing.T) *testsite.Site {
 	t.Helper()
 	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
@@ -47,7 +47,7 @@ func talkative(t *testing.T) *testsite.Site {
 	return s
 }
 
-// everythingOf is what a restored guest beside it must leave alone.
+// everythingOf is the state of a domain that a restored guest beside it must not change.
 func everythingOf(s *testsite.Site) string {
 	s.T.Helper()
 	agent, err := os.Stat(filepath.Join("/var/lib/libvirt/qemu", s.Name+".agent"))
@@ -58,8 +58,8 @@ func everythingOf(s *testsite.Site) string {
 		testdomain.Virsh(s.T, "dumpxml", "--inactive", s.Name), testdomain.Virsh(s.T, "dumpxml", s.Name))
 }
 
-// The recipe of docs/format.md, word for word, starts the restored guest as QEMU's user,
-// beside the original, which does not notice.
+// The recipe of docs/format.md, word for word, starts the restored guest as QEMU's user beside
+// the original, and the original does not change.
 func TestRestoreByHand(t *testing.T) {
 	t.Parallel()
 	s := talkative(t)
@@ -93,7 +93,7 @@ func TestRestoreByHand(t *testing.T) {
 	testdomain.Same(t, filepath.Join(dir, "vda.qcow2"), "qcow2", s.Points[0].Truth["vda"])
 }
 
-// What docs/format.md warns of: without the change of mode QEMU's user is kept out of
+// docs/format.md warns of two mistakes: without the change of mode QEMU's user cannot open
 // what restore --to makes, and unedited XML replaces the original's definition.
 func TestRestoreByHandWithoutCare(t *testing.T) {
 	t.Parallel()
@@ -110,7 +110,7 @@ func TestRestoreByHandWithoutCare(t *testing.T) {
 	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
 	file := filepath.Join(s.Dir, "restored.xml")
 	testsite.WriteFile(t, file, strings.Replace(string(text), s.Disk("vda").Source, filepath.Join(dir, "vda.qcow2"), 1))
-	testdomain.Virsh(t, "define", file) // the original is gone: as it is, but for the path
+	testdomain.Virsh(t, "define", file) // the original is gone: only the path changes
 	if _, err := testdomain.TryVirsh(t, "start", s.Name); err == nil || !strings.Contains(err.Error(), "Permission denied") {
 		t.Errorf("QEMU's user is not kept out: %v", err)
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// make install puts the program and units that systemd accepts in place, and
-// the units call the program where it was put.
+// make install installs the program, and units that systemd accepts and that call the program
+// at its installed path.
 func TestInstall(t *testing.T) {
 	prefix := testdomain.TempDir(t)
 	testdomain.Tool(t, "make", "-s", "-C", testdomain.Root(t), "install", "PREFIX="+prefix)
@@ -30,7 +30,7 @@ func TestInstall(t *testing.T) {
 	testdomain.Tool(t, filepath.Join(prefix, "bin/virtbackup"), "--version")
 }
 
-// make install keeps to DESTDIR, which the units do not name.
+// make install writes below DESTDIR, and the units do not contain it.
 func TestInstallDestdir(t *testing.T) {
 	destdir := testdomain.TempDir(t)
 	testdomain.Tool(t, "make", "-s", "-C", testdomain.Root(t), "install", "DESTDIR="+destdir, "PREFIX=/usr")

@@ -63,10 +63,13 @@ func Binary(t testing.TB) string {
 	return plain.path(t)
 }
 
-// FaultyBinary is the same, built so that VIRTBACKUP_FAULT breaks it (package
-// fault).
+// FaultyBinary is the same, built so that VIRTBACKUP_FAULT breaks it (package fault).
+// VIRTBACKUP_FAULTY_BINARY names one that has been built already.
 func FaultyBinary(t testing.TB) string {
 	t.Helper()
+	if b := os.Getenv("VIRTBACKUP_FAULTY_BINARY"); b != "" {
+		return b
+	}
 	return faulty.path(t)
 }
 

@@ -13,8 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// Damage in the point that a disk would be compared with is not taken for good:
-// the disk is copied in full.
+// If the point that a disk would be compared with is damaged, the disk is copied in full.
 func TestRescanOfDamagedPoint(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -40,9 +39,9 @@ func TestRescanOfDamagedPoint(t *testing.T) {
 	s.Check()
 }
 
-// Damage that verify has found is not built upon, be it in the midst of an image: what
-// it calls damaged is read again, and the other disks go on. What has been put right
-// since, as from another copy, is gone on with.
+// No point is based on damage that verify has found, even in the middle of an image: what
+// verify calls damaged is read again, and the other disks go on. If it has been repaired
+// since, as from another copy, the chain goes on.
 func TestIncrementalOnVerifiedDamage(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -56,7 +55,7 @@ func TestIncrementalOnVerifiedDamage(t *testing.T) {
 	testsite.Flip(t, image, 9<<20) // as it was
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
 	s.WriteAll(4)
-	// What was found to be sound is not read again every night.
+	// What was found to be sound is not read again in every run.
 	if r := s.Program.Must(t, nil, "inc", s.Name); strings.Contains(r.Stderr, "the last verify found") {
 		t.Errorf("read again: %s", r.Stderr)
 	}
@@ -73,7 +72,7 @@ func TestIncrementalOnVerifiedDamage(t *testing.T) {
 	s.Check()
 }
 
-// A chain that is seen to be broken is not made longer.
+// A chain that is known to be broken is not extended.
 func TestIncrementalOnDamagedPoint(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -94,13 +93,13 @@ func TestIncrementalOnDamagedPoint(t *testing.T) {
 	s.Check()
 }
 
-// What keeps a run from reading a sound image for now is no damage of it: the run fails,
-// and an incremental is not turned into a full. Here an image of the chain is gone once
-// the one above it was read, as it is on a file system that is mounted anew.
+// An image that cannot be read for the moment is not damaged: the run fails, and an
+// incremental is not turned into a full. Here an image of the chain disappears once the one
+// above it has been read, as on a file system that is mounted again.
 func TestTailsThatCannotBeReadNow(t *testing.T) {
 	s := testsite.Filled(t)
 	image := s.Image(s.BackUp(0, "full").Point, "vda")
-	for range 9 { // more images than are opened at once, so that the full is not open yet
+	for range 9 { // more images than are open at a time, so that the full is not open yet
 		s.BackUp(0, "inc")
 	}
 	s.WriteAll(3)

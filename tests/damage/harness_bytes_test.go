@@ -13,8 +13,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// everyByte flips every single byte of the small files, one after the other, and
-// looks whether the check of that file alone notices.
+// everyByte flips every byte of the small files, one at a time, and expects the check of that
+// file alone to notice.
 func everyByte(t *testing.T, s *testsite.Site, n *counts) {
 	b := newBed(t, s)
 	repo, err := repository.Open(b.Repo)

@@ -23,7 +23,7 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// forge edits a manifest and gives it a digest that is right again.
+// forge edits a manifest and gives it a valid digest.
 func forge(path, from, to string) error {
 	const tail = 90 // docs/format.md
 	data, err := os.ReadFile(path)
@@ -76,8 +76,8 @@ func forged(s *testsite.Site) (cases []spoiling) {
 	return cases
 }
 
-// renamed are images whose header names another backing file; hash list and
-// manifest are made to agree, so that nothing but the name is wrong.
+// renamed are images whose header names another backing file; hash list and manifest are
+// adapted, so that only the name is wrong.
 func renamed(s *testsite.Site) (cases []spoiling) {
 	names := map[string]func(b *bed) string{
 		"up and out":           func(*bed) string { return "../../../outside/canary" },
@@ -105,7 +105,7 @@ func renamed(s *testsite.Site) (cases []spoiling) {
 	return cases
 }
 
-// listen waits for nobody: whoever connects looks outside.
+// listen opens a socket that nothing may connect to.
 func listen(t *testing.T, socket string) {
 	t.Helper()
 	l, err := net.Listen("unix", socket)
@@ -139,9 +139,9 @@ func rename(image, name string) error {
 	return errors.Join(err, err2, f.Close())
 }
 
-// rehash makes a disk's hash list and the manifest agree with its image, whatever that
-// is now: as whoever can write to the repository can. It knows images below 128 MiB, whose
-// lists have no tree (docs/format.md).
+// rehash makes a disk's hash list and the manifest agree with its present image, as anyone
+// who can write to the repository could. It handles images below 128 MiB, whose lists have
+// no tree (docs/format.md).
 func rehash(dir, target string) error {
 	const unit = 64 << 10
 	image, err := os.ReadFile(filepath.Join(dir, target+".qcow2"))
@@ -166,7 +166,8 @@ func rehash(dir, target string) error {
 	return errors.Join(os.WriteFile(path, list, 0o600), forge(filepath.Join(dir, "manifest.json"), old, recorded()))
 }
 
-// replaced are images of others, with hash lists and manifests that agree with them.
+// replaced are images of other disks or points, with hash lists and manifests that agree
+// with them.
 func replaced(s *testsite.Site) (cases []spoiling) {
 	for what, create := range map[string][]string{
 		"an external data file":       {"-o", "data_file=@OUT@/data,data_file_raw=on"},

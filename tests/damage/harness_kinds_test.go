@@ -77,10 +77,10 @@ func regions(t *testing.T, path string) map[string]int64 {
 	return m
 }
 
-// small are the files of a point beside its images.
+// small are the files of a point other than its images.
 var small = []string{"manifest.json", "domain.xml", "checkpoint.xml", "vda.hashes", "vdb.hashes"}
 
-// lostWith is what damage of any kind of a file costs.
+// lostWith is what is lost when a file is damaged, whatever the damage.
 func lostWith(id, file string) []string {
 	switch {
 	case strings.HasSuffix(file, ".qcow2"), file == "manifest.json":
@@ -139,7 +139,7 @@ func truncated(s *testsite.Site) (cases []spoiling) {
 		}
 		lost := lostWith(id, file)
 		if strings.HasSuffix(file, ".qcow2") {
-			lost = nil // nothing reads what stands behind the image
+			lost = nil // nothing reads what follows the image
 		}
 		cases = append(cases, spoiling{name: fmt.Sprintf("%s/%s longer", id, file), lost: lost, spoil: func(b *bed) error {
 			f, err := os.OpenFile(b.path(id, file), os.O_WRONLY|os.O_APPEND, 0)
@@ -192,7 +192,7 @@ func swapped(s *testsite.Site) (cases []spoiling) {
 			swap(one+" and "+two, both, false, [2]string{one, two})
 			for _, file := range append([]string{"vda.qcow2", "vdb.qcow2"}, small...) {
 				if has(s, one, file) && has(s, two, file) {
-					// What is the same in both is no damage.
+					// Swapping equal files is no damage.
 					a, _ := os.ReadFile(filepath.Join(s.Repo, s.Name, one, file))
 					b, _ := os.ReadFile(filepath.Join(s.Repo, s.Name, two, file))
 					if !bytes.Equal(a, b) {
@@ -208,8 +208,8 @@ func swapped(s *testsite.Site) (cases []spoiling) {
 	return cases
 }
 
-// links are files and directories replaced by links to what is outside, and by
-// other things that are no files.
+// links are files and directories replaced by links that lead outside, and by other things
+// that are no files.
 func links(s *testsite.Site) (cases []spoiling) {
 	outside := func(b *bed, path string) error {
 		moved := filepath.Join(b.outside, "moved")

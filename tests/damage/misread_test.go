@@ -14,8 +14,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// spoilLater makes the reads of each 64 KiB of the repository's images of a point
-// wrong, from the second one on, until the last one that is wrong.
+// spoilLater corrupts reads of the images of a point: of each 64 KiB, those from the second
+// to the given last one.
 func spoilLater(s *testsite.Site, p repository.Manifest, last int) {
 	s.T.Helper()
 	const unit = 64 << 10
@@ -60,10 +60,10 @@ func backUpHere(s *testsite.Site, ctx context.Context, request backup.Request) (
 	return result, err
 }
 
-// The images that a disk is compared with, and those that its tail is compared
-// with, are read rightly before the job, and wrongly then. Once: they are read
-// again, and the point is right. Always: the rescan fails, and nothing is left of
-// it; the next run goes on.
+// The images that a disk, or its tail, is compared with are read correctly before the job,
+// and wrongly during it. If that happens once, they are read again, and the point is right.
+// If it happens every time, the rescan fails and leaves nothing behind, and the next run
+// goes on.
 func TestMisreadsInABackup(t *testing.T) {
 	s := testsite.Filled(t)
 	first := s.BackUp(0, "full").Point

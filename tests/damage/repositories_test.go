@@ -27,7 +27,7 @@ import (
 	"github.com/virtbackup/virtbackup/verify"
 )
 
-// spoiling is one way to damage a repository, and what that must cost.
+// spoiling is one way to damage a repository, and what must be lost by it.
 type spoiling struct {
 	name  string
 	spoil func(b *bed) error
@@ -36,11 +36,11 @@ type spoiling struct {
 	atLeast bool
 }
 
-// bed is a copy of the repository that one worker damages again and again.
+// bed is a copy of the repository that one worker damages repeatedly.
 type bed struct {
 	*testsite.Site
-	whole   string                 // the repository as it was
-	outside string                 // a directory that nothing may look into
+	whole   string                 // the undamaged repository
+	outside string                 // a directory that nothing may read
 	put     map[string]fs.FileInfo // what reset has put there
 }
 
@@ -48,8 +48,8 @@ func (b *bed) path(parts ...string) string {
 	return filepath.Join(append([]string{b.Repo, b.Name}, parts...)...)
 }
 
-// reset makes the repository whole again: what is no longer the file that an
-// earlier reset has put there is copied anew.
+// reset repairs the repository: every file that is not the one that an earlier reset has put
+// there is copied again.
 func (b *bed) reset() error {
 	keep := map[string]bool{}
 	err := filepath.WalkDir(b.whole, func(path string, e fs.DirEntry, err error) error {
@@ -97,10 +97,11 @@ func (b *bed) reset() error {
 	})
 }
 
-// counts are what the campaign did.
+// counts are totals over all cases.
 type counts struct{ cases, flips, verified, refused, restored, wrong atomic.Int64 }
 
-// What is lost with a disk's image of a point, for the chain of smallChain.
+// below lists the points that are lost with a disk's image of a point, for the chain of
+// smallChain.
 var below = map[string][]string{
 	"check1": {"check1", "check2", "check3", "diff4"},
 	"check2": {"check2", "check3", "diff4"},
@@ -110,9 +111,8 @@ var below = map[string][]string{
 
 var allPoints = below["check1"]
 
-// Whatever is wrong with a repository: verify names it and every point that is
-// lost, those points do not restore, the others do and equal the truth, and
-// nothing outside is touched.
+// Whatever is wrong with a repository, verify names it and every point that is lost; those
+// points do not restore; the others do, and equal the truth; and nothing outside is touched.
 func TestDamagedRepositories(t *testing.T) {
 	s := smallChain(t)
 	var n counts
@@ -164,8 +164,8 @@ func tryOn(beds []*bed, n *counts, kinds ...func(*testsite.Site) []spoiling) {
 	workers.Wait()
 }
 
-// shorterCut is a third of the cases, another one each time, unless all faults
-// are asked for.
+// shorterCut is a third of the cases, a different one each time, unless all faults are asked
+// for.
 func shorterCut(t *testing.T, cases []spoiling) []spoiling {
 	t.Helper()
 	if testsite.AllFaults() {
@@ -231,7 +231,7 @@ func (b *bed) try(c spoiling, turn int, n *counts) {
 		}
 	}
 	for i, p := range b.Points {
-		// All points by turns, and in each case the newest.
+		// Each point in turn, and in each case the newest.
 		if i == len(b.Points)-1 || (turn+i)%3 == 0 {
 			b.tryRestore(repo, p, slices.Contains(d.Lost, p.ID), n, fail)
 		}
@@ -272,7 +272,7 @@ func (b *bed) tryRestore(repo *repository.Repository, p testsite.Point, lost boo
 	}
 }
 
-// watch notes who looks at the files in a directory, until its result is called.
+// watch records accesses to the files in a directory until its result is called.
 func watch(dir string) (func() []string, error) {
 	fd, err := unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC)
 	if err != nil {

@@ -22,7 +22,7 @@ import (
 // the forms that terminals know: ESC, C1 in UTF-8, DEL, and text that runs backwards.
 const hostileText = "gone\x1b[2J\x1b]0;owned\x07\u009b31m\x7f\u202exxx"
 
-// Texts in a repository that somebody else could write to reach no terminal as they are.
+// Text from a repository that others could write to never reaches a terminal unescaped.
 func TestHostileTexts(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -66,7 +66,7 @@ func TestHostileTexts(t *testing.T) {
 	}
 }
 
-// loose runs virtbackup as a login without a umask would.
+// loose runs virtbackup with the umask 0.
 func loose(s *testsite.Site) testdomain.Program {
 	s.T.Helper()
 	script := filepath.Join(s.Dir, "loose")
@@ -102,8 +102,8 @@ func wantPrivate(t *testing.T, dir string) {
 	}
 }
 
-// Whatever the umask is, and however open the directories are that it is given: what
-// virtbackup makes is for root alone, and sockets and scratch files for QEMU's user.
+// What virtbackup makes is accessible to root only, and sockets and scratch files to QEMU's
+// user, whatever the umask and the modes of the directories are.
 func TestModes(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 64 << 20}))
@@ -140,7 +140,7 @@ func TestModes(t *testing.T) {
 	}
 }
 
-// wantModesOfRun waits until the job is there.
+// wantModesOfRun waits for the job, and checks the modes of its socket and scratch files.
 func wantModesOfRun(s *testsite.Site, run string) {
 	s.T.Helper()
 	for start := time.Now(); time.Since(start) < time.Minute; time.Sleep(10 * time.Millisecond) {
@@ -168,8 +168,8 @@ func wantModesOfRun(s *testsite.Site, run string) {
 	s.T.Fatal("no socket and scratch file after a minute")
 }
 
-// A pipe in the place of a file of the repository stops no command, and no run with the
-// guest's job open.
+// A pipe in place of a file of the repository hangs no command, and no run while the guest's
+// job is open.
 func TestPipesInTheRepository(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -202,8 +202,8 @@ func TestPipesInTheRepository(t *testing.T) {
 	s.Program.Must(t, []int{0, 3}, "inc", s.Name)
 }
 
-// What the digests do not prove: they have no key, so whoever can write to the
-// repository can make a point of his own, which nothing tells from the true one.
+// The digests have no key: anyone who can write to the repository can forge a point that
+// cannot be told from a true one. This shows what they do not prove.
 func TestForgedPoint(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -220,7 +220,7 @@ func TestForgedPoint(t *testing.T) {
 	testdomain.QemuIO(t, filepath.Join(s.Dir, "forged", "vda.qcow2"), "qcow2", "read -P 0x66 0 64k")
 }
 
-// A forged disk of 1 PiB costs neither memory nor hours.
+// A forged disk of 1 PiB costs neither memory nor much time.
 func TestHugeDisk(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -246,8 +246,8 @@ func TestHugeDisk(t *testing.T) {
 	}
 }
 
-// peakOf is the most memory that a process has had, in KiB, as seen until it ended. What
-// getrusage(2) says of it would count that of the tests, which it was forked from.
+// peakOf is the peak memory of a process, in KiB, as seen until it ended. getrusage(2) would
+// count the memory of the tests, which it was forked from.
 func peakOf(pid int) (kib int64) {
 	for ; ; time.Sleep(time.Millisecond) {
 		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
@@ -261,8 +261,8 @@ func peakOf(pid int) (kib int64) {
 	}
 }
 
-// Links that another user has planted, where he can write, lead nothing of ours outside:
-// what they point to is neither read into a point, nor written to, nor removed.
+// Links that another user has planted are not followed: what they point to is neither read
+// into a point, nor written to, nor removed.
 func TestPlantedLinks(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -285,7 +285,7 @@ func TestPlantedLinks(t *testing.T) {
 	if err := errors.Join(err, json.Unmarshal(text, &description)); err != nil {
 		t.Fatal(err)
 	}
-	// No user can know the identity of a run before it: the worst is one that is over.
+	// No user can know the identity of a run beforehand: the worst is that of an earlier run.
 	known := fmt.Sprintf("virtbackup-%.8s-%.8s-%s", description.ID, s.UUID, issued.Issued[0].Identity)
 	for path, to := range map[string]string{
 		filepath.Join(s.Repo, ".repository.json-lock"):      victim,

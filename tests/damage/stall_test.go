@@ -16,7 +16,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// onImageRead calls do with how many bytes of an image of the site's points were read.
+// onImageRead calls do after each read of an image of the site's points, with the number of
+// bytes.
 func onImageRead(s *testsite.Site, do func(bytes int)) {
 	s.T.Helper()
 	read := func(path string, _ int64, p []byte) {
@@ -28,13 +29,13 @@ func onImageRead(s *testsite.Site, do func(bytes int)) {
 	s.T.Cleanup(func() { directio.OnRead.Store(nil) })
 }
 
-// Images of the base that take longer to read than --stall-timeout are no stall, also
-// where a damaged hash list, which is harmless, makes a run read a whole image.
+// Reading images of the base for longer than --stall-timeout is no stall, even if a damaged
+// hash list, which is harmless, makes a run read a whole image.
 func TestSlowReadsOfTheBaseAreNoStall(t *testing.T) {
 	s := testsite.Filled(t)
 	first := s.BackUp(0, "full").Point
 	var reading sync.Mutex
-	slowly := func(bytes int) { // 1 MiB in 80 ms, whoever reads beside
+	slowly := func(bytes int) { // 1 MiB in 80 ms over all readers
 		reading.Lock()
 		defer reading.Unlock()
 		time.Sleep(time.Duration(bytes) * 80 * time.Millisecond >> 20)
@@ -63,8 +64,8 @@ func TestSlowReadsOfTheBaseAreNoStall(t *testing.T) {
 	s.Check()
 }
 
-// A repository that hangs while the tails are looked at: the job ends, by the stall
-// timeout or by a signal, although the read that hangs cannot be cancelled.
+// If the repository hangs while tails are compared, the stall timeout or a signal ends the
+// job, although the read that hangs cannot be cancelled.
 func TestRepositoryHangsInTails(t *testing.T) {
 	stopped := errors.New("stopped by a signal")
 	for name, c := range map[string]struct {
@@ -87,7 +88,7 @@ func TestRepositoryHangsInTails(t *testing.T) {
 				if close(hung); c.stop {
 					cancel(stopped)
 				}
-				time.AfterFunc(time.Minute, release) // a run that waits for it fails the test
+				time.AfterFunc(time.Minute, release) // a run that waited for it would fail the test
 				<-released
 			})
 			onImageRead(s, func(int) { hang() })

@@ -44,7 +44,7 @@ func spoilt(s *testsite.Site, t *testing.T) *testsite.Site {
 	return &c
 }
 
-// What a person sees of verify and restore, and the exit statuses.
+// The output and the exit statuses of verify and restore.
 func TestVerify(t *testing.T) {
 	s := smallChain(t)
 	s.Program.Must(t, []int{0}, "verify")
@@ -98,7 +98,7 @@ func damagedBase(t *testing.T, s *testsite.Site) {
 	}
 }
 
-// damagedList flips a byte of a hash list: the images are as good as before.
+// damagedList flips a byte of a hash list: the images are still sound.
 func damagedList(t *testing.T, s *testsite.Site) {
 	flipByte(t, filepath.Join(s.Repo, s.Name, "check2", "vda.hashes"), 40)
 	r := s.Program.Must(t, []int{5}, "verify")
@@ -107,7 +107,7 @@ func damagedList(t *testing.T, s *testsite.Site) {
 	}
 	for i, p := range s.Points {
 		code := 3
-		if p.ID == "check1" { // which does not need it
+		if p.ID == "check1" { // which does not need the list
 			code = 0
 		}
 		dir := filepath.Join(filepath.Dir(s.Repo), "restored-"+p.ID)

@@ -11,11 +11,10 @@ import (
 	"testing"
 )
 
-// stable is a model of a file system that promises what POSIX does and no more: an
-// fsync of a file makes its content sure, an fsync of a directory the names in
-// it. Of all else a power cut leaves any part: a change of a name or not, a
-// write, some of its sectors or nothing of it, in any order. Real file systems
-// keep more.
+// stable is a model of a file system that guarantees what POSIX does and no more: an fsync of
+// a file makes its content durable, an fsync of a directory the names in it. Of everything
+// else a power cut leaves any part, in any order: a change of a name or not, a write, some of
+// its sectors, or nothing of it. Real file systems keep more.
 type stable struct {
 	t    *testing.T
 	root string // path of the directory that it stands for
@@ -23,7 +22,7 @@ type stable struct {
 }
 
 type inode struct {
-	sure    []byte   // content that is on the disk for certain
+	sure    []byte   // durable content
 	pending []change // of content or of names, in the order of the calls
 	names   map[string]*inode
 	now     map[string]*inode // as processes see them; nil for a file
@@ -45,7 +44,7 @@ type change struct {
 	gone   string // removed
 }
 
-// load takes over a directory as it is: all in it is sure.
+// load reads a directory; everything in it counts as durable.
 func load(t *testing.T, root string) *stable {
 	t.Helper()
 	return &stable{t, root, loadNode(t, root)}
@@ -71,7 +70,7 @@ func loadNode(t *testing.T, path string) *inode {
 
 func newDir() *inode { return &inode{names: map[string]*inode{}, now: map[string]*inode{}} }
 
-// find returns what has that path now; nil where that is outside or nothing.
+// find returns the inode that has that path now; nil if the path is outside or unused.
 func (d *stable) find(path string) *inode {
 	rest, ok := strings.CutPrefix(path, d.root)
 	if !ok || rest != "" && rest[0] != '/' {
@@ -156,7 +155,7 @@ func (d *stable) rename(from, to string) {
 	parent.add(change{gone: filepath.Base(from), name: filepath.Base(to), child: child, done: yes()})
 }
 
-// sync makes sure, when the call returns, what was done when it began.
+// sync makes durable, when the call returns, what was done when it began.
 func (d *stable) sync(path string) (returned func()) {
 	n := d.find(path)
 	if n == nil {
@@ -165,7 +164,7 @@ func (d *stable) sync(path string) (returned func()) {
 	covered := 0
 	for _, c := range n.pending {
 		if !*c.done {
-			break // what comes after a write under way may be sure, but need not
+			break // what follows a write under way may be durable, but need not be
 		}
 		covered++
 	}
@@ -206,7 +205,7 @@ func (c change) rename(names map[string]*inode) {
 	}
 }
 
-// remains chooses what a power cut leaves of what is not sure.
+// remains chooses what a power cut leaves of what is not durable.
 type remains interface {
 	// kept returns what is left of a change; false where nothing is.
 	kept(c change) (change, bool)
@@ -245,7 +244,7 @@ func (n *inode) cutNames(r remains) map[string]*inode {
 	}
 	for _, c := range n.pending {
 		if c, ok := r.kept(c); ok {
-			// A rename moves what has the name; that may have been lost.
+			// A rename moves the file that has the name; that file may have been lost.
 			if c.gone != "" && c.name != "" && names[c.gone] != c.child {
 				continue
 			}
@@ -308,7 +307,7 @@ func (m image) points(domain string) (found []string) {
 	return found
 }
 
-// torn says what is wrong with a directory, held against what it is to be.
+// torn compares a directory with what it should hold, and says what is wrong.
 func (m image) torn(whole image, dir string) error {
 	for path, want := range whole {
 		if !strings.HasPrefix(path, dir+"/") {

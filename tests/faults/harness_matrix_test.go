@@ -18,8 +18,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// trace lists the points of interest of a scenario that is not broken any
-// further.
+// trace lists the points of interest of a scenario that is not broken further.
 func (m *matrix) trace(s *scenario) (points []string) {
 	m.T.Helper()
 	m.arrange(s)
@@ -41,7 +40,7 @@ func (m *matrix) trace(s *scenario) (points []string) {
 	return points
 }
 
-// matrix is a domain that is backed up over and over.
+// matrix is a domain that is backed up repeatedly.
 type matrix struct {
 	*testsite.Site
 	*rand.Rand
@@ -75,7 +74,7 @@ func (m *matrix) begin() {
 	m.Points = nil
 }
 
-// forget removes the truth of a point that is no more.
+// forget removes the truth of a removed point.
 func (m *matrix) forget(p testsite.Point) {
 	m.T.Helper()
 	for _, raw := range p.Truth {
@@ -85,8 +84,7 @@ func (m *matrix) forget(p testsite.Point) {
 	}
 }
 
-// drop removes the newest point but for the one that is being made, which does
-// not depend on it.
+// drop removes the newest complete point; the one that is being made does not depend on it.
 func (m *matrix) drop() {
 	m.T.Helper()
 	last := len(m.Points) - 1
@@ -102,7 +100,7 @@ func (m *matrix) drop() {
 // are compared after each fault.
 const longest = 6
 
-// arrange makes what a scenario begins with: at least one point.
+// arrange prepares the start of a scenario: at least one point.
 func (m *matrix) arrange(s *scenario) {
 	m.T.Helper()
 	if len(m.Points) > longest {
@@ -117,7 +115,7 @@ func (m *matrix) arrange(s *scenario) {
 		m.change()
 		s.prepare(m)
 	}
-	if s.paused != nil { // two points side by side; the newer will go
+	if s.paused != nil { // two points side by side; the newer will be removed
 		m.change()
 		m.keep("inc")
 	}
@@ -145,7 +143,7 @@ func (m *matrix) keep(kind string, args ...string) {
 	m.BackUp(0, kind, args...)
 }
 
-// run does what a scenario does, broken as faults say.
+// run runs a scenario with faults.
 func (m *matrix) run(s *scenario, faults string, env ...string) testdomain.Result {
 	m.T.Helper()
 	args := s.args
@@ -172,10 +170,10 @@ func (m *matrix) try(c cell) {
 	before := m.Footprint()
 	r := m.run(c.scenario, strings.TrimPrefix(c.faults+","+c.point+":"+c.way, ","))
 	added := m.keepListed(c, r, truth)
-	// With 3 it has said what it could not do: the next run has to. So it has where the
+	// With 3 it has said what it could not do, and leaves it to the next run; likewise if the
 	// undo of a checkpoint fails.
 	leaves := c.leaves || (c.way == fails || c.way == crash) && strings.HasPrefix(c.point, "delete checkpoint before") ||
-		c.way == crash && with("undo ", "retire before")(c.point) // what panics in an undo is not undone; the others are
+		c.way == crash && with("undo ", "retire before")(c.point) // an undo that panics is not done; the others are
 	if c.way != kill && (r.Code == 0 || r.Code != 3 && !leaves) {
 		m.wantNothingLeft(c.String())
 	}
@@ -188,8 +186,8 @@ func (m *matrix) try(c cell) {
 	m.again(c)
 }
 
-// keepListed takes note of the point that a broken run has listed. It may only
-// where it says so, or where it was killed before it could.
+// keepListed records the point that a broken run has listed. A run may list one only if it
+// says so, or was killed before it could.
 func (m *matrix) keepListed(c cell, r testdomain.Result, truth map[string]string) bool {
 	m.T.Helper()
 	added := m.added()
@@ -200,7 +198,7 @@ func (m *matrix) keepListed(c cell, r testdomain.Result, truth map[string]string
 	if panicked := strings.Contains(r.Stderr, "internal error: fault: "); panicked != (r.Code == 70) {
 		m.T.Errorf("%s: exit %d\n%s", c, r.Code, r.Stderr)
 	}
-	// A panic is a bug, and ends with 70 whatever has been done before.
+	// A panic is a bug, and the exit status is 70 whatever was done before.
 	silent := c.way == kill || c.way == crash
 	if len(added) > 1 || done && len(added) != 1 || !done && !silent && len(added) > 0 {
 		m.T.Fatalf("%s: exit %d, and %d points are new\n%s", c, r.Code, len(added), r.Stderr)
@@ -213,7 +211,7 @@ func (m *matrix) keepListed(c cell, r testdomain.Result, truth map[string]string
 	return true
 }
 
-// added lists the points that virtbackup lists and nobody has seen before.
+// added returns the points that virtbackup lists and that are new.
 func (m *matrix) added() (added []repository.Manifest) {
 	m.T.Helper()
 	if _, err := os.Stat(filepath.Join(m.Repo, "repository.json")); errors.Is(err, fs.ErrNotExist) {
@@ -235,8 +233,7 @@ func (m *matrix) added() (added []repository.Manifest) {
 	return added
 }
 
-// wantNothingLeft sees that nothing is there but the points and their
-// checkpoints.
+// wantNothingLeft checks that only the points and their checkpoints are there.
 func (m *matrix) wantNothingLeft(where string) {
 	m.T.Helper()
 	var names []string
@@ -282,7 +279,7 @@ func (m *matrix) compareOne(where string, p testsite.Point) {
 	}
 }
 
-// again makes the next point, which has to succeed as if nothing had been.
+// again makes the next point, which must succeed as usual.
 func (m *matrix) again(c cell) {
 	m.T.Helper()
 	kind := "inc"

@@ -1,5 +1,5 @@
-// Package faults breaks runs, and what is around them, at every point: signals, I/O errors,
-// panics, power cuts, QEMU and libvirtd that die.
+// Package faults breaks runs at every point, and what they depend on: signals, I/O errors,
+// panics, power cuts, crashes of QEMU and libvirtd.
 package faults
 
 import (

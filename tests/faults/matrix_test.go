@@ -16,28 +16,27 @@ import (
 type scenario struct {
 	name string
 	args []string
-	// prepare makes what the run finds.
+	// prepare makes the state that the run finds.
 	prepare func(*matrix)
-	// leaves says that prepare leaves what a run has to put right.
+	// leaves says that prepare leaves something for a run to clean up.
 	leaves bool
-	// faults are those that lead there, in a run that breaks before it is broken
-	// at the point under test.
+	// faults lead to the scenario: the run breaks by them before it is broken at the point
+	// under test.
 	faults string
-	// paused is done while a fault "pause" holds the run.
+	// paused is called while a fault "pause" holds the run.
 	paused func(*matrix)
-	// tested says whether a point is of interest: most are those of other
-	// scenarios.
+	// tested says whether a point is of interest: most belong to other scenarios.
 	tested func(point string) bool
 }
 
 var scenarios = []scenario{
 	{name: "inc", args: []string{"inc"}, tested: func(string) bool { return true }},
-	// What a killed run left is put right, and that is broken, too.
+	// Cleaning up after a killed run is broken, too.
 	{name: "recovery", args: []string{"inc"}, tested: with("recover ", "delete checkpoint "),
 		prepare: func(m *matrix) { m.StartBroken("copy buffer#2:kill", nil, "inc").Wait() }, leaves: true},
-	// What a run has begun is undone, and that is broken, too.
+	// Undoing what a run has begun is broken, too.
 	{name: "undo", args: []string{"inc"}, faults: "copy buffer#2:error", tested: with("undo ", "delete checkpoint ")},
-	// A point goes while the run goes on, and with it the need for a checkpoint.
+	// A point is removed during the run, and its checkpoint is no longer needed.
 	{name: "retire", args: []string{"inc"}, faults: "step retire before:pause", tested: with("retire ", "delete checkpoint ", "step retire"),
 		paused: func(m *matrix) { m.drop() }},
 	{name: "first full", args: []string{"full"}, prepare: func(m *matrix) { m.begin() },
@@ -76,7 +75,7 @@ func TestFaultMatrix(t *testing.T) {
 	cells, points := enumerate(t)
 	cells = cut(cells, rand.New(rand.NewPCG(seed, 1)))
 	var n numbers
-	// Most of a run is waiting for libvirtd, and for the disk.
+	// A run mostly waits for libvirtd and for the disk.
 	const lanes = 3
 	t.Run("lanes", func(t *testing.T) {
 		for lane := range lanes {
@@ -128,7 +127,7 @@ func enumerate(t *testing.T) (cells []cell, points int) {
 	return cells, points
 }
 
-// after is the part of a trace behind the fault that leads there.
+// after is the part of a trace after the fault that leads to the scenario.
 func after(trace, faults string) string {
 	if faults == "" {
 		return trace
@@ -141,8 +140,8 @@ func after(trace, faults string) string {
 	return rest
 }
 
-// cut leaves, unless all are asked for, or with VIRTBACKUP_FAULTS='retire/step'
-// those that begin so, a quarter of the points, and one way for each, in rotation.
+// cut selects a quarter of the points, with one way for each, in rotation; or all, if they are
+// asked for; or, with VIRTBACKUP_FAULTS='retire/step', those that begin so.
 func cut(cells []cell, r *rand.Rand) []cell {
 	if testsite.AllFaults() {
 		return cells

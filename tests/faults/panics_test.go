@@ -8,8 +8,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A panic of any goroutine of a restore, of verify, release and recover leaves nothing
-// that was not there. Those of a backup are in TestFaultMatrix.
+// A panic in any goroutine of restore, verify, release or recover leaves nothing behind.
+// Those of a backup are in TestFaultMatrix.
 func TestPanics(t *testing.T) {
 	t.Parallel()
 	s := testsite.Filled(t)
@@ -64,8 +64,8 @@ func TestPanics(t *testing.T) {
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
 	s.Check()
 
-	// A release that ends half-way goes on where it was, and has removed no point before
-	// all checkpoints.
+	// A release that ended half-way continues there, and removes no point before all
+	// checkpoints are deleted.
 	for _, point := range []string{"delete checkpoint before", "delete checkpoint after", "delete checkpoint before#2"} {
 		s.Panicking(point, "release", s.Name, "--points")
 		s.Check()

@@ -9,13 +9,13 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// remaining are the ways to lose what is not on stable storage, for one cut.
+// remaining are the ways in which one cut loses what is not on stable storage.
 func remaining(rng *rand.Rand) []remains {
 	return []remains{nothing{}, all{}, some{rng}, some{rng}, some{rng}, some{rng}}
 }
 
-// Whenever the power goes while points are removed, each is listed and whole, or not listed,
-// and those that are reported as removed do not come back.
+// After a power cut at any instant of a release, each point is listed and whole, or not
+// listed, and points that are reported as removed do not come back.
 func TestPowerLossOfARelease(t *testing.T) {
 	t.Parallel()
 	seed := testsite.NewSeed(t)

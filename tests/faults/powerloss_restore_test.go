@@ -13,9 +13,9 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A power cut after a restore has ended takes nothing of it: not the images, not the
-// domain's XML, and not the directories that it has made. Without each single fsync
-// something would be lost. And whenever the power goes, an image that has its name is whole.
+// A power cut after a restore has ended loses nothing of it: not the images, not the domain's
+// XML, and not the directories that it has made. Each fsync is needed for that. At any
+// earlier power cut an image that has its final name is whole.
 func TestPowerLossAfterARestore(t *testing.T) {
 	t.Parallel()
 	seed := testsite.NewSeed(t)
@@ -64,8 +64,8 @@ func TestPowerLossAfterARestore(t *testing.T) {
 	}
 }
 
-// wantNamedWhole sees that whenever the power goes, a file that has its name, ending so, is
-// whole.
+// wantNamedWhole checks that after a power cut at any instant a file with a final name, which
+// ends so, is whole.
 func (r *recording) wantNamedWhole(t *testing.T, root, suffix string, rng *rand.Rand) {
 	t.Helper()
 	d := &stable{t, root, newDir()}

@@ -23,10 +23,10 @@ import (
 // A power cut at any instant of a run leaves no listed point torn, whatever part
 // of what was not synced is lost, and no point that was reported as done is lost.
 //
-// strace records what the run asks of the file system; a model of a file system
-// that keeps only what was synced (stable) goes along, and is cut off after each
-// call. That the test would find a missing fsync is shown by leaving out each
-// one in turn (a third of them, unless all faults are asked for).
+// strace records the file system calls of the run; a model of a file system that keeps only
+// what was synced (stable) executes them, and is cut off after each call. To show that the
+// test would find a missing fsync, each one is left out in turn (a third of them, unless all
+// faults are asked for).
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	seed := testsite.NewSeed(t)
@@ -81,7 +81,7 @@ func (n *cuts) add(m cuts) {
 	n.calls, n.states, n.points = n.calls+m.calls, n.states+m.states, n.points+m.points
 }
 
-// recording is a run, as the file system saw it.
+// recording is a run as a sequence of file system calls.
 type recording struct {
 	domain string // path of its directory in an image
 	load   func() *stable
@@ -112,8 +112,7 @@ func record(s *testsite.Site, kind string) *recording {
 	return r
 }
 
-// straced runs virtbackup under strace, and returns what it asked of the file system below
-// root.
+// straced runs virtbackup under strace, and returns its file system calls below root.
 func straced(s *testsite.Site, root string, codes []int, args ...string) (testdomain.Result, []event) {
 	s.T.Helper()
 	trace := filepath.Join(testdomain.TempDir(s.T), "trace")
@@ -123,14 +122,14 @@ func straced(s *testsite.Site, root string, codes []int, args ...string) (testdo
 	return result, readTrace(s.T, trace, root)
 }
 
-// traced are the calls that change files, names or what is sure of them. Those
-// that the model does not know end the test (see replay).
+// traced are the calls that change files or names, or make them durable. A call that the model
+// does not know ends the test (see replay).
 var traced = []string{"openat", "open", "creat", "write", "writev", "pwrite64", "pwritev", "pwritev2", "fsync", "fdatasync",
 	"ftruncate", "truncate", "fallocate", "rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat",
 	"link", "linkat", "symlink", "symlinkat", "copy_file_range", "sendfile", "splice", "sync", "syncfs", "io_uring_enter"}
 
 // cutEverywhere cuts the power after each call, and returns some of the states
-// that are not wrong. Fsyncs of the path without are left out.
+// that are not wrong. Fsyncs of the path in without are left out.
 func (r *recording) cutEverywhere(t *testing.T, rng *rand.Rand, without string) (n cuts, states []image) {
 	t.Helper()
 	d := r.load()
@@ -175,9 +174,9 @@ func (r *recording) cutEverywhere(t *testing.T, rng *rand.Rand, without string) 
 	return n, states[:min(len(states), 5)]
 }
 
-// issued says what is wrong with the list of identities after a power cut: it is whole
-// where it is there, and has the identity of a run once an image is being written, as a
-// checkpoint of it is in libvirt by then.
+// issued says what is wrong with the list of identities after a power cut: if it exists it
+// must be whole, and have the identity of a run once an image is being written, because
+// libvirt has a checkpoint of that identity by then.
 func (r *recording) issued(d *stable, m image) error {
 	list, ok := m[r.domain+"/instants.json"]
 	if ok && !json.Valid(list) {
@@ -196,7 +195,7 @@ func (r *recording) issued(d *stable, m image) error {
 	return nil
 }
 
-// synced lists the paths that the run makes sure.
+// synced lists the paths that the run syncs.
 func (r *recording) synced() (paths []string) {
 	for _, e := range r.events {
 		if c := e.call; (c.name == "fsync" || c.name == "fdatasync") && !slices.Contains(paths, c.path(0)) {
@@ -206,7 +205,7 @@ func (r *recording) synced() (paths []string) {
 	return paths
 }
 
-// judge lets virtbackup and qemu-img look at what a power cut has left.
+// judge checks with virtbackup and qemu-img what a power cut has left.
 func judge(s *testsite.Site, state image) {
 	s.T.Helper()
 	dir := testdomain.TempDir(s.T)
@@ -246,7 +245,7 @@ var (
 	resumedForm = regexp.MustCompile(`^<\.\.\. (\w+) resumed>.*\) += (.*)$`)
 )
 
-// readTrace reads what strace has written, as far as it is about files in root.
+// readTrace reads the calls on files in root from strace's output.
 func readTrace(t *testing.T, path, root string) (events []event) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -360,7 +359,7 @@ func (c *call) number(i int) int64 {
 	return n
 }
 
-// replay does in the model what a trace says, and calls step after each call.
+// replay executes a trace in the model, and calls step after each call.
 func (d *stable) replay(events []event, without string, step func()) {
 	d.t.Helper()
 	ends := map[string]int64{} // of files written without an offset

@@ -36,8 +36,8 @@ func disturbedBy(t *testing.T, d *testdomain.Domain) disturbed {
 	return m
 }
 
-// during runs an inc, breaks something while it is held at the point, and sees
-// that what is listed then is right. Whether the run succeeds is up to it.
+// during runs an inc, breaks something while the run is held at the point, and checks that
+// what is listed then is right. The run may succeed or fail.
 func (d disturbed) during(point string, breaks func(*testdomain.Process)) testdomain.Result {
 	d.T.Helper()
 	d.T.Logf("--- at %q", point)
@@ -55,14 +55,14 @@ func (d disturbed) during(point string, breaks func(*testdomain.Process)) testdo
 	return r
 }
 
-// goesOn sees that the next inc succeeds, is right, and leaves nothing.
+// goesOn checks that the next inc succeeds, is right, and leaves nothing behind.
 func (d disturbed) goesOn(codes ...int) {
 	d.T.Helper()
 	d.change()
 	truth := d.Truths()
 	added := d.Add(d.Program.Must(d.T, codes, "--json", "inc", d.Name), truth).Point
 	if !slices.ContainsFunc(added.Disks, func(k repository.Disk) bool { return k.Method != repository.MethodRescan }) {
-		// All bitmaps from before are lost, and their checkpoints are gone.
+		// All earlier bitmaps are lost, and their checkpoints are deleted.
 		for i := range d.Points[:len(d.Points)-1] {
 			d.Points[i].Checkpoint = ""
 		}
@@ -103,7 +103,7 @@ func TestFaultQEMUDies(t *testing.T) {
 	}
 }
 
-// The connections to the NBD server are cut under a run; the guest lives on.
+// The connections to the NBD server are cut during a run; the guest runs on.
 func TestFaultConnectionCut(t *testing.T) {
 	t.Parallel()
 	d := newDisturbed(t)
@@ -117,9 +117,9 @@ func TestFaultConnectionCut(t *testing.T) {
 	}
 }
 
-// cutConnections ends what a process has open to NBD servers, for both sides.
-// QEMU's nbd-server-stop would do that, too, but a QEMU 7.2 that is told so while
-// a client negotiates does not answer any more, to nobody.
+// cutConnections shuts down a process's connections to NBD servers, in both directions.
+// QEMU's nbd-server-stop would do that, too, but QEMU 7.2 hangs for good if it gets that
+// command while a client negotiates.
 func cutConnections(t *testing.T, pid int) {
 	t.Helper()
 	process, err := unix.PidfdOpen(pid, 0)
@@ -155,8 +155,8 @@ func cutConnections(t *testing.T, pid int) {
 	}
 }
 
-// A disk whose blocks cannot be read, for a while: an nbdkit that can be told to
-// fail stands between QEMU and the image.
+// A disk's blocks cannot be read for a while: an nbdkit that can be told to fail serves the
+// image to QEMU.
 func TestFaultSourceEIO(t *testing.T) {
 	t.Parallel()
 	d := testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 64 << 20}, testdomain.Disk{Target: "vdb", Size: 6 << 20})
@@ -183,8 +183,7 @@ func TestFaultSourceEIO(t *testing.T) {
 	m.goesOn(0)
 }
 
-// serveBreakable serves a file over NBD, whose blocks cannot be read as long as
-// the file trigger exists.
+// serveBreakable serves a file over NBD; reads fail as long as the file trigger exists.
 func serveBreakable(t *testing.T, file, socket, trigger string) {
 	t.Helper()
 	cmd := exec.Command("nbdkit", "-f", "-U", socket, "--filter=error", "file", file, "error-pread=EIO", "error-pread-rate=100%", "error-pread-file="+trigger)
@@ -202,9 +201,9 @@ func serveBreakable(t *testing.T, file, socket, trigger string) {
 // insideVariable says that this process is in namespaces of its own.
 const insideVariable = "VIRTBACKUP_TEST_INSIDE"
 
-// libvirtd is killed and started again under a run. QEMU, its NBD server and the
-// job live on, and the run may succeed or fail. It is a libvirtd of this test's
-// own, with its own directories and processes: that of the machine serves others.
+// libvirtd is killed and started again during a run. QEMU, its NBD server and the job live on,
+// and the run may succeed or fail. The test has a libvirtd of its own, with its own directories
+// and processes, because other tests use the machine's.
 func TestFaultLibvirtdDies(t *testing.T) {
 	if os.Getenv(insideVariable) == "" {
 		t.Parallel()
@@ -219,9 +218,9 @@ func TestFaultLibvirtdDies(t *testing.T) {
 	}
 }
 
-// runInside runs a test of this program with a hypervisor that nobody else has:
-// in namespaces for mounts, processes and networks, with empty directories in
-// place of libvirt's. All that it starts ends with it.
+// runInside runs a test of this program with a hypervisor of its own: in new namespaces for
+// mounts, processes and networks, with empty directories in place of libvirt's. All that it
+// starts ends with it.
 func runInside(t *testing.T, test string) {
 	t.Helper()
 	dir := testdomain.TempDir(t)

@@ -11,8 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// liar takes the place of the guest agent: it answers with numbers and texts that no
-// agent gives, then with noise, and at last with an answer that does not end.
+// liar replaces the guest agent: it answers with numbers and texts that no agent gives, then
+// with noise, and finally with an answer that does not end.
 const liar = `port=/dev/virtio-ports/org.qemu.guest_agent.0
 sleep 1
 kill -9 $(pidof qemu-ga)
@@ -35,9 +35,9 @@ printf '{"return": [' >&3
 yes '{"a": [[[[' | head -c 4000000 >&3
 `
 
-// Whatever a guest answers in its agent's name: a run ends within the minutes that a thaw
-// is tried for, no job is left, nothing that the guest says steers a terminal, and what is
-// listed is right. (That its file systems were frozen, a guest can claim.)
+// Whatever a hostile guest agent answers, a run ends within the minutes that it tries to thaw,
+// leaves no job, prints nothing from the guest that could control a terminal, and lists only
+// points that are right. (A guest can claim that its file systems were frozen.)
 func TestHostileAgent(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 64 << 20}))

@@ -12,7 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// blockJob is one that somebody else begins on vda.
+// blockJob is a block job that another tool begins on vda.
 type blockJob struct {
 	name  string
 	kind  string // as virtbackup calls it
@@ -20,9 +20,9 @@ type blockJob struct {
 	// begin begins it on the chain base <- middle <- top, and returns the image that vda
 	// has once it is over. It takes long.
 	begin func(s *testsite.Site, base, middle, top string) (source string)
-	// mirror: it stays until somebody pivots.
+	// mirror: it stays until it is pivoted.
 	mirror bool
-	// kinds are those of the incremental afterwards.
+	// kinds are those of the disks in the incremental afterwards.
 	kinds string
 }
 
@@ -57,9 +57,9 @@ var blockJobs = []blockJob{
 	}, true, "vda inc, vdb inc"},
 }
 
-// A block job of somebody else is waited for up to --wait; then the error names it, and
-// what to do. It is never ended. One that ends in time is no obstacle, and the point is
-// right, whatever the job has made of the image and its bitmaps.
+// A block job of another tool is waited for up to --wait; then the error names it, and says
+// what to do. It is never ended. A job that ends in time is no obstacle, and the point is
+// right, whatever the job has done to the image and its bitmaps.
 func TestBlockJobs(t *testing.T) {
 	t.Parallel()
 	for _, j := range blockJobs {
@@ -93,7 +93,7 @@ func TestBlockJobs(t *testing.T) {
 	}
 }
 
-// refusedForBlockJob sees that a run that does not wait is refused, that one without the
+// refusedForBlockJob checks that a run that does not wait is refused, that a run without the
 // disk is not, and that the job goes on.
 func refusedForBlockJob(s *testsite.Site, j blockJob) {
 	s.T.Helper()
@@ -112,7 +112,7 @@ func refusedForBlockJob(s *testsite.Site, j blockJob) {
 	}
 }
 
-// finish lets a block job come to its end.
+// finish lets a block job end.
 func finish(s *testsite.Site, j blockJob) {
 	s.T.Helper()
 	testdomain.Virsh(s.T, "blockjob", s.Name, "vda", "0") // no limit

@@ -13,9 +13,9 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A real guest that writes all the time: what was written before a point is in
-// it, what was written after is not, its file system is whole, and the guest
-// goes on whatever becomes of the run.
+// A real guest writes all the time: what was written before a point is in it, what was
+// written after is not, its file system is sound, and the guest goes on whether the run
+// succeeds or not.
 func TestGuest(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 192 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
@@ -74,10 +74,10 @@ func failFrozen(t *testing.T, s *testsite.Site) {
 	s.WantThawed(t)
 }
 
-// hangAgent stops the guest agent: a try goes on without it in bounded time, a
-// require fails.
+// hangAgent stops the guest agent: --quiesce try goes on without it in bounded time, require
+// fails.
 func hangAgent(t *testing.T, s *testsite.Site) {
-	// It goes on when the first byte of vdb says so: nobody else listens now.
+	// It continues when the first byte of vdb says so: no agent listens now.
 	s.Exec(`setsid sh -c 'sleep 1; kill -STOP $(pidof qemu-ga); ` +
 		`until [ "$(dd if=/dev/vdb bs=1 count=1)" = G ]; do sleep 1; echo 3 >/proc/sys/vm/drop_caches; done; ` +
 		`kill -CONT $(pidof qemu-ga)' >/dev/null 2>&1 </dev/null &`)
@@ -100,8 +100,8 @@ func hangAgent(t *testing.T, s *testsite.Site) {
 	s.WantThawed(t)
 }
 
-// freezeSlowly lets the freeze take longer than virtbackup waits for it: the
-// guest freezes all the same, and must not stay so.
+// freezeSlowly makes the freeze take longer than virtbackup waits: the guest freezes later,
+// and must not stay frozen.
 func freezeSlowly(t *testing.T, s *testsite.Site) {
 	s.Exec("pkill -f mnt/busy; sync")
 	testdomain.Virsh(t, "blkdeviotune", s.Name, "vda", "--write-bytes-sec", "1000000", "--live")
@@ -117,8 +117,7 @@ func freezeSlowly(t *testing.T, s *testsite.Site) {
 	s.WantThawed(t)
 }
 
-// Without an agent --quiesce require fails and leaves everything as it was; a
-// try goes on.
+// Without an agent --quiesce require fails and changes nothing; try goes on.
 func TestNoAgent(t *testing.T) {
 	t.Parallel()
 	d := testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20})

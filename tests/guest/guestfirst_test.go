@@ -26,7 +26,7 @@ func startSlowly(s *testsite.Site, args ...string) *testdomain.Process {
 	return p
 }
 
-// wantFailed sees that a run has failed with exit status 1, and said so.
+// wantFailed checks that a run has failed with exit status 1 and these words.
 func wantFailed(t *testing.T, r testdomain.Result, words ...string) {
 	t.Helper()
 	if r.Code != 1 {
@@ -39,13 +39,13 @@ func wantFailed(t *testing.T, r testdomain.Result, words ...string) {
 	}
 }
 
-// overwrite lets the guest overwrite vdb again and again.
+// overwrite makes the guest overwrite vdb repeatedly.
 func overwrite(s *testsite.Site) {
 	s.T.Helper()
 	s.Exec(`setsid sh -c 'while :; do dd if=/dev/urandom of=/dev/vdb bs=1M oflag=direct; done' >/dev/null 2>&1 </dev/null & sleep 1`)
 }
 
-// states collects the states that the domain is in until stop is called.
+// states collects the states of the domain until stop is called.
 func states(s *testsite.Site) (stop func() []string) {
 	ended, wait := make(chan struct{}), sync.WaitGroup{}
 	var seen []string
@@ -68,7 +68,7 @@ func states(s *testsite.Site) (stop func() []string) {
 // backup ends before the scratch space does, or wakes the guest up again.
 func TestScratchAndShutdownOfAGuest(t *testing.T) {
 	t.Parallel()
-	// QEMU has mounts of its own, those that are there when it starts.
+	// QEMU has a mount namespace of its own, with the mounts that exist when it starts.
 	dirs := []string{testsite.Mounted(t, "tmpfs", 512), testsite.Mounted(t, "tmpfs", 96), testsite.Mounted(t, "tmpfs", 8), testsite.Mounted(t, "tmpfs", 384)}
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 96 << 20}, testdomain.Disk{Target: "vdb", Size: 256 << 20}))
 	s.Program.Must(t, nil, "full", s.Name, "--exclude", "vdb")
@@ -76,7 +76,7 @@ func TestScratchAndShutdownOfAGuest(t *testing.T) {
 	overwrite(s)
 	for i, c := range []struct {
 		name     string
-		slow     int // MB a second that the guest may write; 0: all it can
+		slow     int // MB/s that the guest may write; 0: no limit
 		args     []string
 		words    string
 		mayPause bool
@@ -109,7 +109,7 @@ func TestScratchAndShutdownOfAGuest(t *testing.T) {
 	t.Run("shutdown", func(t *testing.T) { shutDown(s, t) })
 }
 
-// shutDown lets the guest switch itself off in mid-copy.
+// shutDown makes the guest shut down in mid-copy.
 func shutDown(s *testsite.Site, t *testing.T) {
 	p := startSlowly(s, "full")
 	s.Exec("pkill dd || true")
@@ -127,8 +127,8 @@ func shutDown(s *testsite.Site, t *testing.T) {
 	testdomain.CheckImage(t, s.Image(s.Points[0].Manifest, "vda"))
 }
 
-// The domain goes away in mid-copy: the run says so and leaves nothing that the
-// next one does not put right.
+// The domain is shut off in mid-copy: the run says so, and leaves nothing that the next one
+// does not clean up.
 func TestShutOffInMidCopy(t *testing.T) {
 	for name, c := range map[string]struct {
 		first bool // it is the first run
@@ -165,7 +165,7 @@ func TestShutOffInMidCopy(t *testing.T) {
 			for _, p := range s.Points {
 				want = append(want, p.ID)
 			}
-			if c.code == 3 { // the bitmaps from before are lost
+			if c.code == 3 { // the earlier bitmaps are lost
 				want = want[1:]
 			}
 			if got := s.Labels(); !slices.Equal(got, want) {
@@ -175,8 +175,8 @@ func TestShutOffInMidCopy(t *testing.T) {
 	}
 }
 
-// What will not fit into the repository is refused with the numbers, before the
-// job begins; with compression it may fit.
+// A point that will not fit into the repository is refused with the numbers, before the job
+// begins; with compression it may fit.
 func TestTargetTooSmall(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 128 << 20}))
@@ -209,7 +209,7 @@ func TestTargetFillsInMidCopy(t *testing.T) {
 		return len(images) > 0
 	})
 	filler := filepath.Join(dir, "filler")
-	_, _ = testdomain.TryVirsh(t, "version") // the copy gets on
+	_, _ = testdomain.TryVirsh(t, "version") // the copy makes progress
 	if err := fill(filler); err != nil {
 		t.Fatal(err)
 	}
@@ -237,8 +237,8 @@ func fill(path string) error {
 	return nil
 }
 
-// A target that hangs: the job ends, so that the guest stops paying, although
-// the write that hangs cannot be cancelled; the next run goes on.
+// The target hangs: the job ends, to relieve the guest, although the write that hangs cannot
+// be cancelled; the next run goes on.
 func TestTargetHangs(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 96 << 20}))
@@ -262,7 +262,7 @@ func TestTargetHangs(t *testing.T) {
 	s.Check()
 }
 
-// A QEMU that hangs: the run ends as soon as it goes on, and nothing is left.
+// QEMU hangs: the run ends as soon as QEMU goes on, and leaves nothing behind.
 func TestSourceHangs(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 96 << 20}))

@@ -56,10 +56,10 @@ func jobSocket(s *testsite.Site) string {
 	return job.Socket
 }
 
-// Somebody else ends the job before all has been read: that is said, and not only what
-// the reader meets. The run is stopped before its first connection: with one that it had
-// closed, before the copy, QEMU 7.2 hung now and then in qmp_nbd_server_stop, in aio_poll for
-// that connection, and libvirtd's only thread for the events of all domains with it.
+// Another tool ends the job before everything has been read: the error says that, and not
+// only what the reader saw. The run is stopped before its first connection. If it had closed
+// one, before the copy, QEMU 7.2 sometimes hung in qmp_nbd_server_stop, in aio_poll for that
+// connection, and libvirtd's only thread for the events of all domains with it.
 func TestJobEndedInMidCopy(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}))
@@ -78,9 +78,9 @@ func TestJobEndedInMidCopy(t *testing.T) {
 	s.Check()
 }
 
-// Somebody else ends the job when all has been read: until when it protected the
-// reads nobody knows, so no point is sealed and nothing is left. So it is where
-// another job has taken its place.
+// Another tool ends the job when everything has been read: it is unknown how long the job
+// protected the reads, so no point is sealed and nothing is left behind. The same holds if
+// another job has replaced it.
 func TestJobEndedByOthers(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}, testdomain.Disk{Target: "vdb", Size: 8 << 20}))

@@ -1,4 +1,4 @@
-// Package guest tests that a backup does the guest no harm: freezing, block jobs, space for
+// Package guest tests that a backup does not harm the guest: freezing, block jobs, space for
 // the scratch files.
 package guest
 

@@ -18,7 +18,7 @@ func TestRepositoryBesideScratch(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"ext4", "tmpfs"} {
 		t.Run(kind, func(t *testing.T) {
-			dir := testsite.Mounted(t, kind, 1000) // before the domain starts: QEMU has mounts of its own
+			dir := testsite.Mounted(t, kind, 1000) // before the domain starts: QEMU has a mount namespace of its own
 			s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 256 << 20}, testdomain.Disk{Target: "vdb", Size: 256 << 20}))
 			s.At(dir)
 			for _, target := range []string{"vda", "vdb"} {
@@ -29,7 +29,7 @@ func TestRepositoryBesideScratch(t *testing.T) {
 				s.IO(target, "write -P 0x42 100M 100M")
 			}
 			s.BackUp(0, "inc", "--scratch-dir", dir)
-			// What is left is needed for the scratch files, in part.
+			// Part of the rest is needed for the scratch files.
 			for _, target := range []string{"vda", "vdb"} {
 				s.IO(target, "write -P 0x43 0 150M")
 			}
@@ -81,8 +81,8 @@ func overlay(t *testing.T, dir string) string {
 	return over
 }
 
-// Somebody else fills the file system of the scratch files: that ends the backup for the
-// guest's sake, and the guest is not blamed.
+// Something else fills the file system of the scratch files: the backup ends to protect the
+// guest, and the error does not blame the guest.
 func TestOthersFillTheScratchSpace(t *testing.T) {
 	t.Parallel()
 	dir := testsite.Mounted(t, "ext4", 1000)
@@ -95,8 +95,8 @@ func TestOthersFillTheScratchSpace(t *testing.T) {
 	s.NoPartial()
 }
 
-// discards gives the guest's disk data, and takes most of it away again as a
-// guest that trims does: all of that is dirty, and zeros.
+// discards writes data to the disk and discards most of it, as a guest that trims does: the
+// discarded ranges are dirty zeros.
 func discards(s *testsite.Site, target string, length int64) {
 	s.T.Helper()
 	for at := int64(0); at < length; at += 512 << 20 {

@@ -9,7 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// revert reverts to an internal snapshot, as docs/troubleshooting.md has it.
+// revert reverts to an internal snapshot, as docs/troubleshooting.md describes.
 func revert(s *testsite.Site, name string) error {
 	s.T.Helper()
 	_, err := testdomain.TryVirsh(s.T, "snapshot-revert", s.Name, name)
@@ -31,9 +31,9 @@ func wantRevertRefused(s *testsite.Site, name string) {
 	}
 }
 
-// With checkpoints there, a revert to an internal snapshot fails and leaves the guest
-// off, with its disks as they were. The next run is right, and so is the one after a
-// revert once the checkpoints are released.
+// While there are checkpoints, a revert to an internal snapshot fails and leaves the guest
+// off, with its disks unchanged. The next run is right, and so is the run after a revert once
+// the checkpoints are released.
 func TestSnapshotRevert(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 8<<20 + 512}))
@@ -68,9 +68,9 @@ func TestSnapshotRevert(t *testing.T) {
 	s.Check()
 }
 
-// Released while the domain is off, checkpoints leave their bitmaps, and the revert
-// fails as before; a snapshot of a domain that is off is refused by qemu-img, which
-// leaves the bitmaps valid.
+// If checkpoints are released while the domain is off, their bitmaps stay and the revert fails
+// as before; qemu-img refuses a snapshot of a domain that is off, and leaves the bitmaps
+// valid.
 func TestSnapshotRevertOfADomainThatIsOff(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))

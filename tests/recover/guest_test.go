@@ -13,8 +13,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A guest that a killed run has left frozen is thawed by the next one, also when
-// no job runs any more.
+// A guest that a killed run has left frozen is thawed by the next run, even if no job runs any
+// more.
 func TestRecoverFrozen(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 64 << 20}))
@@ -31,7 +31,7 @@ func TestRecoverFrozen(t *testing.T) {
 		}
 		s.WantThawed(t)
 	}
-	// With the guest off, or paused, nobody can be thawed.
+	// A guest that is off or paused cannot be thawed.
 	testsite.WriteFile(t, mark, "{")
 	testdomain.Virsh(t, "suspend", s.Name)
 	testsite.WantList(t, "left", s.Recovered(3).Left, "a freeze of the guest's file systems: the domain is paused")
@@ -52,10 +52,10 @@ func killFrozen(s *testsite.Site) {
 	}
 }
 
-// The guest is paused for lack of scratch space while the run that was to watch over it is
-// stopped, and then killed: recover ends the job and resumes it. So it does where a run, or
-// another recover, was killed when it had ended the job, and nothing tells of that any more
-// but its mark. A domain that is paused without a job of ours stays so.
+// The guest is paused for lack of scratch space while the run that should watch it is stopped
+// and then killed: recover ends the job and resumes the guest. It also does so if a run, or
+// another recover, was killed after it had ended the job, when only its mark says so. A domain
+// that is paused without a job of ours stays paused.
 func TestRecoverPaused(t *testing.T) {
 	t.Parallel()
 	scratch := testsite.Mount(t, "600m") // before QEMU starts, which sees the mounts of that moment
@@ -100,7 +100,7 @@ func TestRecoverPaused(t *testing.T) {
 	broken.Run(t, "recover", s.Name)
 	recovered(guest)
 
-	// As it dies between the end of the job and the resume.
+	// As if it died between the end of the job and the resume.
 	testsite.WriteFile(t, filepath.Join(s.Repo, s.Name, ".mark-paused"), "")
 	testdomain.Virsh(t, "suspend", s.Name)
 	testsite.WantList(t, "recover", s.Recovered(0).Fixed, "a note that an I/O error had paused the guest")
@@ -109,8 +109,8 @@ func TestRecoverPaused(t *testing.T) {
 	}
 }
 
-// pauseFull starts a full that is stopped by a fault, and lets the guest write more than
-// the scratch space takes meanwhile: that pauses it.
+// pauseFull starts a full that is stopped by a fault, and makes the guest write more than the
+// scratch space holds, which pauses the guest.
 func pauseFull(s *testsite.Site, scratch, faults string) *testdomain.Process {
 	s.T.Helper()
 	ballast := filepath.Join(scratch, "ballast")
@@ -119,10 +119,10 @@ func pauseFull(s *testsite.Site, scratch, faults string) *testdomain.Process {
 	}
 	p := s.StartBroken(faults, nil, "full", "--scratch-dir", scratch)
 	testsite.AwaitStopped(s.T, p)
-	// Before the space is gone, which pauses the guest as soon as it writes anything, and not
-	// at once: the agent has to answer that the command has begun.
+	// The command begins before the space is used up, which pauses the guest at its next write,
+	// and writes later: the agent must answer first that the command has begun.
 	s.Exec(`rm -f /tmp/done; setsid sh -c 'sleep 2; dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
-	// Again where the guest has taken some of the space between the question and the answer.
+	// Repeated, as the guest may take space between the question and the answer.
 	testdomain.Tool(s.T, "sh", "-c", fmt.Sprintf("while a=$(df -B1 --output=avail %s | tail -1); [ $a -gt 0 ]; do fallocate -l $a %s && break; done", scratch, ballast))
 	testsite.Await(s.T, "pause", 0, func() bool { return s.State() == "paused" })
 	return p

@@ -1,4 +1,4 @@
-// Package recover tests the cleaning up: recover after killed runs, and release.
+// Package recover tests cleaning up: recover after killed runs, and release.
 package recover
 
 import (

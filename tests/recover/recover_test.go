@@ -33,8 +33,8 @@ func kill(s *testsite.Site, args ...string) {
 	}
 }
 
-// What a killed run left: a dry run shows it and changes nothing, recover puts
-// it right, and a second one has nothing to do.
+// After a killed run a dry run of recover shows what was left and changes nothing, recover
+// cleans up, and a second recover has nothing to do.
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	s := testsite.Slow(t)
@@ -63,8 +63,8 @@ func TestRecover(t *testing.T) {
 	s.Check()
 }
 
-// The domain of a killed run is shut off when recover comes: what can be cleaned
-// up is, the rest by the next run.
+// The domain of a killed run is shut off when recover runs: it cleans up what it can, and the
+// next run cleans up the rest.
 func TestRecoverShutOff(t *testing.T) {
 	t.Parallel()
 	s := testsite.Slow(t)
@@ -86,8 +86,8 @@ func TestRecoverShutOff(t *testing.T) {
 	s.Check()
 }
 
-// libvirt forgets the checkpoint of a killed run, with the whole domain, and the bitmaps
-// are in the images: they go all the same, once QEMU can be asked.
+// libvirt forgets the checkpoint of a killed run, with the whole domain, and the bitmaps stay
+// in the images: they are still deleted, once QEMU runs.
 func TestRecoverForgottenCheckpoint(t *testing.T) {
 	t.Parallel()
 	s := testsite.Slow(t)
@@ -114,8 +114,8 @@ func TestRecoverForgottenCheckpoint(t *testing.T) {
 	s.Check()
 }
 
-// The same while another job holds the domain: whether there are bitmaps cannot be told
-// now, so the identity stays, and a later run deletes them. Nothing else waits for that.
+// The same while another job holds the domain: whether there are bitmaps is unknown then, so
+// the identity stays, and a later run deletes them. Nothing else is delayed.
 func TestRecoverForgottenCheckpointWhileDumped(t *testing.T) {
 	t.Parallel()
 	s := testsite.Slow(t)
@@ -201,7 +201,7 @@ func issued(s *testsite.Site) string {
 	return string(list)
 }
 
-// All domains of the repository that libvirt knows; the others are named.
+// recover --all handles the domains of the repository that libvirt knows, and names the others.
 func TestRecoverAll(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -217,7 +217,7 @@ func TestRecoverAll(t *testing.T) {
 	if !strings.Contains(r.Stderr, "libvirt does not know domain "+gone.Name) || !strings.Contains(r.Stdout, "put right: the unfinished point .partial-check2") {
 		t.Error("it does not say both")
 	}
-	testdomain.Virsh(t, "define", filepath.Join(gone.Dir, "domain.xml")) // for its clean-up; it gets another UUID
+	testdomain.Virsh(t, "define", filepath.Join(gone.Dir, "domain.xml")) // for the test's clean-up; it gets another UUID
 	s.Program.Must(t, []int{6}, "recover", "nosuch")
 	s.Program.Must(t, []int{2}, "recover")
 	s.Program.Must(t, []int{2}, "recover", "--all", s.Name)
@@ -227,7 +227,7 @@ func TestRecoverAll(t *testing.T) {
 	}
 }
 
-// A live run is not taken for a dead one.
+// A live run is not mistaken for a dead one.
 func TestRecoverDuringARun(t *testing.T) {
 	t.Parallel()
 	s := testsite.Slow(t)
@@ -241,8 +241,8 @@ func TestRecoverDuringARun(t *testing.T) {
 	s.Check()
 }
 
-// What carries our marks but no identity that this repository has issued stays, as what
-// others have made does: it may be of a copy of the repository.
+// Checkpoints with our marks but without an identity that this repository has issued stay, as
+// those of other tools do: they may belong to a copy of the repository.
 func TestRecoverCheckpoints(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -266,7 +266,7 @@ func TestRecoverCheckpoints(t *testing.T) {
 	s.Check()
 }
 
-// A job of somebody else is left alone, and so are his files beside ours.
+// The job of another tool is left alone, and so are its files beside ours.
 func TestRecoverForeign(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -281,7 +281,7 @@ func TestRecoverForeign(t *testing.T) {
 	testsite.WriteFile(t, filepath.Join(dir, "virtbackup-11111111-22222222-check1-vda.scratch"), "")
 	scratch := prefix(s) + s.Points[0].Identity + "-vda.scratch"
 	testsite.WriteFile(t, filepath.Join(dir, scratch), "")
-	testsite.WriteFile(t, filepath.Join(dir, prefix(s)+"0123456789abcdef-vda.scratch"), "") // of a copy, perhaps
+	testsite.WriteFile(t, filepath.Join(dir, prefix(s)+"0123456789abcdef-vda.scratch"), "") // perhaps of a copy
 	file := filepath.Join(s.Dir, "job.xml")
 	testsite.WriteFile(t, file, fmt.Sprintf(`<domainbackup mode='pull'><server transport='unix' socket='%s/foreign.sock'/>`+
 		`<disks><disk name='vda' backup='yes' type='file'><scratch file='%s/foreign.scratch'/></disk></disks></domainbackup>`, dir, dir))

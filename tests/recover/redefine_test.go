@@ -11,8 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// A domain that was undefined and defined again goes on with its chain: the
-// bitmaps are in the images, and have recorded what was written meanwhile.
+// A domain that was undefined and defined again goes on with its chain: the bitmaps are in the
+// images, and have recorded what was written in between.
 func TestUndefinedAndDefined(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16<<20 + 512}))
@@ -62,12 +62,12 @@ func TestTransientDomain(t *testing.T) {
 	inc := s.BackUp(0, "inc")
 	testsite.WantKinds(t, inc.Point, "vda inc")
 	testsite.WantList(t, "recovered", inc.Recovered, "checkpoint check1", "checkpoint check2")
-	testdomain.Virsh(t, "define", file) // for its clean-up
+	testdomain.Virsh(t, "define", file) // for the test's clean-up
 	s.Check()
 }
 
-// Only what is valid is defined again: of three checkpoints one has lost the
-// bitmap of one disk, and one is gone. What is gone is told once.
+// Only valid checkpoints are defined again: of three, one has lost the bitmap of one disk, and
+// one has lost all. The loss is reported once.
 func TestLostBitmaps(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
@@ -95,8 +95,8 @@ func TestLostBitmaps(t *testing.T) {
 		t.Error("what is lost for good is not noted, or tried again by each run")
 	}
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
-	// Everything lost, as when QEMU was killed: nothing is a base, and nothing
-	// stays defined.
+	// All bitmaps are lost, as when QEMU was killed: nothing is a base, and nothing stays
+	// defined.
 	s.Kill()
 	s.DefineAnew()
 	s.Start()
@@ -110,7 +110,7 @@ func TestLostBitmaps(t *testing.T) {
 	s.Check()
 }
 
-// A domain that ends while its checkpoint is defined again has no sizes of bitmaps. That
+// A domain that shuts off while its checkpoint is defined again has no sizes of bitmaps. That
 // does not mean that the bitmaps are lost.
 func TestEndsWhileRedefined(t *testing.T) {
 	t.Parallel()
@@ -138,7 +138,7 @@ func TestEndsWhileRedefined(t *testing.T) {
 	s.Check()
 }
 
-// While another job holds the domain, what libvirt has lost is left for later, as all else is.
+// While another job holds the domain, the checkpoints that libvirt has lost are left for later.
 func TestRedefinedAfterTheDump(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
@@ -157,8 +157,8 @@ func TestRedefinedAfterTheDump(t *testing.T) {
 	s.Check()
 }
 
-// In a copy of the repository a checkpoint that is lost is not the copy's to delete: its
-// broken bitmaps stay in the images until the original's own run.
+// A copy of the repository does not delete a lost checkpoint of the original: its broken
+// bitmaps stay in the images until the original's own run.
 func TestLostBitmapsOfTheOriginal(t *testing.T) {
 	t.Parallel()
 	a := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -177,7 +177,7 @@ func TestLostBitmapsOfTheOriginal(t *testing.T) {
 	a.WantBitmap(false, bitmap)
 }
 
-// A checkpoint.xml that somebody has changed is not given to libvirt.
+// A checkpoint.xml that was changed is not given to libvirt.
 func TestChangedCheckpointXML(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
@@ -199,8 +199,8 @@ func TestChangedCheckpointXML(t *testing.T) {
 	}
 }
 
-// A renamed domain starts anew under its new name, and harms neither the points
-// nor the checkpoints of its old one; renamed back, it goes on.
+// A renamed domain starts a new chain under its new name, and harms neither the points nor the
+// checkpoints of its old name; renamed back, it goes on.
 func TestRename(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 << 20}))
@@ -232,7 +232,7 @@ func TestRename(t *testing.T) {
 	s.Check()
 }
 
-// rename gives the domain another name, for which it has to be off.
+// rename renames the domain, which must be off.
 func rename(s *testsite.Site, name string) {
 	s.T.Helper()
 	s.Destroy()

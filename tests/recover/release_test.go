@@ -27,7 +27,7 @@ func chain(t *testing.T) *testsite.Site {
 	return s
 }
 
-// bitmaps lists those of a disk, of a domain that is off.
+// bitmaps lists the bitmaps of a disk; the domain must be off.
 func bitmaps(s *testsite.Site, target string) string {
 	s.T.Helper()
 	var names []string
@@ -39,7 +39,7 @@ func bitmaps(s *testsite.Site, target string) string {
 	return strings.Join(names, " ")
 }
 
-// Of a running domain the bitmaps go, too; then it can be undefined. The points
+// If the domain runs its bitmaps are deleted, too, and it can then be undefined. The points
 // stay, and a new chain can begin beside them.
 func TestReleaseCheckpoints(t *testing.T) {
 	t.Parallel()
@@ -79,8 +79,8 @@ func TestReleaseCheckpoints(t *testing.T) {
 	testdomain.Virsh(t, "define", file) // for its clean-up
 }
 
-// Of a domain that is off the bitmaps stay: it can be undefined and defined
-// somewhere else, and go on.
+// If the domain is off its bitmaps stay: it can be undefined, defined somewhere else, and go
+// on.
 func TestReleaseShutOff(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -91,7 +91,7 @@ func TestReleaseShutOff(t *testing.T) {
 	testsite.WantReleased(t, result, "check3 check2 check1", "")
 	testsite.WantSaid(t, result.Notes, "the next run of a domain with this name, UUID")
 	testdomain.Virsh(t, "undefine", s.Name)
-	// One point less takes nothing from the others.
+	// Removing one point takes nothing from the others.
 	testsite.WantReleased(t, s.Released(s.Name+"@copy5", "--points"), "", "copy5")
 	s.Points = s.Points[:4]
 	file := filepath.Join(s.Dir, "again.xml")
@@ -107,8 +107,8 @@ func TestReleaseShutOff(t *testing.T) {
 	s.Check()
 }
 
-// A point that others need is not removed; one that nobody needs is, with its
-// checkpoint, and what is left restores.
+// A point that others need is not removed; a point that is not needed is, with its
+// checkpoint, and the others still restore.
 func TestReleasePoint(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -133,7 +133,7 @@ func TestReleasePoint(t *testing.T) {
 	s.Check()
 }
 
-// A damaged point may be in need of any before it.
+// A damaged point may need any earlier one.
 func TestReleaseBesideDamage(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -141,13 +141,13 @@ func TestReleaseBesideDamage(t *testing.T) {
 	s.Rejects(testsite.Reject(1, "check3 may need it", "newest first"), []string{"release", s.Name + "@check2", "--points"})
 	testsite.WantReleased(t, s.Released(s.Name, "--points", "--dry-run"), "check3 check2 check1", "copy5 diff4 check3 check2 check1")
 	testsite.WantReleased(t, s.Released(s.Name+"@check3", "--points"), "check3", "check3")
-	for _, id := range []string{"check1", "check2", "diff4", "copy5"} { // none tells whose they are
+	for _, id := range []string{"check1", "check2", "diff4", "copy5"} { // nothing says what they depend on
 		testsite.WriteFile(t, filepath.Join(s.Repo, s.Name, id, "manifest.json"), "{}")
 	}
 	testsite.WantReleased(t, s.Released(s.Name, "--points"), "check2 check1", "copy5 diff4 check2 check1")
 }
 
-// All of a domain goes, and nothing of others; the next chain begins at one.
+// Everything of a domain is removed, and nothing of others; the next chain begins at check1.
 func TestReleaseAll(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -168,8 +168,8 @@ func TestReleaseAll(t *testing.T) {
 	other.Check()
 }
 
-// A domain that libvirt does not know any more: its points can go. One of the
-// same name that is another domain is left alone.
+// Points of a domain that libvirt does not know any more can be removed. Another domain of
+// the same name is left alone.
 func TestReleaseUnknownDomain(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -190,7 +190,7 @@ func TestReleaseUnknownDomain(t *testing.T) {
 	if left := testsite.Listing(t, filepath.Join(s.Repo, s.Name)); left != " absent" {
 		t.Errorf("left: %s", left)
 	}
-	// The old bitmaps are in the image still: the new ones have other identities.
+	// The old bitmaps are still in the image: the new ones have other identities.
 	s.Points = nil
 	s.UUID = strings.TrimSpace(testdomain.Virsh(t, "domuuid", s.Name))
 	if id := s.BackUp(0, "full").Point.ID; id != "check1" {
@@ -242,8 +242,8 @@ func lock(s *testsite.Site, domain string) (unlock func()) {
 	}
 }
 
-// A release that is killed at whatever instant leaves a point listed and whole,
-// or a leftover that the next run removes.
+// A release that is killed at any instant leaves a point listed and whole, or a leftover that
+// the next run removes.
 func TestReleaseHalfWay(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -253,7 +253,7 @@ func TestReleaseHalfWay(t *testing.T) {
 	if err := os.Rename(filepath.Join(dir, "check3"), filepath.Join(dir, ".partial-check3")); err != nil {
 		t.Fatal(err)
 	}
-	testsite.WantReleased(t, s.Released(s.Name+"@check2", "--dry-run"), "check2", "") // and not what is left over
+	testsite.WantReleased(t, s.Released(s.Name+"@check2", "--dry-run"), "check2", "") // without the leftover
 	s.Points = s.Points[:2]
 	s.WriteAll(6)
 	inc := s.BackUp(0, "inc")
@@ -266,8 +266,8 @@ func TestReleaseHalfWay(t *testing.T) {
 	s.Check()
 }
 
-// Where there is no point yet, what a killed first run has left is known by its
-// identity, and goes before the list of identities does.
+// If there is no point yet, what a killed first run has left is recognised by its identity,
+// and removed before the list of identities is.
 func TestReleaseAfterAKilledFirstRun(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}))
@@ -287,8 +287,8 @@ func TestReleaseAfterAKilledFirstRun(t *testing.T) {
 	}
 }
 
-// What removes points takes a time only if it is the point's own, and never all points
-// for an empty word behind the @.
+// A command that removes points accepts a time only if it is the point's own, and does not
+// take an empty word after the @ for all points.
 func TestReleaseByTime(t *testing.T) {
 	t.Parallel()
 	s := chain(t)
@@ -302,8 +302,8 @@ func TestReleaseByTime(t *testing.T) {
 	testsite.WantReleased(t, s.Released(s.Name+"@"+repository.TimeTextFine(last.Time), "--points"), "", last.ID)
 }
 
-// Checkpoints of a repository that is gone are listed with their full names, and deleted
-// by these alone.
+// Checkpoints of a lost repository are listed with their full names, and deleted only by
+// these.
 func TestReleaseForeign(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))
@@ -354,7 +354,7 @@ func TestReleaseForeign(t *testing.T) {
 	if r := foreign(there[0].Name); len(r.Deleted) != 1 {
 		t.Errorf("deleted: %+v", r)
 	}
-	// What was deleted before an error is told.
+	// What was deleted before an error is reported.
 	r := s.StartBroken("delete checkpoint before#2:error", nil, "release", "--foreign", there[1].Name, there[2].Name).Wait()
 	if r.Code != 1 || !strings.Contains(r.Stderr, "removed checkpoint: "+there[1].Name) || strings.Contains(r.Stderr, "removed checkpoint: "+there[2].Name) {
 		t.Errorf("exit %d: %s", r.Code, r.Stderr)
@@ -364,7 +364,7 @@ func TestReleaseForeign(t *testing.T) {
 	}
 	s.BackUp(0, "inc")
 	s.WantCheckpoints("check1", "check2", "check3", "somebody-elses")
-	// Where instants.json is damaged no checkpoint is known to be ours, and ours are not another's all the same.
+	// If instants.json is damaged no checkpoint is known to be ours, but ours do not count as foreign either.
 	instants := filepath.Join(s.Repo, s.Name, "instants.json")
 	sound, err := os.ReadFile(instants)
 	if err != nil {

@@ -19,7 +19,7 @@ func (s *Site) WantCheckpoints(want ...string) {
 	}
 }
 
-// Labels are the domain's checkpoints, those of points by the points' names.
+// Labels names the domain's checkpoints: those of points by the name of the point.
 func (s *Site) Labels() []string {
 	s.T.Helper()
 	var labels []string
@@ -55,7 +55,7 @@ func (s *Site) WantBitmap(want bool, name string) {
 	}
 }
 
-// RepositoryID is the id that our checkpoints carry.
+// RepositoryID is the repository's id, which is in the description of its checkpoints.
 func (s *Site) RepositoryID() string {
 	s.T.Helper()
 	r, err := repository.Open(s.Repo)

@@ -26,8 +26,7 @@ func Filled(t *testing.T) *Site {
 	return s
 }
 
-// Slow is a domain with so much data that a full takes a while, a first
-// point, and a change since.
+// Slow is a domain with a first point, and then so much new data that a run takes a while.
 func Slow(t *testing.T) *Site {
 	t.Helper()
 	s := New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 512 << 20}, testdomain.Disk{Target: "vdb", Size: 1 << 20}))

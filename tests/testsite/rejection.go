@@ -12,7 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// Rejection is how a run has to end that cannot be done.
+// Rejection is how a run must end that cannot be done.
 type Rejection struct {
 	Code        int
 	Error, Hint string // what the error and the hint have to say
@@ -52,7 +52,7 @@ func (s *Site) WantRejected(r testdomain.Result, want Rejection) {
 	}
 }
 
-// Everything is what a run that fails must leave as it was.
+// Everything describes everything that a failed run must not change, sizes of files included.
 func (s *Site) Everything(dirs []string) string {
 	s.T.Helper()
 	text := s.Footprint()
@@ -62,8 +62,8 @@ func (s *Site) Everything(dirs []string) string {
 	return text
 }
 
-// Listing names every file below dir with its size; the content of a lock file
-// tells who has it and is nobody's business afterwards.
+// Listing names every file below dir with its size, except that of a lock file, whose content
+// only says who holds it.
 func Listing(t *testing.T, dir string) string {
 	t.Helper()
 	text := ""
@@ -105,7 +105,7 @@ func (s *Site) Refused(code int, words string, args ...string) {
 	}
 }
 
-// Footprint is all that a refused run must leave as it was.
+// Footprint describes everything that a refused run must not change.
 func (s *Site) Footprint() string {
 	s.T.Helper()
 	files, err := filepath.Glob(s.Repo + "/*/*")
@@ -113,7 +113,7 @@ func (s *Site) Footprint() string {
 		s.T.Fatal(err)
 	}
 	hidden, _ := filepath.Glob(s.Repo + "/*/.*")
-	// What is known of lost checkpoints is no change: they were lost before.
+	// A note about lost checkpoints is no change: they were lost before.
 	files = slices.DeleteFunc(append(files, hidden...), func(f string) bool { return filepath.Base(f) == "lock" || filepath.Base(f) == ".mark-lost" })
 	run, _ := filepath.Glob(fmt.Sprintf("/var/lib/libvirt/qemu/virtbackup/*%.8s*", s.UUID))
 	return fmt.Sprintf("files %v\ncheckpoints %v\njob %v\nrun files %v\n%s", files, s.Checkpoints(), s.HasJob(), run, s.State())

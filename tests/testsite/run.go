@@ -84,8 +84,8 @@ func Await(t testing.TB, what string, pause time.Duration, so func() bool) {
 	t.Fatalf("no %s after a minute", what)
 }
 
-// Panicking runs a command that panics at a point, and sees that it says so in order:
-// an error, a hint, the stack, and 70.
+// Panicking runs a command that panics at a point, and checks its output and exit status: an
+// error, a hint, the stack, in this order, and 70.
 func (s *Site) Panicking(point string, args ...string) {
 	s.T.Helper()
 	program := s.Program

@@ -11,7 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// Site is a domain, a repository of its own, and the truth of every point.
+// Site is a domain, a repository of its own, and the truth of every point: what its disks
+// held, as copied by qemu-img.
 type Site struct {
 	*testdomain.Domain
 	T       *testing.T
@@ -70,7 +71,7 @@ func (s *Site) BackUp(code int, kind string, args ...string) backup.Result {
 	return s.Add(r, truth)
 }
 
-// Add keeps the point that a run has made.
+// Add records the point that a run has made, with its truth.
 func (s *Site) Add(run testdomain.Result, truth map[string]string) backup.Result {
 	s.T.Helper()
 	var result backup.Result

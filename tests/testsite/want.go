@@ -31,7 +31,7 @@ func WantSmall(t *testing.T, p backup.Result, target string) {
 	}
 }
 
-// WantThawed sees that the guest can write.
+// WantThawed checks that the guest's file systems can be written to.
 func (s *Site) WantThawed(t *testing.T) {
 	t.Helper()
 	status, err := testdomain.TryVirsh(t, "qemu-agent-command", s.Name, `{"execute":"guest-fsfreeze-status"}`, "--timeout", "20")
@@ -44,7 +44,7 @@ func (s *Site) WantThawed(t *testing.T) {
 	}
 }
 
-// NoPartial sees that no unfinished point is left.
+// NoPartial checks that no unfinished point is left.
 func (s *Site) NoPartial() {
 	s.T.Helper()
 	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".partial-*")); len(left) > 0 {
@@ -61,7 +61,7 @@ func (s *Site) WantNothingOfRun(points ...string) {
 	s.WantCheckpoints(points...)
 }
 
-// WantList checks what one of the lists of a report begins with, line by line.
+// WantList checks a list of a report: each line must begin with the one wanted.
 func WantList(t *testing.T, what string, got []string, want ...string) {
 	t.Helper()
 	ok := len(got) == len(want)
@@ -115,7 +115,7 @@ func WantKinds(t *testing.T, m repository.Manifest, want string) {
 	}
 }
 
-// WantSaid checks that one of the remarks has the words.
+// WantSaid checks that one of the remarks contains the words.
 func WantSaid(t *testing.T, remarks []string, words string) {
 	t.Helper()
 	if !slices.ContainsFunc(remarks, func(s string) bool { return strings.Contains(s, words) }) {

@@ -44,8 +44,8 @@ func isOnRoot(t *testing.T, dir string) bool {
 	return testdomain.Tool(t, "stat", "-c", "%d", dir) == testdomain.Tool(t, "stat", "-c", "%d", "/")
 }
 
-// auto and inc, which timers call, make no repository: its file system may not be mounted.
-// full and copy do, and say once where it is.
+// auto, inc and diff make no repository: its file system may just not be mounted. full and copy
+// do, and say once where it is.
 func TestNotMounted(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)

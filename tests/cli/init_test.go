@@ -51,7 +51,7 @@ func TestNotMounted(t *testing.T) {
 	s := testsite.Small(t)
 	dir := testdomain.TempDir(t)
 	if !isOnRoot(t, dir) {
-		t.Fatalf("%s is not on the root file system: what this test is of cannot be seen here", dir)
+		t.Fatalf("%s is not on the root file system: this test needs it there", dir)
 	}
 	for _, kind := range []string{"auto", "inc", "diff"} {
 		for _, repo := range []string{dir, filepath.Join(dir, "new")} { // a mount point, and below one

@@ -169,7 +169,7 @@ func TestKill(t *testing.T) {
 	p.Signal(syscall.SIGKILL)
 	p.Wait()
 	if !s.HasJob() || !slices.Contains(s.Labels(), "check2") {
-		t.Fatal("the killed run has left no job or no checkpoint: nothing to put right")
+		t.Fatal("the killed run has left no job or no checkpoint: nothing to clean up")
 	}
 	if got := s.Program.Must(t, nil, "list", s.Name, "--json").Stdout; strings.Count(got, `"id"`) != 1 {
 		t.Errorf("an unfinished point is listed: %s", got)

@@ -110,7 +110,7 @@ func TestFaultConnectionCut(t *testing.T) {
 	for _, point := range cutShort("copy buffer#2", "copy buffer#1", "copy buffer#30") {
 		r := d.during(point, func(p *testdomain.Process) { cutConnections(t, p.Cmd.Process.Pid) })
 		if r.Code != 1 || !strings.Contains(r.Stderr, "NBD") {
-			t.Errorf("exit %d, without a word on NBD", r.Code)
+			t.Errorf("exit %d, and the error does not mention NBD", r.Code)
 		}
 		d.wantNothingLeft("the cut")
 		d.goesOn(0)

@@ -56,7 +56,7 @@ func TestRecover(t *testing.T) {
 	if now := s.Everything(nil); now != before {
 		t.Errorf("not as before the killed run: before\n%s\nnow\n%s", before, now)
 	}
-	if r := s.Program.Must(t, nil, "recover", s.Name); !strings.Contains(r.Stdout, "nothing to put right") {
+	if r := s.Program.Must(t, nil, "recover", s.Name); !strings.Contains(r.Stdout, "nothing to clean up") {
 		t.Errorf("a second recover: %s", r.Stdout)
 	}
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")

@@ -138,7 +138,7 @@ func (d *Domain) PowerOff() {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	d.t.Fatalf("the guest %s does not switch itself off", d.Name)
+	d.t.Fatalf("the guest %s does not shut down", d.Name)
 }
 
 // GuestFile reads a file out of a raw image of a guest's vda; path is that in

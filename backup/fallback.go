@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -37,9 +36,9 @@ func (f Fallback) validate() error {
 	return nil
 }
 
-// distrust says why no bitmap tells what changed on a disk since the plan's
+// whyNoBitmap says why no bitmap tells what changed on a disk since the plan's
 // base, which has an image of it; "" if one does.
-func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
+func (p *Plan) whyNoBitmap(d DiskPlan, base repository.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
@@ -251,11 +250,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 		return 0, false, err
 	}
 	defer closeAll()
-	source, err := r.source(d)
-	if err != nil {
-		return 0, false, err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return 0, false, err
 	}

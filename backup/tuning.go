@@ -6,6 +6,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/zstd"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -28,15 +29,15 @@ type Tuning struct {
 func (t Tuning) validate() error {
 	switch {
 	case t.RateLimit < 0:
-		return usageError("--limit-rate 200M", "a rate limit of %d bytes per second is negative", t.RateLimit)
+		return fail.Errorf(fail.Usage, "--limit-rate 200M", "a rate limit of %d bytes per second is negative", t.RateLimit)
 	case t.Connections < 0 || t.Connections > maxConnections:
-		return usageError("", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
+		return fail.Errorf(fail.Usage, "", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
 	}
 	if t.Zstd == 0 {
 		return nil
 	}
 	if err := zstd.ValidLevel(t.Zstd); err != nil {
-		return usageError("--compress zstd, --compress zstd:6 or --compress none", "%v", err)
+		return fail.Errorf(fail.Usage, "--compress zstd, --compress zstd:6 or --compress none", "%v", err)
 	}
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // Latest names the newest point: the one with the highest number, whatever the
@@ -21,14 +23,17 @@ func (e *NoPointError) Error() string { return e.message }
 // Hint says what to do.
 func (e *NoPointError) Hint() string { return e.hint }
 
-// Is makes it an ErrNoPoint.
-func (e *NoPointError) Is(target error) bool { return target == ErrNoPoint }
+// Unwrap makes it an ErrNoPoint.
+func (e *NoPointError) Unwrap() error { return ErrNoPoint }
 
 // AmbiguousError says that a name or a time means two things.
 type AmbiguousError struct{ message, hint string }
 
 // Error returns the message.
 func (e *AmbiguousError) Error() string { return e.message }
+
+// Kind is fail.Usage.
+func (e *AmbiguousError) Kind() fail.Kind { return fail.Usage }
 
 // Hint says how to name one of them.
 func (e *AmbiguousError) Hint() string { return e.hint }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -179,10 +180,10 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, doma
 		return backup.Result{}, err
 	}
 	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
-		return backup.Result{}, &usageError{fmt.Sprintf("--max-chain is a number of images from 1 on, not %d", c.Int("max-chain")), "--max-chain 200"}
+		return backup.Result{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain is a number of images from 1 on, not %d", c.Int("max-chain"))
 	}
 	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
-		return backup.Result{}, &usageError{fmt.Sprintf("--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints")), "--keep-checkpoints 8"}
+		return backup.Result{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints"))
 	}
 	show := newProgress(c)
 	defer func() { show.close(err == nil) }()

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
@@ -26,7 +27,9 @@ const (
 )
 
 // ErrRefused is the cause where a file system does not do what Always wants.
-var ErrRefused = errors.New("the file system refuses O_DIRECT")
+var ErrRefused = fail.Sentinel(fail.Other,
+	"--direct auto writes through the page cache there, and empties it behind itself",
+	"the file system refuses O_DIRECT")
 
 // File is a new file, written in large aligned pieces and read in any way. Its
 // methods are safe for concurrent use, but for a read beside a write of the same

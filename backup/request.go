@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -65,6 +66,9 @@ type Request struct {
 	// backup ends itself; 0 means for ever.
 	StallTimeout time.Duration
 	Tuning
+	// Limits are shared with other runs of this process; nil: this run has its own, and
+	// its rate is not limited.
+	Limits *limit.Limits
 	// Version of virtbackup, for the manifest.
 	Version string
 	// Log gets what happens, step by step. nil means none.
@@ -119,6 +123,9 @@ func (r Request) withDefaults() Request {
 	}
 	if r.AgentTimeout == 0 {
 		r.AgentTimeout = 10 * time.Second
+	}
+	if r.Limits == nil {
+		r.Limits = limit.New(0)
 	}
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)

@@ -232,10 +232,7 @@ func (r *run) stalled() error {
 	if r.StallTimeout == 0 {
 		return nil
 	}
-	patience := r.StallTimeout
-	if r.RateLimit > 0 { // nothing moves while a buffer waits for its turn
-		patience += time.Duration(2 * float64(nbdcopy.MaxRead) / float64(r.RateLimit) * float64(time.Second))
-	}
+	patience := r.StallTimeout + 2*r.Limits.Time(nbdcopy.MaxRead) // nothing moves while a buffer waits for its turn
 	idle, copied := r.meter.read()
 	if idle < patience {
 		return nil

@@ -31,17 +31,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// Format is the newest layout this package reads and the one it writes. It
-// grows only when an older reader would go wrong; added fields do not count.
-// Format 2 has identities, and hash lists of other ranges than 1 MiB.
-const Format = 2
-
 const (
-	descriptionName = "repository.json"
 	temporaryPrefix = ".repository.json-"
-	// lostFound is what mkfs.ext4 leaves in the root of a file system, which is
-	// where a repository on a disk of its own starts.
-	lostFound = "lost+found"
 
 	dirMode  = 0o700 // backups hold every secret that the guests hold
 	fileMode = 0o600
@@ -55,12 +46,6 @@ var (
 	ErrAbsent = fail.Sentinel(fail.Usage, // is an ErrNotRepository, too
 		"is its file system mounted, and is --repo right? virtbackup init DIR makes a repository",
 		"%w: the directory does not exist", ErrNotRepository)
-	ErrNewerFormat = fail.Sentinel(fail.Other,
-		"use the newest virtbackup that has written to this repository",
-		"made by a newer virtbackup")
-	ErrNoPoint = fail.Sentinel(fail.NotFound,
-		"virtbackup list shows the domains and points; is --repo right?",
-		"no such restore point")
 	ErrNoDisk = fail.Sentinel(fail.NotFound, "", "no such disk in the restore point")
 )
 
@@ -224,16 +209,6 @@ func parseDescription(data []byte) (description, error) {
 		}
 	}
 	return d, nil
-}
-
-func checkFormat(format int) error {
-	switch {
-	case format > Format:
-		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)
-	case format < 1:
-		return fmt.Errorf("unknown format %d", format)
-	}
-	return nil
 }
 
 // IsNew says whether Create made the repository.

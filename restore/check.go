@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -46,39 +45,40 @@ func (r *restorer) isOurs(err error) bool {
 // check reads what is not proven yet of every image of the chains. The error is a
 // *repository.DamagedError where what a restore reads is not as it was written.
 func (r *restorer) check(ctx context.Context, chains [][]link) error {
-	var mu sync.Mutex
-	var found []repository.Damage
-	group, ctx := panics.WithContext(ctx)
-	group.SetLimit(disksAtOnce)
-	for _, chain := range chains {
-		group.Go(func() error {
-			for _, link := range chain {
-				if err := fault.Point("restore: check image"); err != nil {
-					return err
-				}
-				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
-				if err != nil {
-					return err
-				}
-				mu.Lock()
-				found = append(found, damage...)
-				mu.Unlock()
-				if err := repository.DamagedBy(damage); err != nil {
-					return nil // the others of the chain are of no use
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	damage := make([][]repository.Damage, len(chains))
+	err := r.Limits.EachDisk(ctx, len(chains), func(ctx context.Context, i int) (err error) {
+		damage[i], err = r.checkChain(ctx, chains[i])
+		return err
+	})
+	if err != nil {
 		return err
 	}
+	found := slices.Concat(damage...)
 	for _, d := range found {
 		if d.Harmless {
 			r.warn(d.String())
 		}
 	}
 	return r.explain(repository.DamagedBy(found))
+}
+
+// checkChain reads what is not proven yet of the images of a chain, up to the first that
+// is damaged: the others are of no use then.
+func (r *restorer) checkChain(ctx context.Context, chain []link) (found []repository.Damage, err error) {
+	for _, link := range chain {
+		if err := fault.Point("restore: check image"); err != nil {
+			return nil, err
+		}
+		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, damage...)
+		if repository.DamagedBy(damage) != nil {
+			break
+		}
+	}
+	return found, nil
 }
 
 // warn says what is no obstacle to the restore but worth reading.

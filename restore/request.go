@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -30,6 +31,8 @@ type Request struct {
 	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
+	// Limits are shared with other runs of this process; nil: this one has its own.
+	Limits *limit.Limits
 	// Log gets what happens. nil means none.
 	Log *slog.Logger
 	// Progress, if set, is told how many bytes of a disk are restored, and how
@@ -53,6 +56,9 @@ func (r Request) withDefaults() Request {
 	}
 	if r.Format == "" {
 		r.Format = QCOW2
+	}
+	if r.Limits == nil {
+		r.Limits = limit.New(0)
 	}
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)

@@ -17,18 +17,12 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 // partialSuffix ends the name of an image that is not complete.
 const partialSuffix = ".partial"
-
-// disksAtOnce are restored side by side; each takes some 40 MiB of memory, of which
-// 8 are ranges that were read (repository.OpenChain), and up to 8 more where hash lists
-// are damaged.
-const disksAtOnce = 4
 
 // restorer is one restore.
 type restorer struct {
@@ -238,17 +232,13 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 			return nil, err
 		}
 	}
-	group, copying := panics.WithContext(ctx)
-	group.SetLimit(disksAtOnce)
-	for i := range disks {
-		group.Go(func() error {
-			if err := r.restoreDisk(copying, chains[i], &disks[i]); err != nil {
-				return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
-			}
-			return nil
-		})
-	}
-	if err := r.checkAfter(ctx, group.Wait(), chains); err != nil {
+	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) error {
+		if err := r.restoreDisk(ctx, chains[i], &disks[i]); err != nil {
+			return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
+		}
+		return nil
+	})
+	if err := r.checkAfter(ctx, err, chains); err != nil {
 		return nil, err
 	}
 	if err := fault.Point("restore: name images"); err != nil {

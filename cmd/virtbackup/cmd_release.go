@@ -55,11 +55,15 @@ func releaseDomain(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	domain, point, err := pointToRelease(c, conn, name)
+	repo, err := repository.Open(c.String("repo"))
 	if err != nil {
 		return err
 	}
-	result, err := release.Run(c.Context, conn, c.String("repo"), release.Request{
+	domain, point, err := pointToRelease(conn, repo, name)
+	if err != nil {
+		return err
+	}
+	result, err := release.Run(c.Context, conn, repo, release.Request{
 		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
@@ -85,7 +89,11 @@ func releaseForeign(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	result, err := release.Foreign(conn, c.String("repo"), release.ForeignRequest{
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return err
+	}
+	result, err := release.Foreign(conn, repo, release.ForeignRequest{
 		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
@@ -129,11 +137,7 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 // pointToRelease says which domain and point are meant; "" is all points. A time must be
 // the point's own, and of no other: what is removed is never the newest of a day, or before
 // some time.
-func pointToRelease(c *cli.Context, conn *hypervisor.Conn, name string) (domain, point string, err error) {
-	repo, err := repository.Open(c.String("repo"))
-	if err != nil {
-		return "", "", err
-	}
+func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name string) (domain, point string, err error) {
 	inRepo, err := domainsOf(repo)
 	if err != nil {
 		return "", "", err

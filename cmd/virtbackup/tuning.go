@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/internal/zstd"
 )
 
@@ -29,9 +30,6 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	if t.Zstd, err = parseCompression(c.String("compress")); err != nil {
 		return t, err
 	}
-	if t.RateLimit, err = parseBytes("--limit-rate takes bytes a second", c.String("limit-rate")); err != nil {
-		return t, err
-	}
 	t.Connections = c.Int("connections")
 	if c.IsSet("connections") && t.Connections < 1 {
 		return t, fail.Errorf(fail.Usage, "--connections 2", "--connections is a number from 1 on, not %d", t.Connections)
@@ -43,6 +41,15 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	}
 	t.Direct = mode
 	return t, nil
+}
+
+// newLimits reads the limits that all backups of this process share.
+func newLimits(c *cli.Context) (*limit.Limits, error) {
+	rate, err := parseBytes("--limit-rate takes bytes a second", c.String("limit-rate"))
+	if err != nil {
+		return nil, err
+	}
+	return limit.New(rate), nil
 }
 
 // notNegative refuses options that are a time below 0, a slip of the hand: they would

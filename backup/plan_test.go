@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
@@ -203,16 +204,16 @@ func TestPlan(t *testing.T) {
 			"check6 inc since check3: vda inc, vdb rescan", "checkpoint check3 does not cover this disk"},
 		{"image at another place", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source = "/old"
-			s.Images["vda"] = []source.Image{{"/vda", ""}}
+			s.Images["vda"] = []source.Image{{Source: "/vda", ID: ""}}
 		}, "check6 inc since check3: vda rescan, vdb inc", "its image was another one then (/old, now /vda)"},
 		{"swapped images", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vdb").Source = "/vda", "/vdb"
 			s.base("check3", "vda").SourceID, s.base("check3", "vdb").SourceID = "file:1", "file:2"
-			s.Images["vda"], s.Images["vdb"] = []source.Image{{"/vda", "file:2"}}, []source.Image{{"/vdb", "file:1"}}
+			s.Images["vda"], s.Images["vdb"] = []source.Image{{Source: "/vda", ID: "file:2"}}, []source.Image{{Source: "/vdb", ID: "file:1"}}
 		}, "check6 inc since check3: vda rescan, vdb rescan", "its image /vda was replaced by another file since"},
 		{"live snapshot", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vda").SourceID = "/vda", "file:1"
-			s.Images["vda"] = []source.Image{{"/new", "file:3"}, {"/other", "file:2"}, {"/vda", "file:1"}}
+			s.Images["vda"] = []source.Image{{Source: "/new", ID: "file:3"}, {Source: "/other", ID: "file:2"}, {Source: "/vda", ID: "file:1"}}
 		}, "check6 inc since check3: vda inc, vdb inc", ""},
 		{"inc since a point without checkpoint", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
 			"check6 inc since check2: vda rescan, vdb rescan", "point check2 has no checkpoint"},
@@ -358,8 +359,7 @@ func TestValidate(t *testing.T) {
 		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
 	} {
 		err := r.Validate()
-		var usage *UsageError
-		if !errors.As(err, &usage) || !strings.Contains(err.Error(), want) || usage.Hint() == "" {
+		if !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
 			t.Errorf("got %v, want %q and a hint", err, want)
 		}
 	}

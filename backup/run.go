@@ -23,6 +23,7 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
@@ -174,7 +175,7 @@ func (r *run) find(context.Context) error {
 		return err
 	}
 	if !active {
-		return withHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
+		return fail.WithHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
 			"backing up a domain that is shut off is not supported yet; virsh start %s", r.word())
 	}
 	r.domain = &guest.LockedDomain{Domain: domain, SocketDir: r.SocketDir, ScratchDir: r.ScratchDir, AgentTimeout: r.AgentTimeout, Log: r.Log}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/diskspace"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 )
@@ -164,7 +165,7 @@ func (r *run) explainFull(err error) error {
 	case left > 0:
 		missing = fmt.Sprintf("about %s are missing", bytesize.Text(left))
 	}
-	return withHint(fmt.Errorf("the repository at %s is full after %s of about %s, %s: %w", r.Repository, bytesize.Text(copied), bytesize.Text(r.need), missing, err),
+	return fail.WithHint(fmt.Errorf("the repository at %s is full after %s of about %s, %s: %w", r.Repository, bytesize.Text(copied), bytesize.Text(r.need), missing, err),
 		"free space there, or use another repository (--repo); what this run had written is removed")
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/bounded"
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // cleanupTime bounds each undo of a run, which no signal cuts short.
@@ -23,7 +24,7 @@ func (r *run) undoOne(ctx context.Context, s step) error {
 		return s.undo(r, ctx)
 	})
 	if errors.Is(err, bounded.ErrNoAnswer) {
-		return withHint(fmt.Errorf("undo step %s: %w", s.name, err),
+		return fail.WithHint(fmt.Errorf("undo step %s: %w", s.name, err),
 			"see whether libvirtd, the domain's QEMU and the file system of the repository answer; the next run of this domain cleans up")
 	}
 	return err

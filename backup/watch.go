@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/bounded"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/repository"
@@ -97,7 +98,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	switch ours := errors.As(cause, &ended); {
 	case r.hung:
-		return withHint(fmt.Errorf("%w; %w", cause, err), "the job has been ended; the unfinished point %s is left to the next run of this domain; "+
+		return fail.WithHint(fmt.Errorf("%w; %w", cause, err), "the job has been ended; the unfinished point %s is left to the next run of this domain; "+
 			"see whether the file system of %s answers", r.plan.ID, r.Repository)
 	case ours:
 		return cause

@@ -5,7 +5,6 @@ package source
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -137,5 +136,5 @@ func (e *EndedError) Unwrap() error { return e.error }
 
 // Ended returns an *EndedError with what to do about it.
 func Ended(hint, format string, args ...any) error {
-	return &EndedError{fail.WithHint(fmt.Errorf(format, args...), "%s", hint)}
+	return &EndedError{fail.Errorf(fail.Other, hint, format, args...)}
 }

@@ -13,6 +13,13 @@ type rawImage struct {
 	data    atomic.Int64
 }
 
+// ClusterSize is the unit of Write's offsets, in bytes.
+func (r *rawImage) ClusterSize() int { return int(r.cluster) }
+
+// Zero does nothing: the file was made as one hole, each cluster of a disk is
+// given to a sink at most once, and a hole reads as zeros.
+func (r *rawImage) Zero(offset, length int64) error { return nil }
+
 // Write stores clusters at their own offsets, neighbours in one write, without
 // what the last of the disk has behind its end.
 func (r *rawImage) Write(offsets []int64, data []byte) error {

@@ -1,4 +1,4 @@
-package nbdcopy
+package flatten
 
 import (
 	"bytes"
@@ -9,10 +9,13 @@ import (
 
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/extent/extenttest"
+	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
 // unit is the cluster size of these tests.
 const unit = 4096
+
+func isZero(p []byte) bool { return len(bytes.TrimLeft(p, "\x00")) == 0 }
 
 // memoryBase is a base in memory.
 type memoryBase struct {
@@ -45,13 +48,11 @@ func (m *memoryBase) NextData(offset, end int64) (from, to int64, err error) {
 
 // compared is a comparer of small clusters in front of a recorder that holds
 // what an image chained onto the base shows at first.
-func compared(t *testing.T, base *memoryBase, size int) (*comparer, *extenttest.Recorder) {
+func compared(t *testing.T, base *memoryBase, size int) (*Comparer, *extenttest.Recorder) {
 	t.Helper()
 	sink := &extenttest.Recorder{Cluster: unit, Size: int64(size), Bytes: make([]byte, size)}
 	copy(sink.Bytes, base.data)
-	c := &comparer{sink: sink, readers: make(chan *baseReader, 1)}
-	c.readers <- &baseReader{base: base, buf: make([]byte, 1<<17)}
-	return c, sink
+	return &Comparer{sink: sink, newReader: func() baseReader { return base }}, sink
 }
 
 // diskOf makes a disk from text: each rune is a cluster of that byte, '.' of
@@ -72,7 +73,7 @@ func diskOf(text string, size int) []byte {
 func feed(t *testing.T, sink extent.Sink, disk []byte) {
 	t.Helper()
 	cluster := sink.ClusterSize()
-	data := <-testPool(t, 1, (len(disk)/cluster+1)*cluster).free
+	data := directio.Buffer((len(disk)/cluster + 1) * cluster)
 	clear(data[copy(data, disk):])
 	for off := 0; off < len(disk); {
 		end := off
@@ -139,7 +140,7 @@ func TestComparer(t *testing.T) {
 			if !bytes.Equal(sink.Bytes, disk) {
 				t.Error("the image shows something else than the disk")
 			}
-			if got := c.same.Load(); got != tt.same {
+			if got := c.Same(); got != tt.same {
 				t.Errorf("%d bytes the same, want %d", got, tt.same)
 			}
 		})
@@ -204,13 +205,13 @@ func TestComparerErrors(t *testing.T) {
 	disk := diskOf("ax", 2*unit)
 	for name, tt := range map[string]struct {
 		base, sink error
-		call       func(*comparer) error
+		call       func(*Comparer) error
 	}{
-		"read":          {boom, nil, func(c *comparer) error { return c.Write([]int64{0, unit}, disk) }},
-		"tables":        {boom, nil, func(c *comparer) error { return c.Zero(0, 2*unit) }},
-		"sink, between": {nil, boom, func(c *comparer) error { return c.Write([]int64{unit, 0}, diskOf("xa", 2*unit)) }},
-		"sink, last":    {nil, boom, func(c *comparer) error { return c.Write([]int64{0, unit}, disk) }},
-		"sink, zeros":   {nil, boom, func(c *comparer) error { return c.Zero(0, 2*unit) }},
+		"read":          {boom, nil, func(c *Comparer) error { return c.Write([]int64{0, unit}, disk) }},
+		"tables":        {boom, nil, func(c *Comparer) error { return c.Zero(0, 2*unit) }},
+		"sink, between": {nil, boom, func(c *Comparer) error { return c.Write([]int64{unit, 0}, diskOf("xa", 2*unit)) }},
+		"sink, last":    {nil, boom, func(c *Comparer) error { return c.Write([]int64{0, unit}, disk) }},
+		"sink, zeros":   {nil, boom, func(c *Comparer) error { return c.Zero(0, 2*unit) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, sink := compared(t, &memoryBase{data: diskOf("ab", 2*unit), fail: tt.base}, 2*unit)
@@ -220,7 +221,7 @@ func TestComparerErrors(t *testing.T) {
 			if err := tt.call(c); !errors.Is(err, boom) {
 				t.Errorf("got %v", err)
 			}
-			if len(c.readers) != 1 {
+			if len(c.idle) != 1 {
 				t.Error("the reader has not come back")
 			}
 		})

@@ -145,7 +145,7 @@ func (c *Chain) add(l layer) error {
 
 // readL1 reads the L1 table a cluster at a time.
 func (l *layer) readL1() error {
-	size := 8 * l.h.neededL1()
+	size := 8 * l.h.Tables()
 	buf := make([]byte, min(size, int64(l.h.ClusterSize)))
 	for at := int64(0); at < size; at += int64(len(buf)) {
 		p := buf[:min(int64(len(buf)), size-at)]
@@ -153,7 +153,7 @@ func (l *layer) readL1() error {
 			return err
 		}
 		for i := 0; i < len(p); i += 8 {
-			if offset := int64(binary.BigEndian.Uint64(p[i:]) & offsetMask); offset != 0 {
+			if offset := TableOffset(binary.BigEndian.Uint64(p[i:])); offset != 0 {
 				l.tables, l.offsets = append(l.tables, int32(at/8)+int32(i/8)), append(l.offsets, offset)
 			}
 		}
@@ -169,7 +169,7 @@ func (c *Chain) Size() int64 { return c.layers[0].h.VirtualSize }
 func (c *Chain) ClusterSize() int64 { return c.cluster }
 
 // covers is how much of the disk one L2 table describes, in bytes.
-func (c *Chain) covers() int64 { return c.cluster / 8 * c.cluster }
+func (c *Chain) covers() int64 { return c.layers[0].h.TableCovers() }
 
 // Windows is the number of windows that the disk has.
 func (c *Chain) Windows() int64 { return (c.Size() + c.covers() - 1) / c.covers() }
@@ -272,6 +272,5 @@ func (w *Window) HasData(k int) bool { return w.cells[k].entry != 0 }
 // if an image holds data for it.
 func (w *Window) HostOffset(k int) int64 {
 	cell := w.cells[k]
-	l := locator{h: w.chain.layers[cell.layer].h}
-	return l.data(cell.entry).Offset
+	return w.chain.layers[cell.layer].h.DataOf(cell.entry).Offset
 }

@@ -115,24 +115,23 @@ func (l *layer) hide(p []byte, offset int64) {
 // within mostPacked bytes of it, at once, and unpacks them.
 func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
 	l := r.chain.layers[first.layer]
-	locate := (&locator{h: l.h}).data
 	if l.h.Compression != compressionZstd {
 		return 0, fmt.Errorf("compression type %d is not zstd", l.h.Compression)
 	}
-	parts := []Range{locate(first.entry)}
-	start, end := parts[0].Offset/pageSize*pageSize, parts[0].end()
+	parts := []Range{l.h.DataOf(first.entry)}
+	start, end := parts[0].Offset/pageSize*pageSize, parts[0].End()
 	for len(parts) < len(offsets) {
 		next, err := r.cell(offsets[len(parts)])
 		if err != nil {
 			return 0, err
 		}
-		part := locate(next.entry)
+		part := l.h.DataOf(next.entry)
 		last := parts[len(parts)-1]
 		if next.layer != first.layer || next.entry&entryCompressed == 0 ||
-			part.Offset < last.Offset || part.Offset > last.end() || part.end() > start+mostPacked {
+			part.Offset < last.Offset || part.Offset > last.End() || part.End() > start+mostPacked {
 			break
 		}
-		parts, end = append(parts, part), max(end, part.end())
+		parts, end = append(parts, part), max(end, part.End())
 	}
 	packed, err := r.readFile(l, start, (end-start+pageSize-1)/pageSize*pageSize)
 	if err != nil {
@@ -142,7 +141,7 @@ func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, 
 	for i, part := range parts {
 		p := buf[int64(i)*cluster : int64(i+1)*cluster]
 		// The length is in sectors, so the last one may reach behind the end of the file.
-		if err := r.unpack(p, packed[min(part.Offset-start, int64(len(packed))):min(part.end()-start, int64(len(packed)))]); err != nil {
+		if err := r.unpack(p, packed[min(part.Offset-start, int64(len(packed))):min(part.End()-start, int64(len(packed)))]); err != nil {
 			return 0, fmt.Errorf("unpack what is at offset %d of the image: %w", part.Offset, err)
 		}
 		l.hide(p, offsets[i])

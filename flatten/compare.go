@@ -24,28 +24,19 @@ import (
 //
 // It takes 1 MiB of memory for each call of Write that runs at the same time.
 type Comparer struct {
-	sink      extent.Sink
-	newReader func() baseReader
+	base *qcow2.Chain
+	sink extent.Sink
 
 	mu   sync.Mutex
-	idle []*lookup // lent to one call at a time
+	idle []*baseReader // lent to one call of Write at a time
 
 	same atomic.Int64
 }
 
-// lookup reads the base for one call at a time.
-type lookup struct {
-	base baseReader
-	buf  []byte // page-aligned; nil until the first Write
-}
-
-// baseReader is what *qcow2.ChainReader has.
-type baseReader interface {
-	// Read fills buf with the clusters at offsets, zeros behind the end.
-	Read(buf []byte, offsets []int64) error
-	// NextData finds the first run of clusters with data between two offsets;
-	// from is end where there are none.
-	NextData(offset, end int64) (from, to int64, err error)
+// baseReader reads the base for one call of Write at a time.
+type baseReader struct {
+	*qcow2.ChainReader
+	buf []byte // page-aligned
 }
 
 // Compare puts a Comparer in front of sink, whose clusters have the base's size.
@@ -54,7 +45,7 @@ func Compare(base *qcow2.Chain, sink extent.Sink) (*Comparer, error) {
 	if err := sameClusters(base, sink); err != nil {
 		return nil, baseError(err)
 	}
-	return &Comparer{sink: sink, newReader: func() baseReader { return base.NewReader() }}, nil
+	return &Comparer{base: base, sink: sink}, nil
 }
 
 // Same is how many bytes of data were given to Write so far and not passed on.
@@ -67,10 +58,10 @@ func (c *Comparer) ClusterSize() int { return c.sink.ClusterSize() }
 // one write, so that nothing is moved; data stays page-aligned, as clusters of
 // images are no smaller than a page.
 func (c *Comparer) Write(offsets []int64, data []byte) error {
-	l := c.take()
-	defer c.put(l)
-	base := l.buffer(len(data))
-	if err := l.base.Read(base, offsets); err != nil {
+	r := c.take()
+	defer c.put(r)
+	base := r.buffer(len(data))
+	if err := r.Read(base, offsets); err != nil {
 		return baseError(err)
 	}
 	cluster := c.ClusterSize()
@@ -96,21 +87,38 @@ func (c *Comparer) pass(offsets []int64, data []byte) error {
 	return c.sink.Write(offsets, data)
 }
 
-// Zero passes on the clusters of the range in which the base has something.
+// Zero passes on the clusters of the range in which the base has data.
 func (c *Comparer) Zero(offset, length int64) error {
-	l := c.take()
-	defer c.put(l)
 	end := offset + length
-	for pos := offset; pos < end; {
-		from, to, err := l.base.NextData(pos, end)
+	for offset < min(end, c.base.Size()) {
+		i := offset / c.base.WindowSize()
+		w, err := c.base.Window(i)
 		if err != nil {
 			return baseError(err)
 		}
-		if from >= end {
-			return nil
+		next := min((i+1)*c.base.WindowSize(), end)
+		if w != nil {
+			if err := c.zeroIn(w, offset, next); err != nil {
+				return err
+			}
 		}
-		pos = min(to, end) // what is not a whole cluster is the end of the disk
-		if err := c.sink.Zero(from, pos-from); err != nil {
+		offset = next
+	}
+	return nil
+}
+
+// zeroIn passes on zeros between two offsets of a window of the base.
+func (c *Comparer) zeroIn(w *qcow2.Window, offset, end int64) error {
+	cluster := int64(c.ClusterSize())
+	for k := int((offset - w.Offset) / cluster); k < w.Len() && w.At(k) < end; {
+		start := w.At(k)
+		next, state := w.Run(k)
+		k = next
+		if state != qcow2.Data {
+			continue
+		}
+		// What is not a whole cluster is the end of the disk.
+		if err := c.sink.Zero(start, min(w.At(next), end)-start); err != nil {
 			return err
 		}
 	}
@@ -119,30 +127,30 @@ func (c *Comparer) Zero(offset, length int64) error {
 
 // take returns what the caller reads the base with. There are no more than calls
 // run at the same time, so nobody waits for one.
-func (c *Comparer) take() *lookup {
+func (c *Comparer) take() *baseReader {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := len(c.idle)
 	if n == 0 {
-		return &lookup{base: c.newReader()}
+		return &baseReader{ChainReader: c.base.NewReader()}
 	}
-	l := c.idle[n-1]
+	r := c.idle[n-1]
 	c.idle = c.idle[:n-1]
-	return l
+	return r
 }
 
-func (c *Comparer) put(l *lookup) {
+func (c *Comparer) put(r *baseReader) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle = append(c.idle, l)
+	c.idle = append(c.idle, r)
 }
 
 // buffer is memory for n bytes of the base.
-func (l *lookup) buffer(n int) []byte {
-	if len(l.buf) < n {
-		l.buf = directio.Buffer(max(n, batchBytes))
+func (r *baseReader) buffer(n int) []byte {
+	if len(r.buf) < n {
+		r.buf = directio.Buffer(max(n, batchBytes))
 	}
-	return l.buf[:n]
+	return r.buf[:n]
 }
 
 func baseError(err error) error { return fmt.Errorf("compare with the base: %w", err) }

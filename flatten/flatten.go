@@ -22,9 +22,7 @@ const (
 	workers = 4
 )
 
-// copier copies what the images of a chain hold into a sink. Clusters that read
-// as zeros are none of the images' data: those of backups were looked through
-// when they were written.
+// copier is one run of Copy.
 type copier struct {
 	chain   *qcow2.Chain
 	sink    extent.Sink
@@ -33,19 +31,32 @@ type copier struct {
 	bytes   atomic.Int64
 }
 
-// Copy copies what a chain holds into a sink, whose clusters have the chain's
-// size: each cluster that an image has data for once, in the order of the disk
-// but for what is copied side by side. It reads with four readers of 1 MiB each.
-// copied is told the bytes of data that the sink has taken so far, from several
-// goroutines. The first error ends the copy, and so does cancelling ctx; no
-// goroutine is left when Copy returns.
+// Copy copies what the images of a chain say into a sink, whose clusters have the
+// chain's size: data by Write, and zeros that hide what is below by Zero, each
+// cluster once. Of what no image says anything, the sink is told nothing.
+//
+//	base    |aaaa|bbbb|    |cccc|    |
+//	above   |    |xxxx|    |zero|    |
+//	sink    |aaaa|xxxx|    |zero|    |
+//
+// A sink that reads as zeros where nothing was stored may so drop Zero, if the
+// chain begins with its base; one that is chained onto what is below the chain
+// must not. Data that happens to be zeros stays data: images of backups have none.
+//
+// Clusters come in the order of the disk, but for what four readers copy side by
+// side, each in memory of 1 MiB. copied is told the bytes of data that the sink
+// has taken so far, from several goroutines. The first error ends the copy, and so
+// does cancelling ctx; no goroutine is left when Copy returns.
 func Copy(ctx context.Context, chain *qcow2.Chain, sink extent.Sink, copied func(bytes int64)) error {
 	if err := sameClusters(chain, sink); err != nil {
 		return err
 	}
 	c := &copier{chain: chain, sink: sink, copied: copied, batches: make(chan []int64, workers)}
 	group, ctx := panics.WithContext(ctx)
-	group.Go(func() error { return c.plan(ctx) })
+	group.Go(func() error {
+		defer close(c.batches)
+		return c.plan(ctx)
+	})
 	for range workers {
 		group.Go(func() error { return c.run(ctx) })
 	}
@@ -60,29 +71,17 @@ func sameClusters(chain *qcow2.Chain, sink extent.Sink) error {
 	return nil
 }
 
-// plan hands out the clusters with data, in the order of the disk. A batch ends
-// before a cluster that begins a segment of its image, so that what was written
-// by one batch of the backup is read by one.
+// plan looks at the windows in the order of the disk. One that no image says
+// anything of costs nothing.
 func (c *copier) plan(ctx context.Context) error {
-	defer close(c.batches)
 	if err := fault.Point("flatten plan"); err != nil {
 		return err
 	}
-	maxBatch := int(max(1, batchBytes/c.chain.ClusterSize()))
 	var batch []int64
-	send := func() error {
-		if len(batch) == 0 {
-			return nil
-		}
-		select {
-		case c.batches <- batch:
-			batch = nil
-			return nil
-		case <-ctx.Done():
+	for i := range c.chain.Windows() {
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-	}
-	for i := range c.chain.Windows() {
 		w, err := c.chain.Window(i)
 		if err != nil {
 			return err
@@ -90,19 +89,59 @@ func (c *copier) plan(ctx context.Context) error {
 		if w == nil {
 			continue
 		}
-		for k := range w.Len() {
-			if !w.HasData(k) {
-				continue
+		if batch, err = c.planWindow(ctx, w, batch); err != nil {
+			return err
+		}
+	}
+	return c.send(ctx, batch)
+}
+
+// planWindow hands zeros to the sink and clusters with data to the workers, but
+// for a batch that may go on in the next window. A batch ends before a cluster
+// that begins a segment of its image, so that what was written by one batch of
+// the backup is read by one.
+func (c *copier) planWindow(ctx context.Context, w *qcow2.Window, batch []int64) ([]int64, error) {
+	maxBatch := int(max(1, batchBytes/c.chain.ClusterSize()))
+	for k := 0; k < w.Len(); {
+		end, state := w.Run(k)
+		if state == qcow2.Zero {
+			if err := c.zero(w.At(k), min(w.At(end), c.chain.Size())); err != nil {
+				return nil, err
 			}
+		}
+		for ; k < end && state == qcow2.Data; k++ {
 			if len(batch) == maxBatch || w.HostOffset(k)%batchBytes == 0 {
-				if err := send(); err != nil {
-					return err
+				if err := c.send(ctx, batch); err != nil {
+					return nil, err
 				}
+				batch = nil
 			}
 			batch = append(batch, w.At(k))
 		}
+		k = end
 	}
-	return send()
+	return batch, nil
+}
+
+// send hands a batch to the workers.
+func (c *copier) send(ctx context.Context, batch []int64) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	select {
+	case c.batches <- batch:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// zero hands the zeros between two offsets to the sink.
+func (c *copier) zero(offset, end int64) error {
+	if err := c.sink.Zero(offset, end-offset); err != nil {
+		return fmt.Errorf("store %d bytes of zeros at guest offset %d: %w", end-offset, offset, err)
+	}
+	return nil
 }
 
 // run copies batches until there are no more.

@@ -48,7 +48,7 @@ func TailChanged(ctx context.Context, old *qcow2.Chain, disk Disk) (offset int64
 			return 0, false, err
 		}
 		for k := len(clean) - 1; k >= 0; k-- {
-			if clean[k] && w.HasData(k) {
+			if clean[k] && w.State(k) == qcow2.Data {
 				changed, err := differs(ctx, old, disk, w.At(k))
 				return w.At(k), changed, err
 			}

@@ -17,7 +17,7 @@ const mostPacked = 2 << 20
 // the window that it has looked at last.
 type ChainReader struct {
 	chain  *Chain
-	window *Window // nil where nothing of window number holds data
+	window *Window // nil where no image says anything of window number
 	number int64   // -1: none yet
 	packed []byte  // page-aligned
 	zstd   *zstd.Decoder
@@ -32,7 +32,7 @@ func (r *ChainReader) Size() int64 { return r.chain.Size() }
 // cell looks up the cluster at an offset of the disk.
 func (r *ChainReader) cell(offset int64) (cell, error) {
 	c := r.chain
-	i := offset / c.covers()
+	i := offset / c.WindowSize()
 	if offset >= c.Size() {
 		return cell{}, nil
 	}
@@ -43,10 +43,7 @@ func (r *ChainReader) cell(offset int64) (cell, error) {
 		}
 		r.window, r.number = w, i
 	}
-	if r.window == nil {
-		return cell{}, nil
-	}
-	return r.window.cells[(offset-r.window.Offset)/c.cluster], nil
+	return r.window.cell(offset), nil
 }
 
 // Read fills buf with the clusters at offsets, bytes and multiples of the chain's
@@ -177,29 +174,4 @@ func (r *ChainReader) unpack(p, packed []byte) error {
 	}
 	_, err = io.ReadFull(r.zstd, p)
 	return err
-}
-
-// NextData finds the first run of clusters from offset on that some image of the
-// chain holds data for. Both are at cluster boundaries; from is end where there
-// are none before end. to may lie up to a cluster behind end or the disk's end.
-func (r *ChainReader) NextData(offset, end int64) (from, to int64, err error) {
-	cluster := r.chain.cluster
-	from = end
-	for pos := offset; pos < end && pos < r.Size(); {
-		c, err := r.cell(pos)
-		switch {
-		case err != nil:
-			return 0, 0, err
-		case c.entry != 0 && from == end:
-			from = pos
-		case c.entry == 0 && from < end:
-			return from, pos, nil
-		}
-		pos += cluster
-		if r.window == nil {
-			pos = (r.number + 1) * r.chain.covers()
-		}
-		to = pos
-	}
-	return from, to, nil
 }

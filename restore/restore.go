@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -293,7 +294,7 @@ func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copi
 		return 0, err
 	}
 	raw := &rawImage{file: file, size: images.Size(), cluster: images.ClusterSize()}
-	err := flatten(ctx, images, raw, copied)
+	err := flatten.Copy(ctx, images, raw, copied)
 	return raw.data.Load(), err
 }
 
@@ -303,7 +304,7 @@ func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, co
 	if err != nil {
 		return 0, err
 	}
-	if err := flatten(ctx, images, writer, copied); err != nil {
+	if err := flatten.Copy(ctx, images, writer, copied); err != nil {
 		return 0, err
 	}
 	stats, err := writer.Finish(file.Sync)

@@ -1,56 +1,51 @@
-package nbdcopy
+package flatten
 
 import (
 	"bytes"
 	"errors"
+	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/extent/extenttest"
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // unit is the cluster size of these tests.
 const unit = 4096
 
-// memoryBase is a base in memory.
-type memoryBase struct {
-	data []byte
-	read int   // bytes
-	fail error // of every call
-}
+func isZero(p []byte) bool { return len(bytes.TrimLeft(p, "\x00")) == 0 }
 
-func (m *memoryBase) Read(buf []byte, offsets []int64) error {
-	clear(buf)
-	for i, off := range offsets {
-		if off < int64(len(m.data)) {
-			m.read += copy(buf[i*unit:(i+1)*unit], m.data[off:])
-		}
-	}
-	return m.fail
-}
-
-// NextData has clusters with anything but zeros in them for data.
-func (m *memoryBase) NextData(offset, end int64) (from, to int64, err error) {
-	hasData := func(off int64) bool {
-		return off < int64(len(m.data)) && len(bytes.Trim(m.data[off:min(off+unit, int64(len(m.data)))], "\x00")) > 0
-	}
-	for from = offset; from < end && !hasData(from); from += unit {
-	}
-	for to = from; to < end && hasData(to); to += unit {
-	}
-	return min(from, end), to, m.fail
-}
-
-// compared is a comparer of small clusters in front of a recorder that holds
-// what an image chained onto the base shows at first.
-func compared(t *testing.T, base *memoryBase, size int) (*comparer, *extenttest.Recorder) {
+// baseOf makes an image that holds a disk, without the clusters that are zeros.
+func baseOf(t *testing.T, disk []byte) *os.File {
 	t.Helper()
+	size := int64(len(disk))
+	path := filepath.Join(t.TempDir(), "base")
+	write(t, path, qcow2.Options{VirtualSize: size, ClusterSize: unit}, func(w *qcow2.Writer) { feed(t, w, disk) })
+	f, err := os.Open(path)
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// compared is a Comparer in front of a recorder that holds what an image chained
+// onto the base shows at first.
+func compared(t *testing.T, base []byte, size int) (*Comparer, *extenttest.Recorder) {
+	t.Helper()
+	chain, err := qcow2.OpenChain([]io.ReaderAt{baseOf(t, base)})
+	must(t, err)
 	sink := &extenttest.Recorder{Cluster: unit, Size: int64(size), Bytes: make([]byte, size)}
-	copy(sink.Bytes, base.data)
-	c := &comparer{sink: sink, readers: make(chan *baseReader, 1)}
-	c.readers <- &baseReader{base: base, buf: make([]byte, 1<<17)}
+	copy(sink.Bytes, base)
+	c, err := Compare(chain, sink)
+	must(t, err)
 	return c, sink
 }
 
@@ -72,7 +67,7 @@ func diskOf(text string, size int) []byte {
 func feed(t *testing.T, sink extent.Sink, disk []byte) {
 	t.Helper()
 	cluster := sink.ClusterSize()
-	data := <-testPool(t, 1, (len(disk)/cluster+1)*cluster).free
+	data := directio.Buffer((len(disk)/cluster + 1) * cluster)
 	clear(data[copy(data, disk):])
 	for off := 0; off < len(disk); {
 		end := off
@@ -120,18 +115,18 @@ func TestComparer(t *testing.T) {
 		{"grown, zeros across the old end", "abcd", "ab....", 0, 0, []extent.Extent{extenttest.Zero(2*s, 2*s)}, 2 * s},
 		{"shrunk", "abcdef", "abxd", 0, 0, []extent.Extent{extenttest.Data(2*s, s)}, 3 * s},
 		{"shrunk, zeros at the new end", "abcdef", "ab..", 0, 0, []extent.Extent{extenttest.Zero(2*s, 2*s)}, 2 * s},
-		{"odd end, the same", "abc", "abc", 100, 100, nil, 3 * s},
-		{"odd end, another", "abc", "abx", 100, 100, []extent.Extent{extenttest.Data(2*s, s-100)}, 2 * s},
-		{"odd end, zeros", "abc", "ab.", 100, 100, []extent.Extent{extenttest.Zero(2*s, s-100)}, 2 * s},
-		{"grown within the last cluster, zeros", "abc", "ab.", 300, 100, []extent.Extent{extenttest.Zero(2*s, s-100)}, 2 * s},
-		{"grown within the last cluster, data", "abc", "abc", 300, 100, []extent.Extent{extenttest.Data(2*s, s-100)}, 2 * s},
-		{"shrunk within the last cluster", "abc", "abc", 100, 300, []extent.Extent{extenttest.Data(2*s, s-300)}, 2 * s},
+		{"odd end, the same", "abc", "abc", 512, 512, nil, 3 * s},
+		{"odd end, another", "abc", "abx", 512, 512, []extent.Extent{extenttest.Data(2*s, s-512)}, 2 * s},
+		{"odd end, zeros", "abc", "ab.", 512, 512, []extent.Extent{extenttest.Zero(2*s, s-512)}, 2 * s},
+		{"grown within the last cluster, zeros", "abc", "ab.", 1536, 512, []extent.Extent{extenttest.Zero(2*s, s-512)}, 2 * s},
+		{"grown within the last cluster, data", "abc", "abc", 1536, 512, []extent.Extent{extenttest.Data(2*s, s-512)}, 2 * s},
+		{"shrunk within the last cluster", "abc", "abc", 512, 1536, []extent.Extent{extenttest.Data(2*s, s-1536)}, 2 * s},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			base := diskOf(tt.base, len(tt.base)*s-tt.cutBase)
 			disk := diskOf(tt.disk, len(tt.disk)*s-tt.cutDisk)
-			c, sink := compared(t, &memoryBase{data: base}, len(disk))
+			c, sink := compared(t, base, len(disk))
 			feed(t, c, disk)
 			if got := sink.Extents(t); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
@@ -139,7 +134,7 @@ func TestComparer(t *testing.T) {
 			if !bytes.Equal(sink.Bytes, disk) {
 				t.Error("the image shows something else than the disk")
 			}
-			if got := c.same.Load(); got != tt.same {
+			if got := c.Same(); got != tt.same {
 				t.Errorf("%d bytes the same, want %d", got, tt.same)
 			}
 		})
@@ -162,13 +157,13 @@ func TestComparerRandom(t *testing.T) {
 			}
 			return p
 		}
-		base := random(rnd.IntN(100_000))
-		disk := random(1 + rnd.IntN(100_000))
+		base := random(512 * rnd.IntN(200))
+		disk := random(512 * (1 + rnd.IntN(200)))
 		for range rnd.IntN(10) { // often the same for a while
 			off := rnd.IntN(len(disk))
 			copy(disk[off:min(off+30_000, len(disk))], base[min(off, len(base)):])
 		}
-		c, sink := compared(t, &memoryBase{data: base}, len(disk))
+		c, sink := compared(t, base, len(disk))
 		feed(t, c, disk)
 		if !bytes.Equal(sink.Bytes, disk) {
 			t.Fatalf("seed %d: the image shows something else than the disk", seed)
@@ -187,15 +182,19 @@ func TestComparerRandom(t *testing.T) {
 	}
 }
 
-// Zeros cost a look at the tables of the base, not a read.
+// Zeros cost a look at the table of the base, not a read.
 func TestComparerReadsNoZeros(t *testing.T) {
-	base := &memoryBase{data: make([]byte, 1<<16)}
-	c, sink := compared(t, base, 1<<17)
-	if err := c.Zero(0, 1<<17); err != nil {
-		t.Fatal(err)
-	}
-	if base.read != 0 || len(sink.Extents(t)) != 0 {
-		t.Errorf("%d bytes read, stored %v", base.read, sink.Extents(t))
+	var reads atomic.Int64
+	base := countedFile{baseOf(t, diskOf("abc.......", 10*unit)), &reads}
+	chain, err := qcow2.OpenChain([]io.ReaderAt{base})
+	must(t, err)
+	sink := &extenttest.Recorder{Cluster: unit, Size: 1 << 30}
+	c, err := Compare(chain, sink)
+	must(t, err)
+	reads.Store(0)
+	must(t, c.Zero(0, 1<<30))
+	if got := sink.Extents(t); reads.Load() != 1 || !reflect.DeepEqual(got, []extent.Extent{extenttest.Zero(0, 3*unit)}) {
+		t.Errorf("%d reads, stored %v", reads.Load(), got)
 	}
 }
 
@@ -204,25 +203,54 @@ func TestComparerErrors(t *testing.T) {
 	disk := diskOf("ax", 2*unit)
 	for name, tt := range map[string]struct {
 		base, sink error
-		call       func(*comparer) error
+		call       func(*Comparer) error
 	}{
-		"read":          {boom, nil, func(c *comparer) error { return c.Write([]int64{0, unit}, disk) }},
-		"tables":        {boom, nil, func(c *comparer) error { return c.Zero(0, 2*unit) }},
-		"sink, between": {nil, boom, func(c *comparer) error { return c.Write([]int64{unit, 0}, diskOf("xa", 2*unit)) }},
-		"sink, last":    {nil, boom, func(c *comparer) error { return c.Write([]int64{0, unit}, disk) }},
-		"sink, zeros":   {nil, boom, func(c *comparer) error { return c.Zero(0, 2*unit) }},
+		"read":          {boom, nil, func(c *Comparer) error { return c.Write([]int64{0, unit}, disk) }},
+		"tables":        {boom, nil, func(c *Comparer) error { return c.Zero(0, 2*unit) }},
+		"sink, between": {nil, boom, func(c *Comparer) error { return c.Write([]int64{unit, 0}, diskOf("xa", 2*unit)) }},
+		"sink, last":    {nil, boom, func(c *Comparer) error { return c.Write([]int64{0, unit}, disk) }},
+		"sink, zeros":   {nil, boom, func(c *Comparer) error { return c.Zero(0, 2*unit) }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, sink := compared(t, &memoryBase{data: diskOf("ab", 2*unit), fail: tt.base}, 2*unit)
-			if tt.sink != nil {
-				sink.Fail = func(string, int64) error { return tt.sink }
+			base := &brokenFile{ReaderAt: baseOf(t, diskOf("ab", 2*unit))}
+			chain, err := qcow2.OpenChain([]io.ReaderAt{base})
+			must(t, err)
+			if tt.base != nil {
+				base.err.Store(&tt.base)
 			}
-			if err := tt.call(c); !errors.Is(err, boom) {
+			sink := &extenttest.Recorder{Cluster: unit, Size: 2 * unit, Fail: func(string, int64) error { return tt.sink }}
+			c, err := Compare(chain, sink)
+			must(t, err)
+			if err := tt.call(c); !errors.Is(err, boom) || tt.base != nil && !strings.Contains(err.Error(), "compare with the base: ") {
 				t.Errorf("got %v", err)
 			}
-			if len(c.readers) != 1 {
-				t.Error("the reader has not come back")
+			if len(c.idle) > 1 {
+				t.Errorf("%d readers for one call at a time", len(c.idle))
 			}
 		})
+	}
+}
+
+// Calls side by side get the same answers, each with a reader of its own.
+func TestComparerSideBySide(t *testing.T) {
+	base, disk := diskOf("abcdefgh", 8*unit), diskOf("axcxe.g.", 8*unit)
+	c, sink := compared(t, base, len(disk))
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			off := int64(i * unit)
+			data := directio.Buffer(unit)
+			copy(data, disk[off:])
+			if err := c.Write([]int64{off}, data); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	if !bytes.Equal(sink.Bytes, disk) || c.Same() != 4*unit {
+		t.Errorf("%d bytes the same; the sink shows %q", c.Same(), sink.Bytes)
+	}
+	if len(c.idle) == 0 || len(c.idle) > 8 {
+		t.Errorf("%d readers", len(c.idle))
 	}
 }

@@ -1,4 +1,4 @@
-package qcow2
+package locate
 
 import (
 	"encoding/json"
@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // mapped is an extent as qemu-img map prints it. Compressed ones have no offset.
@@ -26,7 +28,7 @@ func qemu(t *testing.T, name string, args ...string) []byte {
 	return out
 }
 
-// For every cluster of an image, Locate names the ranges of the disk that
+// For every cluster of an image, Disk names the ranges of the disk that
 // qemu-img map finds there; and every table stands for what is found through it.
 func TestLocateAgreesWithQemuImg(t *testing.T) {
 	for _, options := range []string{"cluster_size=65536", "cluster_size=4096", "cluster_size=2097152", "cluster_size=65536,extended_l2=on"} {
@@ -48,7 +50,7 @@ func checkLocate(t *testing.T, image string, size int64) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	h, err := ReadHeader(f)
+	h, err := qcow2.ReadHeader(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +65,7 @@ func checkLocate(t *testing.T, image string, size int64) {
 	cs := int64(h.ClusterSize)
 	tables := map[int64]bool{}
 	for at := cs; at < info.Size(); at += cs {
-		disk, ok, err := Locate(f, h, []Range{{at, cs}})
+		disk, ok, err := Disk(f, h, []qcow2.Range{{Offset: at, Length: cs}})
 		if err != nil || !ok {
 			t.Fatalf("cluster at %d: %v, %v", at, ok, err)
 		}
@@ -74,11 +76,11 @@ func checkLocate(t *testing.T, image string, size int64) {
 			}
 		}
 		switch got := disk[0]; {
-		case want >= 0 && (len(got) != 1 || got[0] != Range{want, min(cs, size-want)}):
+		case want >= 0 && (len(got) != 1 || got[0] != qcow2.Range{Offset: want, Length: min(cs, size-want)}):
 			t.Errorf("cluster at %d: got %v, want %d", at, got, want)
 		case want < 0:
 			for _, g := range got {
-				for c := g.Offset; c < g.end(); c += cs {
+				for c := g.Offset; c < g.End(); c += cs {
 					tables[c] = true
 				}
 			}
@@ -89,10 +91,10 @@ func checkLocate(t *testing.T, image string, size int64) {
 			t.Errorf("no table leads to offset %d of the disk", e.Start)
 		}
 	}
-	if _, ok, err := Locate(f, h, []Range{{0, 1}, {cs, 1}}); ok || err != nil {
+	if _, ok, err := Disk(f, h, []qcow2.Range{{Offset: 0, Length: 1}, {Offset: cs, Length: 1}}); ok || err != nil {
 		t.Errorf("damage of the header: %v, %v", ok, err)
 	}
-	if _, _, err := Locate(strings.NewReader("short"), h, []Range{{cs * 1000, 1}}); err == nil {
+	if _, _, err := Disk(strings.NewReader("short"), h, []qcow2.Range{{Offset: cs * 1000, Length: 1}}); err == nil {
 		t.Error("a file without tables: no error")
 	}
 }
@@ -115,7 +117,7 @@ func TestLocateCompressed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	h, err := ReadHeader(f)
+	h, err := qcow2.ReadHeader(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,9 +126,9 @@ func TestLocateCompressed(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A flipped byte of compressed data spoils no other part of the disk than
-	// what Locate names; the judge is qemu-img compare.
+	// what Disk names; the judge is qemu-img compare.
 	for at := int64(h.ClusterSize); at < info.Size(); at += info.Size()/40 + 1 {
-		disk, ok, err := Locate(f, h, []Range{{at, 1}})
+		disk, ok, err := Disk(f, h, []qcow2.Range{{Offset: at, Length: 1}})
 		if err != nil || !ok {
 			t.Fatalf("at %d: %v, %v", at, ok, err)
 		}
@@ -134,7 +136,7 @@ func TestLocateCompressed(t *testing.T) {
 	}
 }
 
-func wantSpoiled(t *testing.T, image, raw string, at int64, disk []Range) {
+func wantSpoiled(t *testing.T, image, raw string, at int64, disk []qcow2.Range) {
 	t.Helper()
 	spoiled := filepath.Join(filepath.Dir(image), "spoiled.qcow2")
 	data := readFile(t, image)
@@ -156,10 +158,19 @@ func wantSpoiled(t *testing.T, image, raw string, at int64, disk []Range) {
 		}
 		inside := false
 		for _, r := range disk {
-			inside = inside || int64(i) >= r.Offset && int64(i) < r.end()
+			inside = inside || int64(i) >= r.Offset && int64(i) < r.End()
 		}
 		if !inside {
-			t.Fatalf("flipping byte %d spoils byte %d of the disk, Locate names %v", at, i, disk)
+			t.Fatalf("flipping byte %d spoils byte %d of the disk, Disk names %v", at, i, disk)
 		}
 	}
+}
+
+func readFile(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
 }

@@ -4,6 +4,7 @@ package limit
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -25,16 +26,15 @@ const burst = 1 << 20
 type Limits struct {
 	disks *semaphore.Weighted
 	bytes *rate.Limiter // nil: no limit
+	first sync.Once     // of WaitN
 }
 
 // New returns limits of [DisksAtOnce] disks and of so many bytes a second; 0 is no limit
-// of the rate. The first buffer waits, too: for nothing, it would be a tenth more than the
-// rate in the first ten seconds of 1 MiB/s.
+// of the rate.
 func New(bytesPerSecond int64) *Limits {
 	l := &Limits{disks: semaphore.NewWeighted(DisksAtOnce)}
 	if bytesPerSecond > 0 {
 		l.bytes = rate.NewLimiter(rate.Limit(bytesPerSecond), burst)
-		l.bytes.AllowN(time.Now(), burst)
 	}
 	return l
 }
@@ -60,11 +60,14 @@ func (l *Limits) EachDisk(ctx context.Context, n int, do func(ctx context.Contex
 	return context.Cause(ctx)
 }
 
-// WaitN waits until n more bytes may be read, or ctx is cancelled.
+// WaitN waits until n more bytes may be read, or ctx is cancelled. The first bytes wait,
+// too: a buffer for nothing would be a tenth more than the rate in the first ten seconds
+// of 1 MiB/s. The bucket fills while nothing is read, so it is emptied only then.
 func (l *Limits) WaitN(ctx context.Context, n int) error {
 	if l == nil || l.bytes == nil {
 		return nil
 	}
+	l.first.Do(func() { l.bytes.AllowN(time.Now(), burst) })
 	for ; n > burst; n -= burst {
 		if err := l.bytes.WaitN(ctx, burst); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
 // newApp is the command line. Output for people or programs goes to stdout, log
@@ -60,7 +61,7 @@ func globalFlags() []cli.Flag {
 		boolFlag("json", "standard output is JSON only"),
 		boolFlag("quiet", "say nothing but warnings and errors: no report, no table, no progress; list prints names alone"),
 		boolFlag("verbose", "say every step"),
-		&cli.StringFlag{Name: "progress", Usage: "`WHEN` to draw progress bars: auto (on a terminal), always, never", Value: barsAuto},
+		&cli.StringFlag{Name: "progress", Usage: "`WHEN` to draw progress bars: auto (on a terminal), always, never", Value: terminal.BarsAuto},
 	}
 }
 
@@ -70,7 +71,7 @@ func boolFlag(name, usage string) cli.Flag {
 }
 
 func checkGlobals(c *cli.Context) error {
-	if p := c.String("progress"); !slices.Contains([]string{barsAuto, barsAlways, barsNever}, p) {
+	if p := c.String("progress"); !slices.Contains([]string{terminal.BarsAuto, terminal.BarsAlways, terminal.BarsNever}, p) {
 		return &usageError{fmt.Sprintf("--progress is auto, always or never, not %q", p), "virtbackup --help"}
 	}
 	if c.String("repo") == "" {
@@ -142,7 +143,7 @@ func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	case c.Bool("verbose"):
 		level = slog.LevelDebug
 	}
-	return slog.New(&lineHandler{w: w, level: level})
+	return terminal.NewLogger(w, level)
 }
 
 // reportLogger is for commands whose report says at the end what was done: warnings, and
@@ -151,7 +152,7 @@ func reportLogger(c *cli.Context) *slog.Logger {
 	if c.Bool("verbose") {
 		return logger(c, c.App.ErrWriter)
 	}
-	return slog.New(&lineHandler{w: c.App.ErrWriter, level: slog.LevelWarn})
+	return terminal.NewLogger(c.App.ErrWriter, slog.LevelWarn)
 }
 
 // join keeps the error of a command and adds that of closing what it opened.

@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -184,9 +185,9 @@ func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error)
 }
 
 func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, domain string) (_ backup.Result, err error) {
-	show := newProgress(c)
-	defer func() { show.close(err == nil) }()
-	request.Domain, request.Log, request.Progress = domain, logger(c, show), show.update
+	show := newProgress(c, "copied")
+	defer func() { show.Close(err == nil) }()
+	request.Domain, request.Log, request.Progress = domain, logger(c, show), show.Update
 	return backup.Run(c.Context, conn, c.String("repo"), request)
 }
 
@@ -205,7 +206,7 @@ func printBackup(w io.Writer, r backup.Result) error {
 	}
 	_, image := sums(m)
 	if _, err := fmt.Fprintf(w, "%s: %s%s of domain %s, %s consistent, %s in %s\n",
-		m.ID, m.Kind, since, m.Domain, m.Consistency, size(image), seconds(r.Seconds)); err != nil {
+		m.ID, m.Kind, since, m.Domain, m.Consistency, terminal.Size(image), seconds(r.Seconds)); err != nil {
 		return err
 	}
 	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says that

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -153,12 +154,12 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 		return err
 	}
 	// Sizes go before owners: checkpoint size has them.
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "OWNER"}, {name: "POINT", spare: 3}, {name: "CREATED", spare: 2},
-		{name: "DISKS", note: true}, {name: atMost, right: true, spare: 1}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "OWNER"}, {Name: "POINT", Spare: 3}, {Name: "CREATED", Spare: 2},
+		{Name: "DISKS", Note: true}, {Name: atMost, Right: true, Spare: 1}}}
 	for _, r := range checkpointRows(all) {
-		g.add(r.Name, r.Owner, orNone(r.Point), repository.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
+		g.Add(r.Name, r.Owner, orNone(r.Point), repository.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
 	}
-	return g.print(w, "")
+	return g.Print(w, "")
 }
 
 // atMost is the column of what an inc would copy: zeros are dirty, and not copied.
@@ -197,12 +198,12 @@ func totalSize(r checkpointRow) string {
 		}
 		total += n
 	}
-	return size(total)
+	return terminal.Size(total)
 }
 
 // printSizes prints a table, or, where it shall be quiet, lines of the full name, the disk and bytes.
 func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "DISK"}, {name: atMost, right: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "DISK"}, {Name: atMost, Right: true}}}
 	for _, ckpt := range all {
 		for _, d := range ckpt.Disks {
 			text := "unknown"
@@ -214,13 +215,13 @@ func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
 					return err
 				}
 			case d.Size >= 0:
-				text = size(d.Size)
+				text = terminal.Size(d.Size)
 			}
-			g.add(ckpt.Label(), d.Target, text)
+			g.Add(ckpt.Label(), d.Target, text)
 		}
 	}
 	if quiet {
 		return nil
 	}
-	return g.print(w, "")
+	return g.Print(w, "")
 }

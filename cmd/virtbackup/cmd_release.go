@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -110,14 +111,14 @@ func releaseForeign(c *cli.Context) (err error) {
 
 // printForeign prints a table, or, where it shall be quiet, names alone.
 func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "CREATED", spare: 1}, {name: "REPOSITORY", note: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "CREATED", Spare: 1}, {Name: "REPOSITORY", Note: true}}}
 	for _, f := range r.Foreign {
 		if quiet {
 			if _, err := fmt.Fprintln(w, f.Name); err != nil {
 				return err
 			}
 		}
-		g.add(f.Name, repository.TimeText(f.Created), f.Repository)
+		g.Add(f.Name, repository.TimeText(f.Created), f.Repository)
 	}
 	switch {
 	case quiet:
@@ -126,7 +127,7 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 		_, err := fmt.Fprintf(w, "domain %s: no checkpoints of other repositories\n", r.Domain)
 		return err
 	}
-	if err := g.print(w, ""); err != nil {
+	if err := g.Print(w, ""); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", repository.ShellWord(r.Domain))

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
@@ -39,12 +40,12 @@ func restoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	show := newProgress(c)
+	show := newProgress(c, "copied")
 	result, err := restore.Run(c.Context, repo, restore.Request{
 		Domain: domain, At: at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
-		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.update,
+		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.Update,
 	})
-	show.close(err == nil)
+	show.Close(err == nil)
 	if err != nil {
 		return err
 	}
@@ -75,7 +76,7 @@ func printRestore(w io.Writer, r restore.Result) error {
 	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, repository.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
 		return err
 	}
-	if err := restoredGrid(r).print(w, "  "); err != nil {
+	if err := restoredGrid(r).Print(w, "  "); err != nil {
 		return err
 	}
 	if r.XML == "" {
@@ -85,10 +86,10 @@ func printRestore(w io.Writer, r restore.Result) error {
 	return err
 }
 
-func restoredGrid(r restore.Result) *grid {
-	g := &grid{columns: []column{{name: "DISK"}, {name: "SIZE", right: true, spare: 2}, {name: "DATA", right: true, spare: 1}, {name: "IMAGE"}}}
+func restoredGrid(r restore.Result) *terminal.Grid {
+	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true, Spare: 2}, {Name: "DATA", Right: true, Spare: 1}, {Name: "IMAGE"}}}
 	for _, d := range r.Disks {
-		g.add(d.Target, size(d.VirtualSize), size(d.DataBytes), filepath.Base(d.Image))
+		g.Add(d.Target, terminal.Size(d.VirtualSize), terminal.Size(d.DataBytes), filepath.Base(d.Image))
 	}
 	return g
 }

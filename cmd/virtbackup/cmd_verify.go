@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/verify"
 )
@@ -42,10 +43,9 @@ func verifyAction(c *cli.Context) error {
 		}
 		at = m.ID
 	}
-	show := newProgress(c)
-	show.done = "checked"
-	report, err := verify.Run(c.Context, repo, verify.Request{Domain: domain, Point: at, Log: logger(c, show), Progress: show.update})
-	show.close(err == nil)
+	show := newProgress(c, "checked")
+	report, err := verify.Run(c.Context, repo, verify.Request{Domain: domain, Point: at, Log: logger(c, show), Progress: show.Update})
+	show.Close(err == nil)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func printVerification(w io.Writer, r verify.Report, quiet bool) error {
 	if len(r.Domains) == 0 {
 		none = "no points yet\n"
 	}
-	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, size(r.Bytes), seconds(r.Seconds))
+	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, terminal.Size(r.Bytes), seconds(r.Seconds))
 	return err
 }
 
@@ -147,7 +147,7 @@ func printVerified(w io.Writer, d verify.DomainReport) error {
 	if _, err := fmt.Fprintln(w, d.Domain); err != nil {
 		return err
 	}
-	g := grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "TIME", spare: 2}, {name: "FILES"}, {name: "RESTORES", note: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "TIME", Spare: 2}, {Name: "FILES"}, {Name: "RESTORES", Note: true}}}
 	others := 0
 	for _, p := range d.Points {
 		if p.Status == verify.NotChecked {
@@ -158,9 +158,9 @@ func printVerified(w io.Writer, d verify.DomainReport) error {
 		if !p.Time.IsZero() {
 			at = repository.TimeText(p.Time)
 		}
-		g.add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
+		g.Add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
 	}
-	if err := g.print(w, "  "); err != nil {
+	if err := g.Print(w, "  "); err != nil {
 		return err
 	}
 	last := ""

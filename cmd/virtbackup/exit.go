@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
@@ -68,7 +69,7 @@ func isBug(err error) bool {
 
 // readerGone tells whether what reads standard output has gone, as head does.
 func readerGone(err error) bool {
-	var output *outputError
+	var output *terminal.OutputError
 	return errors.As(err, &output) && errors.Is(output, syscall.EPIPE)
 }
 
@@ -124,9 +125,9 @@ func report(w io.Writer, err error) int {
 	if code == exitDone || code == exitWarning || code == exitSignal+int(syscall.SIGPIPE) {
 		return code
 	}
-	fmt.Fprintf(w, "error: %s\n", plain(err.Error()))
+	fmt.Fprintf(w, "error: %s\n", terminal.Plain(err.Error()))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", plain(hint))
+		fmt.Fprintf(w, "hint: %s\n", terminal.Plain(hint))
 	}
 	var bug *panics.Error
 	if errors.As(err, &bug) {

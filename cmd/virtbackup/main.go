@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
 func main() {
@@ -27,7 +28,7 @@ func main() {
 
 // run is the program: from a command line to an exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	out := newScreen(stdout)
+	out := terminal.NewScreen(stdout)
 	before := panics.Last()
 	err := panics.Catch(func() error {
 		app := newApp(out, stderr)
@@ -41,7 +42,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		err = withPanic(err, p)
 	}
 	code = report(stderr, err)
-	if code != exitDone && code != exitWarning && !out.used && wantsJSON(args) {
+	if code != exitDone && code != exitWarning && !out.Used() && wantsJSON(args) {
 		_ = printJSON(out, failed(err)) // stderr has it, too
 	}
 	return code

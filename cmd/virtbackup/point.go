@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -97,16 +98,16 @@ func leftOut(d repository.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d
 // printDisks prints a table. Notes that the parent has, too, are no news; a zero parent
 // has none.
 func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error {
-	g := grid{columns: []column{{name: "DISK"}, {name: "KIND", spare: 1}, {name: "SIZE", right: true, spare: 3}, {name: "DATA", right: true},
-		{name: "ZEROS", right: true, spare: 4}, {name: "IMAGE", right: true}, {name: "PARENT", spare: 2}, {name: "SOURCE", spare: 5}, {name: "NOTE", note: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "KIND", Spare: 1}, {Name: "SIZE", Right: true, Spare: 3}, {Name: "DATA", Right: true},
+		{Name: "ZEROS", Right: true, Spare: 4}, {Name: "IMAGE", Right: true}, {Name: "PARENT", Spare: 2}, {Name: "SOURCE", Spare: 5}, {Name: "NOTE", Note: true}}}
 	for _, d := range m.Disks {
 		note := diskNote(d)
 		if before, ok := parent.Disk(d.Target); ok && diskNote(before) == note {
 			note = ""
 		}
-		g.add(d.Target, d.Kind, size(d.VirtualSize), size(d.DataBytes), size(d.ZeroBytes), size(d.ImageBytes), d.Parent, d.Source, note)
+		g.Add(d.Target, d.Kind, terminal.Size(d.VirtualSize), terminal.Size(d.DataBytes), terminal.Size(d.ZeroBytes), terminal.Size(d.ImageBytes), d.Parent, d.Source, note)
 	}
-	return g.print(w, indent)
+	return g.Print(w, indent)
 }
 
 // diskNote is what a reader of a point should know of one of its disks.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -54,7 +55,7 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 			}
 			continue
 		}
-		if err := listGrid(nodes, domain, known).print(w, "  "); err != nil {
+		if err := listGrid(nodes, domain, known).Print(w, "  "); err != nil {
 			return err
 		}
 	}
@@ -62,17 +63,17 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 }
 
 // listGrid has a line for each point.
-func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *grid {
-	g := &grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "PARENT", spare: 6}, {name: "TIME"}, {name: "DISKS", spare: 5},
-		{name: "DATA", right: true, spare: 7}, {name: "IMAGE", right: true, spare: 2}, {name: "CONSISTENCY", spare: 8}, {name: "CHECKPOINT", spare: 4},
-		{name: "VERIFIED", spare: 3}, {name: "NOTE", note: true}}}
+func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *terminal.Grid {
+	g := &terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "PARENT", Spare: 6}, {Name: "TIME"}, {Name: "DISKS", Spare: 5},
+		{Name: "DATA", Right: true, Spare: 7}, {Name: "IMAGE", Right: true, Spare: 2}, {Name: "CONSISTENCY", Spare: 8}, {Name: "CHECKPOINT", Spare: 4},
+		{Name: "VERIFIED", Spare: 3}, {Name: "NOTE", Note: true}}}
 	for _, n := range nodes {
 		m, p := n.point, known[[2]string{domain, n.point.ID}]
 		data, image := sums(m)
-		g.add(n.branch+m.ID, m.Kind, m.Parent, repository.TimeText(m.Time), targets(m), size(data), size(image), m.Consistency,
+		g.Add(n.branch+m.ID, m.Kind, m.Parent, repository.TimeText(m.Time), targets(m), terminal.Size(data), terminal.Size(image), m.Consistency,
 			p.checkpoint(), p.verified(), p.remark(known[[2]string{domain, m.Parent}].Manifest))
 		if p.Verified != nil && !p.Verified.Sound {
-			g.columns[9].spare = 0 // that it is damaged is always shown
+			g.Columns[9].Spare = 0 // that it is damaged is always shown
 		}
 	}
 	return g

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"bytes"
@@ -31,13 +31,13 @@ func TestProgressLine(t *testing.T) {
 func TestProgressBars(t *testing.T) {
 	for _, done := range []bool{true, false} {
 		var b bytes.Buffer
-		p := startProgress(&b, barsAlways)
-		p.update("vda", 1<<20, 4<<20)
+		p := StartProgress(&b, BarsAlways, "copied")
+		p.Update("vda", 1<<20, 4<<20)
 		if _, err := p.Write([]byte("a line of the log\n")); err != nil {
 			t.Fatal(err)
 		}
-		p.close(done)
-		p.close(false)
+		p.Close(done)
+		p.Close(false)
 		if got := b.String(); !strings.Contains(got, "vda") || !strings.Contains(got, "a line of the log\n") {
 			t.Errorf("done %v: %q", done, got)
 		}
@@ -76,13 +76,13 @@ func TestBarTexts(t *testing.T) {
 
 func TestProgressInALog(t *testing.T) {
 	var b bytes.Buffer
-	p := startProgress(&b, barsAuto)
-	p.update("vda", 1<<20, 4<<20)
+	p := StartProgress(&b, BarsAuto, "copied")
+	p.Update("vda", 1<<20, 4<<20)
 	p.disks["vda"].said = p.disks["vda"].said.Add(-lineInterval)
-	p.update("vda", 2<<20, 4<<20)
-	p.update("vda", 3<<20, 4<<20)
-	p.update("vda", 1<<20, 4<<20) // late
-	p.close(true)
+	p.Update("vda", 2<<20, 4<<20)
+	p.Update("vda", 3<<20, 4<<20)
+	p.Update("vda", 1<<20, 4<<20) // late
+	p.Close(true)
 	if got := b.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "vda: 2.0 MiB of about 4.0 MiB copied") {
 		t.Errorf("got %q, want one line", got)
 	}

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/sys/unix"
@@ -17,10 +16,10 @@ import (
 // lineInterval is how often a log gets a line about a disk that is being copied.
 const lineInterval = 30 * time.Second
 
-// progress shows how the disks get on: as bars on a terminal, as a line now and
+// Progress shows how the disks get on: as bars on a terminal, as a line now and
 // then in a log, or not at all. Log lines go through it, so that they stand above
 // the bars.
-type progress struct {
+type Progress struct {
 	out  io.Writer
 	bars *mpb.Progress // nil: lines
 	mute bool
@@ -41,23 +40,16 @@ type diskProgress struct {
 
 // When bars are drawn.
 const (
-	barsAuto   = "auto" // on a terminal
-	barsAlways = "always"
-	barsNever  = "never"
+	BarsAuto   = "auto" // on a terminal
+	BarsAlways = "always"
+	BarsNever  = "never"
 )
 
-// newProgress does what the options say; the caller closes it.
-func newProgress(c *cli.Context) *progress {
-	when := c.String("progress")
-	if c.Bool("quiet") {
-		when = barsNever
-	}
-	return startProgress(c.App.ErrWriter, when)
-}
-
-func startProgress(out io.Writer, when string) *progress {
-	p := &progress{out: out, mute: when == barsNever, done: "copied", disks: map[string]*diskProgress{}}
-	if when == barsAlways || when == barsAuto && isTerminal(out) {
+// StartProgress shows on out what has been done ("copied") with the bytes of disks. The
+// caller closes it.
+func StartProgress(out io.Writer, when, done string) *Progress {
+	p := &Progress{out: out, mute: when == BarsNever, done: done, disks: map[string]*diskProgress{}}
+	if when == BarsAlways || when == BarsAuto && isTerminal(out) {
 		p.bars = mpb.New(mpb.WithOutput(out), mpb.WithAutoRefresh())
 	}
 	return p
@@ -73,7 +65,7 @@ func isTerminal(w io.Writer) bool {
 }
 
 // Write prints a log line.
-func (p *progress) Write(line []byte) (int, error) {
+func (p *Progress) Write(line []byte) (int, error) {
 	p.mu.Lock()
 	bars := p.bars
 	p.mu.Unlock()
@@ -83,9 +75,9 @@ func (p *progress) Write(line []byte) (int, error) {
 	return p.out.Write(line)
 }
 
-// update takes how many bytes of a disk are copied of how many expected, -1
+// Update takes how many bytes of a disk are copied of how many expected, -1
 // unknown.
-func (p *progress) update(target string, copied, expected int64) {
+func (p *Progress) Update(target string, copied, expected int64) {
 	if p.mute {
 		return
 	}
@@ -125,7 +117,7 @@ func newBar(bars *mpb.Progress, target string, first int64, came *atomic.Int64) 
 		mpb.AppendDecorators(decor.OnAbort(decor.OnComplete(decor.Any(rate, decor.WCSyncSpace), "done"), "not done")))
 }
 
-func barCount(s decor.Statistics) string { return size(s.Current) + " / " + size(s.Total) }
+func barCount(s decor.Statistics) string { return Size(s.Current) + " / " + Size(s.Total) }
 
 // barRate is the mean rate and the time left, or nothing before the first second: a
 // mean of the newest reports alone jumps, as they come in bursts.
@@ -135,16 +127,16 @@ func barRate(s decor.Statistics, first int64, elapsed time.Duration) string {
 	}
 	rate := float64(s.Current-first) / elapsed.Seconds()
 	left := time.Duration(float64(s.Total-s.Current) / rate * float64(time.Second))
-	return fmt.Sprintf("%s/s  %v", size(int64(rate)), left.Round(time.Second))
+	return fmt.Sprintf("%s/s  %v", Size(int64(rate)), left.Round(time.Second))
 }
 
 // progressLine says bytes, rate and time left.
 func progressLine(target, done string, copied, expected int64, elapsed time.Duration) string {
 	rate := float64(copied) / max(elapsed.Seconds(), 0.001)
 	if expected <= copied {
-		return fmt.Sprintf("%s: %s %s, %s/s", target, size(copied), done, size(int64(rate)))
+		return fmt.Sprintf("%s: %s %s, %s/s", target, Size(copied), done, Size(int64(rate)))
 	}
-	text := fmt.Sprintf("%s: %s of about %s %s, %s/s", target, size(copied), size(expected), done, size(int64(rate)))
+	text := fmt.Sprintf("%s: %s of about %s %s, %s/s", target, Size(copied), Size(expected), done, Size(int64(rate)))
 	if copied == 0 {
 		return text
 	}
@@ -152,8 +144,8 @@ func progressLine(target, done string, copied, expected int64, elapsed time.Dura
 	return fmt.Sprintf("%s, about %v left", text, left.Round(time.Second))
 }
 
-// close ends the bars, as done or not, and waits until they are drawn.
-func (p *progress) close(done bool) {
+// Close ends the bars, as done or not, and waits until they are drawn.
+func (p *Progress) Close(done bool) {
 	p.mu.Lock()
 	bars := p.bars
 	for _, d := range p.disks {

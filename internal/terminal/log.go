@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"context"
@@ -7,6 +7,11 @@ import (
 	"log/slog"
 	"sync"
 )
+
+// NewLogger returns a log for people: a line for each record of this level or above.
+func NewLogger(w io.Writer, level slog.Level) *slog.Logger {
+	return slog.New(&lineHandler{w: w, level: level})
+}
 
 // lineHandler writes a record as a plain line. There is no time: people watch,
 // and the journal adds its own.
@@ -27,7 +32,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, err := fmt.Fprintf(h.w, "%s%s\n", prefix, plain(r.Message))
+	_, err := fmt.Fprintf(h.w, "%s%s\n", prefix, Plain(r.Message))
 	return err
 }
 

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -6,10 +6,10 @@ import (
 	"unicode"
 )
 
-// plain lets no text steer a terminal: names and reasons come out of the repository, which
+// Plain lets no text steer a terminal: names and reasons come out of the repository, which
 // others may be able to write to. It replaces control characters, those that turn the
 // direction of text, and what is no UTF-8 by \uXXXX, which JSON reads as what it was.
-func plain(text string) string {
+func Plain(text string) string {
 	if strings.IndexFunc(text, steers) < 0 {
 		return text
 	}

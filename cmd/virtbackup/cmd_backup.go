@@ -112,7 +112,8 @@ func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	result, err := runBackup(c, conn, request, domain)
+	request.Domain = domain
+	result, err := runBackup(c, conn, request, newProgress(c, "copied"), "")
 	if err != nil {
 		return forSession(c, err)
 	}
@@ -139,10 +140,13 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 			return err
 		}
 	}
+	show := newProgress(c, "copied")
 	return several[backup.Result]{
 		what: "backed up",
 		do: func(domain string) (backup.Result, bool, error) {
-			result, err := runBackup(c, conn, request, domain)
+			request := request
+			request.Domain = domain
+			result, err := runBackup(c, conn, request, show, nameOfSeveral(domain, domains))
 			return result, len(result.Warnings) > 0, err
 		},
 		print: printBackup,
@@ -184,10 +188,12 @@ func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error)
 	}, nil
 }
 
-func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, domain string) (_ backup.Result, err error) {
-	show := newProgress(c, "copied")
-	defer func() { show.Close(err == nil) }()
-	request.Domain, request.Log, request.Progress = domain, logger(c, show), show.Update
+// runBackup makes one point. name is what its log and progress are said with, "" where there
+// is only one domain.
+func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, show *terminal.Progress, name string) (_ backup.Result, err error) {
+	disks := show.Of(name)
+	defer func() { disks.Close(err == nil) }()
+	request.Log, request.Progress = logger(c, disks).With(terminal.DomainKey, name), disks.Update
 	return backup.Run(c.Context, conn, c.String("repo"), request)
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -68,7 +69,8 @@ func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error 
 		what: "cleaned up",
 		do: func(domain string) (recovery.Report, bool, error) {
 			found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
-				Domain: domain, DryRun: c.Bool("dry-run"), Log: reportLogger(c),
+				Domain: domain, DryRun: c.Bool("dry-run"),
+				Log:        reportLogger(c).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
 			if err != nil && len(found.Fixed) > 0 { // it was put right all the same

@@ -40,7 +40,7 @@ func restoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	show := newProgress(c, "copied")
+	show := newProgress(c, "copied").Of("")
 	result, err := restore.Run(c.Context, repo, restore.Request{
 		Domain: domain, At: at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
 		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.Update,

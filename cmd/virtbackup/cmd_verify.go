@@ -43,7 +43,7 @@ func verifyAction(c *cli.Context) error {
 		}
 		at = m.ID
 	}
-	show := newProgress(c, "checked")
+	show := newProgress(c, "checked").Of("")
 	report, err := verify.Run(c.Context, repo, verify.Request{Domain: domain, Point: at, Log: logger(c, show), Progress: show.Update})
 	show.Close(err == nil)
 	if err != nil {

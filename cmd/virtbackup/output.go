@@ -37,12 +37,11 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// newProgress shows what has been done with the bytes of disks, as the options say; the
-// caller closes it.
+// newProgress shows what has been done with the bytes of disks, as the options say.
 func newProgress(c *cli.Context, done string) *terminal.Progress {
 	when := c.String("progress")
 	if c.Bool("quiet") {
 		when = terminal.BarsNever
 	}
-	return terminal.StartProgress(c.App.ErrWriter, when, done)
+	return terminal.NewProgress(c.App.ErrWriter, when, done)
 }

@@ -64,6 +64,15 @@ func (s several[R]) printOne(c *cli.Context, result R) error {
 	return printDone(c, nil, func(w io.Writer) error { return s.print(w, result) })
 }
 
+// nameOfSeveral is the domain's name, or "" where it is the only one: nobody takes it for
+// another then.
+func nameOfSeveral(domain string, domains []string) string {
+	if len(domains) == 1 {
+		return ""
+	}
+	return domain
+}
+
 // named is an error that says which domain it is about. A name alone may be in a text by
 // chance.
 func named(domain string, err error) error {

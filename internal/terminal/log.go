@@ -8,17 +8,22 @@ import (
 	"sync"
 )
 
-// NewLogger returns a log for people: a line for each record of this level or above.
+// NewLogger returns a log for people: a line for each record of this level or above. With
+// the attribute [DomainKey] lines begin with the domain's name.
 func NewLogger(w io.Writer, level slog.Level) *slog.Logger {
-	return slog.New(&lineHandler{w: w, level: level})
+	return slog.New(&lineHandler{mu: new(sync.Mutex), w: w, level: level})
 }
+
+// DomainKey is the attribute that says which domain a record is about.
+const DomainKey = "domain"
 
 // lineHandler writes a record as a plain line. There is no time: people watch,
 // and the journal adds its own.
 type lineHandler struct {
-	mu    sync.Mutex
-	w     io.Writer
-	level slog.Level
+	mu     *sync.Mutex // of w
+	w      io.Writer
+	level  slog.Level
+	domain string // "" where only one is worked on
 }
 
 // Enabled tells whether records of this level are written.
@@ -30,14 +35,25 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelWarn {
 		prefix = "warning: "
 	}
+	if h.domain != "" {
+		prefix += h.domain + ": "
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, err := fmt.Fprintf(h.w, "%s%s\n", prefix, Plain(r.Message))
+	_, err := fmt.Fprintf(h.w, "%s\n", Plain(prefix+r.Message))
 	return err
 }
 
-// WithAttrs is not used: messages are whole sentences.
-func (h *lineHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
+// WithAttrs takes the domain, and ignores others: messages are whole sentences.
+func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	with := *h
+	for _, a := range attrs {
+		if a.Key == DomainKey {
+			with.domain = a.Value.String()
+		}
+	}
+	return &with
+}
 
 // WithGroup is not used.
 func (h *lineHandler) WithGroup(string) slog.Handler { return h }

@@ -21,7 +21,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:            "virtbackup",
 		Usage:           "incremental backups of KVM guests that restore",
-		UsageText:       "virtbackup [global options] COMMAND [options] DOMAIN...",
+		UsageText:       "virtbackup COMMAND [options] [DOMAIN...]",
 		Description:     description,
 		Version:         version(),
 		Writer:          stdout,
@@ -38,36 +38,46 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		for _, sub := range append(c.Subcommands, c) {
 			sub.OnUsageError = onUsageError
 			sub.HideHelpCommand = true
-			if len(sub.Subcommands) == 0 {
-				sub.CustomHelpTemplate = commandHelp
-			}
 		}
 	}
 	return app
 }
 
 func commands() []*cli.Command {
-	return []*cli.Command{
-		initCommand(), fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(),
-		listCommand(), showCommand(), restoreCommand(), verifyCommand(), checkpointCommand(),
-		recoverCommand(), releaseCommand(), forgetCommand(),
+	return slices.Concat(
+		inGroup(toBackUp, fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(), initCommand()),
+		inGroup(toRestore, listCommand(), showCommand(), restoreCommand(), verifyCommand()),
+		inGroup(toCleanUp, recoverCommand(), releaseCommand(), forgetCommand(), checkpointCommand()),
+	)
+}
+
+// inGroup says in which group of the help commands stand.
+func inGroup(group string, commands ...*cli.Command) []*cli.Command {
+	for _, c := range commands {
+		c.Category = group
 	}
+	return commands
 }
 
 func globalFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", Value: "qemu:///system", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}},
-		&cli.StringFlag{Name: "repo", Usage: "repository `DIR`", Value: "/var/lib/virtbackup", EnvVars: []string{"VIRTBACKUP_REPO"}},
-		boolFlag("json", "standard output is JSON only"),
-		boolFlag("quiet", "say nothing but warnings and errors: no report, no table, no progress; list prints names alone"),
-		boolFlag("verbose", "say every step"),
-		&cli.StringFlag{Name: "progress", Usage: "`WHEN` to draw progress bars: auto (on a terminal), always, never", Value: terminal.BarsAuto},
+		&cli.StringFlag{Name: "repo", Usage: "the repository is in `DIR`", Value: "/var/lib/virtbackup", EnvVars: []string{"VIRTBACKUP_REPO"}},
+		&cli.StringFlag{Name: "connect", Usage: "connect to the libvirt at `URI`", Value: "qemu:///system", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}},
+		boolFlag("json", "print JSON only on standard output"),
+		boolFlag("quiet", "print only warnings and errors, and names in lists"),
+		boolFlag("verbose", "log every step"),
+		&cli.StringFlag{Name: "progress", Usage: "draw progress bars: `WHEN` is auto (on a terminal), always, never", Value: terminal.BarsAuto},
 	}
 }
 
 // boolFlag is one that is off without further mention.
 func boolFlag(name, usage string) cli.Flag {
-	return &cli.BoolFlag{Name: name, Usage: usage, DisableDefaultText: true}
+	return boolFlagOf("", name, usage)
+}
+
+// boolFlagOf is one in a group.
+func boolFlagOf(group, name, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Category: group, Usage: usage, DisableDefaultText: true}
 }
 
 func checkGlobals(c *cli.Context) error {
@@ -92,6 +102,7 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	if option, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
 		text = "there is no option --" + strings.TrimLeft(option, "-")
 	}
+	text = strings.Replace(text, " for flag -", " for option --", 1)
 	return &usageError{what + ": " + text, what + " --help"}
 }
 

@@ -16,18 +16,19 @@ import (
 
 func checkpointCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "checkpoint",
-		Usage: "list or delete libvirt's checkpoints, whose they are and what they would transfer",
+		Name:      "checkpoint",
+		ArgsUsage: "DOMAIN",
+		Usage:     "list, measure or delete libvirt's checkpoints",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "all checkpoints of a domain, and whose they are", ArgsUsage: "DOMAIN",
+			{Name: "list", Usage: "list all checkpoints of a domain, and their owners", ArgsUsage: "DOMAIN",
 				Description: "virtbackup checkpoint list vm1\nvirtbackup checkpoint list vm1 --json",
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, printCheckpoints) }},
-			{Name: "size", Usage: "how much an incremental since each would copy at most, by disk (zeros, as of a trim, are dirty and not copied)", ArgsUsage: "DOMAIN",
-				Description: "virtbackup checkpoint size vm1",
+			{Name: "size", Usage: "show how much an inc since each copies at most", ArgsUsage: "DOMAIN",
+				Description: "virtbackup checkpoint size vm1\n\nZeros, as after a trim, are counted, but not copied.",
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, printSizes) }},
-			{Name: "delete", Usage: "delete a checkpoint; refuses one that is needed or not ours", ArgsUsage: "DOMAIN CHECKPOINT",
+			{Name: "delete", Usage: "delete a checkpoint, unless it is needed or not ours", ArgsUsage: "DOMAIN CHECKPOINT",
 				Description: "virtbackup checkpoint delete vm1 check2",
-				Flags:       []cli.Flag{boolFlag("force", "delete it although it is needed, or not ours")},
+				Flags:       []cli.Flag{boolFlag("force", "delete it although it is needed or not ours")},
 				Action:      deleteCheckpoint},
 		},
 		Action: func(c *cli.Context) error {

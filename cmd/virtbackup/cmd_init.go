@@ -12,11 +12,11 @@ import (
 func initCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "init",
-		Usage:     "make a repository in a directory that is new or empty",
+		Usage:     "make a repository in a new or empty directory",
 		ArgsUsage: "[DIR]",
-		Description: "virtbackup init                 the one that --repo names\nvirtbackup init /srv/backup\n" +
-			"virtbackup init --new-id /srv/copy   give the copy of a repository an id of its own",
-		Flags:  []cli.Flag{boolFlag("new-id", "adopt a repository that is a copy: give it an id of its own")},
+		Description: "virtbackup init                      the one that --repo names\nvirtbackup init /srv/backup\n" +
+			"virtbackup init --new-id /srv/copy   the copy of a repository, with a new id",
+		Flags:  []cli.Flag{boolFlag("new-id", "give a repository that is a copy an id of its own")},
 		Action: initAction,
 	}
 }

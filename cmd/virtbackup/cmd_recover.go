@@ -16,12 +16,12 @@ import (
 func recoverCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "recover",
-		Usage:       "put right what a run that was killed has left; every run does it first by itself",
+		Usage:       "clean up after a killed run, as every run does first",
 		ArgsUsage:   "DOMAIN... | --all",
 		Description: "virtbackup recover vm1 --dry-run\nvirtbackup recover vm1\nvirtbackup recover --all",
 		Flags: append([]cli.Flag{
-			boolFlag("all", "every domain that libvirt knows and the repository has"),
-			boolFlag("dry-run", "only say what would be put right"),
+			boolFlag("all", "clean up every domain that libvirt knows and the repository has"),
+			boolFlag("dry-run", "only say what would be cleaned up"),
 		}, runDirFlags()...),
 		Action: recoverDomains,
 	}
@@ -30,9 +30,9 @@ func recoverCommand() *cli.Command {
 // runDirFlags are where recover and release look for what was left.
 func runDirFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to thaw the guest"},
-		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` of QEMU's scratch files (default: " + recovery.DefaultRunDir + ")"},
-		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of QEMU's NBD socket (default: " + recovery.DefaultRunDir + ")"},
+		&cli.DurationFlag{Name: "agent-timeout", Category: ofGuest, Value: 10 * time.Second, Usage: "give the guest agent `TIME` to thaw"},
+		&cli.StringFlag{Name: "scratch-dir", Category: ofQEMU, Usage: "look for QEMU's scratch files in `DIR` (default: " + recovery.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "socket-dir", Category: ofQEMU, Usage: "look for QEMU's NBD socket in `DIR` (default: " + recovery.DefaultRunDir + ")"},
 	}
 }
 

@@ -16,15 +16,16 @@ import (
 func releaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "release",
-		Usage:     "remove our checkpoints from libvirt, so that a domain can be undefined or moved; points, too, if asked",
+		Usage:     "remove our checkpoints from libvirt, and points if asked",
 		ArgsUsage: "DOMAIN[@POINT] | DOMAIN --foreign [CHECKPOINT...]",
 		Description: "virtbackup release vm1 --dry-run\nvirtbackup release vm1                   its checkpoints; the points stay\n" +
 			"virtbackup release vm1@check3 --points   one point, if no other needs it\nvirtbackup release vm1 --points          all of it\n" +
 			"virtbackup release vm1 --foreign         checkpoints of other repositories\n" +
-			"virtbackup release vm1 --foreign check7.0123456789abcdef   deletes that one",
+			"virtbackup release vm1 --foreign check7.0123456789abcdef   deletes that one\n\n" +
+			"Without its checkpoints a domain can be undefined or moved.",
 		Flags: append([]cli.Flag{
 			boolFlag("points", "remove the points from the repository, too"),
-			boolFlag("foreign", "list the checkpoints that virtbackup made for other repositories, and delete those that are named in full"),
+			boolFlag("foreign", "list the checkpoints that virtbackup made for other repositories, or delete those that are named in full"),
 			boolFlag("dry-run", "only say what would be removed"),
 		}, runDirFlags()...),
 		Action: releaseDomain,

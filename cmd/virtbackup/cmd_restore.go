@@ -15,17 +15,17 @@ import (
 func restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "restore",
-		Usage:     "turn a point into images of their own, and the domain's XML",
+		Usage:     "turn a point into standalone images, with the domain's XML",
 		ArgsUsage: "DOMAIN[@POINT]",
 		Description: "virtbackup restore vm1 --to /tmp/vm1\n" +
 			"virtbackup restore vm1@check2 --to /tmp/vm1\n" +
-			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --disk vda --format raw\n\n" +
+			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --format raw\n\n" +
 			"Nothing is overwritten, and the domain itself is not touched.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Usage: "`DIR` for the images: new or empty"},
-			&cli.StringFlag{Name: "at", DefaultText: repository.Latest, Usage: "`POINT`, as behind the @: an id, latest, or a time, which is the newest point at or before it; a day means its end, as do a minute and a second"},
-			&cli.StringSliceFlag{Name: "disk", Usage: "restore only disk `TARGET` (vda); may be given again"},
-			&cli.StringFlag{Name: "format", Value: string(restore.QCOW2), Usage: "`FORMAT` of the images: qcow2, raw"},
+			&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
+			&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
+			&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: repository.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
+			&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
 		},
 		Action: restoreAction,
 	}

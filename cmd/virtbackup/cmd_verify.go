@@ -16,7 +16,7 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "verify",
-		Usage:     "prove that points can be restored: reads every byte of them",
+		Usage:     "prove that points can be restored: read every byte of them",
 		ArgsUsage: "[DOMAIN[@POINT]]",
 		Description: "virtbackup verify              everything\n" +
 			"virtbackup verify vm1          all points of a domain\n" +

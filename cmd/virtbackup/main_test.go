@@ -18,7 +18,7 @@ func TestRun(t *testing.T) {
 	}{
 		{"", 0, "start a chain", ""},
 		{"--help", 0, "--repo DIR", ""},
-		{"help", 0, "Exit codes: 0 done", ""},
+		{"help", 0, "EXIT CODES", ""},
 		{"help inc", 0, "virtbackup inc vm1 --since check2", ""},
 		{"inc vm1 --help", 0, "virtbackup inc [options] DOMAIN", ""},
 		{"checkpoint", 2, "", "error: virtbackup checkpoint needs one of the commands list, size and delete\nhint: virtbackup checkpoint --help\n"},

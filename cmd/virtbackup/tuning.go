@@ -14,17 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/zstd"
 )
 
-// tuningFlags are the options that nobody needs to touch.
-func tuningFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "compress", Value: "none", Usage: "compress the images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
-		&cli.StringFlag{Name: "limit-rate", Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
-		&cli.IntFlag{Name: "connections", DefaultText: "2", Usage: "read each disk over `N` NBD connections"},
-		&cli.StringFlag{Name: "direct", Value: "auto", Usage: "write past the page cache: `WHEN` is auto (where the file system can), always, never"},
-	}
-}
-
-// tuning reads tuningFlags.
+// tuning reads the options of how disks are copied.
 func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	if t.Zstd, err = parseCompression(c.String("compress")); err != nil {
 		return t, err

@@ -1,4 +1,4 @@
-// Package commandline is what urfave/cli leaves open: one form of help for every level,
+// Package commandline extends urfave/cli: it prints the same form of help at every level,
 // with options in groups.
 package commandline
 
@@ -13,7 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// page is the one form of help, of the program, a command and a subcommand.
+// page is the help of the program, of a command and of a subcommand.
 var page = template.Must(template.New("help").Parse(`{{.Title}}
 {{- range .Text}}
 
@@ -30,24 +30,24 @@ USAGE:
 type contents struct {
 	Title    string
 	Text     []string // paragraphs
-	Synopsis []string // one for each form that there is
+	Synopsis []string // one line for each form of the arguments
 	Sections []Section
 }
 
-// Section is a block of a page, such as options of one group.
+// Section is a titled block of a page, such as a group of options.
 type Section struct {
 	Title string
 	Lines []string
 }
 
-// standardWidth is for output that has no end of its own.
+// standardWidth is the width for output that is not a terminal, and the greatest.
 const standardWidth = 80
 
-// PrintHelp prints the help of a program or a command as urfave/cli hands it to its
-// HelpPrinter, within width columns, if there are any, but no wider than 80. Commands and
-// options are in groups by their Category, in the order in which they are declared. A
-// description consists of examples and, below a blank line each, paragraphs. globals are the
-// options of every command; last are further sections of the program's page.
+// PrintHelp prints the help of a *cli.App or *cli.Command, which urfave/cli passes to its
+// HelpPrinter. Lines are wrapped at width columns, but at 80 at most; 0 is 80. Commands and
+// options are grouped by their Category, in the order of declaration. A description
+// consists of examples and, after a blank line, of paragraphs. globals are the options that
+// every command has; last are further sections of the program's page.
 func PrintHelp(w io.Writer, width int, data any, globals []cli.Flag, last ...Section) error {
 	if width <= 0 || width > standardWidth {
 		width = standardWidth
@@ -70,14 +70,14 @@ func PrintHelp(w io.Writer, width int, data any, globals []cli.Flag, last ...Sec
 	return page.Execute(w, c)
 }
 
-// indent is that of the template.
+// indent is the indentation in the template.
 const indent = 3
 
 func title(name, usage string, width int) string {
 	return strings.Join(wrap(name+": "+usage, width), "\n")
 }
 
-// synopsis has a line for each form of the arguments: A | B.
+// synopsis returns a line for each form of the arguments, which | separates.
 func synopsis(c *cli.Command) (forms []string) {
 	command := c.HelpName + " [options] "
 	if len(c.Subcommands) > 0 {
@@ -89,7 +89,7 @@ func synopsis(c *cli.Command) (forms []string) {
 	return forms
 }
 
-// describe takes a description apart.
+// describe splits a description into examples and paragraphs.
 func (c *contents) describe(description string, width int) {
 	examples, text, _ := strings.Cut(description, "\n\n")
 	if examples != "" {
@@ -102,10 +102,10 @@ func (c *contents) describe(description string, width int) {
 	}
 }
 
-// row is a command or an option, and what is said of it.
+// row is a command or an option with its text.
 type row struct{ name, text string }
 
-// groups are rows by their category.
+// groups are rows by title, in the order of their first rows.
 type groups struct {
 	titles []string
 	rows   map[string][]row
@@ -125,7 +125,7 @@ func (g *groups) add(category, standard string, r row) {
 	g.rows[title] = append(g.rows[title], r)
 }
 
-// sections lays the rows of all groups out in two columns.
+// sections formats the rows of all groups in two columns.
 func (g *groups) sections(width int) (all []Section) {
 	const gap = 2
 	left := 0
@@ -160,7 +160,7 @@ func commands(all []*cli.Command, width int) []Section {
 	return g.sections(width)
 }
 
-// options are those of a page: all but --help, which is with the global ones.
+// options returns the options of a page. --help of a command is among the global ones.
 func options(standard string, flags []cli.Flag, width int) []Section {
 	var g groups
 	for _, f := range flags {
@@ -186,8 +186,7 @@ func names(flags []cli.Flag) (all []string) {
 	return all
 }
 
-// name is an option as it is typed, with the word that its usage has in backquotes for the
-// value.
+// name returns an option as it is typed. Its value is the word in backquotes in its usage.
 func name(f cli.DocGenerationFlag) string {
 	name := "--" + f.Names()[0]
 	if _, rest, ok := strings.Cut(f.GetUsage(), "`"); ok && f.TakesValue() {
@@ -197,7 +196,7 @@ func name(f cli.DocGenerationFlag) string {
 	return name
 }
 
-// text is what an option does, its default, and its environment variables.
+// text returns what an option does, its default, and its environment variables.
 func text(f cli.DocGenerationFlag) string {
 	text := strings.ReplaceAll(f.GetUsage(), "`", "")
 	standard := strings.Trim(f.GetDefaultText(), `"`)
@@ -213,8 +212,8 @@ func text(f cli.DocGenerationFlag) string {
 	return text
 }
 
-// wrap breaks text between words into lines of so many columns; a longer word has a line
-// of its own.
+// wrap breaks text between words into lines of at most width columns. A longer word gets a
+// line of its own.
 func wrap(text string, width int) []string {
 	lines := []string{""}
 	for word := range strings.FieldsSeq(text) {

@@ -1,3 +1,4 @@
-// Package terminal is what a person sees: tables that fit the width, progress as bars or
-// lines, a log, and text that cannot steer the terminal. It knows nothing of backups.
+// Package terminal prints for people: tables that fit the width of the terminal, progress
+// as bars or lines, a log, and text without control characters. It knows nothing about
+// backups.
 package terminal

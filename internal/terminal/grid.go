@@ -10,40 +10,41 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// Column is one of a [Grid].
+// Column is one column of a [Grid].
 type Column struct {
 	Name  string
-	Right bool // numbers
-	// Spare columns are left out where the grid is wider than the terminal, the highest
-	// first; 0 stays.
+	Right bool // align to the right, as numbers are
+	// Spare columns are left out, the highest value first, while the grid is wider than
+	// the terminal. A column with 0 is never left out.
 	Spare int
-	// Note is text that may be cut; its column stays, and has what the others leave.
+	// Note marks text that may be cut. Its column is never left out and gets the width
+	// that the others leave.
 	Note bool
 }
 
-// noteWidth is what a column of notes gets before spare columns go.
+// noteWidth is the width that a column of notes keeps while spare columns are left out.
 const noteWidth = 16
 
-// gap is what stands between columns.
+// gap is the number of spaces between columns.
 const gap = 2
 
-// Grid is a table without lines, as ls and virsh print theirs. Its rows are never wider
-// than the terminal, as far as columns can go or be cut; what has no width has them all.
+// Grid is a table without lines, like those of ls and virsh. Columns are left out or cut
+// until its rows fit the terminal; output that is not a terminal gets all columns.
 type Grid struct {
 	Columns []Column
 	rows    [][]string
 }
 
-// Add adds a row, a cell for each column.
+// Add adds a row of one cell per column.
 func (g *Grid) Add(cells ...any) {
 	row := make([]string, len(cells))
 	for i, cell := range cells {
-		row[i] = Plain(fmt.Sprint(cell)) // here, so that its width is right
+		row[i] = Plain(fmt.Sprint(cell)) // now, because it changes the width
 	}
 	g.rows = append(g.rows, row)
 }
 
-// Print prints the grid, or nothing where it has no rows.
+// Print prints the grid, or nothing if it has no rows.
 func (g *Grid) Print(w io.Writer, indent string) error {
 	t := table.NewWriter()
 	style := table.StyleDefault
@@ -69,7 +70,7 @@ func (g *Grid) Print(w io.Writer, indent string) error {
 	for _, cells := range g.rows {
 		t.AppendRow(g.row(cells, chosen, limit))
 	}
-	// Padding leaves spaces at the ends of lines.
+	// The padding adds spaces at the end of each line.
 	for line := range strings.Lines(t.Render()) {
 		if _, err := fmt.Fprintln(w, strings.TrimRight(indent+line, " \n")); err != nil {
 			return err
@@ -78,8 +79,8 @@ func (g *Grid) Print(w io.Writer, indent string) error {
 	return nil
 }
 
-// fit chooses the columns that are printed: those that hold something, and that fit
-// into the limit; 0 is none.
+// fit chooses the columns to print: those that are not empty and fit into limit columns of
+// the terminal. 0 is no limit.
 func (g *Grid) fit(limit int) []int {
 	var chosen []int
 	for i := range g.Columns {
@@ -101,7 +102,7 @@ func (g *Grid) content(i int) bool {
 	return slices.ContainsFunc(g.rows, func(row []string) bool { return row[i] != "" })
 }
 
-// total is how wide the columns are together, with notes as short as they may get.
+// total is the width of the columns together, with notes cut to noteWidth.
 func (g *Grid) total(chosen []int) int {
 	sum := gap * (len(chosen) - 1)
 	for _, i := range chosen {
@@ -122,7 +123,7 @@ func (g *Grid) width(i int) int {
 	return widest
 }
 
-// row is the chosen cells, notes cut to what the other columns leave.
+// row returns the chosen cells, with notes cut to the width that the other columns leave.
 func (g *Grid) row(cells []string, chosen []int, limit int) table.Row {
 	left := limit - gap*(len(chosen)-1)
 	for _, i := range chosen {

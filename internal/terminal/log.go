@@ -8,25 +8,25 @@ import (
 	"sync"
 )
 
-// NewLogger returns a log for people: a line for each record of this level or above. With
-// the attribute [DomainKey] lines begin with the domain's name.
+// NewLogger returns a logger that writes one line for each record of this level or above.
+// With the attribute [DomainKey] its lines begin with the name of the domain.
 func NewLogger(w io.Writer, level slog.Level) *slog.Logger {
 	return slog.New(&lineHandler{mu: new(sync.Mutex), w: w, level: level})
 }
 
-// DomainKey is the attribute that says which domain a record is about.
+// DomainKey is the attribute for the domain that a record is about.
 const DomainKey = "domain"
 
-// lineHandler writes a record as a plain line. There is no time: people watch,
-// and the journal adds its own.
+// lineHandler writes records as plain lines. They have no time, because people watch, and
+// the journal adds its own.
 type lineHandler struct {
 	mu     *sync.Mutex // of w
 	w      io.Writer
 	level  slog.Level
-	domain string // "" where only one is worked on
+	domain string // "" if there is only one
 }
 
-// Enabled tells whether records of this level are written.
+// Enabled reports whether records of this level are written.
 func (h *lineHandler) Enabled(_ context.Context, level slog.Level) bool { return level >= h.level }
 
 // Handle writes one record.
@@ -44,7 +44,7 @@ func (h *lineHandler) Handle(_ context.Context, r slog.Record) error {
 	return err
 }
 
-// WithAttrs takes the domain, and ignores others: messages are whole sentences.
+// WithAttrs takes the domain and ignores other attributes: messages are whole sentences.
 func (h *lineHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	with := *h
 	for _, a := range attrs {

@@ -6,9 +6,9 @@ import (
 	"unicode"
 )
 
-// Plain lets no text steer a terminal: names and reasons come out of the repository, which
-// others may be able to write to. It replaces control characters, those that turn the
-// direction of text, and what is no UTF-8 by \uXXXX, which JSON reads as what it was.
+// Plain makes text safe to print on a terminal: names and reasons come from the repository,
+// which others may be able to write to. It replaces control characters, characters that
+// change the direction of text, and invalid UTF-8 with \uXXXX, the escape sequence of JSON.
 func Plain(text string) string {
 	if strings.IndexFunc(text, steers) < 0 {
 		return text
@@ -24,7 +24,8 @@ func Plain(text string) string {
 	return b.String()
 }
 
-// steers tells of a newline that it is harmless: text may have several lines.
+// steers reports whether c can change what a terminal shows elsewhere. A newline cannot:
+// text may have several lines.
 func steers(c rune) bool {
 	return c != '\n' && unicode.IsControl(c) || unicode.Is(unicode.Bidi_Control, c) || c == unicode.ReplacementChar
 }

@@ -13,27 +13,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lineInterval is how often a log gets a line about a disk that is being copied.
+// lineInterval is the time between two log lines about the same disk.
 const lineInterval = 30 * time.Second
 
-// Progress shows how the disks of all domains that are worked on get on: as bars on a
-// terminal, as a line now and then in a log, or not at all. Log lines go through it, so
-// that they stand above the bars.
+// Progress shows the progress of the disks of several domains: as bars on a terminal, as
+// occasional lines in a log, or not at all. Log lines are written through it, so that they
+// appear above the bars.
 type Progress struct {
 	out  io.Writer
-	draw bool // bars, not lines
+	draw bool // bars instead of lines
 	mute bool
-	done string // what has been done with the bytes: copied
+	done string // what was done with the bytes, such as "copied"
 
-	mu   sync.Mutex    // of all that follows, and of the domains
-	bars *mpb.Progress // of the open domains; nil where there are none
-	open int           // domains
+	mu   sync.Mutex    // protects what follows and all Domains
+	bars *mpb.Progress // of the open domains; nil if there are no bars
+	open int           // number of domains that are not closed
 }
 
 // Domain is the progress of one domain.
 type Domain struct {
 	*Progress
-	prefix string // of its disks
+	prefix string // of the disks' names
 	disks  map[string]*diskProgress
 	closed bool
 }
@@ -43,7 +43,7 @@ type diskProgress struct {
 	start time.Time
 	said  time.Time
 	last  int64
-	// came is how long after start the last bytes came: bars read it while they are drawn.
+	// came is the time from start to the last bytes. Bars read it while they are drawn.
 	came atomic.Int64
 }
 
@@ -54,14 +54,14 @@ const (
 	BarsNever  = "never"
 )
 
-// NewProgress shows on out what has been done ("copied") with the bytes of disks. when is
-// BarsAuto, BarsAlways or BarsNever.
+// NewProgress returns a Progress that is shown on out. when is BarsAuto, BarsAlways or
+// BarsNever, done is what is done with the bytes, such as "copied".
 func NewProgress(out io.Writer, when, done string) *Progress {
 	return &Progress{out: out, draw: when == BarsAlways || when == BarsAuto && isTerminal(out), mute: when == BarsNever, done: done}
 }
 
-// Of begins the progress of a domain, whose name stands before its disks, if there is one.
-// The caller closes it.
+// Of begins the progress of a domain. Its name is shown before the names of its disks, unless
+// it is "". The caller closes it.
 func (p *Progress) Of(domain string) *Domain {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -96,8 +96,8 @@ func (p *Progress) Write(line []byte) (int, error) {
 	return p.out.Write(line)
 }
 
-// Update takes how many bytes of a disk are copied of how many expected, -1
-// unknown.
+// Update sets how many bytes of a disk were copied, and how many are expected in all, -1 if
+// that is unknown.
 func (d *Domain) Update(target string, copied, expected int64) {
 	if d.mute {
 		return
@@ -115,7 +115,7 @@ func (d *Domain) Update(target string, copied, expected int64) {
 		}
 		d.disks[target] = disk
 	}
-	// Calls come from several goroutines: an older one may come late.
+	// Several goroutines call: an older number may arrive late.
 	if copied <= disk.last {
 		return
 	}
@@ -131,9 +131,9 @@ func (d *Domain) Update(target string, copied, expected int64) {
 	}
 }
 
-// newBar makes a bar without a total: one with a total completes by itself as
-// soon as it gets there, and never takes another total, but what is expected is
-// an estimate. The rate is that of the bytes after the first, until the last came.
+// newBar makes a bar without a total: a bar with a total completes as soon as it is reached
+// and then accepts no other, but the expected number is an estimate. The rate is that of
+// the bytes from the first report to the last.
 func newBar(bars *mpb.Progress, name string, first int64, came *atomic.Int64) *mpb.Bar {
 	rate := func(s decor.Statistics) string { return barRate(s, first, time.Duration(came.Load())) }
 	return bars.AddBar(0,
@@ -143,8 +143,8 @@ func newBar(bars *mpb.Progress, name string, first int64, came *atomic.Int64) *m
 
 func barCount(s decor.Statistics) string { return Size(s.Current) + " / " + Size(s.Total) }
 
-// barRate is the mean rate and the time left, or nothing before the first second: a
-// mean of the newest reports alone jumps, as they come in bursts.
+// barRate returns the mean rate and the time left, or nothing in the first second. A mean
+// of the latest reports would jump, because they come in bursts.
 func barRate(s decor.Statistics, first int64, elapsed time.Duration) string {
 	if s.Current <= first || elapsed < time.Second {
 		return ""
@@ -154,7 +154,7 @@ func barRate(s decor.Statistics, first int64, elapsed time.Duration) string {
 	return fmt.Sprintf("%s/s  %v", Size(int64(rate)), left.Round(time.Second))
 }
 
-// progressLine says bytes, rate and time left.
+// progressLine returns the bytes, the rate and the time left.
 func progressLine(name, done string, copied, expected int64, elapsed time.Duration) string {
 	rate := float64(copied) / max(elapsed.Seconds(), 0.001)
 	if expected <= copied {
@@ -168,8 +168,8 @@ func progressLine(name, done string, copied, expected int64, elapsed time.Durati
 	return fmt.Sprintf("%s, about %v left", text, left.Round(time.Second))
 }
 
-// Close ends the bars of the domain, as done or not. With those of the last domain that is
-// open it waits until all are drawn, so that what is printed next stands below them.
+// Close ends the bars of the domain, as done or not done. For the last open domain it waits
+// until all bars are drawn, so that what is printed next appears below them.
 func (d *Domain) Close(done bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

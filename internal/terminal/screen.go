@@ -12,11 +12,12 @@ import (
 // Screen is standard output: a terminal, a pipe or a file.
 type Screen struct {
 	w     io.Writer
-	width int  // columns; 0 has no end
+	width int  // in columns; 0 is no limit
 	used  bool // something was printed
 }
 
-// NewScreen asks w for its width, if it is a terminal; COLUMNS says otherwise.
+// NewScreen returns a Screen of the width that the environment variable COLUMNS or else the
+// terminal w has.
 func NewScreen(w io.Writer) *Screen {
 	s := &Screen{w: w}
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
@@ -31,8 +32,8 @@ func NewScreen(w io.Writer) *Screen {
 	return s
 }
 
-// Write prints p, which has whole characters, with what [Plain] replaces. Its errors say
-// that they are of standard output and of no file.
+// Write prints p, which must not end within a character, made safe by [Plain]. Its errors
+// are *OutputError.
 func (s *Screen) Write(p []byte) (int, error) {
 	s.used = true
 	if _, err := io.WriteString(s.w, Plain(string(p))); err != nil {
@@ -41,10 +42,10 @@ func (s *Screen) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Used tells whether something was printed.
+// Used reports whether anything was printed.
 func (s *Screen) Used() bool { return s.used }
 
-// Width is the width of a writer, if it is a [Screen]; 0 has no end.
+// Width returns the width of a writer in columns if it is a [Screen]. 0 is no limit.
 func Width(w io.Writer) int {
 	if s, ok := w.(*Screen); ok {
 		return s.width
@@ -52,14 +53,14 @@ func Width(w io.Writer) int {
 	return 0
 }
 
-// OutputError is one of standard output.
+// OutputError is an error of standard output.
 type OutputError struct{ err error }
 
-// Error says that it is one of standard output.
+// Error names standard output, so that it is not taken for a file.
 func (e *OutputError) Error() string { return fmt.Sprintf("print to standard output: %v", e.err) }
 
 // Unwrap returns the cause.
 func (e *OutputError) Unwrap() error { return e.err }
 
-// Hint keeps the advice for full repositories away.
-func (e *OutputError) Hint() string { return "nothing in the repository is wrong by that" }
+// Hint replaces the advice for a full repository.
+func (e *OutputError) Hint() string { return "the repository is not affected" }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -82,32 +83,32 @@ type Request struct {
 func (r Request) word() string { return repository.ShellWord(r.Domain) }
 
 // Validate checks what can be checked without looking at the domain and returns
-// a *UsageError.
+// a fail.Usage.
 func (r Request) Validate() error {
 	switch {
 	case !slices.Contains([]repository.Kind{repository.KindFull, repository.KindInc, repository.KindDiff, repository.KindCopy, Auto}, r.Kind):
-		return usageError("virtbackup --help", "unknown kind of backup %q", r.Kind)
+		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
 	case r.Since != "" && r.Kind != repository.KindInc && r.Kind != repository.KindDiff:
-		return usageError("virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
+		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
 	case !slices.Contains([]Quiesce{"", QuiesceTry, QuiesceRequire, QuiesceNo}, r.Quiesce):
-		return usageError("virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
+		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
 	case len(r.SocketDir) > recovery.MaxSocketDir:
-		return usageError("name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
+		return fail.Errorf(fail.Usage, "name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
 	case r.KeepCheckpoints < 0:
-		return usageError("--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
+		return fail.Errorf(fail.Usage, "--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
 	case r.MaxChain < 0:
-		return usageError("--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
+		return fail.Errorf(fail.Usage, "--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
 	case r.StallTimeout < 0:
-		return usageError("--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
+		return fail.Errorf(fail.Usage, "--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:
-		return usageError("--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
+		return fail.Errorf(fail.Usage, "--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
 	}
 	if err := errors.Join(r.Fallback.validate(), r.Tuning.validate()); err != nil {
 		return err
 	}
 	for _, target := range r.Disks {
 		if slices.Contains(r.Exclude, target) {
-			return usageError("leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
+			return fail.Errorf(fail.Usage, "leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/repository"
@@ -26,10 +27,12 @@ var ErrStuck = errors.New("a read or write hangs and cannot be cancelled")
 const copyGrace = 10 * time.Second
 
 // endedError is why this run has ended its own copy.
-type endedError struct{ advice }
+type endedError struct{ error }
+
+func (e *endedError) Unwrap() error { return e.error }
 
 func endCopy(hint, format string, args ...any) error {
-	return &endedError{advice{fmt.Sprintf(format, args...), hint}}
+	return &endedError{fail.Errorf(fail.Other, hint, format, args...)}
 }
 
 // copyWatched copies all disks under a watch.
@@ -104,7 +107,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	switch ours := errors.As(cause, &ended); {
 	case r.stuck:
-		return withHint(fmt.Errorf("%w; %w", cause, err), "the job has been ended; the unfinished point %s is left to the next run of this domain; "+
+		return fail.WithHint(fmt.Errorf("%w; %w", cause, err), "the job has been ended; the unfinished point %s is left to the next run of this domain; "+
 			"see whether the file system of %s answers", r.plan.ID, r.dir)
 	case ours:
 		return cause
@@ -128,7 +131,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 
 func (r *run) explainShutOff(why string, err error) error {
 	r.off = true
-	return withHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", r.Domain, why, err),
+	return fail.WithHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", r.Domain, why, err),
 		"start it and run the backup again")
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -178,10 +179,10 @@ func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error)
 		return backup.Request{}, err
 	}
 	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
-		return backup.Request{}, &usageError{fmt.Sprintf("--max-chain is a number of images from 1 on, not %d", c.Int("max-chain")), "--max-chain 200"}
+		return backup.Request{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain is a number of images from 1 on, not %d", c.Int("max-chain"))
 	}
 	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
-		return backup.Request{}, &usageError{fmt.Sprintf("--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints")), "--keep-checkpoints 8"}
+		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints"))
 	}
 	return backup.Request{
 		Kind: kind, Since: c.String("since"),

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -82,8 +83,7 @@ func list(c *cli.Context) error {
 // their manifests tell.
 func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
 	lineage, err := repo.Lineage(domain)
-	var damaged *repository.DamagedError
-	if errors.As(err, &damaged) { // was said
+	if fail.Is(err, fail.Damaged) { // was said
 		return nil
 	}
 	if err != nil {
@@ -137,7 +137,7 @@ func listed(repo *repository.Repository, domain string) ([]string, error) {
 	}
 	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), repository.ErrNoPoint)
 	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && repository.IsPointName(at) {
-		err = &hintedError{err, "virtbackup show " + repository.ShellWord(domain)}
+		err = fail.WithHint(err, "virtbackup show %s", repository.ShellWord(domain))
 	}
 	return nil, err
 }

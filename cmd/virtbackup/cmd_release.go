@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
@@ -83,7 +84,7 @@ func releaseForeign(c *cli.Context) (err error) {
 		return argumentError(c)
 	}
 	if c.Bool("points") {
-		return &usageError{"--foreign and --points do not go together", "leave out one of them"}
+		return fail.Errorf(fail.Usage, "leave out one of them", "--foreign and --points do not go together")
 	}
 	conn, err := connect(c)
 	if err != nil {
@@ -163,10 +164,9 @@ func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name str
 	case err != nil:
 		return "", "", err
 	case len(points) == 0:
-		return "", "", &usageError{fmt.Sprintf("domain %s has no point of %s: the newest before it is %s", domain, at, m.ID), "name the point by its id, or by its time"}
+		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or by its time", "domain %s has no point of %s: the newest before it is %s", domain, at, m.ID)
 	case len(points) > 1:
-		return "", "", &usageError{fmt.Sprintf("%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID),
-			"name the point by its id, or more of its time"}
+		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or more of its time", "%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID)
 	}
 	return domain, points[0].ID, nil
 }

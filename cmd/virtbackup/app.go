@@ -16,8 +16,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
-// newApp is the command line. Output for people or programs goes to stdout, log
-// and progress to stderr.
+// newApp returns the command line. Output goes to stdout, log and progress to stderr.
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:            "virtbackup",
@@ -52,7 +51,7 @@ func commands() []*cli.Command {
 	)
 }
 
-// inGroup says in which group of the help commands stand.
+// inGroup puts commands into a group of the help.
 func inGroup(group string, commands ...*cli.Command) []*cli.Command {
 	for _, c := range commands {
 		c.Category = group
@@ -71,12 +70,12 @@ func globalFlags() []cli.Flag {
 	}
 }
 
-// boolFlag is one that is off without further mention.
+// boolFlag returns an option that is off by default.
 func boolFlag(name, usage string) cli.Flag {
 	return boolFlagOf("", name, usage)
 }
 
-// boolFlagOf is one in a group.
+// boolFlagOf returns a boolFlag in a group of the help.
 func boolFlagOf(group, name, usage string) cli.Flag {
 	return &cli.BoolFlag{Name: name, Category: group, Usage: usage, DisableDefaultText: true}
 }
@@ -89,7 +88,7 @@ func checkGlobals(c *cli.Context) error {
 		return fail.Errorf(fail.Usage, "virtbackup --repo /srv/backup …", "--repo, or VIRTBACKUP_REPO, names no directory")
 	}
 	if c.Bool("quiet") && c.Bool("verbose") {
-		return fail.Errorf(fail.Usage, "leave out one of them", "--quiet and --verbose do not go together")
+		return fail.Errorf(fail.Usage, "leave out one of them", "--quiet and --verbose exclude each other")
 	}
 	return nil
 }
@@ -107,7 +106,7 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	return fail.Errorf(fail.Usage, what+" --help", "%s: %s", what, text)
 }
 
-// noCommand runs where no command of ours is named.
+// noCommand runs if there is no command, or none of this name.
 func noCommand(c *cli.Context) error {
 	if c.Args().Present() {
 		return fail.Errorf(fail.Usage, "virtbackup --help", "there is no command %q", c.Args().First())
@@ -123,7 +122,7 @@ func oneDomain(c *cli.Context) (string, error) {
 	return "", argumentError(c)
 }
 
-// argumentError says what arguments a command takes.
+// argumentError names the arguments that a command takes.
 func argumentError(c *cli.Context) error {
 	got := "none was given"
 	if c.Args().Len() > 0 {
@@ -137,16 +136,16 @@ func connect(c *cli.Context) (*hypervisor.Conn, error) {
 	return hypervisor.Connect(c.String("connect"))
 }
 
-// forSession adds to an error of a user's own libvirt what such a user has to name: the
-// defaults are root's.
+// forSession adds a hint to errors of permission with a user's own libvirt: the default
+// directories belong to root.
 func forSession(c *cli.Context, err error) error {
 	if !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(strings.TrimSuffix(c.String("connect"), "/"), ":///session") {
 		return err
 	}
-	return fail.WithHint(err, "with qemu:///session name directories of your own, which there have to be: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)")
+	return fail.WithHint(err, "with qemu:///session, name existing directories of your own: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)")
 }
 
-// logger writes for people.
+// logger returns a logger that writes to w at the level that the options choose.
 func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	level := slog.LevelInfo
 	switch {
@@ -158,8 +157,8 @@ func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	return terminal.NewLogger(w, level)
 }
 
-// reportLogger is for commands whose report says at the end what was done: warnings, and
-// with --verbose every step.
+// reportLogger is for commands that print a report of what was done: it writes warnings,
+// and every step with --verbose.
 func reportLogger(c *cli.Context) *slog.Logger {
 	if c.Bool("verbose") {
 		return logger(c, c.App.ErrWriter)
@@ -167,5 +166,5 @@ func reportLogger(c *cli.Context) *slog.Logger {
 	return terminal.NewLogger(c.App.ErrWriter, slog.LevelWarn)
 }
 
-// join keeps the error of a command and adds that of closing what it opened.
+// join adds the error of closing to the error of a command.
 func join(err *error, closing func() error) { *err = errors.Join(*err, closing()) }

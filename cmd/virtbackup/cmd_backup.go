@@ -57,8 +57,8 @@ func backupCommand(kind repository.Kind, usage, examples string, base ...cli.Fla
 	}
 }
 
-// backupFlags are in the order of the help. base is the first option of commands whose
-// points may have a base.
+// backupFlags returns the options in the order of the help. base is the first option of the
+// commands whose points can have a base.
 func backupFlags(base ...cli.Flag) []cli.Flag {
 	var fallback, maxChain []cli.Flag
 	if len(base) > 0 {
@@ -108,7 +108,7 @@ func autoCommand() *cli.Command {
 	}
 }
 
-// backUp makes one point and reports it.
+// backUp makes a point of one domain and prints a report.
 func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
 	request, err := backupRequest(c, kind)
 	if err != nil {
@@ -139,7 +139,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	if _, err := repository.Open(c.String("repo")); err != nil { // would be said of each
+	if _, err := repository.Open(c.String("repo")); err != nil { // or each domain would report it
 		return err
 	}
 	if c.Bool("all") {
@@ -160,8 +160,8 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 	}.run(c, domains)
 }
 
-// backupRequest reads the options. All domains share what it returns: the limits are those
-// of the process.
+// backupRequest reads the options. All domains share the result, because its limits are
+// those of the process.
 func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error) {
 	tuning, err := tuning(c)
 	if err != nil {
@@ -179,10 +179,10 @@ func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error)
 		return backup.Request{}, err
 	}
 	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
-		return backup.Request{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain is a number of images from 1 on, not %d", c.Int("max-chain"))
+		return backup.Request{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain must be at least 1, not %d", c.Int("max-chain"))
 	}
 	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
-		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints"))
+		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints must be at least 1, not %d: the next inc starts from a checkpoint", c.Int("keep-checkpoints"))
 	}
 	return backup.Request{
 		Kind: kind, Since: c.String("since"),
@@ -195,7 +195,7 @@ func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error)
 	}, nil
 }
 
-// runBackup makes one point. name is what its log and progress are said with, "" where there
+// runBackup makes one point. name is shown with its log lines and progress; it is "" if there
 // is only one domain.
 func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, show *terminal.Progress, name string) (_ backup.Result, err error) {
 	disks := show.Of(name)
@@ -222,7 +222,7 @@ func printBackup(w io.Writer, r backup.Result) error {
 		m.ID, m.Kind, since, m.Domain, m.Consistency, terminal.Size(image), seconds(r.Seconds)); err != nil {
 		return err
 	}
-	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says that
+	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says so
 		if _, err := fmt.Fprintf(w, "  %s\n", r.Why); err != nil {
 			return err
 		}

@@ -66,7 +66,8 @@ func listCheckpoints(c *cli.Context, print func(w io.Writer, all []checkpoint.Ch
 	return printAnswer(c, checkpointRows(all), func(w io.Writer) error { return print(w, all, c.Bool("quiet")) })
 }
 
-// openIfThere opens the repository; where there is none, no checkpoint is ours.
+// openIfThere opens the repository. It returns nil if there is none: then no checkpoint is
+// ours.
 func openIfThere(c *cli.Context) (*repository.Repository, error) {
 	repo, err := repository.Open(c.String("repo"))
 	if errors.Is(err, repository.ErrNotRepository) && !c.IsSet("repo") {
@@ -122,9 +123,9 @@ type checkpointRow struct {
 	Owner   string    `json:"owner"`
 	Point   string    `json:"point,omitempty"`
 	Created time.Time `json:"created"`
-	// Bytes are what is dirty, by disk: an incremental copies at most that, and less
-	// where the guest has trimmed or zeroed since. -1 where the bitmap is missing or
-	// broken, or the domain is off.
+	// Bytes is how much is dirty, by disk. An incremental copies no more than that, and
+	// less if the guest has trimmed or zeroed since. -1 means that the bitmap is missing
+	// or broken, or that the domain is shut off.
 	Bytes  map[string]int64 `json:"bytes"`
 	Broken []string         `json:"broken,omitempty"`
 }
@@ -146,7 +147,7 @@ func checkpointRows(all []checkpoint.Checkpoint) []checkpointRow {
 	return rows
 }
 
-// printCheckpoints prints a table, or, where it shall be quiet, names alone.
+// printCheckpoints prints a table, or only names if quiet is set.
 func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
 	switch {
 	case quiet:
@@ -155,7 +156,7 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 		_, err := fmt.Fprintln(w, "no checkpoints")
 		return err
 	}
-	// Sizes go before owners: checkpoint size has them.
+	// Sizes are left out before owners: checkpoint size shows them, too.
 	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "OWNER"}, {Name: "POINT", Spare: 3}, {Name: "CREATED", Spare: 2},
 		{Name: "DISKS", Note: true}, {Name: atMost, Right: true, Spare: 1}}}
 	for _, r := range checkpointRows(all) {
@@ -164,7 +165,7 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 	return g.Print(w, "")
 }
 
-// atMost is the column of what an inc would copy: zeros are dirty, and not copied.
+// atMost is the title of what an inc would copy: zeros are dirty, but not copied.
 const atMost = "INC COPIES AT MOST"
 
 func printNames(w io.Writer, all []checkpoint.Checkpoint) error {
@@ -176,7 +177,7 @@ func printNames(w io.Writer, all []checkpoint.Checkpoint) error {
 	return nil
 }
 
-// diskStates lists a checkpoint's disks and marks those whose bitmap is lost.
+// diskStates lists the disks of a checkpoint and marks those whose bitmap is lost.
 func diskStates(all []checkpoint.Checkpoint, name string) string {
 	c, _ := checkpoint.Find(all, name)
 	var words []string
@@ -203,7 +204,7 @@ func totalSize(r checkpointRow) string {
 	return terminal.Size(total)
 }
 
-// printSizes prints a table, or, where it shall be quiet, lines of the full name, the disk and bytes.
+// printSizes prints a table, or, if quiet is set, lines of full name, disk and bytes.
 func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
 	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "DISK"}, {Name: atMost, Right: true}}}
 	for _, ckpt := range all {

@@ -27,7 +27,7 @@ func recoverCommand() *cli.Command {
 	}
 }
 
-// runDirFlags are where recover and release look for what was left.
+// runDirFlags name the places where recover and release look for leftovers.
 func runDirFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.DurationFlag{Name: "agent-timeout", Category: ofGuest, Value: 10 * time.Second, Usage: "give the guest agent `TIME` to thaw"},
@@ -49,7 +49,7 @@ func recoverDomains(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	if _, err := repository.Open(c.String("repo")); err != nil { // would be said of each
+	if _, err := repository.Open(c.String("repo")); err != nil { // or each domain would report it
 		return err
 	}
 	if c.Bool("all") {
@@ -58,7 +58,7 @@ func recoverDomains(c *cli.Context) (err error) {
 			return err
 		}
 		for _, name := range unknown {
-			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, repository.ShellWord(name)))
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points are kept (virtbackup release %s --points removes them)", name, repository.ShellWord(name)))
 		}
 	}
 	return recoverEach(c, conn, domains)
@@ -73,7 +73,7 @@ func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error 
 				Log:        reportLogger(c).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
-			if err != nil && len(found.Fixed) > 0 { // it was put right all the same
+			if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up
 				_ = printReport(c.App.ErrWriter, found)
 			}
 			return found, len(found.Left) > 0, err
@@ -83,23 +83,23 @@ func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error 
 }
 
 func printReport(w io.Writer, r recovery.Report) error {
-	fixed, nothing := "put right", "nothing to put right"
+	fixed, nothing := "cleaned up", "nothing to clean up"
 	if r.DryRun {
-		fixed = "to be put right"
+		fixed = "to be cleaned up"
 	}
 	if len(r.Fixed)+len(r.Left) > 0 {
 		nothing = ""
 	}
-	return printSections(w, r.Domain, nothing, section{fixed, r.Fixed}, section{"left", r.Left}, section{"lost, no base any more", r.Lost})
+	return printSections(w, r.Domain, nothing, section{fixed, r.Fixed}, section{"left", r.Left}, section{"lost, no longer a base", r.Lost})
 }
 
-// section is what there is to say of one kind.
+// section is a title and what is listed under it.
 type section struct {
 	title string
 	lines []string
 }
 
-// printSections prints a line for each thing, or that there is nothing.
+// printSections prints one line for each entry, or that there is nothing.
 func printSections(w io.Writer, domain, nothing string, sections ...section) error {
 	if nothing != "" {
 		if _, err := fmt.Fprintf(w, "domain %s: %s\n", domain, nothing); err != nil {

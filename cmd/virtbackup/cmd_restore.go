@@ -54,8 +54,8 @@ func restoreAction(c *cli.Context) error {
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
-// pointToRestore opens the repository, and says which point is meant. With --at all of
-// the argument is the domain's name.
+// pointToRestore opens the repository and returns the point that is meant. With --at, the
+// whole argument is the name of the domain.
 func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, domain, at string, err error) {
 	if !c.IsSet("at") {
 		return openWithPoint(c, name)

@@ -10,7 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
-// printAnswer prints what was asked for: v as JSON with --json, else whatever people does.
+// printAnswer prints the answer to a question: v as JSON with --json, else what people prints.
 func printAnswer(c *cli.Context, v any, people func(io.Writer) error) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, v)
@@ -18,8 +18,8 @@ func printAnswer(c *cli.Context, v any, people func(io.Writer) error) error {
 	return people(c.App.Writer)
 }
 
-// printDone reports what was done; with --quiet only programs are told. It is done, so
-// that it cannot be printed is a warning.
+// printDone prints the report of what was done, with --quiet only as JSON. The work is done,
+// so an error of printing is a warning.
 func printDone(c *cli.Context, v any, people func(io.Writer) error) error {
 	if c.Bool("quiet") && !c.Bool("json") {
 		return nil
@@ -37,7 +37,8 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// newProgress shows what has been done with the bytes of disks, as the options say.
+// newProgress returns a progress that is shown as the options say. done is what is done with
+// the bytes, such as "copied".
 func newProgress(c *cli.Context, done string) *terminal.Progress {
 	when := c.String("progress")
 	if c.Bool("quiet") {

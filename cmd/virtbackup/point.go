@@ -26,8 +26,8 @@ func targets(m repository.Manifest) string {
 	return strings.Join(names, " ")
 }
 
-// diskRemark says which disks are not what the point's kind says, and why, unless that is
-// as it was with the parent.
+// diskRemark names the disks whose kind differs from that of the point, with the reason,
+// unless it was the same for the parent.
 func diskRemark(m, parent repository.Manifest) string {
 	var order []string
 	disks := map[string][]string{}
@@ -45,7 +45,7 @@ func diskRemark(m, parent repository.Manifest) string {
 			how += ": " + d.Reason
 		}
 		if before, ok := parent.Disk(d.Target); ok && d.Method == repository.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
-			continue // as of a raw disk, every time
+			continue // as for a raw disk, every time
 		}
 		if disks[how] == nil {
 			order = append(order, how)
@@ -59,7 +59,7 @@ func diskRemark(m, parent repository.Manifest) string {
 	return strings.Join(notes, "; ")
 }
 
-// printPoint prints all of a point; without the table of its disks where it shall be quiet.
+// printPoint prints a point in full. If quiet is set, the table of its disks is left out.
 func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest, quiet bool) error {
 	lines := [][2]string{
 		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
@@ -95,8 +95,8 @@ func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest,
 
 func leftOut(d repository.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
 
-// printDisks prints a table. Notes that the parent has, too, are no news; a zero parent
-// has none.
+// printDisks prints a table of the disks. Notes that the parent has, too, are left out; a zero
+// parent has none.
 func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error {
 	g := terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "KIND", Spare: 1}, {Name: "SIZE", Right: true, Spare: 3}, {Name: "DATA", Right: true},
 		{Name: "ZEROS", Right: true, Spare: 4}, {Name: "IMAGE", Right: true}, {Name: "PARENT", Spare: 2}, {Name: "SOURCE", Spare: 5}, {Name: "NOTE", Note: true}}}
@@ -110,7 +110,7 @@ func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error
 	return g.Print(w, indent)
 }
 
-// diskNote is what a reader of a point should know of one of its disks.
+// diskNote is what should be known about a disk of a point.
 func diskNote(d repository.Disk) string {
 	switch note := "encrypted at its source, stored in the clear"; {
 	case !d.SourceEncrypted:

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/virtbackup/virtbackup/internal/commandline"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 )
@@ -32,7 +33,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 	before := panics.Last()
 	err := panics.Catch(func() error {
 		app := newApp(out, stderr)
-		arranged, err := arrange(app, args)
+		arranged, err := commandline.Arrange(app, args)
 		if err != nil {
 			return err
 		}

@@ -1,5 +1,5 @@
-// Package commandline extends urfave/cli: it prints the same form of help at every level,
-// with options in groups.
+// Package commandline extends urfave/cli: options may stand anywhere on the command line,
+// and the help has the same form at every level, with options in groups.
 package commandline
 
 import (

@@ -12,8 +12,8 @@ import (
 func TestMaxChain(t *testing.T) {
 	t.Parallel()
 	s := smallSite(t)
-	s.rejects(rejection{2, "--max-chain is a number of images from 1 on, not 0", "--max-chain 200"}, []string{"auto", s.Name, "--max-chain", "0"})
-	s.rejects(rejection{2, "--max-chain is a number of images from 1 on, not -1", "--max-chain 200"}, []string{"inc", s.Name, "--max-chain", "-1"})
+	s.rejects(rejection{2, "--max-chain must be at least 1, not 0", "--max-chain 200"}, []string{"auto", s.Name, "--max-chain", "0"})
+	s.rejects(rejection{2, "--max-chain must be at least 1, not -1", "--max-chain 200"}, []string{"inc", s.Name, "--max-chain", "-1"})
 	change := func() {
 		t.Helper()
 		n := int64(len(s.points))

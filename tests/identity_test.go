@@ -59,7 +59,7 @@ func TestCopiedRepository(t *testing.T) {
 	b.program.Must(t, nil, "checkpoint", "delete", b.Name, second.Checkpoint, "--force")
 	// Adopted, the copy goes on with its chain, and its points verify.
 	adopted := b.program.Must(t, nil, "init", "--new-id", b.repo).Stdout
-	if !strings.Contains(adopted, "before it was "+a.repoID()) || !strings.Contains(adopted, "those that it inherited (checkpoint list) are used and never deleted") || b.repoID() == a.repoID() {
+	if !strings.Contains(adopted, "before, it was "+a.repoID()) || !strings.Contains(adopted, "Checkpoints that it inherited (checkpoint list) are used, but never deleted") || b.repoID() == a.repoID() {
 		t.Errorf("adopted: %s", adopted)
 	}
 	b.writeAll(7)

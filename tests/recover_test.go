@@ -88,7 +88,7 @@ func TestRecover(t *testing.T) {
 	if now := s.everything(nil); now != before {
 		t.Errorf("not as before the killed run: before\n%s\nnow\n%s", before, now)
 	}
-	if r := s.program.Must(t, nil, "recover", s.Name); !strings.Contains(r.Stdout, "nothing to put right") {
+	if r := s.program.Must(t, nil, "recover", s.Name); !strings.Contains(r.Stdout, "nothing to clean up") {
 		t.Errorf("a second recover: %s", r.Stdout)
 	}
 	wantKinds(t, s.backUp(0, "inc").Point, "vda inc, vdb inc")
@@ -246,7 +246,7 @@ func TestRecoverAll(t *testing.T) {
 	testdomain.Virsh(t, "undefine", gone.Name)
 	write(t, filepath.Join(s.repo, s.Name, ".partial-check2", "vda.qcow2"), "half")
 	r := s.program.Must(t, nil, "recover", "--all")
-	if !strings.Contains(r.Stderr, "libvirt does not know domain "+gone.Name) || !strings.Contains(r.Stdout, "put right: the unfinished point .partial-check2") {
+	if !strings.Contains(r.Stderr, "libvirt does not know domain "+gone.Name) || !strings.Contains(r.Stdout, "cleaned up: the unfinished point .partial-check2") {
 		t.Error("it does not say both")
 	}
 	testdomain.Virsh(t, "define", filepath.Join(gone.Dir, "domain.xml")) // for its clean-up; it gets another UUID

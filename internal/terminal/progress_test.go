@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"bytes"
@@ -31,19 +31,53 @@ func TestProgressLine(t *testing.T) {
 func TestProgressBars(t *testing.T) {
 	for _, done := range []bool{true, false} {
 		var b bytes.Buffer
-		p := startProgress(&b, barsAlways)
-		p.update("vda", 1<<20, 4<<20)
-		if _, err := p.Write([]byte("a line of the log\n")); err != nil {
+		d := NewProgress(&b, BarsAlways, "copied").Of("")
+		d.Update("vda", 1<<20, 4<<20)
+		if _, err := d.Write([]byte("a line of the log\n")); err != nil {
 			t.Fatal(err)
 		}
-		p.close(done)
-		p.close(false)
+		d.Close(done)
+		d.Close(false)
+		d.Update("vda", 2<<20, 4<<20) // late
 		if got := b.String(); !strings.Contains(got, "vda") || !strings.Contains(got, "a line of the log\n") {
 			t.Errorf("done %v: %q", done, got)
 		}
 		if got := strings.Contains(b.String(), "not done"); got == done {
 			t.Errorf("done %v: %q", done, b.String())
 		}
+	}
+}
+
+// Disks of the same name of several domains have bars of their own, side by side and one
+// after the other.
+func TestProgressOfSeveralDomains(t *testing.T) {
+	var b bytes.Buffer
+	p := NewProgress(&b, BarsAlways, "copied")
+	one, two := p.Of("vm1"), p.Of("vm2")
+	one.Update("vda", 3<<20, 4<<20)
+	two.Update("vda", 1<<20, 4<<20)
+	one.Close(true)
+	two.Update("vda", 2<<20, 4<<20)
+	two.Close(false)
+	if _, err := p.Write([]byte("between them\n")); err != nil {
+		t.Fatal(err)
+	}
+	three := p.Of("vm3")
+	three.Update("vda", 1<<20, 4<<20)
+	three.Close(true)
+	last := map[string]string{} // what was drawn of each
+	between := 0
+	for line := range strings.Lines(b.String()) {
+		for _, name := range []string{"vm1 vda", "vm2 vda", "vm3 vda"} {
+			if strings.Contains(line, name) {
+				last[name] = line
+			}
+		}
+		between += strings.Count(line, "between them")
+	}
+	if !strings.HasSuffix(strings.TrimSpace(last["vm1 vda"]), " done") || !strings.Contains(last["vm2 vda"], "2.0 MiB") || !strings.Contains(last["vm2 vda"], "not done") ||
+		!strings.HasSuffix(strings.TrimSpace(last["vm3 vda"]), " done") || between != 1 {
+		t.Errorf("%q\n%s", last, b.String())
 	}
 }
 
@@ -76,14 +110,20 @@ func TestBarTexts(t *testing.T) {
 
 func TestProgressInALog(t *testing.T) {
 	var b bytes.Buffer
-	p := startProgress(&b, barsAuto)
-	p.update("vda", 1<<20, 4<<20)
-	p.disks["vda"].said = p.disks["vda"].said.Add(-lineInterval)
-	p.update("vda", 2<<20, 4<<20)
-	p.update("vda", 3<<20, 4<<20)
-	p.update("vda", 1<<20, 4<<20) // late
-	p.close(true)
-	if got := b.String(); strings.Count(got, "\n") != 1 || !strings.HasPrefix(got, "vda: 2.0 MiB of about 4.0 MiB copied") {
-		t.Errorf("got %q, want one line", got)
+	p := NewProgress(&b, BarsAuto, "copied")
+	for _, domain := range []string{"", "vm1", "vm2"} {
+		d := p.Of(domain)
+		d.Update("vda", 1<<20, 4<<20)
+		d.disks["vda"].said = d.disks["vda"].said.Add(-lineInterval)
+		d.Update("vda", 2<<20, 4<<20)
+		d.Update("vda", 3<<20, 4<<20)
+		d.Update("vda", 1<<20, 4<<20) // late
+		d.Close(true)
+	}
+	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+	for i, want := range []string{"vda: 2.0 MiB of about 4.0 MiB copied", "vm1 vda: 2.0 MiB of", "vm2 vda: 2.0 MiB of"} {
+		if len(lines) != 3 || !strings.HasPrefix(lines[i], want) {
+			t.Errorf("got %q, want a line for each domain, %q", lines, want)
+		}
 	}
 }

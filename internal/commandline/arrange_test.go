@@ -1,11 +1,28 @@
-package main
+package commandline
 
 import (
 	"strings"
 	"testing"
 
+	"github.com/urfave/cli/v2"
+
 	"github.com/virtbackup/virtbackup/internal/fail"
 )
+
+// testApp has commands like those of virtbackup.
+func testApp() *cli.App {
+	value := func(name string) cli.Flag { return &cli.StringFlag{Name: name} }
+	boolean := func(name string) cli.Flag { return &cli.BoolFlag{Name: name} }
+	return &cli.App{
+		Name:  "virtbackup",
+		Flags: []cli.Flag{value("repo"), value("connect"), boolean("json"), boolean("quiet"), boolean("verbose")},
+		Commands: []*cli.Command{
+			{Name: "full", Flags: []cli.Flag{value("disk")}}, {Name: "inc", Flags: []cli.Flag{value("since")}},
+			{Name: "restore", Flags: []cli.Flag{value("to")}}, {Name: "list"}, {Name: "auto"},
+			{Name: "checkpoint", Subcommands: []*cli.Command{{Name: "list"}, {Name: "delete", Flags: []cli.Flag{boolean("force")}}}},
+		},
+	}
+}
 
 func TestArrange(t *testing.T) {
 	tests := []struct{ name, line, want string }{
@@ -52,7 +69,7 @@ func TestArrange(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			words := append([]string{"virtbackup"}, strings.Fields(tt.line)...)
-			got, err := arrange(newApp(nil, nil), words)
+			got, err := Arrange(testApp(), words)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +83,7 @@ func TestArrange(t *testing.T) {
 // Without its value an option must not take what stands behind it once arranged.
 func TestArrangeMissingValue(t *testing.T) {
 	for _, line := range []string{"inc vm1 --since", "list --repo", "--repo", "checkpoint list --connect"} {
-		_, err := arrange(newApp(nil, nil), append([]string{"virtbackup"}, strings.Fields(line)...))
+		_, err := Arrange(testApp(), append([]string{"virtbackup"}, strings.Fields(line)...))
 		if !fail.Is(err, fail.Usage) || !strings.Contains(fail.HintOf(err), "--help") {
 			t.Errorf("%s: got %v, want a usage error", line, err)
 		}
@@ -75,13 +92,13 @@ func TestArrangeMissingValue(t *testing.T) {
 
 func TestArrangeKeepsItsInput(t *testing.T) {
 	words := []string{"virtbackup", "inc", "vm1", "--since", "check1"}
-	if _, err := arrange(newApp(nil, nil), words); err != nil {
+	if _, err := Arrange(testApp(), words); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Join(words, " "); got != "virtbackup inc vm1 --since check1" {
 		t.Errorf("the command line has become %s", got)
 	}
-	if got, err := arrange(newApp(nil, nil), nil); err != nil || len(got) != 0 {
+	if got, err := Arrange(testApp(), nil); err != nil || len(got) != 0 {
 		t.Errorf("no words: got %q, %v", got, err)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -10,52 +11,17 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/verify"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-func TestGrid(t *testing.T) {
-	g := &grid{columns: []column{{name: "POINT"}, {name: "EMPTY"}, {name: "SIZE", right: true, spare: 1}, {name: "TIME", spare: 2}, {name: "NOTE", note: true}}}
-	g.add("check1", "", "1.0 MiB", "02:00", "")
-	g.add("check10", "", "10.0 MiB", "03:00", "a note that goes on and on")
-	for width, want := range map[int]string{
-		0: `
-  POINT        SIZE  TIME   NOTE
-  check1    1.0 MiB  02:00
-  check10  10.0 MiB  03:00  a note that goes on and on`,
-		52: `
-  POINT        SIZE  TIME   NOTE
-  check1    1.0 MiB  02:00
-  check10  10.0 MiB  03:00  a note that goes on and…`,
-		44: `
-  POINT        SIZE  TIME   NOTE
-  check1    1.0 MiB  02:00
-  check10  10.0 MiB  03:00  a note that goe…`,
-		43: `
-  POINT        SIZE  NOTE
-  check1    1.0 MiB
-  check10  10.0 MiB  a note that goes on a…`,
-		30: `
-  POINT    NOTE
-  check1
-  check10  a note that goes o…`,
-	} {
-		var b bytes.Buffer
-		if err := g.print(&screen{w: &b, width: width}, "  "); err != nil || "\n"+b.String() != want+"\n" {
-			t.Errorf("%d columns: %v\n%s", width, err, b.String())
-		}
-	}
-	var b bytes.Buffer
-	if err := (&grid{columns: g.columns}).print(&b, ""); err != nil || b.Len() > 0 {
-		t.Errorf("without rows: %v %q", err, b.String())
-	}
-}
-
 // No row of any table is wider than sixty columns, with names and sizes of long running
 // installations, and what is wrong is still there.
 func TestTablesFitSixtyColumns(t *testing.T) {
+	t.Setenv("COLUMNS", "60")
 	disk := repository.Disk{Target: "vda", Kind: inc, VirtualSize: 1 << 44, DataBytes: 1023 << 30, ZeroBytes: 1023 << 30, ImageBytes: 1023 << 30,
 		Parent: "../check1234/vda.qcow2", Source: "/var/lib/libvirt/images/a-long-name-of-a-guest.example.com-disk-0.qcow2",
 		Method: repository.MethodRescan, Reason: "the bitmap of checkpoint check1234 is missing or broken"}
@@ -69,24 +35,24 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 	all := []checkpoint.Checkpoint{{Checkpoint: xml.Checkpoint{Name: "check1234.0123456789abcdef", Disks: []xml.CheckpointDisk{
 		{Target: "vda", Bitmap: "b", Size: 1023 << 20}, {Target: "vdb", Bitmap: "b", Size: -1}}}}}
 	for name, tt := range map[string]struct {
-		print func(w *screen) error
+		print func(w io.Writer) error
 		want  []string
 	}{
-		"list":   {func(w *screen) error { return printTrees(w, []string{"vm1"}, listed) }, []string{"check1235", "DAMAGED", "vda LOST"}},
-		"report": {func(w *screen) error { return printDisks(w, m, repository.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
-		"verify": {func(w *screen) error {
+		"list":   {func(w io.Writer) error { return printTrees(w, []string{"vm1"}, listed) }, []string{"check1235", "DAMAGED", "vda LOST"}},
+		"report": {func(w io.Writer) error { return printDisks(w, m, repository.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
+		"verify": {func(w io.Writer) error {
 			return printVerified(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
 				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}}}})
 		}, []string{"check1234", "NOT vda vdb; --disk vd"}},
-		"checkpoint list": {func(w *screen) error { return printCheckpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
-		"checkpoint size": {func(w *screen) error { return printSizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
-		"restore": {func(w *screen) error {
+		"checkpoint list": {func(w io.Writer) error { return printCheckpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
+		"checkpoint size": {func(w io.Writer) error { return printSizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
+		"restore": {func(w io.Writer) error {
 			g := restoredGrid(restore.Result{Disks: []restore.Disk{{Target: "vda", VirtualSize: 1 << 44, DataBytes: 1 << 40, Image: "/a/long/directory/of/a/file/system/that/is/mounted/vda.qcow2"}}})
-			return g.print(w, "  ")
+			return g.Print(w, "  ")
 		}, []string{"vda.qcow2"}},
 	} {
 		var b bytes.Buffer
-		if err := tt.print(&screen{w: &b, width: 60}); err != nil {
+		if err := tt.print(terminal.NewScreen(&b)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		for line := range strings.Lines(b.String()) {

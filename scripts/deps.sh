@@ -10,7 +10,7 @@ build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils)
 # What a hypervisor is made of, and what the tests, the guest and the demo use.
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
-tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux procps
+tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra procps
 	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
 

@@ -57,18 +57,42 @@ need_packages() {
 		apt-get -q -y --no-install-recommends install "${missing[@]}"
 }
 
-# Elsewhere than on Debian this script only looks for the parts, and names them.
+# need_parts looks for the parts where there is no apt, and names the packages that have
+# them: the part, Debian's package, Fedora's.
 need_parts() {
-	local part missing=()
-	for part in gcc pkg-config qemu-img qemu-nbd qemu-system-x86_64 virsh nbdkit \
-		nbdcopy cpio mke2fs debugfs busybox fincore strace; do
-		command -v "$part" >/dev/null || missing+=("$part")
-	done
-	pkg-config --exists libvirt 2>/dev/null || missing+=("libvirt's headers")
-	pkg-config --exists libnbd 2>/dev/null || missing+=("libnbd's headers")
-	[ ${#missing[@]} = 0 ] && return
-	say "missing: ${missing[*]}"
-	die "this is not Debian; install what is, there, ${packages[*]}"
+	local part debian fedora complete=yes
+	while read -r part debian fedora; do
+		case $part in
+		*.pc) ! pkg-config --exists "${part%.pc}" 2>/dev/null || continue ;;
+		*) ! command -v "$part" >/dev/null || continue ;;
+		esac
+		complete=no
+		say "missing: $part (Debian: $debian, Fedora: $fedora)"
+	done <<-END
+		gcc gcc gcc
+		pkg-config pkg-config pkgconf-pkg-config
+		libvirt.pc libvirt-dev libvirt-devel
+		libnbd.pc libnbd-dev libnbd-devel
+		qemu-img qemu-utils qemu-img
+		qemu-nbd qemu-utils qemu-img
+		qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core
+		libvirtd libvirt-daemon-system libvirt-daemon libvirt-daemon-driver-qemu
+		virsh libvirt-clients libvirt-client
+		nbdcopy libnbd-bin libnbd
+		nbdkit nbdkit nbdkit
+		busybox busybox-static busybox
+		cpio cpio cpio
+		mke2fs e2fsprogs e2fsprogs
+		debugfs e2fsprogs e2fsprogs
+		fincore util-linux-extra util-linux
+		ps procps procps-ng
+		systemd-analyze systemd systemd
+		shellcheck shellcheck ShellCheck
+		strace strace strace
+		tar tar tar
+		xz xz-utils xz
+	END
+	[ $complete = yes ] || die "install these packages first; this script does so only on Debian"
 }
 
 # fetch_source VERSION DIR downloads libnbd's source package to DIR, with

@@ -116,15 +116,38 @@ fetch_source() {
 		apt-get "${options[@]}" source --download-only "libnbd=$version")
 }
 
-# need_binding makes libguestfs.org/libnbd available: as an ordinary module
-# where its host can be reached, else from Debian's source package of the
-# installed library, under third_party/ and with a go.work that says so.
+# binding_from DIR puts the binding in third_party/, with a go.work that names it, and adds
+# flags for the compiler. gcc 15 compiles as C23 by default, in which "extern int f ();" is
+# a function without parameters; libnbd 1.14 declares callbacks so that have some. libnbd
+# 1.22 declares the parameters, but without const, as cgo's exports are.
+binding_from() {
+	rm -rf third_party/libnbd "$stamp"
+	mkdir -p third_party/libnbd
+	cp "$1"/*.go "$1"/*.h "$1/go.mod" "$1/LICENSE" third_party/libnbd
+	rm -f third_party/libnbd/*_test.go
+	cat >third_party/libnbd/flags.go <<-END
+		package libnbd
+
+		// #cgo CFLAGS: -std=gnu17 -Wno-discarded-qualifiers
+		import "C"
+	END
+	printf 'go %s\nuse .\nreplace libguestfs.org/libnbd => ./third_party/libnbd\n' \
+		"$(sed -n 's/^go //p' go.mod)" >go.work
+	pkg-config --modversion libnbd >"$stamp"
+}
+
+# need_binding makes libguestfs.org/libnbd available: from the module where its host can
+# be reached, else from Debian's source package of the installed library.
 need_binding() {
-	local version stamp=third_party/libnbd.version
-	if [ -f go.work ] && [ -f third_party/libnbd/bindings.go ]; then
-		version=$(pkg-config --modversion libnbd)
-		if [ "$(cat "$stamp" 2>/dev/null)" = "$version" ]; then return; fi
-	elif GOWORK=off timeout 60 go mod download libguestfs.org/libnbd 2>/dev/null; then
+	local version dir stamp=third_party/libnbd.version
+	version=$(pkg-config --modversion libnbd)
+	if [ -f go.work ] && [ -f third_party/libnbd/flags.go ] &&
+		[ "$(cat "$stamp" 2>/dev/null)" = "$version" ]; then
+		return
+	fi
+	if GOWORK=off timeout 60 go mod download libguestfs.org/libnbd 2>/dev/null; then
+		dir=$(GOWORK=off go list -m -f '{{.Dir}}' libguestfs.org/libnbd)
+		binding_from "$dir"
 		return
 	fi
 	command -v dpkg-query >/dev/null ||
@@ -142,14 +165,7 @@ need_binding() {
 	rm -f "$work"/*.asc
 	tar -xf "$work"/libnbd_*.orig.tar.* -C "$work/new" --strip-components=2 --wildcards \
 		'*/golang/*.go' '*/golang/*.h' '*/golang/go.mod' '*/golang/LICENSE'
-	rm -rf "$work/new/configure" "$work/new/examples"
-	rm -f "$work"/new/*_test.go
-	mkdir -p third_party
-	rm -rf third_party/libnbd
-	cp -r "$work/new" third_party/libnbd
-	printf 'go %s\nuse .\nreplace libguestfs.org/libnbd => ./third_party/libnbd\n' \
-		"$(sed -n 's/^go //p' go.mod)" >go.work
-	pkg-config --modversion libnbd >"$stamp"
+	binding_from "$work/new"
 }
 
 need_go

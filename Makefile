@@ -26,6 +26,10 @@ build: ## Builds bin/virtbackup.
 test: deps ## Runs every test; a skipped one is a failure.
 	@scripts/test.sh
 
+.PHONY: test-debian13
+test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see scripts/on-debian-13.sh).
+	@scripts/on-debian-13.sh make c23 test
+
 SOAK ?= 30m
 .PHONY: soak
 soak: deps ## Runs the oracle test for longer (SOAK=30m).

@@ -8,7 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -32,14 +33,14 @@ const (
 
 func (f Fallback) validate() error {
 	if !slices.Contains([]Fallback{"", FallbackRescan, FallbackFull, FallbackFail}, f) {
-		return usageError("virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
+		return fail.Errorf(fail.Usage, "virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
 	}
 	return nil
 }
 
-// distrust says why no bitmap tells what changed on a disk since the plan's
+// whyNoBitmap says why no bitmap tells what changed on a disk since the plan's
 // base, which has an image of it; "" if one does.
-func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
+func (p *Plan) whyNoBitmap(d DiskPlan, base repository.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
@@ -82,7 +83,7 @@ func (p *Plan) refuse(r Request) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	return withHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
+	return fail.WithHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
 		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
 }
 
@@ -128,9 +129,8 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	}
 	r.Log.Log(ctx, level, fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
 	links, err := r.checkParent(ctx, *d)
-	var damaged *repository.DamagedError
 	switch {
-	case errors.As(err, &damaged):
+	case fail.Is(err, fail.Damaged):
 		d.Rescan, d.Parent = false, ""
 		d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
 		r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
@@ -146,7 +146,6 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 // found damage in it: what is chained onto damage does not restore.
 func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
-	var damaged *repository.DamagedError
 	if err == nil {
 		n := slices.IndexFunc(links, func(l repository.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
 		if n < 0 {
@@ -160,7 +159,7 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 		_, err = r.checkParent(ctx, *d)
 	}
 	switch {
-	case errors.As(err, &damaged):
+	case fail.Is(err, fail.Damaged):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err
@@ -228,10 +227,9 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 // only cannot be read now fails the run: the base may be sound.
 func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
-	var damaged *repository.DamagedError
 	var noChain *qcow2.ChainError
 	switch {
-	case errors.As(err, &damaged), errors.As(err, &noChain):
+	case fail.Is(err, fail.Damaged), errors.As(err, &noChain):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err
@@ -251,16 +249,12 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 		return 0, false, err
 	}
 	defer closeAll()
-	source, err := r.source(d)
-	if err != nil {
-		return 0, false, err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return 0, false, err
 	}
 	defer export.Close()
-	return export.TailChanged(ctx, chain)
+	return flatten.TailChanged(ctx, chain, export)
 }
 
 // leaveBase copies a disk in full whose image in the base was found damaged: an
@@ -268,7 +262,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 func (r *run) leaveBase(d *DiskPlan, damage error) error {
 	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
 	if r.Fallback == FallbackFail {
-		return withHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
+		return fail.WithHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
 	}
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
 	r.warn("disk %s is copied in full, as its image in point %s is damaged: %v", d.Target, r.plan.Base.ID, damage)

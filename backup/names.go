@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -15,7 +16,7 @@ func (r *run) warnOfRename(s State) error {
 	if len(s.Points) > 0 {
 		return nil
 	}
-	names, err := r.repo.NamesOf(r.domain.UUID())
+	names, err := r.repo.NamesOf(r.domain.Domain.UUID())
 	if err != nil {
 		return err
 	}
@@ -34,7 +35,7 @@ func (r *run) hintOfRename(err error) error {
 	if !errors.Is(err, hypervisor.ErrNoDomain) || repository.ValidDomain(r.Domain) != nil {
 		return err
 	}
-	repo, openErr := repository.Open(r.dir)
+	repo, openErr := repository.Open(r.Repository)
 	if openErr != nil {
 		return err
 	}
@@ -42,9 +43,9 @@ func (r *run) hintOfRename(err error) error {
 	if ownerErr != nil || uuid == "" {
 		return err
 	}
-	domain, lookupErr := r.conn.DomainByUUID(uuid)
+	domain, lookupErr := r.Host.DomainByUUID(uuid)
 	if lookupErr != nil {
 		return err
 	}
-	return withHint(err, "libvirt calls the domain of these points %s now", repository.ShellWord(domain.Name()))
+	return fail.WithHint(err, "libvirt calls the domain of these points %s now", repository.ShellWord(domain.Name()))
 }

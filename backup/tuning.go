@@ -2,6 +2,7 @@ package backup
 
 import (
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/zstd"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -19,13 +20,13 @@ type Tuning struct {
 
 func (t Tuning) validate() error {
 	if t.Connections < 0 || t.Connections > maxConnections {
-		return usageError("", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
+		return fail.Errorf(fail.Usage, "", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
 	}
 	if t.Zstd == 0 {
 		return nil
 	}
 	if err := zstd.ValidLevel(t.Zstd); err != nil {
-		return usageError("--compress zstd, --compress zstd:6 or --compress none", "%v", err)
+		return fail.Errorf(fail.Usage, "--compress zstd, --compress zstd:6 or --compress none", "%v", err)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -27,7 +28,7 @@ type Request struct {
 	Points bool
 	// DryRun removes nothing.
 	DryRun bool
-	// As in recovery.Site.
+	// As in guest.LockedDomain.
 	SocketDir, ScratchDir string
 	AgentTimeout          time.Duration
 	Log                   *slog.Logger
@@ -48,10 +49,10 @@ type Result struct {
 // work is one request under way.
 type work struct {
 	Request
-	conn   *hypervisor.Conn
+	host   guest.Host
 	repo   *repository.Repository
 	lock   *repository.Lock
-	domain *hypervisor.Domain // nil where libvirt does not know it
+	domain guest.Domain // nil where libvirt does not know it
 	active bool
 	owned  bool // the points tell whose they are
 	// namesake: libvirt has another domain of that name.
@@ -70,8 +71,8 @@ type work struct {
 // the domain, repository.ErrNoPoint, *repository.NeededError for a point that
 // others need, *repository.LockedError, and whatever libvirt or the file system
 // reports.
-func Run(ctx context.Context, conn *hypervisor.Conn, repo *repository.Repository, request Request) (result Result, retErr error) {
-	w := &work{Request: request, conn: conn, repo: repo}
+func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
+	w := &work{Request: request, host: host, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
 	if w.Log == nil {
 		w.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -117,13 +118,13 @@ func (w *work) find() error {
 	ids, _ := w.repo.PointIDs(w.Domain)
 	w.owned = uuid != "" || len(ids) == 0
 	if uuid == "" {
-		w.domain, err = w.conn.Domain(w.Domain)
+		w.domain, err = w.host.Domain(w.Domain)
 	} else {
-		w.domain, err = w.conn.DomainByUUID(uuid)
+		w.domain, err = w.host.DomainByUUID(uuid)
 	}
 	if errors.Is(err, hypervisor.ErrNoDomain) && slices.Contains(here, w.Domain) {
 		w.domain = nil
-		_, err := w.conn.Domain(w.Domain)
+		_, err := w.host.Domain(w.Domain)
 		w.namesake = err == nil
 		return nil
 	}
@@ -175,11 +176,11 @@ func (w *work) recover(ctx context.Context) error {
 	if w.domain == nil || w.DryRun || !w.owned {
 		return nil
 	}
-	site := &recovery.Site{
+	locked := &guest.LockedDomain{
 		Domain: w.domain, Repo: w.repo, Lock: w.lock, Log: w.Log,
 		SocketDir: w.SocketDir, ScratchDir: w.ScratchDir, AgentTimeout: w.AgentTimeout,
 	}
-	report, err := site.Recover(ctx, true)
+	report, err := recovery.Recover(ctx, locked, true)
 	w.result.Recovered = report.Fixed
 	return err
 }

@@ -1,8 +1,9 @@
 package repository
 
 import (
-	"errors"
 	"fmt"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // Format is the newest layout this package reads and the one it writes. It
@@ -11,7 +12,9 @@ import (
 const Format = 2
 
 // ErrNewerFormat says that a file is of a later format than Format.
-var ErrNewerFormat = errors.New("made by a newer virtbackup")
+var ErrNewerFormat = fail.Sentinel(fail.Other,
+	"use the newest virtbackup that has written to this repository",
+	"made by a newer virtbackup")
 
 func checkFormat(format int) error {
 	switch {

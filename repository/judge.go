@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/locate"
 )
 
 // span is a place in a file and what is wrong there.
@@ -125,7 +126,7 @@ func (c *imageCheck) locate(spans []span) (disk [][]qcow2.Range, ok bool) {
 	for _, s := range spans {
 		parts = append(parts, s.Range)
 	}
-	disk, ok, err = qcow2.Locate(f, header, parts)
+	disk, ok, err = locate.Disk(f, header, parts)
 	return disk, ok && err == nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 const lockName = "lock"
@@ -49,6 +51,14 @@ func (e *LockedError) Error() string {
 	}
 	return fmt.Sprintf("domain %s is locked by process %d on %s since %s",
 		e.Domain, e.PID, e.Host, TimeText(e.Since))
+}
+
+// Kind is fail.Locked.
+func (e *LockedError) Kind() fail.Kind { return fail.Locked }
+
+// Hint says to wait.
+func (e *LockedError) Hint() string {
+	return "another run of virtbackup works on this domain: wait until it has ended"
 }
 
 // holder is the content of a lock file. It informs people only: what locks is
@@ -92,9 +102,8 @@ func (r *Repository) Lock(domain string) (*Lock, error) {
 }
 
 func lockError(domain string, err error) error {
-	var locked *LockedError
 	switch {
-	case errors.As(err, &locked):
+	case fail.Is(err, fail.Locked):
 		return err
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("lock domain %s: the repository is on a file system mounted read-only: %w", domain, err)

@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -19,16 +19,14 @@ import (
 // what was copied only where both succeeded. Damage is the error that counts: a
 // copy from a damaged image may fail in any way.
 func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
-	var bug *panics.Error
-	if copyErr != nil && (r.isOurs(copyErr) || errors.As(copyErr, &bug)) {
+	if copyErr != nil && (r.isOurs(copyErr) || fail.Is(copyErr, fail.Bug)) {
 		return copyErr
 	}
 	checkErr := r.check(ctx, chains)
-	var damaged *repository.DamagedError
 	switch {
 	case ctx.Err() != nil && errors.Join(copyErr, checkErr) != nil:
 		return context.Cause(ctx) // all fails then; what was seen first is chance
-	case copyErr == nil || errors.As(checkErr, &damaged):
+	case copyErr == nil || fail.Is(checkErr, fail.Damaged):
 		return checkErr
 	}
 	return r.explain(copyErr)
@@ -104,17 +102,16 @@ func (r *restorer) explain(err error) error {
 // their images are what is wanted, and damaged XML is only a warning; nil then.
 func (r *restorer) readXML() ([]byte, error) {
 	doc, err := r.repo.ReadFile(r.point, repository.DomainXML)
-	var damaged *repository.DamagedError
 	switch {
 	case err == nil:
 		return doc, nil
-	case !errors.As(err, &damaged):
+	case !fail.Is(err, fail.Damaged):
 		return nil, fmt.Errorf("the domain's XML: %w", err)
 	case len(r.Disks) > 0:
 		r.warn(fmt.Sprintf("the domain's XML is not restored: %v", err))
 		return nil, nil
 	}
-	return nil, &xmlError{r.explain(err), r.imagesAlone()}
+	return nil, fail.WithHint(fmt.Errorf("the domain's XML: %w", r.explain(err)), "%s", r.imagesAlone())
 }
 
 // imagesAlone is the command that restores the images and no XML.
@@ -125,15 +122,3 @@ func (r *restorer) imagesAlone() string {
 	}
 	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", repository.ShellWord(r.Domain), r.point.ID, &disks)
 }
-
-// xmlError says that the domain's XML is damaged.
-type xmlError struct {
-	err  error
-	hint string
-}
-
-func (e *xmlError) Error() string { return fmt.Sprintf("the domain's XML: %v", e.err) }
-func (e *xmlError) Unwrap() error { return e.err }
-
-// Hint says how to get the images all the same.
-func (e *xmlError) Hint() string { return e.hint }

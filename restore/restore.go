@@ -14,7 +14,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
@@ -42,7 +44,7 @@ type restorer struct {
 // files that it was made from have been read and held against their hashes; what
 // a failed restore made is removed.
 //
-// Errors: *UsageError, *NotFoundError, *repository.DamagedError, and whatever
+// Errors: fail.Usage, fail.NotFound, *repository.DamagedError, and whatever
 // the file system reports.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
 	start := time.Now()
@@ -97,8 +99,7 @@ func (r *restorer) choose() error {
 	}
 	for _, target := range r.Disks {
 		if _, ok := r.point.Disk(target); !ok {
-			return &NotFoundError{fmt.Sprintf("point %s of domain %s has no disk %q", r.point.ID, r.Domain, target),
-				"virtbackup show " + repository.ShellWord(r.Domain+"@"+r.point.ID)}
+			return fail.Errorf(fail.NotFound, "virtbackup show "+repository.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
 		}
 	}
 	for _, d := range r.point.Disks {
@@ -152,7 +153,7 @@ func (r *restorer) checkDir() (err error) {
 		return fmt.Errorf("directory to restore to: %w", err)
 	}
 	if repo := repository.Containing(r.Dir); repo != "" {
-		return &UsageError{fmt.Sprintf("%s is in the repository %s: nothing is restored into a repository", r.Dir, repo), "name a directory elsewhere with --to"}
+		return fail.Errorf(fail.Usage, "name a directory elsewhere with --to", "%s is in the repository %s: nothing is restored into a repository", r.Dir, repo)
 	}
 	return nil
 }
@@ -164,11 +165,11 @@ func (r *restorer) makeDir() error {
 	case errors.Is(err, fs.ErrNotExist):
 		return r.makeDirs()
 	case errors.Is(err, syscall.ENOTDIR):
-		return &UsageError{r.Dir + " is not a directory", "name a new directory with --to"}
+		return fail.Errorf(fail.Usage, "name a new directory with --to", "%s is not a directory", r.Dir)
 	case err != nil:
 		return fmt.Errorf("directory to restore to: %w", err)
 	case len(entries) > 0:
-		return &UsageError{fmt.Sprintf("%s is not empty (it has %s)", r.Dir, entries[0].Name()), "name a new directory with --to; nothing is ever overwritten"}
+		return fail.Errorf(fail.Usage, "name a new directory with --to; nothing is ever overwritten", "%s is not empty (it has %s)", r.Dir, entries[0].Name())
 	}
 	return nil
 }
@@ -293,7 +294,7 @@ func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copi
 		return 0, err
 	}
 	raw := &rawImage{file: file, size: images.Size(), cluster: images.ClusterSize()}
-	err := flatten(ctx, images, raw, copied)
+	err := flatten.Copy(ctx, images, raw, copied)
 	return raw.data.Load(), err
 }
 
@@ -303,7 +304,7 @@ func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, co
 	if err != nil {
 		return 0, err
 	}
-	if err := flatten(ctx, images, writer, copied); err != nil {
+	if err := flatten.Copy(ctx, images, writer, copied); err != nil {
 		return 0, err
 	}
 	stats, err := writer.Finish(file.Sync)

@@ -16,6 +16,7 @@ import (
 	"unsafe"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -164,9 +165,8 @@ func TestDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			report := verified(t, r, Request{})
-			var damaged *repository.DamagedError
-			if err := report.Err(); !errors.As(err, &damaged) {
-				t.Errorf("got %v, want a *repository.DamagedError", err)
+			if err := report.Err(); !fail.Is(err, fail.Damaged) {
+				t.Errorf("got %v, want damage", err)
 			}
 			if got := outcome(report.Domains[0]); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)

@@ -9,12 +9,12 @@ import (
 )
 
 // auto does not extend a chain that has the maximum number of images; inc and diff
-// refuse to.
+// warn of it.
 func TestMaxChain(t *testing.T) {
 	t.Parallel()
 	s := testsite.Small(t)
-	s.Rejects(testsite.Reject(2, "--max-chain is a number of images from 1 on, not 0", "--max-chain 200"), []string{"auto", s.Name, "--max-chain", "0"})
-	s.Rejects(testsite.Reject(2, "--max-chain is a number of images from 1 on, not -1", "--max-chain 200"), []string{"inc", s.Name, "--max-chain", "-1"})
+	s.Rejects(testsite.Reject(2, "--max-chain must be at least 1, not 0", "--max-chain 200"), []string{"auto", s.Name, "--max-chain", "0"})
+	s.Rejects(testsite.Reject(2, "--max-chain must be at least 1, not -1", "--max-chain 200"), []string{"inc", s.Name, "--max-chain", "-1"})
 	change := func() {
 		t.Helper()
 		n := int64(len(s.Points))

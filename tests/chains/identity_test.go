@@ -48,7 +48,7 @@ func TestCopiedRepository(t *testing.T) {
 	b.Program.Must(t, nil, "checkpoint", "delete", b.Name, second.Checkpoint, "--force")
 	// After adopting them the copy goes on with its chain, and its points verify.
 	adopted := b.Program.Must(t, nil, "init", "--new-id", b.Repo).Stdout
-	if !strings.Contains(adopted, "before it was "+a.RepositoryID()) || !strings.Contains(adopted, "those that it inherited (checkpoint list) are used and never deleted") || b.RepositoryID() == a.RepositoryID() {
+	if !strings.Contains(adopted, "before, it was "+a.RepositoryID()) || !strings.Contains(adopted, "Checkpoints that it inherited (checkpoint list) are used, but never deleted") || b.RepositoryID() == a.RepositoryID() {
 		t.Errorf("adopted: %s", adopted)
 	}
 	b.WriteAll(7)

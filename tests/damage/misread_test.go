@@ -8,9 +8,12 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/source/pull"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -50,10 +53,15 @@ func backUpHere(s *testsite.Site, ctx context.Context, request backup.Request) (
 		s.T.Fatal(err)
 	}
 	defer conn.Close()
-	const dir = backup.DefaultRunDir
+	const dir = guest.DefaultRunDir
 	request.Domain, request.ScratchDir, request.SocketDir = s.Name, dir, dir
 	truth := s.Truths()
-	result, err := backup.Run(ctx, conn, s.Repo, request)
+	result, err := backup.Run(ctx, backup.Deps{
+		Host: guest.Libvirt(conn), Repository: s.Repo,
+		Source: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
+			return pull.New(d, o, warn)
+		},
+	}, request)
 	if err == nil {
 		s.Points = append(s.Points, testsite.Point{Manifest: result.Point, Truth: truth})
 	}

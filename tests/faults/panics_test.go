@@ -25,7 +25,7 @@ func TestPanics(t *testing.T) {
 	}
 	to := filepath.Join(s.Dir, "a", "restored")
 	for _, point := range []string{
-		"restore disk", "restore plan", "restore batch#3", "fsync vda.qcow2.partial before", // goroutines of the copy
+		"restore disk", "flatten plan", "flatten batch#3", "fsync vda.qcow2.partial before", // goroutines of the copy
 		"restore: check image", "check piece#2", // of the check
 		"restore: name images", "restore: write XML", "restore: done", // the goroutine that waits for them
 	} {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/recovery"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
@@ -41,7 +41,7 @@ func TestRecover(t *testing.T) {
 	before := s.Everything(nil)
 	kill(s, "inc", s.Name)
 	killed := s.Everything(nil)
-	want := []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2", recovery.DefaultRunDir + "/" + prefix(s)}
+	want := []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2", guest.DefaultRunDir + "/" + prefix(s)}
 
 	dry := s.Recovered(0, "--dry-run")
 	if !dry.DryRun || len(dry.Left)+len(dry.Lost) != 0 {
@@ -73,7 +73,7 @@ func TestRecoverShutOff(t *testing.T) {
 	report := s.Recovered(3)
 	testsite.WantList(t, "left", report.Left, "checkpoint check2: its bitmaps can be deleted only while the domain runs")
 	testsite.WantList(t, "fixed", report.Fixed[:1], "the unfinished point .partial-check2")
-	if files, _ := filepath.Glob(filepath.Join(recovery.DefaultRunDir, prefix(s)+"*")); len(files) != 0 {
+	if files, _ := filepath.Glob(filepath.Join(guest.DefaultRunDir, prefix(s)+"*")); len(files) != 0 {
 		t.Errorf("left: %q", files)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".*")); len(left) != 0 {
@@ -214,7 +214,7 @@ func TestRecoverAll(t *testing.T) {
 	testdomain.Virsh(t, "undefine", gone.Name)
 	testsite.WriteFile(t, filepath.Join(s.Repo, s.Name, ".partial-check2", "vda.qcow2"), "half")
 	r := s.Program.Must(t, nil, "recover", "--all")
-	if !strings.Contains(r.Stderr, "libvirt does not know domain "+gone.Name) || !strings.Contains(r.Stdout, "put right: the unfinished point .partial-check2") {
+	if !strings.Contains(r.Stderr, "libvirt does not know domain "+gone.Name) || !strings.Contains(r.Stdout, "cleaned up: the unfinished point .partial-check2") {
 		t.Error("it does not say both")
 	}
 	testdomain.Virsh(t, "define", filepath.Join(gone.Dir, "domain.xml")) // for the test's clean-up; it gets another UUID

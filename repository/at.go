@@ -12,6 +12,9 @@ import (
 // clock of the host was when it was made.
 const Latest = "latest"
 
+// ErrNoPoint says that a domain has no such point; callers tell it with errors.Is.
+var ErrNoPoint = errors.New("no such restore point")
+
 // NoPointError says that a domain has no such point; errors.Is finds ErrNoPoint in it.
 type NoPointError struct{ message, hint string }
 
@@ -76,27 +79,6 @@ func Resolve(domain string, points []Manifest, at string) (Manifest, error) {
 	return *found, nil
 }
 
-// Find returns the point of a domain that at names, as [Resolve] does; "" is [Latest].
-// A point that cannot be read may be the one that is asked for, or newer: the error is a
-// *DamagedError then, unless another is named by its id.
-func (r *Repository) Find(domain, at string) (Manifest, error) {
-	at = cmp.Or(at, Latest)
-	points, err := r.Points(domain)
-	var damaged *DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return Manifest{}, err
-	}
-	m, err := Resolve(domain, points, at)
-	if damaged == nil || err == nil && m.ID == at {
-		return m, err
-	}
-	r.Explain(damaged)
-	if at == Latest || damaged.has(at) {
-		return Manifest{}, damaged
-	}
-	return Manifest{}, errors.Join(damaged, err)
-}
-
 // newestAt is the newest point at or before an instant, nil if there is none.
 func newestAt(points []Manifest, instant time.Time) *Manifest {
 	early := slices.DeleteFunc(slices.Clone(points), func(m Manifest) bool { return m.Time.After(instant) })
@@ -120,8 +102,6 @@ func (m Manifest) IsNamed(at string) bool {
 		return !m.Time.Before(s.start) && !m.Time.After(s.end)
 	})
 }
-
-func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }
 
 // IsPointName tells whether a point can be named so: an id, a time, or [Latest].
 func IsPointName(s string) bool {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
 
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -118,29 +116,6 @@ func (r *Repository) parentOf(m Manifest, d Disk) (Manifest, Disk, error) {
 		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, err)
 	}
 	return parent, pd, nil
-}
-
-// parentDisk finds, in the parent point, the disk that d is chained onto, and
-// sees that the parent is the one that was there when the point was made.
-func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
-	_, image, err := d.ParentImage()
-	switch {
-	case err != nil:
-		return Disk{}, err
-	case !strings.EqualFold(parent.DomainUUID, m.DomainUUID):
-		return Disk{}, fmt.Errorf("%s needs it, but it is of another domain: UUID %s, not %s", m.ID, parent.DomainUUID, m.DomainUUID)
-	case m.ParentIdentity != "" && m.ParentIdentity != parent.Identity:
-		return Disk{}, fmt.Errorf("%s needs the point of identity %s, but this one has %q: put here by hand", m.ID, m.ParentIdentity, parent.Identity)
-	case !m.ParentTime.IsZero() && !m.ParentTime.Equal(parent.Time):
-		return Disk{}, fmt.Errorf("%s needs the point of %s, but this one shows %s: put here by hand", m.ID,
-			m.ParentTime.Format(time.RFC3339Nano), parent.Time.Format(time.RFC3339Nano))
-	}
-	for _, pd := range parent.Disks {
-		if pd.Image == image {
-			return pd, nil
-		}
-	}
-	return Disk{}, fmt.Errorf("%s needs its image %s, which its manifest does not have", m.ID, image)
 }
 
 // checkHeader holds the header of an image against its manifest.

@@ -52,7 +52,7 @@ type CheckOptions struct {
 // differs is read once more. Damage found is not an error; the error says why there
 // could be no check: ctx ended, or files may not be read by this user.
 func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o CheckOptions) ([]Damage, error) {
-	c := &imageCheck{repo: r, point: m, disk: d, options: o, layout: d.layout(),
+	c := &imageCheck{repo: r, point: m, disk: d, options: o, layout: layoutOf(d),
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
 		c.options.Progress = func(int64) {}

@@ -120,7 +120,7 @@ func checkOf(t *testing.T, r *Repository, m Manifest, written []byte) []Damage {
 // is what was written, or damage.
 func proofOf(t *testing.T, r *Repository, m Manifest, content []byte) *Proof {
 	t.Helper()
-	unit := m.Disks[0].layout().unit
+	unit := layoutOf(m.Disks[0]).unit
 	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
 	shared := newReading(context.Background(), func(string) {})
 	defer shared.close()

@@ -2,29 +2,12 @@ package repository
 
 import (
 	"encoding/hex"
-	"fmt"
-	"io"
+	"strings"
 
 	"lukechampine.com/blake3"
 )
 
 const digestPrefix = "blake3:"
-
-// Digest returns "blake3:" and the hex BLAKE3-256 of the file at path, as
-// manifests hold it (b3sum prints the same digits). Memory does not grow with
-// the file.
-func Digest(path string) (string, error) {
-	f, err := openRegular(path)
-	if err != nil {
-		return "", fmt.Errorf("digest: %w", err)
-	}
-	defer f.Close()
-	h := blake3.New(hashSize, nil)
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("digest %s: %w", path, err)
-	}
-	return formatDigest(h.Sum(nil)), nil
-}
 
 func digestBytes(data []byte) string {
 	sum := blake3.Sum256(data)
@@ -32,3 +15,12 @@ func digestBytes(data []byte) string {
 }
 
 func formatDigest(sum []byte) string { return digestPrefix + hex.EncodeToString(sum) }
+
+func validDigest(s string) bool {
+	digits, ok := strings.CutPrefix(s, digestPrefix)
+	if !ok || len(digits) != 64 || strings.ToLower(digits) != digits {
+		return false
+	}
+	_, err := hex.DecodeString(digits)
+	return err == nil
+}

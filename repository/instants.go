@@ -2,8 +2,6 @@ package repository
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -53,34 +51,8 @@ type Instant struct {
 	Process Process `json:"process"` // that made the run
 }
 
-// CheckpointName is what libvirt calls the checkpoint of a point, and QEMU its
-// bitmaps: a bitmap must have its checkpoint's name.
-func CheckpointName(point, identity string) string { return point + "." + identity }
-
 // CheckpointName is that of the instant.
 func (i Instant) CheckpointName() string { return CheckpointName(i.Point, i.Identity) }
-
-// ParseCheckpointName splits what CheckpointName returns; ok is false for other
-// names.
-func ParseCheckpointName(name string) (point, identity string, ok bool) {
-	point, identity, ok = strings.Cut(name, ".")
-	if _, _, err := ParsePointID(point); !ok || err != nil || !ValidIdentity(identity) {
-		return "", "", false
-	}
-	return point, identity, true
-}
-
-// NewIdentity returns a new random identity.
-func NewIdentity() string {
-	var b [8]byte
-	rand.Read(b[:]) // never fails since Go 1.24
-	return hex.EncodeToString(b[:])
-}
-
-// ValidIdentity tells whether s has the form of an identity.
-func ValidIdentity(s string) bool {
-	return len(s) == 16 && strings.Trim(s, "0123456789abcdef") == ""
-}
 
 // Instants is the content of instants.json.
 type Instants struct {

@@ -7,22 +7,10 @@ import (
 )
 
 const (
-	// RangeLength is how many bytes of an image one hash of a new hash list covers:
-	// 64 KiB, a cluster, so that a cluster or a table can be read and proven
-	// without its neighbours. A list is 512 MiB for 1 TiB of image.
-	RangeLength = 64 << 10
-
-	// firstRangeLength is that of lists of format 1, 1 MiB: their header has
-	// version 1, and their manifests do not say it.
-	firstRangeLength = 1 << 20
-
 	hashesMagic      = "VBHASHES"
 	hashesAlgorithm  = 1 // BLAKE3-256
 	hashesHeaderSize = 32
 	hashSize         = 32
-
-	// maxImage keeps sums of offsets far from overflow: 2^62 bytes.
-	maxImage = 1 << 62
 )
 
 // layout is how a hash list divides an image into ranges, and so where in the
@@ -32,7 +20,7 @@ type layout struct {
 	unit   int64 // bytes of a range; the last one may be shorter
 }
 
-func (d Disk) layout() layout {
+func layoutOf(d Disk) layout {
 	if d.HashRange == 0 {
 		return layout{d.ImageBytes, firstRangeLength}
 	}

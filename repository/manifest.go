@@ -1,12 +1,11 @@
 package repository
 
 import (
-	"bytes"
-	"encoding/hex"
-	"encoding/json"
+	"cmp"
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -143,52 +142,8 @@ func (d Disk) ParentImage() (id, image string, err error) {
 // point id.
 func ParentPath(id, image string) string { return path.Join("..", id, image) }
 
-// The manifest is the root of what a point's digests cover, so it carries its
-// own: the last member of the object, over all bytes of the file before it. The
-// length is fixed, so `head -c -90 manifest.json | b3sum` checks it by hand.
-const (
-	selfDigestStart  = ",\n  \"digest\": \"" + digestPrefix
-	selfDigestEnd    = "\"\n}\n"
-	selfDigestLength = len(selfDigestStart) + 64 + len(selfDigestEnd)
-)
-
 // encodeManifest returns the content of manifest.json.
 func encodeManifest(m Manifest) ([]byte, error) { return encodeSelfDigested(m) }
-
-// encodeSelfDigested returns v as a JSON object with its digest as the last member.
-func encodeSelfDigested(v any) ([]byte, error) {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return nil, err
-	}
-	body := bytes.TrimSuffix(data, []byte("\n}"))
-	return append(body, selfDigestTail(body)...), nil
-}
-
-func selfDigestTail(body []byte) string {
-	return selfDigestStart + strings.TrimPrefix(digestBytes(body), digestPrefix) + selfDigestEnd
-}
-
-// hasSelfDigest tells whether data ends as what encodeSelfDigested returns does.
-func hasSelfDigest(data []byte) bool {
-	at := len(data) - selfDigestLength
-	return at >= 0 && bytes.HasPrefix(data[at:], []byte(selfDigestStart))
-}
-
-// parseSelfDigested reads what encodeSelfDigested returned into v; format tells the
-// format that v names.
-func parseSelfDigested(data []byte, v any, format func() int) error {
-	if err := json.Unmarshal(data, v); err != nil {
-		return fmt.Errorf("parse: %w", err)
-	}
-	// Before the format: one changed bit makes "format": 2 a newer one. All formats keep
-	// the digest in the same place.
-	at := len(data) - selfDigestLength
-	if at < 0 || string(data[at:]) != selfDigestTail(data[:at]) {
-		return errors.New("content does not match its digest: damaged, or edited by hand")
-	}
-	return checkFormat(format())
-}
 
 // ParseManifest reads the content of a manifest.json strictly: its digest, its
 // JSON and all that Validate asks for. Fields it does not know are ignored, as
@@ -360,11 +315,41 @@ func (m Manifest) validateFiles() error {
 	return nil
 }
 
-func validDigest(s string) bool {
-	digits, ok := strings.CutPrefix(s, digestPrefix)
-	if !ok || len(digits) != 64 || strings.ToLower(digits) != digits {
-		return false
+// parentDisk finds, in the parent point, the disk that d is chained onto, and
+// sees that the parent is the one that was there when the point was made.
+func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
+	_, image, err := d.ParentImage()
+	switch {
+	case err != nil:
+		return Disk{}, err
+	case !strings.EqualFold(parent.DomainUUID, m.DomainUUID):
+		return Disk{}, fmt.Errorf("%s needs it, but it is of another domain: UUID %s, not %s", m.ID, parent.DomainUUID, m.DomainUUID)
+	case m.ParentIdentity != "" && m.ParentIdentity != parent.Identity:
+		return Disk{}, fmt.Errorf("%s needs the point of identity %s, but this one has %q: put here by hand", m.ID, m.ParentIdentity, parent.Identity)
+	case !m.ParentTime.IsZero() && !m.ParentTime.Equal(parent.Time):
+		return Disk{}, fmt.Errorf("%s needs the point of %s, but this one shows %s: put here by hand", m.ID,
+			m.ParentTime.Format(time.RFC3339Nano), parent.Time.Format(time.RFC3339Nano))
 	}
-	_, err := hex.DecodeString(digits)
-	return err == nil
+	for _, pd := range parent.Disks {
+		if pd.Image == image {
+			return pd, nil
+		}
+	}
+	return Disk{}, fmt.Errorf("%s needs its image %s, which its manifest does not have", m.ID, image)
 }
+
+func compareAge(a, b Manifest) int {
+	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
+}
+
+// needs says whether the point is chained onto that one.
+func (m Manifest) needs(id string) bool {
+	if m.Parent == id {
+		return true
+	}
+	return slices.ContainsFunc(m.Disks, func(d Disk) bool {
+		parent, _, err := d.ParentImage()
+		return err == nil && parent == id
+	})
+}
+func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }

@@ -1,6 +1,8 @@
 package repository
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -19,7 +21,17 @@ const (
 	PrefixCopy  = "copy"
 )
 
-const partialPrefix = ".partial-"
+// Names of files that stand beside or among points.
+const (
+	// descriptionName is the file that makes a directory a repository.
+	descriptionName = "repository.json"
+	// lostFound is what mkfs.ext4 leaves in the root of a file system, which is
+	// where a repository on a disk of its own starts.
+	lostFound = "lost+found"
+
+	imageSuffix  = ".qcow2"
+	hashesSuffix = ".hashes"
+)
 
 // ValidName says whether a name from outside (a domain, a disk's target, a
 // point id, a file in a manifest) may become one element of a path. Spaces are
@@ -130,4 +142,42 @@ func validUUID(s string) bool {
 		}
 	}
 	return true
+}
+
+// CheckpointName is what libvirt calls the checkpoint of a point, and QEMU its
+// bitmaps: a bitmap must have its checkpoint's name.
+func CheckpointName(point, identity string) string { return point + "." + identity }
+
+// ParseCheckpointName splits what CheckpointName returns; ok is false for other
+// names.
+func ParseCheckpointName(name string) (point, identity string, ok bool) {
+	point, identity, ok = strings.Cut(name, ".")
+	if _, _, err := ParsePointID(point); !ok || err != nil || !ValidIdentity(identity) {
+		return "", "", false
+	}
+	return point, identity, true
+}
+
+// NewIdentity returns a new random identity.
+func NewIdentity() string {
+	var b [8]byte
+	rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+// ValidIdentity tells whether s has the form of an identity.
+func ValidIdentity(s string) bool {
+	return len(s) == 16 && strings.Trim(s, "0123456789abcdef") == ""
+}
+
+// ShellWord is a name as it is typed on a command line.
+func ShellWord(name string) string {
+	if strings.ContainsFunc(name, func(c rune) bool { return !strings.ContainsRune("+-./:=@_", c) && !isAlnum(c) }) {
+		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
+	}
+	return name
+}
+
+func isAlnum(c rune) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }

@@ -13,10 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-const (
-	imageSuffix  = ".qcow2"
-	hashesSuffix = ".hashes"
-)
+const partialPrefix = ".partial-"
 
 // Partial is a point in the making: a directory that nothing lists. Its methods
 // are safe for concurrent use.

@@ -1,7 +1,6 @@
 package repository
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,11 +65,6 @@ func (e *DamagedError) Hint() string {
 	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR; virtbackup verify %s checks all points", domain, e.Left[len(e.Left)-1], domain)
 }
 
-// has tells whether a point is among the damaged ones.
-func (e *DamagedError) has(id string) bool {
-	return slices.ContainsFunc(e.Points, func(p DamagedPoint) bool { return p.ID == id })
-}
-
 // NotNow is the first of the errors that says nothing of its point, nil if there is none:
 // the point could not be read now, and may be sound.
 func (e *DamagedError) NotNow() error {
@@ -80,18 +74,6 @@ func (e *DamagedError) NotNow() error {
 		}
 	}
 	return nil
-}
-
-// ShellWord is a name as it is typed on a command line.
-func ShellWord(name string) string {
-	if strings.ContainsFunc(name, func(c rune) bool { return !strings.ContainsRune("+-./:=@_", c) && !isAlnum(c) }) {
-		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
-	}
-	return name
-}
-
-func isAlnum(c rune) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
 // Unwrap gives errors.Is and errors.As the causes.
@@ -156,10 +138,6 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 		}
 	}
 	return ids, nil
-}
-
-func compareAge(a, b Manifest) int {
-	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
 }
 
 // looksLikePoint: every visible directory should be a point, and whatever has a

@@ -99,7 +99,7 @@ type provingReader struct {
 }
 
 func (c *reading) reader(l Link) *provingReader {
-	return &provingReader{chain: c, link: l, layout: l.Disk.layout(), proof: newProof(l.Disk.layout())}
+	return &provingReader{chain: c, link: l, layout: layoutOf(l.Disk), proof: newProof(layoutOf(l.Disk))}
 }
 
 // ReadAt is that of io.ReaderAt. Whole ranges go straight into p, without a copy

@@ -41,12 +41,12 @@ func TestProofSparesTheCheck(t *testing.T) {
 		}
 	}
 	proven := []int64{}
-	for i := range m.Disks[0].layout().ranges() {
+	for i := range layoutOf(m.Disks[0]).ranges() {
 		if proofs[0].has(i) {
 			proven = append(proven, i)
 		}
 	}
-	if all := m.Disks[0].layout().ranges(); int64(len(proven)) < all-3 {
+	if all := layoutOf(m.Disks[0]).ranges(); int64(len(proven)) < all-3 {
 		t.Fatalf("%d of %d ranges are proven", len(proven), all)
 	}
 	flip(t, links[0].Path, proven[len(proven)/2]*RangeLength+12345)

@@ -73,7 +73,7 @@ func readAround(t *testing.T, link Link, content func(at, n int64) []byte) (warn
 	})
 	defer shared.close()
 	r := shared.reader(link)
-	for _, at := range []int64{0, link.Disk.layout().unit, link.Disk.ImageBytes / 2 &^ 4095, link.Disk.ImageBytes - 4096} {
+	for _, at := range []int64{0, layoutOf(link.Disk).unit, link.Disk.ImageBytes / 2 &^ 4095, link.Disk.ImageBytes - 4096} {
 		p := directio.Buffer(4096)
 		n, err := r.ReadAt(p, at)
 		if err != nil {
@@ -91,7 +91,7 @@ func readAround(t *testing.T, link Link, content func(at, n int64) []byte) (warn
 func TestDamagedLists(t *testing.T) {
 	for _, unit := range []int64{RangeLength, firstRangeLength} {
 		link, content := longImage(t, unit)
-		l := link.Disk.layout()
+		l := layoutOf(link.Disk)
 		hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
 		whole, err := os.ReadFile(hashes)
 		if err != nil {
@@ -143,7 +143,7 @@ func TestDamagedLists(t *testing.T) {
 func TestMisreadLists(t *testing.T) {
 	for _, unit := range []int64{RangeLength, firstRangeLength} {
 		link, content := longImage(t, unit)
-		l := link.Disk.layout()
+		l := layoutOf(link.Disk)
 		for _, at := range []int64{8, 32, 32 + 2047*32, l.hashesSize() - 1, l.fileSize() - 1} {
 			var once sync.Once
 			spoil := func(path string, offset int64, p []byte) {

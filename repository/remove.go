@@ -86,17 +86,6 @@ func (r *Repository) CheckUnneeded(domain string, ids []string) error {
 	return nil
 }
 
-// needs says whether the point is chained onto that one.
-func (m Manifest) needs(id string) bool {
-	if m.Parent == id {
-		return true
-	}
-	return slices.ContainsFunc(m.Disks, func(d Disk) bool {
-		parent, _, err := d.ParentImage()
-		return err == nil && parent == id
-	})
-}
-
 // RemovePoints removes sealed points, the last of ids first: pass them oldest
 // first. removed, if set, is told of each. A *NeededError comes before anything
 // is removed. Whatever instant it dies at, each point is either listed and

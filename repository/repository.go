@@ -30,17 +30,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// Format is the newest layout this package reads and the one it writes. It
-// grows only when an older reader would go wrong; added fields do not count.
-// Format 2 has identities, and hash lists of other ranges than 1 MiB.
-const Format = 2
-
 const (
-	descriptionName = "repository.json"
 	temporaryPrefix = ".repository.json-"
-	// lostFound is what mkfs.ext4 leaves in the root of a file system, which is
-	// where a repository on a disk of its own starts.
-	lostFound = "lost+found"
 
 	dirMode  = 0o700 // backups hold every secret that the guests hold
 	fileMode = 0o600
@@ -50,8 +41,6 @@ const (
 var (
 	ErrNotRepository = errors.New("not a virtbackup repository")
 	ErrAbsent        = errors.New("the directory does not exist") // always with ErrNotRepository
-	ErrNewerFormat   = errors.New("made by a newer virtbackup")
-	ErrNoPoint       = errors.New("no such restore point")
 	ErrNoDisk        = errors.New("no such disk in the restore point")
 )
 
@@ -215,16 +204,6 @@ func parseDescription(data []byte) (description, error) {
 		}
 	}
 	return d, nil
-}
-
-func checkFormat(format int) error {
-	switch {
-	case format > Format:
-		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)
-	case format < 1:
-		return fmt.Errorf("unknown format %d", format)
-	}
-	return nil
 }
 
 // IsNew says whether Create made the repository.

@@ -1,0 +1,24 @@
+package repository
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Format is the newest layout this package reads and the one it writes. It
+// grows only when an older reader would go wrong; added fields do not count.
+// Format 2 has identities, and hash lists of other ranges than 1 MiB.
+const Format = 2
+
+// ErrNewerFormat says that a file is of a later format than Format.
+var ErrNewerFormat = errors.New("made by a newer virtbackup")
+
+func checkFormat(format int) error {
+	switch {
+	case format > Format:
+		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)
+	case format < 1:
+		return fmt.Errorf("unknown format %d", format)
+	}
+	return nil
+}

@@ -104,7 +104,10 @@ func (r *Repository) readInstants(domain string) (Instants, error) {
 // parseInstants reads the content of instants.json strictly.
 func parseInstants(data []byte) (Instants, error) {
 	var is Instants
-	if err := parseSelfDigested(data, &is, func() int { return is.Format }); err != nil {
+	if err := parseSelfDigested(data, &is); err != nil {
+		return Instants{}, err
+	}
+	if err := checkFormat(is.Format); err != nil {
 		return Instants{}, err
 	}
 	seen := map[string]bool{}

@@ -150,7 +150,7 @@ func encodeManifest(m Manifest) ([]byte, error) { return encodeSelfDigested(m) }
 // newer versions may add them.
 func ParseManifest(data []byte) (Manifest, error) {
 	var m Manifest
-	if err := parseSelfDigested(data, &m, func() int { return m.Format }); err != nil {
+	if err := parseSelfDigested(data, &m); err != nil {
 		return Manifest{}, err
 	}
 	if err := m.Validate(); err != nil {
@@ -299,12 +299,12 @@ func (d Disk) validate() error {
 }
 
 func (m Manifest) validateFiles() error {
-	for name, digest := range m.Files {
+	for name, hash := range m.Files {
 		if err := ValidName(name); err != nil {
 			return fmt.Errorf("files: %w", err)
 		}
-		if !validDigest(digest) {
-			return fmt.Errorf("files: %q of %s is not a digest", digest, name)
+		if !validDigest(hash) {
+			return fmt.Errorf("files: %q of %s is not a digest", hash, name)
 		}
 	}
 	for _, target := range m.Gone {

@@ -12,17 +12,18 @@ import (
 )
 
 const (
-	testRepository = "0b6a2c2e-9a43-4d1c-8d6c-1f3b5b1d7a11"
-	testDomainUUID = "5d5a1f4e-3a3b-4a57-9d2e-6c0a6d1b2c33"
+	exampleRepository = "0b6a2c2e-9a43-4d1c-8d6c-1f3b5b1d7a11"
+	exampleDomainUUID = "5d5a1f4e-3a3b-4a57-9d2e-6c0a6d1b2c33"
+	exampleIdentity   = "0123456789abcdef"
 )
 
 // testManifest is a valid manifest of an incremental with one disk.
 func testManifest() Manifest {
 	instant := time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.UTC)
 	return Manifest{
-		Format: 2, Repository: testRepository, ID: "check2", Identity: testIdentity, Kind: KindInc,
-		Parent: "check1", ParentIdentity: "fedcba9876543210", Checkpoint: "check2." + testIdentity,
-		Domain: "vm1", DomainUUID: testDomainUUID, Time: instant, Finished: instant.Add(time.Minute),
+		Format: 2, Repository: exampleRepository, ID: "check2", Identity: exampleIdentity, Kind: KindInc,
+		Parent: "check1", ParentIdentity: "fedcba9876543210", Checkpoint: "check2." + exampleIdentity,
+		Domain: "vm1", DomainUUID: exampleDomainUUID, Time: instant, Finished: instant.Add(time.Minute),
 		Consistency: ConsistencyFilesystem, Versions: Versions{"1.0", "10.0.0", "8.2.2"},
 		Disks: []Disk{{
 			Target: "vda", Image: "vda.qcow2", Kind: KindInc, Parent: "../check1/vda.qcow2", VirtualSize: 1 << 30,

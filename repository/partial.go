@@ -118,11 +118,11 @@ type sealStep struct {
 //     so that a power cut cannot leave a listed point with a file missing.
 //  6. fsync of DOMAIN: the rename is durable. Only now may the run count on the
 //     point, and drop what it needed to make it again.
-func (p *Partial) sealSteps(manifest []byte) []sealStep {
+func (p *Partial) sealSteps(content []byte) []sealStep {
 	repo, domain := p.lock.repo, p.lock.domain
 	sealed := repo.PointDir(domain, p.id)
 	return []sealStep{
-		{"write manifest", func() error { return writeFile(filepath.Join(p.dir, ManifestName), manifest) }},
+		{"write manifest", func() error { return writeFile(filepath.Join(p.dir, ManifestName), content) }},
 		{"sync point", func() error { return syncDir(p.dir) }},
 		{"sync repository", func() error { return syncDir(repo.dir) }},
 		{"rename point", func() error { return RenameExclusive(p.dir, sealed) }},

@@ -286,5 +286,10 @@ func writeTestImage(t testing.TB, im *Image, d Disk) {
 	}
 }
 
-// testIdentity is that of all points: they are told by their ids here.
-const testIdentity = "0123456789abcdef"
+const (
+	testRepository = "0b6a2c2e-9a43-4d1c-8d6c-1f3b5b1d7a11"
+	testDomainUUID = "5d5a1f4e-3a3b-4a57-9d2e-6c0a6d1b2c33"
+
+	// testIdentity is that of all points: they are told by their ids here.
+	testIdentity = "0123456789abcdef"
+)

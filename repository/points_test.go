@@ -74,26 +74,26 @@ func TestPointsInOrderOfNumbers(t *testing.T) {
 }
 
 func TestPointsShowsDamageBesideTheRest(t *testing.T) {
-	manifest := func(r *Repository, id string) string { return filepath.Join(r.PointDir("vm1", id), ManifestName) }
+	manifestPath := func(r *Repository, id string) string { return filepath.Join(r.PointDir("vm1", id), ManifestName) }
 	tests := map[string]struct {
 		spoil func(t *testing.T, r *Repository) error
 		id    string // listed as damaged
 		want  string
 		rest  string
 	}{
-		"manifest missing": {func(t *testing.T, r *Repository) error { return os.Remove(manifest(r, "check2")) },
+		"manifest missing": {func(t *testing.T, r *Repository) error { return os.Remove(manifestPath(r, "check2")) },
 			"check2", "no such file", "check1 diff3 copy10"},
-		"manifest truncated": {func(t *testing.T, r *Repository) error { return os.Truncate(manifest(r, "check2"), 100) },
+		"manifest truncated": {func(t *testing.T, r *Repository) error { return os.Truncate(manifestPath(r, "check2"), 100) },
 			"check2", "parse", "check1 diff3 copy10"},
-		"manifest empty": {func(t *testing.T, r *Repository) error { return os.Truncate(manifest(r, "check1"), 0) },
+		"manifest empty": {func(t *testing.T, r *Repository) error { return os.Truncate(manifestPath(r, "check1"), 0) },
 			"check1", "parse", "check2 diff3 copy10"},
 		"manifest edited": {func(t *testing.T, r *Repository) error {
-			data, err := os.ReadFile(manifest(r, "check1"))
+			data, err := os.ReadFile(manifestPath(r, "check1"))
 			if err != nil {
 				return err
 			}
 			edited := strings.Replace(string(data), `"virtual_size": 1048576`, `"virtual_size": 1048575`, 1)
-			return os.WriteFile(manifest(r, "check1"), []byte(edited), 0o600)
+			return os.WriteFile(manifestPath(r, "check1"), []byte(edited), 0o600)
 		}, "check1", "does not match its digest", "check2 diff3 copy10"},
 		"directory renamed": {func(t *testing.T, r *Repository) error {
 			return os.Rename(r.PointDir("vm1", "check2"), r.PointDir("vm1", "check7"))
@@ -112,7 +112,7 @@ func TestPointsShowsDamageBesideTheRest(t *testing.T) {
 			return os.Symlink(r.PointDir("vm1", "check1"), r.PointDir("vm1", "check11"))
 		}, "check11", "not a directory", "check1 check2 diff3 copy10"},
 		"a link in place of a manifest": {func(t *testing.T, r *Repository) error {
-			return errors.Join(os.Remove(manifest(r, "check2")), os.Symlink(manifest(r, "check1"), manifest(r, "check2")))
+			return errors.Join(os.Remove(manifestPath(r, "check2")), os.Symlink(manifestPath(r, "check1"), manifestPath(r, "check2")))
 		}, "check2", "symbolic link", "check1 diff3 copy10"},
 		"leftovers and foreign files are no damage": {func(t *testing.T, r *Repository) error {
 			mustMkdir(t, filepath.Join(r.Dir(), "vm1", ".partial-check11"))

@@ -187,16 +187,14 @@ func notRepository(dir string) error {
 func parseDescription(data []byte) (description, error) {
 	var d description
 	if hasSelfDigest(data) {
-		if err := parseSelfDigested(data, &d, func() int { return d.Format }); err != nil {
+		if err := parseSelfDigested(data, &d); err != nil {
 			return d, err
 		}
-	} else { // format 1, or written anew by hand
-		if err := json.Unmarshal(data, &d); err != nil {
-			return d, fmt.Errorf("parse: %w", err)
-		}
-		if err := checkFormat(d.Format); err != nil {
-			return d, err
-		}
+	} else if err := json.Unmarshal(data, &d); err != nil { // format 1, or written anew by hand
+		return d, fmt.Errorf("parse: %w", err)
+	}
+	if err := checkFormat(d.Format); err != nil {
+		return d, err
 	}
 	for _, id := range append([]string{d.ID}, d.FormerIDs...) {
 		if !validUUID(id) {

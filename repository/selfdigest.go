@@ -37,17 +37,16 @@ func hasSelfDigest(data []byte) bool {
 	return at >= 0 && bytes.HasPrefix(data[at:], []byte(selfDigestStart))
 }
 
-// parseSelfDigested reads what encodeSelfDigested returned into v; format tells the
-// format that v names.
-func parseSelfDigested(data []byte, v any, format func() int) error {
+// parseSelfDigested reads what encodeSelfDigested returned into v. A format that v names
+// is for the caller to check, behind this: one changed bit makes "format": 2 a newer one,
+// so all formats keep the digest in the same place.
+func parseSelfDigested(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("parse: %w", err)
 	}
-	// Before the format: one changed bit makes "format": 2 a newer one. All formats keep
-	// the digest in the same place.
 	at := len(data) - selfDigestLength
 	if at < 0 || string(data[at:]) != selfDigestTail(data[:at]) {
 		return errors.New("content does not match its digest: damaged, or edited by hand")
 	}
-	return checkFormat(format())
+	return nil
 }

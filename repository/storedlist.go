@@ -84,7 +84,7 @@ func (l *storedList) load() []byte {
 
 // checkTree compares the tree behind the hashes with their digest, which is the
 // manifest's.
-func (l *storedList) checkTree(digest string) {
+func (l *storedList) checkTree(want string) {
 	if l.treeSize() == 0 || l.file == nil {
 		return
 	}
@@ -93,7 +93,7 @@ func (l *storedList) checkTree(digest string) {
 	if _, err := l.file.ReadAt(p, l.hashesSize()); err == nil {
 		root = decodeTree(p).root()
 	}
-	if formatDigest(root[:]) != digest {
+	if formatDigest(root[:]) != want {
 		l.found(qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}, "the tree of the hashes differs from what was written")
 	}
 }

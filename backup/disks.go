@@ -7,9 +7,9 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // disksAtOnce are copied side by side; each takes up to 32 MiB of memory. More
@@ -35,8 +35,8 @@ func (r *run) inspectDisks(s *State) error {
 }
 
 // copyDisks copies all disks side by side. The first error ends all.
-func (r *run) copyDisks(ctx context.Context) ([]repository.Disk, error) {
-	disks := make([]repository.Disk, len(r.plan.Disks))
+func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
+	disks := make([]manifest.Disk, len(r.plan.Disks))
 	limiter := r.limiter()
 	group, ctx := panics.WithContext(ctx)
 	group.SetLimit(disksAtOnce)
@@ -54,7 +54,7 @@ func (r *run) copyDisks(ctx context.Context) ([]repository.Disk, error) {
 }
 
 // copyDisk copies one disk into its image and returns its entry in the manifest.
-func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter) (disk repository.Disk, err error) {
+func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter) (disk manifest.Disk, err error) {
 	source, err := r.source(d)
 	if err != nil {
 		return disk, err
@@ -105,15 +105,15 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 	return manifestDisk(d, export.Size(), stats, digest, size), nil
 }
 
-func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) repository.Disk {
-	kind, method := repository.KindFull, ""
+func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) manifest.Disk {
+	kind, method := manifest.KindFull, ""
 	if d.Parent != "" {
-		kind = repository.KindInc
+		kind = manifest.KindInc
 	}
 	if d.Rescan {
-		method = repository.MethodRescan
+		method = manifest.MethodRescan
 	}
-	return repository.Disk{
+	return manifest.Disk{
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
 		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,

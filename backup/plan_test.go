@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -16,7 +17,7 @@ import (
 const gib = 1 << 30
 
 // state is a domain with the disks vda and vdb, 1 GiB each, and no points.
-func state(points ...repository.Manifest) State {
+func state(points ...manifest.Manifest) State {
 	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]image{}, Points: points}
 	s.add(qcow2Disk("vda"), gib)
 	s.add(qcow2Disk("vdb"), gib)
@@ -55,9 +56,9 @@ func (s *State) bitmap(point, target string) *xml.CheckpointDisk {
 }
 
 // base is what a point says of a disk.
-func (s *State) base(id, target string) *repository.Disk {
-	m := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == id })
-	d := slices.IndexFunc(s.Points[m].Disks, func(d repository.Disk) bool { return d.Target == target })
+func (s *State) base(id, target string) *manifest.Disk {
+	m := slices.IndexFunc(s.Points, func(m manifest.Manifest) bool { return m.ID == id })
+	d := slices.IndexFunc(s.Points[m].Disks, func(d manifest.Disk) bool { return d.Target == target })
 	return &s.Points[m].Disks[d]
 }
 
@@ -79,22 +80,22 @@ func qcow2Disk(target string) xml.Disk {
 }
 
 // sealed is a point of vda and vdb.
-func sealed(id string, kind repository.Kind) repository.Manifest {
-	m := repository.Manifest{ID: id, Kind: kind, Identity: identityOf(id)}
+func sealed(id string, kind manifest.Kind) manifest.Manifest {
+	m := manifest.Manifest{ID: id, Kind: kind, Identity: identityOf(id)}
 	if m.IsBase() {
-		m.Checkpoint = repository.CheckpointName(id, m.Identity)
+		m.Checkpoint = manifest.CheckpointName(id, m.Identity)
 	}
 	for _, target := range []string{"vda", "vdb"} {
-		m.Disks = append(m.Disks, repository.Disk{Target: target, Image: target + ".qcow2", VirtualSize: gib})
+		m.Disks = append(m.Disks, manifest.Disk{Target: target, Image: target + ".qcow2", VirtualSize: gib})
 	}
 	return m
 }
 
 const (
-	full     = repository.KindFull
-	inc      = repository.KindInc
-	diff     = repository.KindDiff
-	kindCopy = repository.KindCopy
+	full     = manifest.KindFull
+	inc      = manifest.KindInc
+	diff     = manifest.KindDiff
+	kindCopy = manifest.KindCopy
 )
 
 // history is a full, two incs, a diff of the first and a copy.
@@ -298,7 +299,7 @@ func checkPlan(t *testing.T, p Plan) {
 	if isCheck != (p.Kind == full || p.Kind == inc) || !isCheck && p.Checkpoint != "" {
 		t.Errorf("%s is a %s with the checkpoint %q", p.ID, p.Kind, p.Checkpoint)
 	}
-	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == repository.CheckpointName(p.ID, p.Identity)) {
+	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == manifest.CheckpointName(p.ID, p.Identity)) {
 		t.Errorf("%s: bitmaps %v, checkpoint %q", p.ID, covered, p.Checkpoint)
 	}
 	for _, d := range p.Disks {

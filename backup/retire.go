@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -75,7 +76,7 @@ func (r *run) old(all []checkpoint.Checkpoint) []string {
 }
 
 // oldCheckpoints is old for the checkpoints and points of a domain.
-func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, keep int) (names []string) {
+func oldCheckpoints(all []checkpoint.Checkpoint, points []manifest.Manifest, keep int) (names []string) {
 	numbers := map[string]int{}
 	full := ""
 	for _, m := range points { // oldest first
@@ -83,7 +84,7 @@ func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, k
 			continue
 		}
 		numbers[m.Checkpoint] = m.Number()
-		if m.Kind == repository.KindFull {
+		if m.Kind == manifest.KindFull {
 			full = m.Checkpoint
 		}
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -40,7 +41,7 @@ type run struct {
 	guest  xml.Domain
 	repo   *repository.Repository
 	lock   *repository.Lock
-	points []repository.Manifest // of the domain, before this one
+	points []manifest.Manifest // of the domain, before this one
 	// checkpoints are those that the domain had then, with sizes.
 	checkpoints []checkpoint.Checkpoint
 	idleBy      time.Time // until when jobs of others are waited for
@@ -64,7 +65,7 @@ type run struct {
 	left    bool
 	dropped bool // libvirt does not list the checkpoint of this run
 	sealed  bool
-	point   repository.Manifest
+	point   manifest.Manifest
 	warnMu  sync.Mutex // of result.Warnings
 	result  Result
 }
@@ -169,7 +170,7 @@ func (r *run) find(context.Context) error {
 	if err != nil {
 		return r.hintOfRename(err)
 	}
-	if err := repository.ValidDomain(r.Domain); err != nil {
+	if err := manifest.ValidDomain(r.Domain); err != nil {
 		return err
 	}
 	active, err := domain.Active()
@@ -194,7 +195,7 @@ func (r *run) find(context.Context) error {
 // system is not mounted, it would fill the one below.
 func (r *run) open(context.Context) (err error) {
 	r.repo, err = repository.Open(r.dir)
-	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != repository.KindFull && r.Kind != repository.KindCopy {
+	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != manifest.KindFull && r.Kind != manifest.KindCopy {
 		return err
 	}
 	above := filepath.Dir(filepath.Clean(r.dir))
@@ -202,7 +203,7 @@ func (r *run) open(context.Context) (err error) {
 		return fmt.Errorf("%w, nor does %s", err, above)
 	}
 	if r.repo, err = repository.Create(r.dir); err == nil && r.repo.IsNew() && r.repo.OnRoot() {
-		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), repository.ShellWord(r.repo.Dir()))
+		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), manifest.ShellWord(r.repo.Dir()))
 	}
 	return err
 }
@@ -223,7 +224,7 @@ func (r *run) takeLock(context.Context) (err error) {
 	moved, err := r.repo.NotePlace()
 	if moved {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
-			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", repository.ShellWord(r.repo.Dir()))
+			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", manifest.ShellWord(r.repo.Dir()))
 	}
 	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
 		r.warn("%v", err)
@@ -258,7 +259,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Disks: r.guest.Disks, Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: repository.NewIdentity()}
+		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}

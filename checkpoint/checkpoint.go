@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -170,7 +171,7 @@ func (c *Checkpoint) claim(ledger *repository.Ledger) {
 // Issued returns the instant of a checkpoint that the repository has issued: name,
 // description and what is written down must agree.
 func Issued(c xml.Checkpoint, ledger *repository.Ledger) (repository.Instant, bool) {
-	point, identity, ok := repository.ParseCheckpointName(c.Name)
+	point, identity, ok := manifest.ParseCheckpointName(c.Name)
 	if !ok || !slices.ContainsFunc(ledger.RepositoryIDs(), func(id string) bool { return c.Description == Description(id, point) }) {
 		return repository.Instant{}, false
 	}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -80,7 +81,7 @@ func (e *LeftOverError) Error() string {
 
 // Hint says which command deletes it.
 func (e *LeftOverError) Hint() string {
-	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", repository.ShellWord(e.Domain))
+	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", manifest.ShellWord(e.Domain))
 }
 
 // Remove deletes the named checkpoint (see Choose) of a locked domain, if nothing
@@ -125,7 +126,7 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 func unknown(all []Checkpoint, domain, name string) error {
 	err := fmt.Errorf("domain %s: checkpoint %q: %w", domain, name, hypervisor.ErrNoCheckpoint)
 	for _, c := range all {
-		if point, _, ok := repository.ParseCheckpointName(c.Name); ok && point == name {
+		if point, _, ok := manifest.ParseCheckpointName(c.Name); ok && point == name {
 			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and is to be named in full", err, c.Owner())
 			return &NamedInFullError{err, c.Name}
 		}
@@ -187,7 +188,7 @@ func isFull(err error) bool {
 // RecordedBy tells whether a checkpoint is the one that was made with a point of format
 // 1, which had no identity: name, repository and creation time are those that the point
 // recorded.
-func RecordedBy(repo *repository.Repository, m repository.Manifest, c xml.Checkpoint) bool {
+func RecordedBy(repo *repository.Repository, m manifest.Manifest, c xml.Checkpoint) bool {
 	if m.Identity != "" || c.Name != m.Checkpoint || c.Description != Description(m.Repository, m.ID) || !slices.Contains(repo.IDs(), m.Repository) {
 		return false
 	}

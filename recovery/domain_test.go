@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
@@ -86,7 +87,7 @@ func TestRecoverOfALiveRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Lock.Unlock() })
-	testdomain.Virsh(t, "checkpoint-create-as", d.Name, repository.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
+	testdomain.Virsh(t, "checkpoint-create-as", d.Name, manifest.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
 	s.SocketDir, s.ScratchDir = t.TempDir(), t.TempDir()
 	for _, path := range []string{s.Socket(other), s.Scratch(other, "vda")} {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -181,15 +182,15 @@ func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 }
 
 // seal makes a point without disks.
-func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) repository.Manifest {
+func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) manifest.Manifest {
 	t.Helper()
 	p, err := s.Lock.Begin(i.Point, i.Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := repository.Manifest{ID: i.Point, Kind: repository.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
-		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: repository.ConsistencyCrash}
-	if err := errors.Join(p.WriteFile(repository.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
+	m := manifest.Manifest{ID: i.Point, Kind: manifest.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
+		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: manifest.ConsistencyCrash}
+	if err := errors.Join(p.WriteFile(manifest.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
 		t.Fatal(err)
 	}
 	if m, err = s.Repo.Point("vm1", i.Point); err != nil {

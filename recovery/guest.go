@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -170,14 +171,14 @@ func (s *Site) tryThaw(mark guestMark) error {
 	case hypervisor.ShutOff:
 		return s.Thawed() // with the guest went the freeze
 	case hypervisor.Paused, hypervisor.PausedForIO:
-		return &laterError{fmt.Sprintf("the domain is %s, and its guest agent cannot answer; virsh resume %s", state, repository.ShellWord(s.Domain.Name()))}
+		return &laterError{fmt.Sprintf("the domain is %s, and its guest agent cannot answer; virsh resume %s", state, manifest.ShellWord(s.Domain.Name()))}
 	}
 	n, err := s.Domain.Thaw(s.agentTimeout())
 	if errors.Is(err, hypervisor.ErrAgent) {
 		if id, idErr := s.Domain.RunID(); idErr == nil && id != mark.RunID && mark.RunID != 0 {
 			return s.Thawed() // started anew since, and without an agent
 		}
-		return &laterError{fmt.Sprintf("%v; virsh domfsthaw %s", err, repository.ShellWord(s.Domain.Name()))}
+		return &laterError{fmt.Sprintf("%v; virsh domfsthaw %s", err, manifest.ShellWord(s.Domain.Name()))}
 	}
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -17,7 +18,7 @@ import (
 // was undefined and defined again, is transient and was created again, was
 // renamed, has migrated; or somebody has deleted the checkpoint.
 type absent struct {
-	point   repository.Manifest
+	point   manifest.Manifest
 	instant repository.Instant
 }
 
@@ -45,7 +46,7 @@ func (s *Site) missing() ([]absent, error) {
 		m, err := s.Repo.Point(s.Lock.Domain(), i.Point)
 		var damaged *repository.DamagedError
 		switch {
-		case errors.Is(err, repository.ErrNoPoint), errors.As(err, &damaged), err == nil && m.Identity != i.Identity:
+		case errors.Is(err, manifest.ErrNoPoint), errors.As(err, &damaged), err == nil && m.Identity != i.Identity:
 			continue // not sealed, or not to be trusted
 		case err != nil:
 			return nil, err

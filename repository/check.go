@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -51,7 +52,7 @@ type CheckOptions struct {
 // whole image without the one on disk; that one says where damage is. A range that
 // differs is read once more. Damage found is not an error; the error says why there
 // could be no check: ctx ended, or files may not be read by this user.
-func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o CheckOptions) ([]Damage, error) {
+func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o CheckOptions) ([]Damage, error) {
 	c := &imageCheck{repo: r, point: m, disk: d, options: o, layout: layoutOf(d),
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
@@ -75,8 +76,8 @@ func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o Check
 // imageCheck is the check of one image with its hash list.
 type imageCheck struct {
 	repo    *Repository
-	point   Manifest
-	disk    Disk
+	point   manifest.Manifest
+	disk    manifest.Disk
 	options CheckOptions
 	layout  layout
 

@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // reason is an error without the path, which the damage has already.
@@ -24,7 +27,7 @@ func reason(err error) string {
 
 // CheckHeader holds the header of an image against its manifest: sizes, backing
 // file, features. Damage is a *DamagedError.
-func (r *Repository) CheckHeader(m Manifest, d Disk) error {
+func (r *Repository) CheckHeader(m manifest.Manifest, d manifest.Disk) error {
 	if err := checkHeader(filepath.Join(r.PointDir(m.Domain, m.ID), d.Image), d); err != nil {
 		return damagedFile(m, d.Image, err)
 	}
@@ -33,9 +36,9 @@ func (r *Repository) CheckHeader(m Manifest, d Disk) error {
 
 // CheckFile holds a small file of a point (domain.xml) against the digest in the
 // manifest. Damage found is not an error.
-func (r *Repository) CheckFile(m Manifest, name string) ([]Damage, error) {
+func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]Damage, error) {
 	path := filepath.Join(r.PointDir(m.Domain, m.ID), name)
-	d := Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != DomainXML}
+	d := Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != manifest.DomainXML}
 	digest, err := Digest(path)
 	switch {
 	case err == nil && digest == m.Files[name]:
@@ -55,12 +58,12 @@ func (r *Repository) CheckFile(m Manifest, name string) ([]Damage, error) {
 
 // ReadFile returns a small file of a point, held against the digest in the
 // manifest. Damage is a *DamagedError.
-func (r *Repository) ReadFile(m Manifest, name string) ([]byte, error) {
+func (r *Repository) ReadFile(m manifest.Manifest, name string) ([]byte, error) {
 	data, err := readSmall(filepath.Join(r.PointDir(m.Domain, m.ID), name))
 	switch {
 	case err != nil && cannotCheck(err):
 		return nil, fmt.Errorf("read %s of %s: %w", name, m.ID, err)
-	case err == nil && digestBytes(data) != m.Files[name]:
+	case err == nil && digest.Of(data) != m.Files[name]:
 		return nil, damagedFile(m, name, fmt.Errorf("%s: differs from what was written", filepath.Join(m.Domain, m.ID, name)))
 	case err == nil:
 		return data, nil

@@ -9,13 +9,15 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Containing finds the repository that a path of [RealPath] lies in, any
 // repository; "" is none.
 func Containing(real string) string {
 	for d := real; ; d = filepath.Dir(d) {
-		if _, err := os.Lstat(filepath.Join(d, descriptionName)); err == nil {
+		if _, err := os.Lstat(filepath.Join(d, manifest.DescriptionName)); err == nil {
 			return d
 		}
 		if d == filepath.Dir(d) {

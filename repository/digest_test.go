@@ -3,6 +3,8 @@ package repository
 import (
 	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/digest"
 )
 
 func TestDigest(t *testing.T) {
@@ -14,7 +16,7 @@ func TestDigest(t *testing.T) {
 		t.Errorf("got %s, %v, want %s", got, err, want)
 	}
 	mustWrite(t, path, "abc")
-	if got, err := Digest(path); err != nil || got != digestBytes([]byte("abc")) {
+	if got, err := Digest(path); err != nil || got != digest.Of([]byte("abc")) {
 		t.Errorf("got %s, %v", got, err)
 	}
 }

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // InstantsName is the file, beside a domain's points, that lists the identities
@@ -52,7 +54,7 @@ type Instant struct {
 }
 
 // CheckpointName is that of the instant.
-func (i Instant) CheckpointName() string { return CheckpointName(i.Point, i.Identity) }
+func (i Instant) CheckpointName() string { return manifest.CheckpointName(i.Point, i.Identity) }
 
 // Instants is the content of instants.json.
 type Instants struct {
@@ -92,7 +94,7 @@ func (r *Repository) readInstants(domain string) (Instants, error) {
 	if err == nil {
 		is, err = parseInstants(data)
 	}
-	if errors.Is(err, ErrNewerFormat) {
+	if errors.Is(err, manifest.ErrNewerFormat) {
 		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
 	}
 	if err != nil {
@@ -104,19 +106,19 @@ func (r *Repository) readInstants(domain string) (Instants, error) {
 // parseInstants reads the content of instants.json strictly.
 func parseInstants(data []byte) (Instants, error) {
 	var is Instants
-	if err := parseSelfDigested(data, &is); err != nil {
+	if err := digest.ParseJSON(data, &is); err != nil {
 		return Instants{}, err
 	}
-	if err := checkFormat(is.Format); err != nil {
+	if err := manifest.CheckFormat(is.Format); err != nil {
 		return Instants{}, err
 	}
 	seen := map[string]bool{}
 	for _, i := range is.Issued {
-		_, n, err := ParsePointID(i.Point)
+		_, n, err := manifest.ParsePointID(i.Point)
 		switch {
 		case err != nil:
 			return Instants{}, err
-		case !ValidIdentity(i.Identity) || seen[i.Identity]:
+		case !manifest.ValidIdentity(i.Identity) || seen[i.Identity]:
 			return Instants{}, fmt.Errorf("identity %q is malformed, or is there twice", i.Identity)
 		case i.State != Issued && i.State != Lost && i.State != Retired:
 			return Instants{}, fmt.Errorf("%s has the unknown state %q", i.Point, i.State)
@@ -153,7 +155,7 @@ func (l *Lock) NextNumber() (int, error) {
 	}
 	highest := is.Highest
 	for _, e := range entries {
-		if _, n, err := ParsePointID(strings.TrimPrefix(e.Name(), partialPrefix)); err == nil {
+		if _, n, err := manifest.ParsePointID(strings.TrimPrefix(e.Name(), partialPrefix)); err == nil {
 			highest = max(highest, n)
 		}
 	}
@@ -163,8 +165,8 @@ func (l *Lock) NextNumber() (int, error) {
 // Issue writes an instant down, with its number, on stable storage: nothing of it may
 // be in libvirt before. Time, Place and Process are filled in.
 func (l *Lock) Issue(i Instant) (Instant, error) {
-	_, n, err := ParsePointID(i.Point)
-	if err == nil && !ValidIdentity(i.Identity) {
+	_, n, err := manifest.ParsePointID(i.Point)
+	if err == nil && !manifest.ValidIdentity(i.Identity) {
 		err = fmt.Errorf("%q is no identity", i.Identity)
 	}
 	if err != nil {
@@ -245,11 +247,11 @@ func (l *Lock) changeInstants(change func(*Instants) error) error {
 	if err := change(&is); err != nil {
 		return err
 	}
-	is.Format = Format
+	is.Format = manifest.Format
 	if is.Issued == nil {
 		is.Issued = []Instant{}
 	}
-	data, err := encodeSelfDigested(is)
+	data, err := digest.EncodeJSON(is)
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // locked is a new repository with the lock of vm1.
@@ -40,7 +42,7 @@ func lockOf(t *testing.T, r *Repository) *Lock {
 
 func issue(t *testing.T, l *Lock, point string) Instant {
 	t.Helper()
-	i, err := l.Issue(Instant{Point: point, Identity: NewIdentity(), Checkpoint: true})
+	i, err := l.Issue(Instant{Point: point, Identity: manifest.NewIdentity(), Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +72,7 @@ func TestNextNumberOfDomain(t *testing.T) {
 		t.Errorf("after check4, which is forgotten: %d", n)
 	}
 	for _, point := range []string{"check4", "copy3", "check", "check5x"} {
-		if _, err := l.Issue(Instant{Point: point, Identity: NewIdentity()}); err == nil {
+		if _, err := l.Issue(Instant{Point: point, Identity: manifest.NewIdentity()}); err == nil {
 			t.Errorf("%s was issued", point)
 		}
 	}
@@ -109,7 +111,7 @@ func TestInstants(t *testing.T) {
 		t.Errorf("check1 is sealed or inherited: %v", err)
 	}
 	// A point of the number is there, of another identity: that seals nothing.
-	makePoint(t, l, point{id: "check1", kind: KindFull, targets: []string{"vda"}})
+	makePoint(t, l, point{id: "check1", kind: manifest.KindFull, targets: []string{"vda"}})
 	sealed := one
 	sealed.Identity = testIdentity
 	if ledger.Sealed(one) || !ledger.Sealed(sealed) {
@@ -158,18 +160,6 @@ func TestInstantsDamaged(t *testing.T) {
 	}
 	if _, damage, _ := l.Instants(); damage == nil {
 		t.Error("a directory in its place is no damage")
-	}
-}
-
-func TestParseCheckpointName(t *testing.T) {
-	for name, want := range map[string]string{
-		"check2.0123456789abcdef": "check2 0123456789abcdef", "check2": "", "check2.": "", "check2.0123456789abcdeF": "",
-		"check2.0123456789abcdef.x": "", "x.0123456789abcdef": "", "copy12.0123456789abcdef": "copy12 0123456789abcdef",
-	} {
-		point, identity, ok := ParseCheckpointName(name)
-		if got := strings.TrimSpace(point + " " + identity); got != want || ok != (want != "") {
-			t.Errorf("%s: %q, %v", name, got, ok)
-		}
 	}
 }
 
@@ -246,7 +236,7 @@ func TestDescriptionChangesSideBySide(t *testing.T) {
 // A repository of format 1 has no place; it gets one without a word.
 func TestPlaceOfFormat1(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, descriptionName)
+	path := filepath.Join(dir, manifest.DescriptionName)
 	if err := os.WriteFile(path, []byte(`{"format":1,"id":"`+testRepository+`","created":"2026-11-01T00:00:00Z"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +248,7 @@ func TestPlaceOfFormat1(t *testing.T) {
 		t.Errorf("%v, %v", moved, err)
 	}
 	d, err := readDescription(dir)
-	if err != nil || d.Format != Format || d.Place == nil || d.ID != testRepository {
+	if err != nil || d.Format != manifest.Format || d.Place == nil || d.ID != testRepository {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
@@ -324,16 +314,16 @@ func TestProcessAlive(t *testing.T) {
 // Whatever instants.json holds: what is read is what would be written, and no identity of
 // it is one that a file or a checkpoint cannot be named after.
 func FuzzInstants(f *testing.F) {
-	data, err := encodeSelfDigested(Instants{Format: Format, Highest: 2, Issued: []Instant{
+	data, err := digest.EncodeJSON(Instants{Format: manifest.Format, Highest: 2, Issued: []Instant{
 		{Identity: "0123456789abcdef", Point: "check2", Checkpoint: true, State: Retired, Process: Process{PID: 1}},
 	}})
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(data[:len(data)-selfDigestLength])
-	f.Add(bytes.Replace(data[:len(data)-selfDigestLength], []byte(`"retired"`), []byte(`"tired"`), 1))
+	f.Add(data[:len(data)-digest.TailLength])
+	f.Add(bytes.Replace(data[:len(data)-digest.TailLength], []byte(`"retired"`), []byte(`"tired"`), 1))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		is, err := parseInstants(slices.Concat(body, []byte(selfDigestTail(body))))
+		is, err := parseInstants(slices.Concat(body, []byte(digest.Tail(body))))
 		if err != nil {
 			return
 		}
@@ -341,12 +331,12 @@ func FuzzInstants(f *testing.F) {
 			if !slices.Contains([]InstantState{Issued, Lost, Retired}, i.State) {
 				t.Errorf("state %q", i.State)
 			}
-			point, identity, ok := ParseCheckpointName(i.CheckpointName())
-			if _, n, err := ParsePointID(point); !ok || identity != i.Identity || point != i.Point || err != nil || n > is.Highest {
+			point, identity, ok := manifest.ParseCheckpointName(i.CheckpointName())
+			if _, n, err := manifest.ParsePointID(point); !ok || identity != i.Identity || point != i.Point || err != nil || n > is.Highest {
 				t.Errorf("%+v is not refused, the highest number is %d", i, is.Highest)
 			}
 		}
-		written, err := encodeSelfDigested(is)
+		written, err := digest.EncodeJSON(is)
 		if err != nil {
 			return // a year that JSON does not take
 		}

@@ -1,6 +1,10 @@
 package repository
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/virtbackup/virtbackup/manifest"
+)
 
 // Ledger is what a repository knows of a domain's instants: which identities it has
 // issued, at the moment of asking, and which of them belong to a sealed point.
@@ -15,7 +19,7 @@ type Ledger struct {
 
 // Ledger reads the ledger of a domain. A damaged instants.json is as good as none.
 func (r *Repository) Ledger(domain string) (*Ledger, error) {
-	if ValidDomain(domain) != nil { // nothing of it can be ours
+	if manifest.ValidDomain(domain) != nil { // nothing of it can be ours
 		return &Ledger{repo: r, domain: domain}, nil
 	}
 	is, err := r.readInstants(domain)
@@ -38,7 +42,7 @@ func (l *Ledger) RepositoryIDs() []string { return l.repo.IDs() }
 func (l *Ledger) Sealed(i Instant) bool {
 	m, err := l.repo.Point(l.domain, i.Point)
 	if err != nil {
-		return !errors.Is(err, ErrNoPoint)
+		return !errors.Is(err, manifest.ErrNoPoint)
 	}
 	return m.Identity == i.Identity
 }

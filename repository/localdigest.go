@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"lukechampine.com/blake3"
+
+	"github.com/virtbackup/virtbackup/internal/digest"
 )
 
 // Digest returns "blake3:" and the hex BLAKE3-256 of the file at path, as
@@ -20,5 +22,5 @@ func Digest(path string) (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", fmt.Errorf("digest %s: %w", path, err)
 	}
-	return formatDigest(h.Sum(nil)), nil
+	return digest.Text(h.Sum(nil)), nil
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 const lockName = "lock"
@@ -48,7 +50,7 @@ func (e *LockedError) Error() string {
 		return fmt.Sprintf("domain %s is locked by another run", e.Domain)
 	}
 	return fmt.Sprintf("domain %s is locked by process %d on %s since %s",
-		e.Domain, e.PID, e.Host, TimeText(e.Since))
+		e.Domain, e.PID, e.Host, manifest.TimeText(e.Since))
 }
 
 // holder is the content of a lock file. It informs people only: what locks is
@@ -63,7 +65,7 @@ type holder struct {
 // directory where it is absent. The error is a *LockedError where another run
 // has it, in this process or another.
 func (r *Repository) Lock(domain string) (*Lock, error) {
-	if err := ValidDomain(domain); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return nil, err
 	}
 	made := false

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
@@ -66,7 +68,7 @@ func (l *Lock) markPath(name string) (string, error) {
 	if err := l.check(); err != nil {
 		return "", err
 	}
-	if err := ValidName(name); err != nil {
+	if err := manifest.ValidName(name); err != nil {
 		return "", err
 	}
 	return filepath.Join(l.repo.domainDir(l.domain), markPrefix+name), nil

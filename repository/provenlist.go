@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -51,7 +52,7 @@ func (l *provenList) readRange(index int64, buf []byte) error {
 func (l *provenList) proves(index int64, piece []byte) bool {
 	if l.tree == nil {
 		sum := hashRange(piece)
-		return formatDigest(sum[:]) == l.digest
+		return digest.Text(sum[:]) == l.digest
 	}
 	return chainingValue(piece, index) == l.tree[index]
 }
@@ -129,7 +130,7 @@ func (l *provenList) readTree() bool {
 
 func (l *provenList) accept(tree listTree) bool {
 	root := tree.root()
-	if formatDigest(root[:]) != l.digest {
+	if digest.Text(root[:]) != l.digest {
 		return false
 	}
 	l.tree = tree

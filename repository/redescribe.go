@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // changeDescription replaces repository.json by a changed one of today's format, on stable
@@ -22,7 +24,7 @@ func changeDescription(dir string, change func(*description)) (err error) {
 		return err
 	}
 	change(&d)
-	d.Format = Format
+	d.Format = manifest.Format
 	if err := d.put(dir, os.Rename); err != nil {
 		return err
 	}

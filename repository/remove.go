@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // NeededError says why a point is not removed: others are chained onto it.
@@ -48,12 +50,12 @@ func (r *Repository) PointIDs(domain string) ([]string, error) {
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
-			if _, _, err := ParsePointID(d.ID); err == nil {
+			if _, _, err := manifest.ParsePointID(d.ID); err == nil {
 				ids = append(ids, d.ID)
 			}
 		}
 	}
-	slices.SortStableFunc(ids, func(a, b string) int { return NextNumber(a) - NextNumber(b) })
+	slices.SortStableFunc(ids, func(a, b string) int { return manifest.NextNumber(a) - manifest.NextNumber(b) })
 	return ids, nil
 }
 
@@ -68,13 +70,13 @@ func (r *Repository) CheckUnneeded(domain string, ids []string) error {
 	for _, id := range ids {
 		needed := &NeededError{Domain: domain, ID: id}
 		for _, m := range points {
-			if !slices.Contains(ids, m.ID) && m.needs(id) {
+			if !slices.Contains(ids, m.ID) && m.Needs(id) {
 				needed.By = append(needed.By, m.ID)
 			}
 		}
 		if damaged != nil {
 			for _, d := range damaged.Points {
-				if !slices.Contains(ids, d.ID) && NextNumber(d.ID) > NextNumber(id) {
+				if !slices.Contains(ids, d.ID) && manifest.NextNumber(d.ID) > manifest.NextNumber(id) {
 					needed.Unreadable = append(needed.Unreadable, d.ID)
 				}
 			}
@@ -109,7 +111,7 @@ func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 }
 
 func (l *Lock) removePoint(id string) error {
-	if _, _, err := ParsePointID(id); err != nil {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return err
 	}
 	aside := partialPrefix + id
@@ -119,7 +121,7 @@ func (l *Lock) removePoint(id string) error {
 	dir := l.repo.domainDir(l.domain)
 	err := RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNoPoint
+		return manifest.ErrNoPoint
 	}
 	if err != nil {
 		return err

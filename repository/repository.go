@@ -9,7 +9,7 @@
 //	REPO/DOMAIN/.partial-check2/ ...       a run under way, or what a crash left
 //
 // Names that come from outside (a domain's, a disk's, a manifest's) are checked
-// with ValidName before they become part of a path.
+// with manifest.ValidName before they become part of a path.
 package repository
 
 import (
@@ -25,9 +25,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 const (
@@ -92,7 +94,7 @@ func Create(dir string) (*Repository, error) {
 	})
 	if err != nil {
 		if isNew {
-			_ = os.Remove(filepath.Join(dir, descriptionName))
+			_ = os.Remove(filepath.Join(dir, manifest.DescriptionName))
 		}
 		return nil, errors.Join(fmt.Errorf("create repository: %w", err), removeDirs(made))
 	}
@@ -121,7 +123,7 @@ func (r *Repository) RemoveIfUnused() error {
 	// First put repository.json aside, then look. Whoever opened the repository
 	// before makes a directory first and looks for repository.json then (see
 	// Lock): one of the two always sees the other.
-	path, aside := filepath.Join(r.dir, descriptionName), filepath.Join(r.dir, temporaryPrefix+r.id)
+	path, aside := filepath.Join(r.dir, manifest.DescriptionName), filepath.Join(r.dir, temporaryPrefix+r.id)
 	if err := os.Rename(path, aside); err != nil {
 		return fmt.Errorf("remove the unused repository: %w", err)
 	}
@@ -165,14 +167,14 @@ func Open(dir string) (*Repository, error) {
 
 // readDescription reads repository.json. Damage is a *DamagedError.
 func readDescription(dir string) (description, error) {
-	path := filepath.Join(dir, descriptionName)
+	path := filepath.Join(dir, manifest.DescriptionName)
 	data, err := readSmall(path)
 	if err != nil {
 		return description{}, err
 	}
 	d, err := parseDescription(data)
-	if err != nil && !errors.Is(err, ErrNewerFormat) {
-		err = &DamagedError{Points: []DamagedPoint{{File: descriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
+	if err != nil && !errors.Is(err, manifest.ErrNewerFormat) {
+		err = &DamagedError{Points: []DamagedPoint{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
 	}
 	return d, err
 }
@@ -181,23 +183,23 @@ func notRepository(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: %w", ErrNotRepository, ErrAbsent)
 	}
-	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, descriptionName)
+	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, manifest.DescriptionName)
 }
 
 func parseDescription(data []byte) (description, error) {
 	var d description
-	if hasSelfDigest(data) {
-		if err := parseSelfDigested(data, &d); err != nil {
+	if digest.EndsJSON(data) {
+		if err := digest.ParseJSON(data, &d); err != nil {
 			return d, err
 		}
 	} else if err := json.Unmarshal(data, &d); err != nil { // format 1, or written anew by hand
 		return d, fmt.Errorf("parse: %w", err)
 	}
-	if err := checkFormat(d.Format); err != nil {
+	if err := manifest.CheckFormat(d.Format); err != nil {
 		return d, err
 	}
 	for _, id := range append([]string{d.ID}, d.FormerIDs...) {
-		if !validUUID(id) {
+		if !manifest.ValidUUID(id) {
 			return d, fmt.Errorf("%q is not a UUID", id)
 		}
 	}
@@ -238,7 +240,7 @@ func (r *Repository) Domains() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && ValidName(e.Name()) == nil {
+		if e.IsDir() && manifest.ValidName(e.Name()) == nil {
 			names = append(names, e.Name())
 		}
 	}
@@ -255,7 +257,7 @@ func checkEmpty(dir string) error {
 	for _, e := range entries {
 		name := e.Name()
 		// Another Create may have won since Open looked.
-		if name == lostFound || name == descriptionName || strings.HasPrefix(name, temporaryPrefix) {
+		if name == manifest.LostFound || name == manifest.DescriptionName || strings.HasPrefix(name, temporaryPrefix) {
 			continue
 		}
 		return fmt.Errorf("%s: %w, and not empty (it holds %q)", dir, ErrNotRepository, name)
@@ -266,7 +268,7 @@ func checkEmpty(dir string) error {
 // writeDescription puts repository.json in place, or leaves the one that
 // another process put there at the same moment.
 func writeDescription(dir string) (isNew bool, err error) {
-	d := description{Format: Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
+	d := description{Format: manifest.Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
 	if d.Place, err = findPlace(dir); err != nil {
 		return false, err
 	}
@@ -279,7 +281,7 @@ func writeDescription(dir string) (isNew bool, err error) {
 
 // put writes repository.json to a file of another name, and gives it its own.
 func (d description) put(dir string, rename func(from, to string) error) error {
-	data, err := encodeSelfDigested(d)
+	data, err := digest.EncodeJSON(d)
 	if err != nil {
 		return err
 	}
@@ -291,7 +293,7 @@ func (d description) put(dir string, rename func(from, to string) error) error {
 	if err := finishFile(f, data); err != nil {
 		return err
 	}
-	return rename(f.Name(), filepath.Join(dir, descriptionName))
+	return rename(f.Name(), filepath.Join(dir, manifest.DescriptionName))
 }
 
 // newUUID returns a random UUID (RFC 9562, version 4).

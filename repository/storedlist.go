@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -93,7 +94,7 @@ func (l *storedList) checkTree(want string) {
 	if _, err := l.file.ReadAt(p, l.hashesSize()); err == nil {
 		root = decodeTree(p).root()
 	}
-	if formatDigest(root[:]) != want {
+	if digest.Text(root[:]) != want {
 		l.found(qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}, "the tree of the hashes differs from what was written")
 	}
 }

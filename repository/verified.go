@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // VerifiedName is the file, beside a domain's points, that says when they were
@@ -83,10 +85,10 @@ func (r *Repository) ClearDoubts(domain string, points []string, target string) 
 
 // ManifestDigest is the digest of a point's manifest.json as it is now.
 func (r *Repository) ManifestDigest(domain, id string) (string, error) {
-	if _, _, err := ParsePointID(id); err != nil {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return "", err
 	}
-	return Digest(filepath.Join(r.PointDir(domain, id), ManifestName))
+	return Digest(filepath.Join(r.PointDir(domain, id), manifest.FileName))
 }
 
 func (r *Repository) readVerified(domain string) map[string]Verification {
@@ -95,7 +97,7 @@ func (r *Repository) readVerified(domain string) map[string]Verification {
 		return nil
 	}
 	var f verifiedFile
-	if json.Unmarshal(data, &f) != nil || checkFormat(f.Format) != nil {
+	if json.Unmarshal(data, &f) != nil || manifest.CheckFormat(f.Format) != nil {
 		return nil
 	}
 	return f.Points
@@ -105,13 +107,13 @@ func (r *Repository) readVerified(domain string) map[string]Verification {
 // are gone. The file is replaced at once; of two calls at the same time one may
 // be lost.
 func (r *Repository) SetVerified(domain string, points map[string]Verification) error {
-	if err := ValidDomain(domain); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return err
 	}
-	all := verifiedFile{Format: Format, Points: map[string]Verification{}}
+	all := verifiedFile{Format: manifest.Format, Points: map[string]Verification{}}
 	for _, some := range []map[string]Verification{r.readVerified(domain), points} {
 		for id, v := range some {
-			if _, _, err := ParsePointID(id); err != nil {
+			if _, _, err := manifest.ParsePointID(id); err != nil {
 				continue
 			}
 			if _, err := os.Lstat(r.PointDir(domain, id)); !errors.Is(err, fs.ErrNotExist) {

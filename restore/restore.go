@@ -17,6 +17,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -33,8 +34,8 @@ const disksAtOnce = 4
 type restorer struct {
 	Request
 	repo  *repository.Repository
-	point repository.Manifest
-	disks []repository.Disk
+	point manifest.Manifest
+	disks []manifest.Disk
 	xml   []byte
 
 	mu       sync.Mutex // of what follows
@@ -78,7 +79,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 			err = errors.Join(err, r.removeMade())
 		}
 	}()
-	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, repository.TimeText(r.point.Time)))
+	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, manifest.TimeText(r.point.Time)))
 	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
 	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
 		return Result{}, err
@@ -104,7 +105,7 @@ func (r *restorer) choose() error {
 	for _, target := range r.Disks {
 		if _, ok := r.point.Disk(target); !ok {
 			return &NotFoundError{fmt.Sprintf("point %s of domain %s has no disk %q", r.point.ID, r.Domain, target),
-				"virtbackup show " + repository.ShellWord(r.Domain+"@"+r.point.ID)}
+				"virtbackup show " + manifest.ShellWord(r.Domain+"@"+r.point.ID)}
 		}
 	}
 	for _, d := range r.point.Disks {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -20,7 +21,7 @@ func TestDamagedXML(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
-			must(t, spoil(filepath.Join(repo.PointDir("vm1", "check1"), repository.DomainXML)))
+			must(t, spoil(filepath.Join(repo.PointDir("vm1", "check1"), manifest.DomainXML)))
 			dir := filepath.Join(t.TempDir(), "out")
 			_, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir})
 			var damaged *repository.DamagedError

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -249,7 +250,7 @@ func (b *bed) tryRestore(repo *repository.Repository, p truePoint, lost bool, n 
 		if !lost {
 			fail("%s is said to restore: %v", p.ID, err)
 		}
-		if !errors.As(err, &damaged) && !errors.As(err, &notFound) && !errors.Is(err, repository.ErrNoPoint) {
+		if !errors.As(err, &damaged) && !errors.As(err, &notFound) && !errors.Is(err, manifest.ErrNoPoint) {
 			fail("restore of %s fails with %T %v, not with damage", p.ID, err, err)
 		}
 		if _, err := os.Lstat(dir); err == nil {

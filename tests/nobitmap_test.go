@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
@@ -68,7 +69,7 @@ func TestMonitorIsAskedOnlyIfNeeded(t *testing.T) {
 }
 
 // wantCovered sees of which disks a point's checkpoint has bitmaps.
-func (s *site) wantCovered(m repository.Manifest, want ...string) {
+func (s *site) wantCovered(m manifest.Manifest, want ...string) {
 	s.t.Helper()
 	var got []string
 	for line := range strings.Lines(testdomain.Virsh(s.t, "checkpoint-dumpxml", s.Name, m.Checkpoint, "--no-domain")) {

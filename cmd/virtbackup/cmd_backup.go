@@ -11,26 +11,27 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 func fullCommand() *cli.Command {
-	return backupCommand(repository.KindFull, "copy all that holds data; a base for later backups",
+	return backupCommand(manifest.KindFull, "copy all that holds data; a base for later backups",
 		"virtbackup full vm1\nvirtbackup full vm1 --exclude vdb --quiesce require")
 }
 
 func incCommand() *cli.Command {
-	return backupCommand(repository.KindInc, "copy what changed since a point; a base for later backups",
+	return backupCommand(manifest.KindInc, "copy what changed since a point; a base for later backups",
 		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest point that has a checkpoint"), fallbackFlag(), maxChainFlag())
 }
 
 func diffCommand() *cli.Command {
-	return backupCommand(repository.KindDiff, "copy what changed since a point; never a base",
+	return backupCommand(manifest.KindDiff, "copy what changed since a point; never a base",
 		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"), fallbackFlag(), maxChainFlag())
 }
 
 func copyCommand() *cli.Command {
-	return backupCommand(repository.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
+	return backupCommand(manifest.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
 }
 
 func sinceFlag(standard string) cli.Flag {
@@ -47,7 +48,7 @@ func maxChainFlag() cli.Flag {
 		Usage: "a chain may have `N` images: auto then makes a full, inc and diff warn"}
 }
 
-func backupCommand(kind repository.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
+func backupCommand(kind manifest.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name:        string(kind),
 		Usage:       usage,
@@ -101,7 +102,7 @@ func autoCommand() *cli.Command {
 }
 
 // backUp makes one point and reports it.
-func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
+func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 	conn, err := connect(c)
 	if err != nil {
 		return err
@@ -166,7 +167,7 @@ func running(conn *hypervisor.Conn) ([]string, error) {
 	return names, nil
 }
 
-func runBackup(c *cli.Context, conn *hypervisor.Conn, kind repository.Kind, domain string) (_ backup.Result, err error) {
+func runBackup(c *cli.Context, conn *hypervisor.Conn, kind manifest.Kind, domain string) (_ backup.Result, err error) {
 	tuning, err := tuning(c)
 	if err != nil {
 		return backup.Result{}, err

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
@@ -84,7 +85,7 @@ func exitCode(err error) int {
 		noRestore *restore.NotFoundError
 		locked    *repository.LockedError
 		damaged   *repository.DamagedError
-		ambiguous *repository.AmbiguousError
+		ambiguous *manifest.AmbiguousError
 	)
 	switch {
 	case err == nil:
@@ -110,7 +111,7 @@ func exitCode(err error) int {
 		return exitDamaged
 	case errors.As(err, &noBackup), errors.As(err, &noRestore),
 		errors.Is(err, hypervisor.ErrNoDomain), errors.Is(err, hypervisor.ErrNoCheckpoint),
-		errors.Is(err, repository.ErrNoPoint), errors.Is(err, repository.ErrNoDisk):
+		errors.Is(err, manifest.ErrNoPoint), errors.Is(err, repository.ErrNoDisk):
 		return exitNotFound
 	}
 	return exitFailed
@@ -167,9 +168,9 @@ func hintFor(err error) string {
 		return "is its file system mounted, and is --repo right? virtbackup init DIR makes a repository"
 	case errors.Is(err, repository.ErrNotRepository):
 		return "is its file system mounted, and is --repo right? virtbackup init DIR makes a repository in a directory that is new or empty"
-	case errors.Is(err, repository.ErrNewerFormat):
+	case errors.Is(err, manifest.ErrNewerFormat):
 		return "use the newest virtbackup that has written to this repository"
-	case errors.Is(err, repository.ErrNoPoint):
+	case errors.Is(err, manifest.ErrNoPoint):
 		return "virtbackup list shows the domains and points; is --repo right?"
 	case errors.As(err, &locked):
 		return "another run of virtbackup works on this domain: wait until it has ended"

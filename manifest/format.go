@@ -1,11 +1,11 @@
-package repository
+package manifest
 
 import (
 	"errors"
 	"fmt"
 )
 
-// Format is the newest layout this package reads and the one it writes. It
+// Format is the newest layout of a repository that this program reads and the one it writes. It
 // grows only when an older reader would go wrong; added fields do not count.
 // Format 2 has identities, and hash lists of other ranges than 1 MiB.
 const Format = 2
@@ -13,7 +13,9 @@ const Format = 2
 // ErrNewerFormat says that a file is of a later format than Format.
 var ErrNewerFormat = errors.New("made by a newer virtbackup")
 
-func checkFormat(format int) error {
+// CheckFormat returns ErrNewerFormat for a format that is newer than [Format], and
+// another error for a number that was never one.
+func CheckFormat(format int) error {
 	switch {
 	case format > Format:
 		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -97,7 +98,7 @@ func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chai
 // damagedFile is the error for a file that is not as it was sealed. err itself is
 // returned where it says nothing of the file.
 func damagedFile(m manifest.Manifest, name string, err error) error {
-	if cannotCheck(err) {
+	if localfile.CannotCheck(err) {
 		return err
 	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
@@ -122,7 +123,7 @@ func (r *Repository) parentOf(m manifest.Manifest, d manifest.Disk) (manifest.Ma
 // checkHeader holds the header of an image against its manifest.
 func checkHeader(path string, d manifest.Disk) error {
 	h, err := readHeader(path)
-	if unreadable(err) {
+	if localfile.Unreadable(err) {
 		h, err = readHeader(path)
 	}
 	if err != nil {
@@ -132,7 +133,7 @@ func checkHeader(path string, d manifest.Disk) error {
 }
 
 func readHeader(path string) (qcow2.Header, error) {
-	f, err := openRegular(path)
+	f, err := localfile.OpenRegular(path)
 	if err != nil {
 		return qcow2.Header{}, err
 	}

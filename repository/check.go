@@ -14,6 +14,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -137,12 +138,12 @@ func (c *imageCheck) run(ctx context.Context) (err error) {
 
 // openImage opens the image; where that is damage already it returns false.
 func (c *imageCheck) openImage() (bool, error) {
-	f, err := openRegular(c.path(c.disk.Image))
+	f, err := localfile.OpenRegular(c.path(c.disk.Image))
 	if err != nil {
-		if cannotCheck(err) {
+		if localfile.CannotCheck(err) {
 			return false, err
 		}
-		c.imageDamage(span{qcow2.Range{Offset: 0, Length: c.disk.ImageBytes}, reason(err)}, nil, true)
+		c.imageDamage(span{qcow2.Range{Offset: 0, Length: c.disk.ImageBytes}, localfile.Reason(err)}, nil, true)
 		return false, nil
 	}
 	info, err := f.Stat()
@@ -268,7 +269,7 @@ func (c *imageCheck) compare(offset int64, result rangeResult) {
 	}
 	switch {
 	case result.err != nil:
-		c.failed = addSpan(c.failed, place, reason(result.err))
+		c.failed = addSpan(c.failed, place, localfile.Reason(result.err))
 	case ok && sum != result.sum:
 		c.differ = addSpan(c.differ, place, "")
 	}

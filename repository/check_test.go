@@ -21,6 +21,7 @@ import (
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -140,7 +141,7 @@ func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *
 		n, err := reader.ReadAt(p, at)
 		want := content[min(at, int64(len(content))):min(at+length, int64(len(content)))]
 		var damaged *DamagedError
-		if !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err != nil) || err != nil && err != io.EOF && !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotRegular) {
+		if !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err != nil) || err != nil && err != io.EOF && !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, localfile.ErrNotRegular) {
 			t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, n, err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -37,11 +38,11 @@ type Image struct {
 // createImage makes path.qcow2 and path.hashes; neither may exist.
 func createImage(path string, mode directio.Mode) (_ *Image, err error) {
 	im := &Image{short: map[int64]int64{}}
-	if im.file, err = directio.Create(path+manifest.ImageSuffix, fileMode, mode); err != nil {
+	if im.file, err = directio.Create(path+manifest.ImageSuffix, localfile.FileMode, mode); err != nil {
 		return nil, err
 	}
 	im.file.Grow()
-	im.hashes, err = os.OpenFile(path+manifest.HashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	im.hashes, err = os.OpenFile(path+manifest.HashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, localfile.FileMode)
 	if err != nil {
 		return nil, errors.Join(err, im.file.Close())
 	}
@@ -130,7 +131,7 @@ func (im *Image) Finish() (hashes string, size int64, err error) {
 	if err != nil {
 		return "", 0, fmt.Errorf("finish %s: %w", im.hashes.Name(), err)
 	}
-	if err := errors.Join(im.file.Sync(), syncFile(im.hashes)); err != nil {
+	if err := errors.Join(im.file.Sync(), localfile.Sync(im.hashes)); err != nil {
 		return "", 0, fmt.Errorf("finish image: %w", err)
 	}
 	if err := im.Close(); err != nil {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -97,7 +98,7 @@ func TestImageConcurrentWritesInAnyOrder(t *testing.T) {
 			if size != int64(len(want)) {
 				t.Errorf("size %d, want %d", size, len(want))
 			}
-			if d, err := Digest(path + manifest.HashesSuffix); err != nil || d != digest {
+			if d, err := localfile.Digest(path + manifest.HashesSuffix); err != nil || d != digest {
 				t.Errorf("digest of the list %s, %v, Finish said %s", d, err, digest)
 			}
 			if info, err := os.Stat(path + manifest.HashesSuffix); err != nil || info.Size() != HashListBytes(size) {

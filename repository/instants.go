@@ -13,6 +13,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -81,13 +82,13 @@ func (e *instantsError) Unwrap() error { return e.error }
 
 // readInstants reads the list of a domain; an absent one is empty.
 func (r *Repository) readInstants(domain string) (Instants, error) {
-	data, err := readSmall(filepath.Join(r.domainDir(domain), InstantsName))
+	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), InstantsName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Instants{}, nil
 	}
 	// A read that fails now may succeed the next time: only what was read can be
 	// damaged.
-	if err != nil && !errors.Is(err, errNotRegular) {
+	if err != nil && !errors.Is(err, localfile.ErrNotRegular) {
 		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
 	}
 	var is Instants
@@ -190,7 +191,7 @@ func (l *Lock) Issue(i Instant) (Instant, error) {
 	if err == nil {
 		// The run that made the domain's directory may have died before a point
 		// was sealed, which makes its name durable (see sealSteps).
-		err = syncDir(l.repo.dir)
+		err = localfile.SyncDir(l.repo.dir)
 	}
 	if err != nil {
 		return i, fmt.Errorf("issue an identity for %s of domain %s: %w", i.Point, l.domain, err)
@@ -265,19 +266,19 @@ func (l *Lock) replaceInstants(data []byte) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(temporary) }() // no-op once renamed
-	if err := writeFile(temporary, data); err != nil {
+	if err := localfile.Write(temporary, data); err != nil {
 		return err
 	}
 	if err := os.Rename(temporary, filepath.Join(dir, InstantsName)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return localfile.SyncDir(dir)
 }
 
 // unissued tells whether the list may go with the directory: nothing in libvirt is
 // known by it.
 func (l *Lock) unissued() bool {
-	data, err := readSmall(filepath.Join(l.repo.domainDir(l.domain), InstantsName))
+	data, err := localfile.ReadSmall(filepath.Join(l.repo.domainDir(l.domain), InstantsName))
 	if err != nil {
 		return false
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -113,7 +114,7 @@ func (c *imageCheck) locate(spans []span) (disk [][]qcow2.Range, ok bool) {
 	if !sortedApart(spans) {
 		return nil, false
 	}
-	f, err := openRegular(c.path(c.disk.Image)) // without O_DIRECT
+	f, err := localfile.OpenRegular(c.path(c.disk.Image)) // without O_DIRECT
 	if err != nil {
 		return nil, false
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -107,7 +108,7 @@ func lockError(domain string, err error) error {
 }
 
 func (r *Repository) makeDomainDir(domain string) (made bool, err error) {
-	err = os.Mkdir(r.domainDir(domain), dirMode)
+	err = os.Mkdir(r.domainDir(domain), localfile.DirMode)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
 	}
@@ -141,7 +142,7 @@ func (r *Repository) lockPath(domain string) string {
 }
 
 func (r *Repository) openLock(domain string) (*os.File, error) {
-	f, err := os.OpenFile(r.lockPath(domain), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode) // os adds O_CLOEXEC
+	f, err := os.OpenFile(r.lockPath(domain), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, localfile.FileMode) // os adds O_CLOEXEC
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errLockMoved
 	}
@@ -163,7 +164,7 @@ func (r *Repository) lockOpened(domain string, f *os.File) error {
 }
 
 func flock(f *os.File) error {
-	err := retryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	err := localfile.RetryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if err != nil {
 		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -26,7 +27,7 @@ func (l *Lock) SetMark(name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("set mark %q: %w", name, err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, fileMode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, localfile.FileMode)
 	if err != nil {
 		return fmt.Errorf("set mark: %w", err)
 	}
@@ -41,7 +42,7 @@ func (l *Lock) SetMark(name string, data []byte) error {
 func (l *Lock) Mark(name string) (data []byte, ok bool, err error) {
 	path, err := l.markPath(name)
 	if err == nil {
-		data, err = readSmall(path)
+		data, err = localfile.ReadSmall(path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -47,7 +48,7 @@ func (l *Lock) Begin(id, identity string) (*Partial, error) {
 		return nil, fmt.Errorf("begin point %s: %w", id, &fs.PathError{Op: "mkdir", Path: sealed, Err: fs.ErrExist})
 	}
 	dir := filepath.Join(l.repo.domainDir(l.domain), partialPrefix+id)
-	if err := os.Mkdir(dir, dirMode); err != nil {
+	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
 		return nil, fmt.Errorf("begin point %s: %w", id, err)
 	}
 	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]*Image{}}, nil
@@ -93,7 +94,7 @@ func (p *Partial) WriteFile(name string, data []byte) error {
 	if p.done {
 		return fmt.Errorf("write %s: point %s is closed", name, p.id)
 	}
-	if err := writeFile(filepath.Join(p.dir, name), data); err != nil {
+	if err := localfile.Write(filepath.Join(p.dir, name), data); err != nil {
 		return fmt.Errorf("write file of point %s: %w", p.id, err)
 	}
 	p.files[name] = digest.Of(data)
@@ -125,11 +126,11 @@ func (p *Partial) sealSteps(content []byte) []sealStep {
 	repo, domain := p.lock.repo, p.lock.domain
 	sealed := repo.PointDir(domain, p.id)
 	return []sealStep{
-		{"write manifest", func() error { return writeFile(filepath.Join(p.dir, manifest.FileName), content) }},
-		{"sync point", func() error { return syncDir(p.dir) }},
-		{"sync repository", func() error { return syncDir(repo.dir) }},
-		{"rename point", func() error { return RenameExclusive(p.dir, sealed) }},
-		{"sync domain", func() error { return syncDir(repo.domainDir(domain)) }},
+		{"write manifest", func() error { return localfile.Write(filepath.Join(p.dir, manifest.FileName), content) }},
+		{"sync point", func() error { return localfile.SyncDir(p.dir) }},
+		{"sync repository", func() error { return localfile.SyncDir(repo.dir) }},
+		{"rename point", func() error { return localfile.RenameExclusive(p.dir, sealed) }},
+		{"sync domain", func() error { return localfile.SyncDir(repo.domainDir(domain)) }},
 	}
 }
 
@@ -169,7 +170,7 @@ func (p *Partial) unseal() error {
 	if _, err := os.Lstat(p.dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil // not renamed yet
 	}
-	return RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
+	return localfile.RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
 }
 
 func (p *Partial) completeManifest(m manifest.Manifest) ([]byte, error) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 
@@ -75,7 +76,7 @@ func TestSealListsThePoint(t *testing.T) {
 		t.Errorf("format %d, repository %s", m.Format, m.Repository)
 	}
 	dir := r.PointDir("my guest", "check1")
-	if d, err := Digest(filepath.Join(dir, "domain.xml")); err != nil || m.Files["domain.xml"] != d {
+	if d, err := localfile.Digest(filepath.Join(dir, "domain.xml")); err != nil || m.Files["domain.xml"] != d {
 		t.Errorf("digest of domain.xml %s, %v, manifest says %s", d, err, m.Files["domain.xml"])
 	}
 	for _, d := range m.Disks {
@@ -83,7 +84,7 @@ func TestSealListsThePoint(t *testing.T) {
 		if err != nil || info.Size() != d.ImageBytes || d.Image != d.Target+".qcow2" {
 			t.Errorf("image of %+v: %v", d, err)
 		}
-		if sum, err := Digest(filepath.Join(dir, d.HashesFile())); err != nil || sum != d.Hashes {
+		if sum, err := localfile.Digest(filepath.Join(dir, d.HashesFile())); err != nil || sum != d.Hashes {
 			t.Errorf("digest of hash list %s, %v, manifest says %s", sum, err, d.Hashes)
 		}
 	}

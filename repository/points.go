@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -71,7 +72,7 @@ func (e *DamagedError) Hint() string {
 // the point could not be read now, and may be sound.
 func (e *DamagedError) NotNow() error {
 	for _, p := range e.Points {
-		if cannotCheck(p.Err) {
+		if localfile.CannotCheck(p.Err) {
 			return fmt.Errorf("read point %s of domain %s: %w", p.ID, p.Domain, p.Err)
 		}
 	}
@@ -175,7 +176,7 @@ func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 // damagedPoint is the error for a point that cannot be read as one. err itself is
 // returned where it says nothing of the point.
 func damagedPoint(domain, id string, err error) error {
-	if cannotCheck(err) {
+	if localfile.CannotCheck(err) {
 		return err
 	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: domain, ID: id, Err: err}}}
@@ -197,7 +198,7 @@ func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) 
 			return manifest.Manifest{}, fmt.Errorf("%s is not a directory", dir)
 		}
 	}
-	data, err := readSmall(filepath.Join(dir, manifest.FileName))
+	data, err := localfile.ReadSmall(filepath.Join(dir, manifest.FileName))
 	if err != nil {
 		return manifest.Manifest{}, err
 	}

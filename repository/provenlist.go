@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -60,10 +61,10 @@ func (l *provenList) proves(index int64, piece []byte) bool {
 // listError is why a list cannot be read: of no use, but for what says nothing
 // of the list.
 func listError(err error) error {
-	if cannotCheck(err) || errors.Is(err, os.ErrClosed) {
+	if localfile.CannotCheck(err) || errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	return fmt.Errorf("%w: %s", errListUnusable, reason(err))
+	return fmt.Errorf("%w: %s", errListUnusable, localfile.Reason(err))
 }
 
 // sums appends the hashes of n ranges from the first on.

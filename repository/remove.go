@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -119,14 +120,14 @@ func (l *Lock) removePoint(id string) error {
 		return err
 	}
 	dir := l.repo.domainDir(l.domain)
-	err := RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	err := localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
 	if errors.Is(err, fs.ErrNotExist) {
 		return manifest.ErrNoPoint
 	}
 	if err != nil {
 		return err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := localfile.SyncDir(dir); err != nil {
 		return err
 	}
 	return l.RemoveLeftover(aside)

@@ -28,16 +28,12 @@ import (
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-const (
-	temporaryPrefix = ".repository.json-"
-
-	dirMode  = 0o700 // backups hold every secret that the guests hold
-	fileMode = 0o600
-)
+const temporaryPrefix = ".repository.json-"
 
 // Errors that callers tell apart with errors.Is.
 var (
@@ -80,7 +76,7 @@ func Create(dir string) (*Repository, error) {
 	if !errors.Is(err, ErrNotRepository) {
 		return r, err
 	}
-	made := absentDirs(dir)
+	made := localfile.AbsentDirs(dir)
 	isNew := false
 	err = panics.Catch(func() (err error) {
 		if isNew, err = create(dir); err != nil {
@@ -96,7 +92,7 @@ func Create(dir string) (*Repository, error) {
 		if isNew {
 			_ = os.Remove(filepath.Join(dir, manifest.DescriptionName))
 		}
-		return nil, errors.Join(fmt.Errorf("create repository: %w", err), removeDirs(made))
+		return nil, errors.Join(fmt.Errorf("create repository: %w", err), localfile.RemoveDirs(made))
 	}
 	if isNew {
 		r.isNew, r.made = true, made
@@ -105,7 +101,7 @@ func Create(dir string) (*Repository, error) {
 }
 
 func create(dir string) (isNew bool, err error) {
-	if err := makeDir(dir); err != nil {
+	if err := localfile.MakeDir(dir); err != nil {
 		return false, err
 	}
 	if err := checkEmpty(dir); err != nil {
@@ -128,10 +124,10 @@ func (r *Repository) RemoveIfUnused() error {
 		return fmt.Errorf("remove the unused repository: %w", err)
 	}
 	if err := checkEmpty(r.dir); err != nil {
-		return RenameExclusive(aside, path)
+		return localfile.RenameExclusive(aside, path)
 	}
 	r.isNew = false
-	return errors.Join(os.Remove(aside), removeDirs(r.made))
+	return errors.Join(os.Remove(aside), localfile.RemoveDirs(r.made))
 }
 
 // check finds out that the repository has not been removed since it was opened.
@@ -168,7 +164,7 @@ func Open(dir string) (*Repository, error) {
 // readDescription reads repository.json. Damage is a *DamagedError.
 func readDescription(dir string) (description, error) {
 	path := filepath.Join(dir, manifest.DescriptionName)
-	data, err := readSmall(path)
+	data, err := localfile.ReadSmall(path)
 	if err != nil {
 		return description{}, err
 	}
@@ -272,11 +268,11 @@ func writeDescription(dir string) (isNew bool, err error) {
 	if d.Place, err = findPlace(dir); err != nil {
 		return false, err
 	}
-	err = d.put(dir, RenameExclusive)
+	err = d.put(dir, localfile.RenameExclusive)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return false, err
 	}
-	return err == nil, syncDir(dir)
+	return err == nil, localfile.SyncDir(dir)
 }
 
 // put writes repository.json to a file of another name, and gives it its own.
@@ -290,7 +286,7 @@ func (d description) put(dir string, rename func(from, to string) error) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // no-op once renamed
-	if err := finishFile(f, data); err != nil {
+	if err := localfile.Finish(f, data); err != nil {
 		return err
 	}
 	return rename(f.Name(), filepath.Join(dir, manifest.DescriptionName))

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -13,12 +14,12 @@ import (
 // manifest says of the image, so that hashes are found whatever the header says.
 func (c *imageCheck) openList() error {
 	c.list = &storedList{layout: c.layout, count: c.layout.ranges()}
-	f, err := openRegular(c.path(c.disk.HashesFile()))
+	f, err := localfile.OpenRegular(c.path(c.disk.HashesFile()))
 	if err != nil {
-		if cannotCheck(err) {
+		if localfile.CannotCheck(err) {
 			return err
 		}
-		c.list.found(qcow2.Range{}, reason(err))
+		c.list.found(qcow2.Range{}, localfile.Reason(err))
 		return nil
 	}
 	c.list.file = f
@@ -78,7 +79,7 @@ func (l *storedList) load() []byte {
 	at := hashesHeaderSize + l.taken*hashSize
 	n, err := l.file.ReadAt(buf, at)
 	if err != nil && err != io.EOF {
-		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, reason(err))
+		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, localfile.Reason(err))
 	}
 	return buf[:n]
 }

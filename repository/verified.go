@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -88,11 +89,11 @@ func (r *Repository) ManifestDigest(domain, id string) (string, error) {
 	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return "", err
 	}
-	return Digest(filepath.Join(r.PointDir(domain, id), manifest.FileName))
+	return localfile.Digest(filepath.Join(r.PointDir(domain, id), manifest.FileName))
 }
 
 func (r *Repository) readVerified(domain string) map[string]Verification {
-	data, err := readSmall(filepath.Join(r.domainDir(domain), VerifiedName))
+	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), VerifiedName))
 	if err != nil {
 		return nil
 	}
@@ -138,11 +139,11 @@ func (r *Repository) replaceVerified(domain string, all verifiedFile) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // no-op once renamed
-	if err := finishFile(f, append(data, '\n')); err != nil {
+	if err := localfile.Finish(f, append(data, '\n')); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), filepath.Join(dir, VerifiedName)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return localfile.SyncDir(dir)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -155,7 +156,7 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 // one or another: what is restored there would be damage to it, or a domain. From then
 // on Dir is the path without symbolic links, so that all steps use the same directory.
 func (r *restorer) checkDir() (err error) {
-	if r.Dir, err = repository.RealPath(r.Dir); err != nil {
+	if r.Dir, err = localfile.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
 	}
 	if repo := repository.Containing(r.Dir); repo != "" {
@@ -256,7 +257,7 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 		return nil, err
 	}
 	for _, d := range disks {
-		if err := repository.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
+		if err := localfile.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
 			return nil, err
 		}
 		r.makes(d.Image)

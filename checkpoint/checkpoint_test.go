@@ -146,7 +146,7 @@ func TestSurvey(t *testing.T) {
 // retired from the beginning.
 func TestDeleteIssued(t *testing.T) {
 	_, lock := ledger(t)
-	i, _ := instants(t, lock).Find(id1)
+	i, _ := issued(t, lock).Find(id1)
 	broken := errors.New("broken")
 	for _, tt := range []struct {
 		d    listed
@@ -158,14 +158,14 @@ func TestDeleteIssued(t *testing.T) {
 		{listed{}, nil, false},
 	} {
 		err := DeleteIssued(&tt.d, lock, i)
-		now, left := instants(t, lock).Find(id1)
+		now, left := issued(t, lock).Find(id1)
 		if (err != nil) != tt.left || tt.want != nil && !errors.Is(err, tt.want) || left != tt.left || left && now.State != repository.Retired {
 			t.Errorf("%+v: %v, left %v %+v", tt.d, err, left, now)
 		}
 	}
 }
 
-func instants(t *testing.T, lock *repository.Lock) repository.Instants {
+func issued(t *testing.T, lock *repository.Lock) repository.Instants {
 	t.Helper()
 	is, damage, err := lock.Instants()
 	if err != nil || damage != nil {

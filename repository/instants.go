@@ -1,14 +1,12 @@
 package repository
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
@@ -23,6 +21,9 @@ const InstantsName = "instants.json"
 
 // instantsTemporary is replaced under the domain's lock, so one name is enough.
 const instantsTemporary = ".instants.json"
+
+// damagedName is that of a list that was damaged when another was begun.
+const damagedName = InstantsName + ".damaged"
 
 // InstantState is what may be done with the checkpoint of an instant.
 type InstantState string
@@ -78,11 +79,14 @@ func (is Instants) Find(identity string) (Instant, bool) {
 // instantsError says that instants.json cannot be used.
 type instantsError struct{ error }
 
+// Unwrap gives errors.Is and errors.As the cause.
 func (e *instantsError) Unwrap() error { return e.error }
 
-// readInstants reads the list of a domain; an absent one is empty.
-func (r *Repository) readInstants(domain string) (Instants, error) {
-	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), InstantsName))
+// readInstants reads the list in the directory of a domain; an absent one is empty. The
+// error is an *instantsError where the list is damaged.
+func readInstants(dir string) (Instants, error) {
+	domain := filepath.Base(dir)
+	data, err := localfile.ReadSmall(filepath.Join(dir, InstantsName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Instants{}, nil
 	}
@@ -131,118 +135,11 @@ func parseInstants(data []byte) (Instants, error) {
 	return is, nil
 }
 
-// Instants returns what the repository has issued for the locked domain. A list that is
-// damaged is as good as none, and damage says what is wrong with it: then nothing in
-// libvirt is known to be ours, and disks are compared instead.
-func (l *Lock) Instants() (is Instants, damage, err error) {
-	is, err = l.repo.readInstants(l.domain)
-	var bad *instantsError
-	if errors.As(err, &bad) {
-		return Instants{}, bad, nil
-	}
-	return is, nil, err
-}
-
-// NextNumber is the number of the next point of the domain: one more than any that
-// the repository knows to have been used.
-func (l *Lock) NextNumber() (int, error) {
-	is, _, err := l.Instants()
+// changeInstants replaces the list in the directory of a domain by a changed one, on stable
+// storage. The caller holds the domain's lock. One that is damaged is an error.
+func changeInstants(dir string, change func(*Instants) error) error {
+	is, err := readInstants(dir)
 	if err != nil {
-		return 0, err
-	}
-	entries, err := os.ReadDir(l.repo.domainDir(l.domain))
-	if err != nil {
-		return 0, fmt.Errorf("next number of domain %s: %w", l.domain, err)
-	}
-	highest := is.Highest
-	for _, e := range entries {
-		if _, n, err := manifest.ParsePointID(strings.TrimPrefix(e.Name(), partialPrefix)); err == nil {
-			highest = max(highest, n)
-		}
-	}
-	return highest + 1, nil
-}
-
-// Issue writes an instant down, with its number, on stable storage: nothing of it may
-// be in libvirt before. Time, Place and Process are filled in.
-func (l *Lock) Issue(i Instant) (Instant, error) {
-	_, n, err := manifest.ParsePointID(i.Point)
-	if err == nil && !manifest.ValidIdentity(i.Identity) {
-		err = fmt.Errorf("%q is no identity", i.Identity)
-	}
-	if err != nil {
-		return i, fmt.Errorf("issue an identity: %w", err)
-	}
-	i.Time, i.Place = time.Now().UTC(), placeOf(l.repo.place)
-	if i.Process, err = Self(); err != nil {
-		return i, fmt.Errorf("issue an identity: %w", err)
-	}
-	if err := l.putDamagedAside(); err != nil {
-		return i, fmt.Errorf("issue an identity: %w", err)
-	}
-	err = l.changeInstants(func(is *Instants) error {
-		if n <= is.Highest {
-			return fmt.Errorf("the number of %s has been used before, the highest is %d", i.Point, is.Highest)
-		}
-		is.Highest = n
-		is.Issued = append(is.Issued, i)
-		return nil
-	})
-	if err == nil {
-		// The run that made the domain's directory may have died before a point
-		// was sealed, which makes its name durable (see sealSteps).
-		err = localfile.SyncDir(l.repo.dir)
-	}
-	if err != nil {
-		return i, fmt.Errorf("issue an identity for %s of domain %s: %w", i.Point, l.domain, err)
-	}
-	return i, nil
-}
-
-// SetInstantState notes what may be done with the checkpoint of an identity from now
-// on.
-func (l *Lock) SetInstantState(identity string, state InstantState) error {
-	return l.changeInstants(func(is *Instants) error {
-		for n := range is.Issued {
-			if is.Issued[n].Identity == identity {
-				is.Issued[n].State = state
-			}
-		}
-		return nil
-	})
-}
-
-// DropInstant forgets an identity. Nothing of it may be left: libvirt has confirmed
-// that its checkpoint is gone.
-func (l *Lock) DropInstant(identity string) error {
-	return l.changeInstants(func(is *Instants) error {
-		is.Issued = slices.DeleteFunc(is.Issued, func(i Instant) bool { return i.Identity == identity })
-		return nil
-	})
-}
-
-// damagedSuffix ends the name of a list that was damaged when another was begun.
-const damagedSuffix = ".damaged"
-
-// putDamagedAside makes room for a new list where the present one is damaged: for people
-// to look at, and the new one begins behind the numbers of all points that there are.
-func (l *Lock) putDamagedAside() error {
-	_, damage, err := l.Instants()
-	if err != nil || damage == nil {
-		return err
-	}
-	path := filepath.Join(l.repo.domainDir(l.domain), InstantsName)
-	return os.Rename(path, path+damagedSuffix)
-}
-
-// changeInstants replaces instants.json by a changed one, on stable storage. One that is
-// damaged is an error.
-func (l *Lock) changeInstants(change func(*Instants) error) error {
-	if err := l.check(); err != nil {
-		return err
-	}
-	is, damage, err := l.Instants()
-	if err = errors.Join(damage, err); err != nil {
 		return err
 	}
 	if err := change(&is); err != nil {
@@ -256,11 +153,10 @@ func (l *Lock) changeInstants(change func(*Instants) error) error {
 	if err != nil {
 		return err
 	}
-	return fault.Around("instants", func() error { return l.replaceInstants(data) })
+	return fault.Around("instants", func() error { return replaceInstants(dir, data) })
 }
 
-func (l *Lock) replaceInstants(data []byte) error {
-	dir := l.repo.domainDir(l.domain)
+func replaceInstants(dir string, data []byte) error {
 	temporary := filepath.Join(dir, instantsTemporary)
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -275,13 +171,24 @@ func (l *Lock) replaceInstants(data []byte) error {
 	return localfile.SyncDir(dir)
 }
 
+// putDamagedAside makes room for a new list where the present one is damaged: for people
+// to look at, and the new one begins behind the numbers of all points that there are.
+func putDamagedAside(dir string) error {
+	_, err := readInstants(dir)
+	var damaged *instantsError
+	if !errors.As(err, &damaged) {
+		return err
+	}
+	return os.Rename(filepath.Join(dir, InstantsName), filepath.Join(dir, damagedName))
+}
+
 // unissued tells whether the list may go with the directory: nothing in libvirt is
 // known by it.
-func (l *Lock) unissued() bool {
-	data, err := localfile.ReadSmall(filepath.Join(l.repo.domainDir(l.domain), InstantsName))
+func unissued(dir string) bool {
+	data, err := localfile.ReadSmall(filepath.Join(dir, InstantsName))
 	if err != nil {
 		return false
 	}
-	is, err := parseInstants(bytes.Clone(data))
+	is, err := parseInstants(data)
 	return err == nil && len(is.Issued) == 0
 }

@@ -1,21 +1,17 @@
 package repository
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -275,73 +271,4 @@ func TestUnlockWithInstants(t *testing.T) {
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is there: %v", err)
 	}
-}
-
-func TestProcessAlive(t *testing.T) {
-	self, err := Self()
-	if err != nil || !self.Alive() {
-		t.Fatalf("%+v, %v", self, err)
-	}
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	now, err := readStat(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := Process{BootID: self.BootID, PID: cmd.Process.Pid, Start: now.start}
-	other, before := child, child
-	other.Start-- // its number was given to the child since
-	before.BootID = "another"
-	if !child.Alive() || other.Alive() || before.Alive() {
-		t.Errorf("child %v, one of its number that began earlier %v, one of another boot %v", child.Alive(), other.Alive(), before.Alive())
-	}
-	_ = cmd.Process.Kill()
-	// Its parent may never wait for it, as the first process of some containers.
-	for deadline := time.Now().Add(10 * time.Second); child.Alive(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Error("a process that was killed is alive until it is waited for")
-			break
-		}
-	}
-	_ = cmd.Wait()
-	if child.Alive() {
-		t.Error("a dead process is alive")
-	}
-}
-
-// Whatever instants.json holds: what is read is what would be written, and no identity of
-// it is one that a file or a checkpoint cannot be named after.
-func FuzzInstants(f *testing.F) {
-	data, err := digest.EncodeJSON(Instants{Format: manifest.Format, Highest: 2, Issued: []Instant{
-		{Identity: "0123456789abcdef", Point: "check2", Checkpoint: true, State: Retired, Process: Process{PID: 1}},
-	}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data[:len(data)-digest.TailLength])
-	f.Add(bytes.Replace(data[:len(data)-digest.TailLength], []byte(`"retired"`), []byte(`"tired"`), 1))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		is, err := parseInstants(slices.Concat(body, []byte(digest.Tail(body))))
-		if err != nil {
-			return
-		}
-		for _, i := range is.Issued {
-			if !slices.Contains([]InstantState{Issued, Lost, Retired}, i.State) {
-				t.Errorf("state %q", i.State)
-			}
-			point, identity, ok := manifest.ParseCheckpointName(i.CheckpointName())
-			if _, n, err := manifest.ParsePointID(point); !ok || identity != i.Identity || point != i.Point || err != nil || n > is.Highest {
-				t.Errorf("%+v is not refused, the highest number is %d", i, is.Highest)
-			}
-		}
-		written, err := digest.EncodeJSON(is)
-		if err != nil {
-			return // a year that JSON does not take
-		}
-		if again, err := parseInstants(written); err != nil || len(again.Issued) != len(is.Issued) || again.Highest != is.Highest {
-			t.Errorf("read again: %+v, %v", again, err)
-		}
-	})
 }

@@ -22,7 +22,7 @@ func (r *Repository) Ledger(domain string) (*Ledger, error) {
 	if manifest.ValidDomain(domain) != nil { // nothing of it can be ours
 		return &Ledger{repo: r, domain: domain}, nil
 	}
-	is, err := r.readInstants(domain)
+	is, err := readInstants(r.domainDir(domain))
 	var bad *instantsError
 	if err != nil && !errors.As(err, &bad) {
 		return nil, err

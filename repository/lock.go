@@ -210,6 +210,9 @@ func lockedBy(domain string, f *os.File) error {
 // Repository is the repository that the lock belongs to.
 func (l *Lock) Repository() *Repository { return l.repo }
 
+// dir is the directory of the locked domain.
+func (l *Lock) dir() string { return l.repo.domainDir(l.domain) }
+
 // Domain is the name of the locked domain.
 func (l *Lock) Domain() string { return l.domain }
 
@@ -243,7 +246,7 @@ func (l *Lock) removeIfEmpty() error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != lockName && (e.Name() != InstantsName || !l.unissued()) {
+		if e.Name() != lockName && (e.Name() != InstantsName || !unissued(dir)) {
 			return nil
 		}
 	}

@@ -146,7 +146,7 @@ func (l *Lock) GiveUp() error {
 		return fmt.Errorf("give up domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
-		if e.Name() != VerifiedName && e.Name() != InstantsName+damagedSuffix && (e.Name() != InstantsName || !l.unissued()) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instantsTemporary},
+		if e.Name() != VerifiedName && e.Name() != damagedName && (e.Name() != InstantsName || !unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instantsTemporary},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
@@ -270,7 +271,7 @@ func noCheckpoint(s State, m *manifest.Manifest) string {
 		return fmt.Sprintf("whether checkpoint %s is ours is not known: %v", m.ID, s.Damage)
 	case there && !c.Ours:
 		return fmt.Sprintf("checkpoint %s has our marks, but this repository does not know its identity: the point, or the list of identities, came here from a copy", m.ID)
-	case there && c.Instant.State == repository.Retired:
+	case there && c.Instant.State == instants.Retired:
 		return fmt.Sprintf("checkpoint %s is to be deleted", m.ID)
 	case there:
 		return fmt.Sprintf("checkpoint %s is of another instant than point %s", m.ID, m.ID)

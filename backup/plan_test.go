@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -27,7 +27,7 @@ func state(points ...manifest.Manifest) State {
 			continue
 		}
 		c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: m.Checkpoint}, Ours: true, Sealed: true,
-			Instant: repository.Instant{Point: m.ID, Identity: m.Identity, Checkpoint: true}}
+			Instant: instants.Instant{Point: m.ID, Identity: m.Identity, Checkpoint: true}}
 		for _, d := range m.Disks {
 			c.Disks = append(c.Disks, xml.CheckpointDisk{Target: d.Target, Bitmap: m.Checkpoint, Size: 1 << 20})
 		}
@@ -222,9 +222,9 @@ func TestPlan(t *testing.T) {
 			"diff6 diff since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", "this repository does not know its identity"},
 		{"the checkpoint is of another identity", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.Identity = identityOf("other") },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"the checkpoint is retired", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = repository.Retired },
+		{"the checkpoint is retired", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"since a retired checkpoint", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = repository.Retired },
+		{"since a retired checkpoint", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is to be deleted"},
 		{"the point is of another identity", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.Points[2].Identity = identityOf("other") },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is of another instant"},

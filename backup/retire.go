@@ -7,9 +7,9 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -41,7 +41,7 @@ func (r *run) retire(context.Context) error {
 
 // useless says why a checkpoint is deleted, or "" for one that stays. dead and old are
 // names of checkpoints.
-func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(repository.Instant) bool, dead, old []string) string {
+func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(instants.Instant) bool, dead, old []string) string {
 	switch {
 	case !c.Ours || c.Inherited:
 		return ""

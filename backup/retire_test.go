@@ -5,8 +5,8 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -61,7 +61,7 @@ func TestUseless(t *testing.T) {
 		{"inherited", inherited, false, named, named, ""},
 	} {
 		r := &run{Request: Request{KeepCheckpoints: 3}}
-		if got := r.useless(tt.c, func(repository.Instant) bool { return !tt.alive }, tt.dead, tt.old); got != tt.want {
+		if got := r.useless(tt.c, func(instants.Instant) bool { return !tt.alive }, tt.dead, tt.old); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -86,7 +86,7 @@ func TestOldCheckpoints(t *testing.T) {
 		points = append(points, manifest.Manifest{ID: id, Kind: kinds[id], Checkpoint: id})
 		all = append(all, sized(id, 0))
 	}
-	all[1].Inherited, all[4].Instant.State = true, repository.Retired
+	all[1].Inherited, all[4].Instant.State = true, instants.Retired
 	foreign := sized("foreign", 0)
 	foreign.Ours = false
 	all = append(all, foreign)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -46,7 +47,7 @@ type run struct {
 	checkpoints []checkpoint.Checkpoint
 	idleBy      time.Time // until when jobs of others are waited for
 	plan        Plan
-	instant     repository.Instant // that this run makes a point of; zero before it is issued
+	instant     instants.Instant // that this run makes a point of; zero before it is issued
 	partial     *repository.Partial
 	frozen      bool // the guest may be frozen
 	freezing    bool // the agent may still freeze it
@@ -342,7 +343,7 @@ func (r *run) survey(sizes bool) ([]checkpoint.Checkpoint, error) {
 
 // issue writes the identity of the point down, before anything of it is in libvirt.
 func (r *run) issue(context.Context) (err error) {
-	r.instant, err = r.lock.Issue(repository.Instant{
+	r.instant, err = r.lock.Issue(instants.Instant{
 		Point: r.plan.ID, Identity: r.plan.Identity, Checkpoint: r.plan.Checkpoint != "",
 	})
 	return err

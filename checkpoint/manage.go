@@ -7,6 +7,7 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
@@ -53,7 +54,7 @@ func Refuse(c Checkpoint) error {
 	case c.Inherited:
 		return &RefusedError{c.Name, "it was made before the repository was moved or copied, and the original may need it",
 			"then an inc since " + c.Label() + ", in this repository or the other, has to read the whole disks and compare"}
-	case c.Sealed && c.Instant.State != repository.Retired:
+	case c.Sealed && c.Instant.State != instants.Retired:
 		return &RefusedError{c.Label(), "point " + c.Label() + " needs it as the base of later backups",
 			"the point stays and restores, but an inc or diff since it has to read the whole disks and compare"}
 	}
@@ -150,8 +151,8 @@ func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 // forgets the identity once libvirt does not list the checkpoint any more. Until then
 // it is retired: neither a base, nor defined again. A full repository is no obstacle, as
 // deleting is what makes room: the identity is forgotten by the next run then.
-func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error {
-	if err := lock.SetInstantState(i.Identity, repository.Retired); err != nil && !isFull(err) {
+func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
+	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !isFull(err) {
 		return err
 	}
 	if err := DeleteForSure(d, i.CheckpointName()); err != nil {

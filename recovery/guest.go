@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // The marks that say what may have to be undone for the guest.
@@ -24,7 +24,7 @@ type guestMark struct {
 	RunID uint      `json:"run_id"` // hypervisor.Domain.RunID
 	Since time.Time `json:"since"`
 	// Process has set the mark. In a copy of the repository it may be alive.
-	Process repository.Process `json:"process"`
+	Process instants.Process `json:"process"`
 }
 
 // Freezing marks that the guest is about to be frozen. Call it before, and
@@ -47,7 +47,7 @@ func (s *Site) markGuest(mark string) error {
 	if err != nil {
 		return err
 	}
-	self, err := repository.Self()
+	self, err := instants.Self()
 	if err != nil {
 		return err
 	}

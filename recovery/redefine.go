@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -19,7 +20,7 @@ import (
 // renamed, has migrated; or somebody has deleted the checkpoint.
 type absent struct {
 	point   manifest.Manifest
-	instant repository.Instant
+	instant instants.Instant
 }
 
 func (a absent) what() string {
@@ -40,7 +41,7 @@ func (s *Site) missing() ([]absent, error) {
 	}
 	var all []absent
 	for _, i := range ledger.Issued { // in the order of their numbers
-		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == repository.Retired {
+		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == instants.Retired {
 			continue
 		}
 		m, err := s.Repo.Point(s.Lock.Domain(), i.Point)
@@ -70,7 +71,7 @@ func (s *Site) redefine(again bool, report *Report) error {
 		return err
 	}
 	for _, a := range missing {
-		if a.instant.State == repository.Lost && !again {
+		if a.instant.State == instants.Lost && !again {
 			continue // found out before
 		}
 		if later != "" {
@@ -84,13 +85,13 @@ func (s *Site) redefine(again bool, report *Report) error {
 		})
 		var gone *goneError
 		var refused *laterError
-		state := repository.Issued
+		state := instants.Issued
 		switch {
 		case errors.As(err, &refused):
 			report.add(finding{what: a.what(), later: refused.why})
 			continue
 		case errors.As(err, &gone):
-			state = repository.Lost
+			state = instants.Lost
 			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.point.ID, gone.why))
 			s.log().Debug(fmt.Sprintf("checkpoint %s is lost: %s", a.name(), gone.why))
 		case err != nil:

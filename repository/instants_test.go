@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -36,9 +37,9 @@ func lockOf(t *testing.T, r *Repository) *Lock {
 	return l
 }
 
-func issue(t *testing.T, l *Lock, point string) Instant {
+func issue(t *testing.T, l *Lock, point string) instants.Instant {
 	t.Helper()
-	i, err := l.Issue(Instant{Point: point, Identity: manifest.NewIdentity(), Checkpoint: true})
+	i, err := l.Issue(instants.Instant{Point: point, Identity: manifest.NewIdentity(), Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,11 +69,11 @@ func TestNextNumberOfDomain(t *testing.T) {
 		t.Errorf("after check4, which is forgotten: %d", n)
 	}
 	for _, point := range []string{"check4", "copy3", "check", "check5x"} {
-		if _, err := l.Issue(Instant{Point: point, Identity: manifest.NewIdentity()}); err == nil {
+		if _, err := l.Issue(instants.Instant{Point: point, Identity: manifest.NewIdentity()}); err == nil {
 			t.Errorf("%s was issued", point)
 		}
 	}
-	if _, err := l.Issue(Instant{Point: "check5", Identity: "check5"}); err == nil {
+	if _, err := l.Issue(instants.Instant{Point: "check5", Identity: "check5"}); err == nil {
 		t.Error("an identity that is none was issued")
 	}
 	for _, name := range []string{"diff7", ".partial-check9", "snapshot33", "check11x"} {
@@ -88,7 +89,7 @@ func TestNextNumberOfDomain(t *testing.T) {
 func TestInstants(t *testing.T) {
 	l := locked(t)
 	one, two := issue(t, l, "check1"), issue(t, l, "check2")
-	if err := l.SetInstantState(two.Identity, Retired); err != nil {
+	if err := l.SetInstantState(two.Identity, instants.Retired); err != nil {
 		t.Fatal(err)
 	}
 	is, damage, err := l.Instants()
@@ -96,7 +97,7 @@ func TestInstants(t *testing.T) {
 		t.Fatalf("%+v, %v, %v", is, damage, err)
 	}
 	got, ok := is.Find(two.Identity)
-	if !ok || got.State != Retired || got.Place == "" || !got.Process.Alive() || got.CheckpointName() != "check2."+two.Identity {
+	if !ok || got.State != instants.Retired || got.Place == "" || !got.Process.Alive() || got.CheckpointName() != "check2."+two.Identity {
 		t.Errorf("%+v", got)
 	}
 	if _, ok := is.Find(""); ok {
@@ -119,7 +120,7 @@ func TestInstants(t *testing.T) {
 func TestInstantsDamaged(t *testing.T) {
 	l := locked(t)
 	issue(t, l, "check1")
-	path := filepath.Join(l.repo.domainDir("vm1"), InstantsName)
+	path := filepath.Join(l.repo.domainDir("vm1"), instants.FileName)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +258,7 @@ func TestUnlockWithInstants(t *testing.T) {
 	if err := l.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, InstantsName)); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, instants.FileName)); err != nil {
 		t.Errorf("an identity is gone with the lock: %v", err)
 	}
 	l, err := l.repo.Lock("vm1")

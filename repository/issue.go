@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -15,11 +16,11 @@ import (
 // Instants returns what the repository has issued for the locked domain. A list that is
 // damaged is as good as none, and damage says what is wrong with it: then nothing in
 // libvirt is known to be ours, and disks are compared instead.
-func (l *Lock) Instants() (is Instants, damage, err error) {
-	is, err = readInstants(l.dir())
-	var bad *instantsError
+func (l *Lock) Instants() (is instants.List, damage, err error) {
+	is, err = instants.Read(l.dir())
+	var bad *instants.DamagedError
 	if errors.As(err, &bad) {
-		return Instants{}, bad, nil
+		return instants.List{}, bad, nil
 	}
 	return is, nil, err
 }
@@ -46,7 +47,7 @@ func (l *Lock) NextNumber() (int, error) {
 
 // Issue writes an instant down, with its number, on stable storage: nothing of it may
 // be in libvirt before. Time, Place and Process are filled in.
-func (l *Lock) Issue(i Instant) (Instant, error) {
+func (l *Lock) Issue(i instants.Instant) (instants.Instant, error) {
 	_, n, err := manifest.ParsePointID(i.Point)
 	if err == nil && !manifest.ValidIdentity(i.Identity) {
 		err = fmt.Errorf("%q is no identity", i.Identity)
@@ -55,13 +56,13 @@ func (l *Lock) Issue(i Instant) (Instant, error) {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}
 	i.Time, i.Place = time.Now().UTC(), placeOf(l.repo.place)
-	if i.Process, err = Self(); err != nil {
+	if i.Process, err = instants.Self(); err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}
-	if err := putDamagedAside(l.dir()); err != nil {
+	if err := instants.PutDamagedAside(l.dir()); err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}
-	err = l.changeInstants(func(is *Instants) error {
+	err = l.changeInstants(func(is *instants.List) error {
 		if n <= is.Highest {
 			return fmt.Errorf("the number of %s has been used before, the highest is %d", i.Point, is.Highest)
 		}
@@ -82,8 +83,8 @@ func (l *Lock) Issue(i Instant) (Instant, error) {
 
 // SetInstantState notes what may be done with the checkpoint of an identity from now
 // on.
-func (l *Lock) SetInstantState(identity string, state InstantState) error {
-	return l.changeInstants(func(is *Instants) error {
+func (l *Lock) SetInstantState(identity string, state instants.State) error {
+	return l.changeInstants(func(is *instants.List) error {
 		for n := range is.Issued {
 			if is.Issued[n].Identity == identity {
 				is.Issued[n].State = state
@@ -96,17 +97,17 @@ func (l *Lock) SetInstantState(identity string, state InstantState) error {
 // DropInstant forgets an identity. Nothing of it may be left: libvirt has confirmed
 // that its checkpoint is gone.
 func (l *Lock) DropInstant(identity string) error {
-	return l.changeInstants(func(is *Instants) error {
-		is.Issued = slices.DeleteFunc(is.Issued, func(i Instant) bool { return i.Identity == identity })
+	return l.changeInstants(func(is *instants.List) error {
+		is.Issued = slices.DeleteFunc(is.Issued, func(i instants.Instant) bool { return i.Identity == identity })
 		return nil
 	})
 }
 
 // changeInstants replaces instants.json by a changed one, on stable storage. One that is
 // damaged is an error.
-func (l *Lock) changeInstants(change func(*Instants) error) error {
+func (l *Lock) changeInstants(change func(*instants.List) error) error {
 	if err := l.check(); err != nil {
 		return err
 	}
-	return changeInstants(l.dir(), change)
+	return instants.Change(l.dir(), change)
 }

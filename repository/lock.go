@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -246,11 +247,11 @@ func (l *Lock) removeIfEmpty() error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != lockName && (e.Name() != InstantsName || !unissued(dir)) {
+		if e.Name() != lockName && (e.Name() != instants.FileName || !instants.Unissued(dir)) {
 			return nil
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, InstantsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(dir, instants.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {

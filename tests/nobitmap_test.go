@@ -8,8 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -162,7 +162,7 @@ func TestKilledWithoutACheckpoint(t *testing.T) {
 		t.Fatalf("exit %d", r.Code)
 	}
 	wantList(t, "lost", s.recovered(0).Lost)
-	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
+	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, instants.FileName))
 	if err != nil || strings.Contains(string(list), "check1") {
 		t.Errorf("check1 is still noted: %s, %v", list, err)
 	}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -330,7 +331,7 @@ func (d *domainRun) checkInstants() {
 	case err != nil: // of it alone: what else was found is worth more
 		d.warn(err.Error())
 	case ledger.Damage != nil:
-		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, repository.InstantsName), Harmless: true,
+		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, instants.FileName), Harmless: true,
 			What: fmt.Sprintf("%v; the next backup reads the disks and compares them", ledger.Damage)})
 	}
 }

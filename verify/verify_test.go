@@ -15,6 +15,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -385,10 +386,10 @@ func TestDamageIsToldWithoutInstants(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Larger than what is read of it, and no matter of its content.
-	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", repository.InstantsName), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", instants.FileName), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(filepath.Join(r.Dir(), "vm1", repository.InstantsName), 256<<20); err != nil {
+	if err := os.Truncate(filepath.Join(r.Dir(), "vm1", instants.FileName), 256<<20); err != nil {
 		t.Fatal(err)
 	}
 	report, err := Run(t.Context(), r, Request{})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -117,7 +118,7 @@ func asListed(points []manifest.Manifest, verified map[string]repository.Verific
 	for _, m := range points {
 		p := listedPoint{Manifest: m, Clock: manifest.OddClock(m, points, now)}
 		if i, ok := ledger.Find(m.Identity); ok {
-			p.HasCheckpoint = i.Checkpoint && i.State == repository.Issued
+			p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
 		}
 		if v, ok := verified[m.ID]; ok {
 			p.Verified = &v

@@ -1,4 +1,4 @@
-package repository
+package instants
 
 import (
 	"errors"
@@ -15,28 +15,28 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// InstantsName is the file, beside a domain's points, that lists the identities
+// FileName is the file, beside a domain's points, that lists the identities
 // which the repository has issued for the domain.
-const InstantsName = "instants.json"
+const FileName = "instants.json"
 
-// instantsTemporary is replaced under the domain's lock, so one name is enough.
-const instantsTemporary = ".instants.json"
+// TemporaryName is replaced under the domain's lock, so one name is enough.
+const TemporaryName = ".instants.json"
 
-// damagedName is that of a list that was damaged when another was begun.
-const damagedName = InstantsName + ".damaged"
+// DamagedName is that of a list that was damaged when another was begun.
+const DamagedName = FileName + ".damaged"
 
-// InstantState is what may be done with the checkpoint of an instant.
-type InstantState string
+// State is what may be done with the checkpoint of an instant.
+type State string
 
 const (
 	// Issued: the checkpoint may be a base, and is defined again where libvirt has
 	// lost its record.
-	Issued InstantState = ""
+	Issued State = ""
 	// Lost: libvirt does not list the checkpoint, and its bitmaps are gone.
-	Lost InstantState = "lost"
+	Lost State = "lost"
 	// Retired: the checkpoint is to be deleted. It is no base, and never defined
 	// again.
-	Retired InstantState = "retired"
+	Retired State = "retired"
 )
 
 // Instant is one instant of a domain that a run of this repository has begun to back
@@ -46,10 +46,10 @@ type Instant struct {
 	Identity string `json:"identity"` // 16 hex digits
 	Point    string `json:"point"`    // id of the point
 	// Checkpoint: libvirt has, or may have, a checkpoint of this identity.
-	Checkpoint bool         `json:"checkpoint"`
-	State      InstantState `json:"state,omitempty"`
-	Time       time.Time    `json:"time"` // when it was issued, UTC; for people
-	// Place is where the repository was then (Repository.NotePlace). What was issued
+	Checkpoint bool      `json:"checkpoint"`
+	State      State     `json:"state,omitempty"`
+	Time       time.Time `json:"time"` // when it was issued, UTC; for people
+	// Place is where the repository was then (repository.NotePlace). What was issued
 	// elsewhere may be needed by the repository that this one is a copy of.
 	Place   string  `json:"place,omitempty"`
 	Process Process `json:"process"` // that made the run
@@ -58,8 +58,8 @@ type Instant struct {
 // CheckpointName is that of the instant.
 func (i Instant) CheckpointName() string { return manifest.CheckpointName(i.Point, i.Identity) }
 
-// Instants is the content of instants.json.
-type Instants struct {
+// List is the content of instants.json.
+type List struct {
 	Format int `json:"format"`
 	// Highest is the highest number that a point of the domain has ever had. It is
 	// never given again.
@@ -68,7 +68,7 @@ type Instants struct {
 }
 
 // Find returns the instant of an identity.
-func (is Instants) Find(identity string) (Instant, bool) {
+func (is List) Find(identity string) (Instant, bool) {
 	n := slices.IndexFunc(is.Issued, func(i Instant) bool { return i.Identity == identity })
 	if n < 0 {
 		return Instant{}, false
@@ -76,69 +76,69 @@ func (is Instants) Find(identity string) (Instant, bool) {
 	return is.Issued[n], true
 }
 
-// instantsError says that instants.json cannot be used.
-type instantsError struct{ error }
+// DamagedError says that instants.json cannot be used.
+type DamagedError struct{ error }
 
 // Unwrap gives errors.Is and errors.As the cause.
-func (e *instantsError) Unwrap() error { return e.error }
+func (e *DamagedError) Unwrap() error { return e.error }
 
-// readInstants reads the list in the directory of a domain; an absent one is empty. The
-// error is an *instantsError where the list is damaged.
-func readInstants(dir string) (Instants, error) {
+// Read reads the list in the directory of a domain; an absent one is empty. The
+// error is an *DamagedError where the list is damaged.
+func Read(dir string) (List, error) {
 	domain := filepath.Base(dir)
-	data, err := localfile.ReadSmall(filepath.Join(dir, InstantsName))
+	data, err := localfile.ReadSmall(filepath.Join(dir, FileName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return Instants{}, nil
+		return List{}, nil
 	}
 	// A read that fails now may succeed the next time: only what was read can be
 	// damaged.
 	if err != nil && !errors.Is(err, localfile.ErrNotRegular) {
-		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
+		return List{}, fmt.Errorf("read %s of domain %s: %w", FileName, domain, err)
 	}
-	var is Instants
+	var is List
 	if err == nil {
-		is, err = parseInstants(data)
+		is, err = parse(data)
 	}
 	if errors.Is(err, manifest.ErrNewerFormat) {
-		return Instants{}, fmt.Errorf("read %s of domain %s: %w", InstantsName, domain, err)
+		return List{}, fmt.Errorf("read %s of domain %s: %w", FileName, domain, err)
 	}
 	if err != nil {
-		return Instants{}, &instantsError{fmt.Errorf("%s of domain %s is damaged: %w", InstantsName, domain, err)}
+		return List{}, &DamagedError{fmt.Errorf("%s of domain %s is damaged: %w", FileName, domain, err)}
 	}
 	return is, nil
 }
 
-// parseInstants reads the content of instants.json strictly.
-func parseInstants(data []byte) (Instants, error) {
-	var is Instants
+// parse reads the content of instants.json strictly.
+func parse(data []byte) (List, error) {
+	var is List
 	if err := digest.ParseJSON(data, &is); err != nil {
-		return Instants{}, err
+		return List{}, err
 	}
 	if err := manifest.CheckFormat(is.Format); err != nil {
-		return Instants{}, err
+		return List{}, err
 	}
 	seen := map[string]bool{}
 	for _, i := range is.Issued {
 		_, n, err := manifest.ParsePointID(i.Point)
 		switch {
 		case err != nil:
-			return Instants{}, err
+			return List{}, err
 		case !manifest.ValidIdentity(i.Identity) || seen[i.Identity]:
-			return Instants{}, fmt.Errorf("identity %q is malformed, or is there twice", i.Identity)
+			return List{}, fmt.Errorf("identity %q is malformed, or is there twice", i.Identity)
 		case i.State != Issued && i.State != Lost && i.State != Retired:
-			return Instants{}, fmt.Errorf("%s has the unknown state %q", i.Point, i.State)
+			return List{}, fmt.Errorf("%s has the unknown state %q", i.Point, i.State)
 		case n > is.Highest:
-			return Instants{}, fmt.Errorf("the highest number is %d, and %s was issued", is.Highest, i.Point)
+			return List{}, fmt.Errorf("the highest number is %d, and %s was issued", is.Highest, i.Point)
 		}
 		seen[i.Identity] = true
 	}
 	return is, nil
 }
 
-// changeInstants replaces the list in the directory of a domain by a changed one, on stable
+// Change replaces the list in the directory of a domain by a changed one, on stable
 // storage. The caller holds the domain's lock. One that is damaged is an error.
-func changeInstants(dir string, change func(*Instants) error) error {
-	is, err := readInstants(dir)
+func Change(dir string, change func(*List) error) error {
+	is, err := Read(dir)
 	if err != nil {
 		return err
 	}
@@ -153,11 +153,11 @@ func changeInstants(dir string, change func(*Instants) error) error {
 	if err != nil {
 		return err
 	}
-	return fault.Around("instants", func() error { return replaceInstants(dir, data) })
+	return fault.Around("instants", func() error { return replace(dir, data) })
 }
 
-func replaceInstants(dir string, data []byte) error {
-	temporary := filepath.Join(dir, instantsTemporary)
+func replace(dir string, data []byte) error {
+	temporary := filepath.Join(dir, TemporaryName)
 	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -165,30 +165,30 @@ func replaceInstants(dir string, data []byte) error {
 	if err := localfile.Write(temporary, data); err != nil {
 		return err
 	}
-	if err := os.Rename(temporary, filepath.Join(dir, InstantsName)); err != nil {
+	if err := os.Rename(temporary, filepath.Join(dir, FileName)); err != nil {
 		return err
 	}
 	return localfile.SyncDir(dir)
 }
 
-// putDamagedAside makes room for a new list where the present one is damaged: for people
+// PutDamagedAside makes room for a new list where the present one is damaged: for people
 // to look at, and the new one begins behind the numbers of all points that there are.
-func putDamagedAside(dir string) error {
-	_, err := readInstants(dir)
-	var damaged *instantsError
+func PutDamagedAside(dir string) error {
+	_, err := Read(dir)
+	var damaged *DamagedError
 	if !errors.As(err, &damaged) {
 		return err
 	}
-	return os.Rename(filepath.Join(dir, InstantsName), filepath.Join(dir, damagedName))
+	return os.Rename(filepath.Join(dir, FileName), filepath.Join(dir, DamagedName))
 }
 
-// unissued tells whether the list may go with the directory: nothing in libvirt is
+// Unissued tells whether the list may go with the directory: nothing in libvirt is
 // known by it.
-func unissued(dir string) bool {
-	data, err := localfile.ReadSmall(filepath.Join(dir, InstantsName))
+func Unissued(dir string) bool {
+	data, err := localfile.ReadSmall(filepath.Join(dir, FileName))
 	if err != nil {
 		return false
 	}
-	is, err := parseInstants(data)
+	is, err := parse(data)
 	return err == nil && len(is.Issued) == 0
 }

@@ -1,4 +1,4 @@
-package repository
+package instants
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 // Whatever instants.json holds: what is read is what would be written, and no identity of
 // it is one that a file or a checkpoint cannot be named after.
 func FuzzInstants(f *testing.F) {
-	data, err := digest.EncodeJSON(Instants{Format: manifest.Format, Highest: 2, Issued: []Instant{
+	data, err := digest.EncodeJSON(List{Format: manifest.Format, Highest: 2, Issued: []Instant{
 		{Identity: "0123456789abcdef", Point: "check2", Checkpoint: true, State: Retired, Process: Process{PID: 1}},
 	}})
 	if err != nil {
@@ -21,12 +21,12 @@ func FuzzInstants(f *testing.F) {
 	f.Add(data[:len(data)-digest.TailLength])
 	f.Add(bytes.Replace(data[:len(data)-digest.TailLength], []byte(`"retired"`), []byte(`"tired"`), 1))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		is, err := parseInstants(slices.Concat(body, []byte(digest.Tail(body))))
+		is, err := parse(slices.Concat(body, []byte(digest.Tail(body))))
 		if err != nil {
 			return
 		}
 		for _, i := range is.Issued {
-			if !slices.Contains([]InstantState{Issued, Lost, Retired}, i.State) {
+			if !slices.Contains([]State{Issued, Lost, Retired}, i.State) {
 				t.Errorf("state %q", i.State)
 			}
 			point, identity, ok := manifest.ParseCheckpointName(i.CheckpointName())
@@ -38,7 +38,7 @@ func FuzzInstants(f *testing.F) {
 		if err != nil {
 			return // a year that JSON does not take
 		}
-		if again, err := parseInstants(written); err != nil || len(again.Issued) != len(is.Issued) || again.Highest != is.Highest {
+		if again, err := parse(written); err != nil || len(again.Issued) != len(is.Issued) || again.Highest != is.Highest {
 			t.Errorf("read again: %+v, %v", again, err)
 		}
 	})

@@ -309,6 +309,6 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 
 // readOptions let reads of the base count as progress: where a hash list is damaged a
 // whole image is read before anything else moves.
-func (r *run) readOptions() repository.ChainOptions {
-	return repository.ChainOptions{Warn: r.warnOnce, Progress: r.meter.moves}
+func (r *run) readOptions() repository.ReadOptions {
+	return repository.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

@@ -2,6 +2,7 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -52,17 +53,6 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	}
 }
 
-// ChainOptions say who is told of what while a chain is read. Calls come from
-// several goroutines.
-type ChainOptions struct {
-	// Warn, if set, is told of what was read wrong once, and of hash lists that are
-	// damaged.
-	Warn func(message string)
-	// Progress, if set, is called after each piece of an image or a hash list that was
-	// read: a reader of few bytes may have to read a whole image, see OpenChain.
-	Progress func()
-}
-
 // OpenChain opens the images of Links. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
 // digests in the manifests: what is wrong when read again is a
@@ -70,29 +60,64 @@ type ChainOptions struct {
 // ctx stops readers that read much more than they were asked for: a whole image, because
 // its list is damaged.
 //
-// Memory and open files are bounded whatever the number of links: mostCached bytes
-// of ranges, mostListMemory bytes of computed lists and mostOpen files, besides what
-// qcow2.Chain keeps of each image. Each link has a proof, for CheckOptions. The caller
-// closes the chain when nobody reads it any more.
-func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
-	shared := newReading(ctx, func(string) {})
-	if o.Warn != nil {
-		shared.warn = o.Warn
-	}
-	if o.Progress != nil {
-		shared.progress = o.Progress
-	}
+// Memory and open files are bounded whatever the number of links: what Readers share, and
+// mostOpen files, besides what qcow2.Chain keeps of each image. Each link has the ranges
+// that were proven, for CheckOptions. The caller closes the chain when nobody reads it any
+// more.
+func OpenChain(ctx context.Context, links []Link, o ReadOptions) (_ *qcow2.Chain, proven []*ProvenRanges, close func(), err error) {
+	files := newChainFiles(ctx, o)
 	var images []io.ReaderAt
 	for _, link := range links {
-		r := shared.reader(link)
-		images, proofs = append(images, r), append(proofs, r.proof)
+		r := files.open(link)
+		images, proven = append(images, r), append(proven, r.Proven())
 	}
 	chain, err := qcow2.OpenChain(images)
 	if err != nil {
-		shared.close()
+		files.close()
 		return nil, nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
 	}
-	return chain, proofs, shared.close, nil
+	return chain, proven, files.close, nil
+}
+
+// chainFiles are the files of a chain and what their readers share.
+type chainFiles struct {
+	pool    *filePool
+	readers *Readers
+}
+
+func newChainFiles(ctx context.Context, o ReadOptions) *chainFiles {
+	return &chainFiles{newFilePool(), NewReaders(ctx, o)}
+}
+
+func (c *chainFiles) close() {
+	c.pool.close()
+	c.readers.Close()
+}
+
+// open returns a reader of the image of a link. Its files are opened when they are read.
+func (c *chainFiles) open(l Link) *linkReader {
+	file := func(name string) File {
+		return File{nameOf(l.Point, l.Disk, name), pooledPath{c.pool, filepath.Join(filepath.Dir(l.Path), name)}}
+	}
+	return &linkReader{c.readers.Open(file(filepath.Base(l.Path)), file(l.Disk.HashesFile()), listOf(l.Disk)), l}
+}
+
+// linkReader reads the image of a link. Its errors say which point is damaged.
+type linkReader struct {
+	*Reader
+	link Link
+}
+
+// ReadAt is that of io.ReaderAt. Damage is a *DamagedError.
+func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.Reader.ReadAt(p, off)
+	var damage *DamageError
+	if errors.As(err, &damage) {
+		m, d := r.link.Point, r.link.Disk
+		err = DamagedBy([]Damage{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),
+			Disk: d.Target, Offset: damage.Offset, Length: damage.Length, What: damage.What, WholeDisk: true}})
+	}
+	return n, err
 }
 
 // damagedFile is the error for a file that is not as it was sealed. err itself is

@@ -3,10 +3,7 @@ package repository
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -16,8 +13,6 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
-	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 const (
@@ -34,11 +29,11 @@ const (
 	mostSpans = 1000
 )
 
-// CheckOptions say how files are read. The zero value reads past the page cache.
+// CheckOptions say how an image is checked. The zero value reads all of it.
 type CheckOptions struct {
-	// Proof has ranges that need not be read again; nil has none. They were read
+	// Proven are ranges that need not be read again; nil are none. They were read
 	// from this image, and are what its hash list on disk says.
-	Proof *Proof
+	Proven *ProvenRanges
 	// Misread, if set, is told of each range that differed when it was read first,
 	// and was right when it was read again. Calls come from several goroutines.
 	Misread func(place string)
@@ -47,14 +42,45 @@ type CheckOptions struct {
 	Progress func(bytes int64)
 }
 
-// CheckImage reads every byte of an image, but for what was proven before, and of
-// its hash list once, and compares them with each other and with the manifest. The
-// manifest has the digest of the list, so a list computed from the image proves the
-// whole image without the one on disk; that one says where damage is. A range that
-// differs is read once more. Damage found is not an error; the error says why there
-// could be no check: ctx ended, or files may not be read by this user.
-func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o CheckOptions) ([]Damage, error) {
-	c := &imageCheck{repo: r, point: m, disk: d, options: o, layout: layoutOf(d),
+// PieceReader reads a file once in large pieces; directio.Reader is one.
+type PieceReader interface {
+	// ReadPiece fills p from offset on, with less only at the end of the file, which is
+	// no error. offset is a multiple of 4096, and p from directio.Buffer.
+	ReadPiece(p []byte, offset int64) (int, error)
+	// Forget tells that a piece will not be read again.
+	Forget(offset, length int64)
+}
+
+// ImageFile is an image to be checked.
+type ImageFile struct {
+	Name string // for messages
+	PieceReader
+	Size int64 // of the file as it is, bytes
+}
+
+// ListFile is the hash list beside it.
+type ListFile struct {
+	io.ReaderAt        // nil where it cannot be read
+	Missing     string // why not
+	Size        int64  // of the file as it is, bytes
+}
+
+// Finding is a part of an image or of its list that is not as it was written.
+type Finding struct {
+	Range
+	What   string
+	InList bool // Range is one of the list, which no reader needs
+	// Unused is what was appended to the image; nothing reads it.
+	Unused bool
+}
+
+// Check reads every byte of an image, but for what was proven before, and of its hash list
+// once, and compares them with each other and with the list's digest. That is the digest of
+// a list computed from the image, too, so that one proves the whole image without the one
+// on disk, which says where damage is. A range that differs is read once more. The error
+// says why there could be no check, as when ctx was cancelled.
+func Check(ctx context.Context, image ImageFile, list ListFile, of List, o CheckOptions) ([]Finding, error) {
+	c := &check{image: image, layout: of.layout(), digest: of.Digest, options: o, list: openList(of.layout(), list),
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
 		c.options.Progress = func(int64) {}
@@ -62,30 +88,20 @@ func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d mani
 	if c.options.Misread == nil {
 		c.options.Misread = func(string) {}
 	}
-	if err := c.run(ctx); err != nil {
-		return nil, fmt.Errorf("check %s: %w", c.name(d.Image), err)
+	if err := c.read(ctx); err != nil {
+		return nil, err
 	}
-	if o.Proof != nil && DamagedBy(c.damage) != nil {
-		// What was proven is taken to be what the list on disk says, and that may
-		// be damaged by now: a check that takes nothing for granted tells.
-		o.Proof = nil
-		return r.CheckImage(ctx, m, d, o)
-	}
-	return c.damage, nil
+	c.judge()
+	return c.findings, nil
 }
 
-// imageCheck is the check of one image with its hash list.
-type imageCheck struct {
-	repo    *Repository
-	point   manifest.Manifest
-	disk    manifest.Disk
-	options CheckOptions
+// check is the check of one image with its hash list.
+type check struct {
+	image   ImageFile
 	layout  layout
-
-	image  *os.File
-	reader *directio.Reader
-	size   int64 // of the image as it is
-	list   *storedList
+	digest  string
+	options CheckOptions
+	list    *storedList
 
 	mu      sync.Mutex
 	next    int64                   // piece that is judged next
@@ -98,7 +114,7 @@ type imageCheck struct {
 	rereads  int            // ranges that were read again because they differed
 	again    []byte         // page-aligned, for those
 
-	damage []Damage
+	findings []Finding
 }
 
 // errListGone is where a range had been proven by a list that is not there now.
@@ -111,60 +127,14 @@ type rangeResult struct {
 	err    error
 }
 
-func (c *imageCheck) name(file string) string {
-	return filepath.Join(c.point.Domain, c.point.ID, file)
-}
-
-func (c *imageCheck) path(file string) string {
-	return filepath.Join(c.repo.PointDir(c.point.Domain, c.point.ID), file)
-}
-
-func (c *imageCheck) run(ctx context.Context) (err error) {
-	if err := c.openList(); err != nil {
-		return err
-	}
-	defer c.list.close()
-	opened, err := c.openImage()
-	if err != nil || !opened {
-		return err
-	}
-	defer c.image.Close()
-	if err := c.read(ctx); err != nil {
-		return err
-	}
-	c.judge()
-	return nil
-}
-
-// openImage opens the image; where that is damage already it returns false.
-func (c *imageCheck) openImage() (bool, error) {
-	f, err := localfile.OpenRegular(c.path(c.disk.Image))
-	if err != nil {
-		if localfile.CannotCheck(err) {
-			return false, err
-		}
-		c.imageDamage(span{qcow2.Range{Offset: 0, Length: c.disk.ImageBytes}, localfile.Reason(err)}, nil, true)
-		return false, nil
-	}
-	info, err := f.Stat()
-	if err == nil {
-		c.reader, err = directio.NewReader(f)
-	}
-	if err != nil {
-		return false, errors.Join(err, f.Close())
-	}
-	c.image, c.size = f, info.Size()
-	return true, nil
-}
-
 // read hashes the image with several readers and judges its ranges in order.
-func (c *imageCheck) read(ctx context.Context) error {
+func (c *check) read(ctx context.Context) error {
 	header := c.layout.header()
 	c.computed.Write(header)
 	c.stored.Write(header)
-	length := c.disk.ImageBytes
-	if c.size < length {
-		length = c.size &^ (c.layout.unit - 1)
+	length := c.layout.length
+	if c.image.Size < length {
+		length = c.image.Size &^ (c.layout.unit - 1)
 	}
 	pieces := (length + pieceLength - 1) / pieceLength
 	var taken atomic.Int64
@@ -194,11 +164,11 @@ func (c *imageCheck) read(ctx context.Context) error {
 
 // readPiece reads, hashes and judges one piece. buf is for O_DIRECT, so it is
 // filled beyond n where the file goes on.
-func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
+func (c *check) readPiece(buf []byte, offset, n int64) {
 	results := make([]rangeResult, (n+c.layout.unit-1)/c.layout.unit)
 	missing := 0
 	for i := range results {
-		if results[i].proven = c.options.Proof.has(offset/c.layout.unit + int64(i)); !results[i].proven {
+		if results[i].proven = c.options.Proven.Has(offset/c.layout.unit + int64(i)); !results[i].proven {
 			missing++
 		}
 	}
@@ -222,8 +192,8 @@ func (c *imageCheck) readPiece(buf []byte, offset, n int64) {
 }
 
 // readRanges reads a piece, at once if it can, and hashes what is not proven.
-func (c *imageCheck) readRanges(results []rangeResult, buf []byte, offset, n int64) {
-	got, err := c.reader.ReadPiece(buf, offset)
+func (c *check) readRanges(results []rangeResult, buf []byte, offset, n int64) {
+	got, err := c.image.ReadPiece(buf, offset)
 	for i := range results {
 		at := int64(i) * c.layout.unit
 		want := min(c.layout.unit, n-at)
@@ -235,12 +205,12 @@ func (c *imageCheck) readRanges(results []rangeResult, buf []byte, offset, n int
 			results[i] = c.readRange(buf[at:min(at+c.layout.unit, int64(len(buf)))], offset+at, want)
 		}
 	}
-	c.reader.Forget(offset, n)
+	c.image.Forget(offset, n)
 }
 
 // readRange reads one range again, to tell it from its neighbours.
-func (c *imageCheck) readRange(buf []byte, offset, want int64) rangeResult {
-	got, err := c.reader.ReadPiece(buf, offset)
+func (c *check) readRange(buf []byte, offset, want int64) rangeResult {
+	got, err := c.image.ReadPiece(buf, offset)
 	switch {
 	case err != nil:
 		return rangeResult{err: err}
@@ -251,7 +221,7 @@ func (c *imageCheck) readRange(buf []byte, offset, want int64) rangeResult {
 }
 
 // compare takes the ranges of the image in order.
-func (c *imageCheck) compare(offset int64, result rangeResult) {
+func (c *check) compare(offset int64, result rangeResult) {
 	place := c.layout.at(offset / c.layout.unit)
 	sum, ok := c.list.next()
 	if result.proven {
@@ -280,7 +250,7 @@ func (c *imageCheck) compare(offset int64, result rangeResult) {
 const mostRereads = 1000
 
 // readAgain reads a range that differs from the list once more.
-func (c *imageCheck) readAgain(place qcow2.Range, sum [hashSize]byte, first rangeResult) rangeResult {
+func (c *check) readAgain(place Range, sum [hashSize]byte, first rangeResult) rangeResult {
 	if c.rereads++; c.rereads > mostRereads {
 		return first
 	}
@@ -291,6 +261,6 @@ func (c *imageCheck) readAgain(place qcow2.Range, sum [hashSize]byte, first rang
 	if second.err != nil || second.sum != sum {
 		return first
 	}
-	c.options.Misread(misreadOf(c.name(c.disk.Image), c.disk.Target, place))
+	c.options.Misread(misreadOf(c.image.Name, place))
 	return second
 }

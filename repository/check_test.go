@@ -72,6 +72,30 @@ func contentOf(unit int64) (content []byte) {
 	return content
 }
 
+// Where the hashes of a list begin, and how long each is (docs/format.md).
+const (
+	firstHash  = 32
+	hashLength = 32
+)
+
+// writtenList is the hash list of an image, without the tree of a long one, by
+// docs/format.md.
+func writtenList(image []byte, unit int) []byte {
+	version := uint32(2)
+	if unit == 1<<20 {
+		version = 1
+	}
+	list := binary.LittleEndian.AppendUint32([]byte("VBHASHES"), version)
+	list = binary.LittleEndian.AppendUint32(list, 1)
+	list = binary.LittleEndian.AppendUint64(list, uint64(unit))
+	list = binary.LittleEndian.AppendUint64(list, uint64(len(image)))
+	for at := 0; at < len(image); at += unit {
+		sum := blake3.Sum256(image[at:min(at+unit, len(image))])
+		list = append(list, sum[:]...)
+	}
+	return list
+}
+
 // asFormat1 gives the images of a point hash lists as they were first written,
 // with a hash for each MiB, and a manifest that goes with them.
 func asFormat1(t testing.TB, r *Repository, id string) {
@@ -85,12 +109,7 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list := []byte("VBHASHES\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00")
-		list = binary.LittleEndian.AppendUint64(list, uint64(len(data)))
-		for at := 0; at < len(data); at += 1 << 20 {
-			sum := blake3.Sum256(data[at:min(at+1<<20, len(data))])
-			list = append(list, sum[:]...)
-		}
+		list := writtenList(data, 1<<20)
 		mustWrite(t, filepath.Join(r.PointDir("vm1", id), d.HashesFile()), string(list))
 		m.Disks[i].Hashes, m.Disks[i].HashRange = digest.Of(list), 0
 	}
@@ -105,8 +124,8 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 // read parts of it, which makes no difference.
 func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []Damage {
 	t.Helper()
-	check := func(p *Proof) []Damage {
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p,
+	check := func(p *ProvenRanges) []Damage {
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proven: p,
 			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
@@ -122,13 +141,13 @@ func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) [
 
 // proofOf reads parts of the image, of whole ranges and fewer bytes. What it gets
 // is what was written, or damage.
-func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *Proof {
+func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *ProvenRanges {
 	t.Helper()
-	unit := layoutOf(m.Disks[0]).unit
+	unit := listOf(m.Disks[0]).Range
 	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	shared := newReading(context.Background(), func(string) {})
-	defer shared.close()
-	reader := shared.reader(link)
+	files := newChainFiles(context.Background(), ReadOptions{})
+	defer files.close()
+	reader := files.open(link)
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for range 20 {
@@ -145,7 +164,7 @@ func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *
 			t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, n, err)
 		}
 	}
-	return reader.proof
+	return reader.Proven()
 }
 
 func describe(found []Damage) string {
@@ -186,7 +205,7 @@ func TestCheckImage(t *testing.T) {
 
 // The numbers in what is wanted are those of ranges of 1 MiB.
 func testCheckImage(t *testing.T, unit int64) {
-	const list = hashesHeaderSize + 4*hashSize
+	const list = firstHash + 4*hashLength
 	length := checkedLength(unit)
 	var pairs []string
 	for at1, at := range map[int64]int64{1 << 20: unit, 2 << 20: 2 * unit, 3 << 20: 3 * unit, 3211264: length, 65536: unit / 16,
@@ -233,7 +252,7 @@ func testCheckImage(t *testing.T, unit int64) {
 		},
 			[]string{"is not a regular file"}},
 		"a hash": {func(t *testing.T, image, hashes string) error {
-			flip(t, hashes, hashesHeaderSize+2*hashSize)
+			flip(t, hashes, firstHash+2*hashLength)
 			return nil
 		},
 			[]string{"vda.hashes: 32 bytes at offset 96: differs from what was written; the image it belongs to is sound by the manifest [harmless]"}},
@@ -247,7 +266,7 @@ func testCheckImage(t *testing.T, unit int64) {
 			[]string{"vda.hashes: 32 bytes at offset 160: was appended later; the image it belongs to is sound by the manifest [harmless]"}},
 		"image and a hash": {func(t *testing.T, image, hashes string) error {
 			flip(t, image, 0)
-			flip(t, hashes, hashesHeaderSize+hashSize)
+			flip(t, hashes, firstHash+hashLength)
 			return nil
 		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]",
 			"vda.qcow2: 2097152 bytes at offset 0: differs from what was written, or its hash list does, which is damaged too"}},
@@ -255,7 +274,7 @@ func testCheckImage(t *testing.T, unit int64) {
 			[]string{"vda.hashes: missing [harmless]", "vda.qcow2: 3211264 bytes at offset 0: differs from what was written; where, its hash list would tell, which is gone"}},
 		"both of another point": {func(t *testing.T, image, hashes string) error {
 			data := pageAligned(int(length), 77)
-			sums := appendHashes(layout{length, unit}.header(), data, unit)
+			sums := writtenList(data, int(unit))
 			return errors.Join(os.WriteFile(image, data, 0o600), os.WriteFile(hashes, sums, 0o600))
 		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]", "vda.qcow2: 3211264 bytes at offset 0: is not the image that was written"}},
 	}
@@ -288,7 +307,7 @@ func testCheckImage(t *testing.T, unit int64) {
 func TestEveryByteOfSmallFiles(t *testing.T) {
 	r, m := oneImage(t, hashlist.RangeLength)
 	dir := r.PointDir("vm1", "check1")
-	for at := range int64(hashesHeaderSize + 4*hashSize) {
+	for at := range int64(firstHash + 4*hashLength) {
 		flip(t, filepath.Join(dir, "vda.hashes"), at)
 		if got := checkOf(t, r, m, contentOf(hashlist.RangeLength)); len(got) != 1 || !got[0].Harmless || at < got[0].Offset || at >= got[0].Offset+got[0].Length {
 			t.Fatalf("byte %d of the list: %s", at, describe(got))

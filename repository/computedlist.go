@@ -24,12 +24,12 @@ var errNotWritten = errors.New("differs from what was written, and its hash list
 // is read, and the digest of what its hashes are must be the one in the manifest.
 // The hashes are kept in memory or in a temporary file, and are proven like those of
 // any list when they are read from there.
-func (r *provingReader) computeList() (*provenList, error) {
-	room, err := r.chain.scratch.reserve(r.layout.hashesSize())
+func (r *Reader) computeList() (*provenList, error) {
+	room, err := r.shared.scratch.reserve(r.layout.hashesSize())
 	if err != nil {
 		return nil, err
 	}
-	l := &provenList{layout: r.layout, chain: r.chain, digest: r.link.Disk.Hashes, misread: r.listMisread,
+	l := &provenList{layout: r.layout, shared: r.shared, digest: r.digest, misread: r.listMisread,
 		read: func(p []byte, offset int64) (int, error) {
 			n, err := room.ReadAt(p, offset)
 			if err == io.EOF {
@@ -50,7 +50,7 @@ func (r *provingReader) computeList() (*provenList, error) {
 				l.tree = w.tree
 			}
 			if try > 0 {
-				r.misread(r.link.Disk.Image, r.layout.whole())
+				r.misread(r.image, r.layout.whole())
 			}
 			return l, nil
 		}
@@ -59,11 +59,11 @@ func (r *provingReader) computeList() (*provenList, error) {
 }
 
 // eachPiece reads the image from its beginning to its end.
-func (r *provingReader) eachPiece(do func(piece []byte) error) error {
+func (r *Reader) eachPiece(do func(piece []byte) error) error {
 	buf := directio.Buffer(computePiece)
 	for at := int64(0); at < r.layout.length; at += computePiece {
-		if r.chain.ctx.Err() != nil {
-			return context.Cause(r.chain.ctx)
+		if r.shared.ctx.Err() != nil {
+			return context.Cause(r.shared.ctx)
 		}
 		piece := buf[:min(computePiece, r.layout.length-at)]
 		n, err := r.readFile(piece, at)

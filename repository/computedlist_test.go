@@ -45,15 +45,15 @@ func TestRoomOfComputedLists(t *testing.T) {
 func TestComputedList(t *testing.T) {
 	const piece = pieceOfList / hashSize * hashlist.RangeLength
 	for _, length := range []int64{hashlist.RangeLength / 2, piece - hashlist.RangeLength, piece, 2*piece - hashlist.RangeLength} {
-		link, _ := imageOf(t, length, hashlist.RangeLength)
-		written, err := os.ReadFile(filepath.Join(filepath.Dir(link.Path), "vda.hashes"))
+		image, _ := imageOf(t, length, hashlist.RangeLength)
+		written, err := os.ReadFile(image.hashes)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, taken := range []int64{0, mostListMemory} {
-			shared := newReading(context.Background(), func(place string) { t.Error(place) })
+			shared := NewReaders(context.Background(), ReadOptions{Warn: func(place string) { t.Error(place) }})
 			shared.scratch.memory = taken
-			list, err := shared.reader(link).computeList()
+			list, err := image.open(shared).computeList()
 			if err != nil {
 				t.Fatalf("%d bytes: %v", length, err)
 			}
@@ -64,7 +64,7 @@ func TestComputedList(t *testing.T) {
 			if want := written[hashesHeaderSize:list.hashesSize()]; err != nil || !bytes.Equal(sums, want) {
 				t.Errorf("%d bytes: %v, or the list is another", length, err)
 			}
-			shared.close()
+			shared.Close()
 		}
 	}
 }

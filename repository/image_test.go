@@ -242,15 +242,15 @@ func BenchmarkImage(b *testing.B) {
 			im, _ := newImage(b, mode)
 			bufs := make(chan []byte, 4)
 			for i := range cap(bufs) {
-				bufs <- pageAligned(segmentRanges*hashlist.RangeLength, uint64(i))
+				bufs <- pageAligned(SegmentRanges*hashlist.RangeLength, uint64(i))
 			}
-			b.SetBytes(segmentRanges * hashlist.RangeLength)
+			b.SetBytes(SegmentRanges * hashlist.RangeLength)
 			b.ResetTimer()
 			var wg sync.WaitGroup
 			for i := range int64(b.N) {
 				buf := <-bufs
 				wg.Go(func() {
-					if _, err := im.WriteAt(buf, i*segmentRanges*hashlist.RangeLength); err != nil {
+					if _, err := im.WriteAt(buf, i*SegmentRanges*hashlist.RangeLength); err != nil {
 						b.Error(err)
 					}
 					bufs <- buf
@@ -271,7 +271,7 @@ func TestImageErrorsKeepTheirCause(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = im.hashes.Close()
-	im.hashes = full
+	im.hashes, im.list = full, NewWriter("vda.qcow2", full)
 	_, err = im.WriteAt(pageAligned(4096, 1), 0)
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "offset 0") {
 		t.Errorf("got %v, want ENOSPC with the offset", err)

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 
 	"github.com/virtbackup/virtbackup/hashlist"
-	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 const (
@@ -16,25 +14,31 @@ const (
 )
 
 // layout is how a hash list divides an image into ranges, and so where in the
-// list each hash stands. It comes from the manifest, not from the list.
+// list each hash stands.
 type layout struct {
 	length int64 // of the image, bytes
 	unit   int64 // bytes of a range; the last one may be shorter
 }
 
-func layoutOf(d manifest.Disk) layout {
-	if d.HashRange == 0 {
-		return layout{d.ImageBytes, hashlist.FirstRangeLength}
-	}
-	return layout{d.ImageBytes, d.HashRange}
+// List says how the hash list of an image was written. The manifest says so, not the list
+// itself, which may be damaged.
+type List struct {
+	Length int64  // of the image, bytes
+	Range  int64  // bytes of the image that each hash covers; the last may cover fewer
+	Digest string // of the list: its header and all hashes
 }
+
+func (l List) layout() layout { return layout{l.Length, l.Range} }
+
+// Range is a part of a file, in bytes.
+type Range struct{ Offset, Length int64 }
 
 // ranges is the number of ranges.
 func (l layout) ranges() int64 { return (l.length + l.unit - 1) / l.unit }
 
 // at is the place of a range in the image.
-func (l layout) at(index int64) qcow2.Range {
-	return qcow2.Range{Offset: index * l.unit, Length: min(l.unit, l.length-index*l.unit)}
+func (l layout) at(index int64) Range {
+	return Range{Offset: index * l.unit, Length: min(l.unit, l.length-index*l.unit)}
 }
 
 // hashOffset is where the hash of the range at this offset of the image stands.
@@ -78,4 +82,4 @@ func (l layout) header() []byte {
 }
 
 // whole is the image.
-func (l layout) whole() qcow2.Range { return qcow2.Range{Length: l.length} }
+func (l layout) whole() Range { return Range{Length: l.length} }

@@ -9,22 +9,21 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
-	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // errListUnusable says that a hash list on disk is not the one that was written.
 var errListUnusable = errors.New("the hash list is damaged")
 
 // provenList reads the hash list of an image in pieces, each proven by the digest
-// of the list in the manifest before it is used.
+// of the whole list before it is used.
 type provenList struct {
 	layout
-	chain  *reading
+	shared *Readers
 	digest string
 	tree   listTree // nil where the list is one piece, whose hash is the digest
 	read   func(p []byte, offset int64) (int, error)
 	// misread is told of a piece that was read wrong once.
-	misread func(qcow2.Range)
+	misread func(Range)
 }
 
 func (l *provenList) rangeLength(index int64) int64 {
@@ -42,7 +41,7 @@ func (l *provenList) readRange(index int64, buf []byte) error {
 		}
 		if want := l.rangeLength(index); int64(n) >= want && l.proves(index, buf[:want]) {
 			if try > 0 {
-				l.misread(qcow2.Range{Offset: index * pieceOfList, Length: want})
+				l.misread(Range{Offset: index * pieceOfList, Length: want})
 			}
 			return nil
 		}
@@ -70,14 +69,14 @@ func listError(err error) error {
 // sums appends the hashes of n ranges from the first on.
 func (l *provenList) sums(to []byte, first, n int64) ([]byte, error) {
 	for at, end := l.hashOffset(first*l.unit), l.hashOffset((first+n)*l.unit); at < end; {
-		c, err := l.chain.cache.get(l, at/pieceOfList)
+		c, err := l.shared.cache.get(l, at/pieceOfList)
 		if err != nil {
 			return nil, err
 		}
 		piece := c.data[at%pieceOfList:]
 		piece = piece[:min(int64(len(piece)), end-at)]
 		to = append(to, piece...)
-		l.chain.cache.put(c)
+		l.shared.cache.put(c)
 		at += int64(len(piece))
 	}
 	return to, nil
@@ -99,7 +98,7 @@ func (l *provenList) openList() error {
 		}
 		if l.accept(tree) {
 			if try > 0 {
-				l.misread(qcow2.Range{Length: l.hashesSize()})
+				l.misread(Range{Length: l.hashesSize()})
 			}
 			return nil
 		}
@@ -109,7 +108,7 @@ func (l *provenList) openList() error {
 
 // readTree reads the tree behind the hashes, once more where it is not right.
 func (l *provenList) readTree() bool {
-	place := qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}
+	place := Range{Offset: l.hashesSize(), Length: l.treeSize()}
 	if place.Length == 0 {
 		return false
 	}
@@ -143,8 +142,8 @@ func (l *provenList) scan() (listTree, error) {
 	var tree listTree
 	buf := make([]byte, pieceOfList)
 	for i := range l.pieces() {
-		if err := l.chain.ctx.Err(); err != nil {
-			return nil, context.Cause(l.chain.ctx)
+		if err := l.shared.ctx.Err(); err != nil {
+			return nil, context.Cause(l.shared.ctx)
 		}
 		piece := buf[:l.rangeLength(i)]
 		n, err := l.read(piece, i*pieceOfList)

@@ -14,20 +14,20 @@ import (
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
 // longImage makes an image whose hash list has several pieces: sparse, with marks.
-func longImage(t testing.TB, unit int64) (link Link, content func(at, n int64) []byte) {
+func longImage(t testing.TB, unit int64) (image testImage, content func(at, n int64) []byte) {
 	t.Helper()
 	return imageOf(t, pieceOfList/hashSize*unit+unit/2, unit)
 }
 
 // imageOf makes a sparse image of that length, with marks.
-func imageOf(t testing.TB, length, unit int64) (link Link, content func(at, n int64) []byte) {
+func imageOf(t testing.TB, length, unit int64) (image testImage, content func(at, n int64) []byte) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "vda.qcow2")
-	f, err := os.Create(path)
+	name := filepath.Join(t.TempDir(), "vda.qcow2")
+	f, err := os.Create(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,23 +60,52 @@ func imageOf(t testing.TB, length, unit int64) (link Link, content func(at, n in
 		}
 		list = append(list, tree.encode()...)
 	}
-	mustWrite(t, filepath.Join(filepath.Dir(path), "vda.hashes"), string(list))
-	d := manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: length, Hashes: digest, HashRange: unit}
-	return Link{manifest.Manifest{Domain: "vm1", ID: "check1"}, d, path}, content
+	image = testImage{name, filepath.Join(filepath.Dir(name), "vda.hashes"), List{Length: length, Range: unit, Digest: digest}}
+	if err := os.WriteFile(image.hashes, list, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return image, content
+}
+
+// testImage is an image and its hash list in files.
+type testImage struct {
+	path, hashes string
+	list         List
+}
+
+// open returns a reader of the image, which opens the files when it reads them.
+func (i testImage) open(shared *Readers) *Reader {
+	return shared.Open(File{"vm1/check1/vda.qcow2 (disk vda)", path(i.path)}, File{"vm1/check1/vda.hashes (disk vda)", path(i.hashes)}, i.list)
+}
+
+// path is a file that is opened and read past the page cache each time.
+type path string
+
+func (p path) ReadAt(buf []byte, off int64) (int, error) {
+	f, err := localfile.OpenRegular(string(p))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	r, err := directio.NewReader(f)
+	if err != nil {
+		return 0, err
+	}
+	return r.ReadAt(buf, off)
 }
 
 // readAround reads where the marks of a longImage are.
-func readAround(t *testing.T, link Link, content func(at, n int64) []byte) (warnings string, err error) {
+func readAround(t *testing.T, image testImage, content func(at, n int64) []byte) (warnings string, err error) {
 	t.Helper()
 	var mu sync.Mutex
-	shared := newReading(context.Background(), func(text string) {
+	shared := NewReaders(context.Background(), ReadOptions{Warn: func(text string) {
 		mu.Lock()
 		defer mu.Unlock()
 		warnings += text + "\n"
-	})
-	defer shared.close()
-	r := shared.reader(link)
-	for _, at := range []int64{0, layoutOf(link.Disk).unit, link.Disk.ImageBytes / 2 &^ 4095, link.Disk.ImageBytes - 4096} {
+	}})
+	defer shared.Close()
+	r := image.open(shared)
+	for _, at := range []int64{0, image.list.Range, image.list.Length / 2 &^ 4095, image.list.Length - 4096} {
 		p := directio.Buffer(4096)
 		n, err := r.ReadAt(p, at)
 		if err != nil {
@@ -93,9 +122,9 @@ func readAround(t *testing.T, link Link, content func(at, n int64) []byte) (warn
 // what proves it is said.
 func TestDamagedLists(t *testing.T) {
 	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
-		link, content := longImage(t, unit)
-		l := layoutOf(link.Disk)
-		hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
+		image, content := longImage(t, unit)
+		l := image.list.layout()
+		hashes := image.hashes
 		whole, err := os.ReadFile(hashes)
 		if err != nil {
 			t.Fatal(err)
@@ -123,7 +152,7 @@ func TestDamagedLists(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, %d", name, unit), func(t *testing.T) {
 				tt.spoil()
 				defer func() { _ = errors.Join(os.RemoveAll(hashes), os.WriteFile(hashes, whole, 0o600)) }()
-				warnings, err := readAround(t, link, content)
+				warnings, err := readAround(t, image, content)
 				if err != nil || tt.computed != strings.Contains(warnings, "vm1/check1/vda.hashes (disk vda): is damaged") || !tt.computed && warnings != "" {
 					t.Errorf("got %v, warnings %q", err, warnings)
 				}
@@ -131,11 +160,11 @@ func TestDamagedLists(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("image too, %d", unit), func(t *testing.T) {
 			flip(t, hashes, 40)
-			flip(t, link.Path, l.length/3)
+			flip(t, image.path, l.length/3)
 			defer flip(t, hashes, 40)
-			defer flip(t, link.Path, l.length/3)
-			var damaged *DamagedError
-			if _, err := readAround(t, link, content); !errors.As(err, &damaged) {
+			defer flip(t, image.path, l.length/3)
+			var damaged *DamageError
+			if _, err := readAround(t, image, content); !errors.As(err, &damaged) {
 				t.Errorf("got %v, want damage", err)
 			}
 		})
@@ -145,17 +174,17 @@ func TestDamagedLists(t *testing.T) {
 // What is read wrong once of a list is read again, whatever it is, and told.
 func TestMisreadLists(t *testing.T) {
 	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
-		link, content := longImage(t, unit)
-		l := layoutOf(link.Disk)
+		image, content := longImage(t, unit)
+		l := image.list.layout()
 		for _, at := range []int64{8, 32, 32 + 2047*32, l.hashesSize() - 1, l.fileSize() - 1} {
 			var once sync.Once
-			spoil := func(path string, offset int64, p []byte) {
-				if i := at - offset; strings.HasSuffix(path, ".hashes") && i >= 0 && i < int64(len(p)) {
+			spoil := func(name string, offset int64, p []byte) {
+				if i := at - offset; strings.HasSuffix(name, ".hashes") && i >= 0 && i < int64(len(p)) {
 					once.Do(func() { p[i] ^= 1 })
 				}
 			}
 			directio.OnRead.Store(&spoil)
-			warnings, err := readAround(t, link, content)
+			warnings, err := readAround(t, image, content)
 			directio.OnRead.Store(nil)
 			// The hashes in the first page of the tree are read with it first, and nobody uses that.
 			used := l.treeSize() == 0 || at >= l.hashesSize() || at/pageSize < l.hashesSize()/pageSize
@@ -169,36 +198,36 @@ func TestMisreadLists(t *testing.T) {
 // An image that is read wrong once while a list is computed from it is read again, and
 // that is told.
 func TestMisreadWhileAListIsComputed(t *testing.T) {
-	link, content := longImage(t, hashlist.RangeLength)
-	flip(t, filepath.Join(filepath.Dir(link.Path), "vda.hashes"), 32)
-	at := link.Disk.ImageBytes / 3
+	image, content := longImage(t, hashlist.RangeLength)
+	flip(t, image.hashes, 32)
+	at := image.list.Length / 3
 	var once sync.Once
-	spoil := func(path string, offset int64, p []byte) {
-		if i := at - offset; path == link.Path && i >= 0 && i < int64(len(p)) {
+	spoil := func(name string, offset int64, p []byte) {
+		if i := at - offset; name == image.path && i >= 0 && i < int64(len(p)) {
 			once.Do(func() { p[i] ^= 1 })
 		}
 	}
 	directio.OnRead.Store(&spoil)
 	defer directio.OnRead.Store(nil)
-	warnings, err := readAround(t, link, content)
-	if want := fmt.Sprintf("vda.qcow2 (disk vda): %d bytes at offset 0: %s", link.Disk.ImageBytes, readTwice); err != nil || !strings.Contains(warnings, want) {
+	warnings, err := readAround(t, image, content)
+	if want := fmt.Sprintf("vda.qcow2 (disk vda): %d bytes at offset 0: %s", image.list.Length, readTwice); err != nil || !strings.Contains(warnings, want) {
 		t.Errorf("got %v, warnings %q, want %q", err, warnings, want)
 	}
 }
 
-func BenchmarkProvingReader(b *testing.B) {
+func BenchmarkReader(b *testing.B) {
 	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
 		b.Run(fmt.Sprintf("4 KiB of ranges of %d", unit), func(b *testing.B) {
-			link, _ := longImage(b, unit)
-			shared := newReading(context.Background(), func(text string) { b.Error(text) })
-			defer shared.close()
-			r := shared.reader(link)
+			image, _ := longImage(b, unit)
+			shared := NewReaders(context.Background(), ReadOptions{Warn: func(text string) { b.Error(text) }})
+			defer shared.Close()
+			r := image.open(shared)
 			p := directio.Buffer(4096)
 			seed := uint64(1)
 			b.SetBytes(4096)
 			for b.Loop() {
 				seed = seed*6364136223846793005 + 1442695040888963407
-				at := int64(seed>>20) % (link.Disk.ImageBytes - 4096) &^ 4095
+				at := int64(seed>>20) % (image.list.Length - 4096) &^ 4095
 				if _, err := r.ReadAt(p, at); err != nil {
 					b.Fatal(err)
 				}
@@ -210,8 +239,8 @@ func BenchmarkProvingReader(b *testing.B) {
 // Whatever stands in the place of a hash list: what is read of a sound image is what
 // was written.
 func FuzzHashList(f *testing.F) {
-	link, content := longImage(f, hashlist.RangeLength)
-	hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
+	image, content := longImage(f, hashlist.RangeLength)
+	hashes := image.hashes
 	whole, err := os.ReadFile(hashes)
 	if err != nil {
 		f.Fatal(err)
@@ -227,8 +256,10 @@ func FuzzHashList(f *testing.F) {
 		} else {
 			list = append(list[:at], append(patch, list[min(at+len(patch), len(list)):]...)...)
 		}
-		mustWrite(t, hashes, string(list))
-		if _, err := readAround(t, link, content); err != nil {
+		if err := os.WriteFile(hashes, list, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readAround(t, image, content); err != nil {
 			t.Errorf("the image is sound, and is not read: %v", err)
 		}
 	})

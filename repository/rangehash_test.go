@@ -24,7 +24,7 @@ func BenchmarkHashRange(b *testing.B) {
 	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
 		b.Run(fmt.Sprint(unit), func(b *testing.B) {
 			b.SetBytes(int64(len(data)))
-			sums := make([]byte, 0, segmentRanges*hashSize)
+			sums := make([]byte, 0, SegmentRanges*hashSize)
 			for b.Loop() {
 				appendHashes(sums, data, unit)
 			}

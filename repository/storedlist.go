@@ -3,56 +3,44 @@ package repository
 import (
 	"bytes"
 	"io"
-	"os"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
-	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// openList opens the hash list and holds its header and length against what the
-// manifest says of the image, so that hashes are found whatever the header says.
-func (c *imageCheck) openList() error {
-	c.list = &storedList{layout: c.layout, count: c.layout.ranges()}
-	f, err := localfile.OpenRegular(c.path(c.disk.HashesFile()))
-	if err != nil {
-		if localfile.CannotCheck(err) {
-			return err
-		}
-		c.list.found(qcow2.Range{}, localfile.Reason(err))
-		return nil
+// openList compares the header and the length of the list with what they should be, so that
+// hashes are found whatever the header says.
+func openList(of layout, from ListFile) *storedList {
+	l := &storedList{layout: of, count: of.ranges(), file: from.ReaderAt}
+	if l.file == nil {
+		l.found(Range{}, from.Missing)
+		return l
 	}
-	c.list.file = f
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	want := c.layout.fileSize()
-	switch size := info.Size(); {
+	want := of.fileSize()
+	switch size := from.Size; {
 	case size < want:
-		c.list.found(qcow2.Range{Offset: size, Length: want - size}, "missing: the file ends here")
+		l.found(Range{Offset: size, Length: want - size}, "missing: the file ends here")
 	case size > want:
-		c.list.found(qcow2.Range{Offset: want, Length: size - want}, "was appended later")
+		l.found(Range{Offset: want, Length: size - want}, "was appended later")
 	}
 	header := make([]byte, hashesHeaderSize)
-	if n, _ := f.ReadAt(header, 0); !bytes.Equal(header[:n], c.layout.header()[:n]) {
-		c.list.found(qcow2.Range{Length: int64(n)}, "the header differs from what was written")
+	if n, _ := l.file.ReadAt(header, 0); !bytes.Equal(header[:n], of.header()[:n]) {
+		l.found(Range{Length: int64(n)}, "the header differs from what was written")
 	}
-	c.options.Progress(info.Size())
-	return nil
+	return l
 }
 
 // storedList is the hash list on disk, read once from front to back.
 type storedList struct {
 	layout
-	file  *os.File // nil where there is none
-	count int64    // hashes there should be
+	file  io.ReaderAt // nil where there is none
+	count int64       // hashes there should be
 	taken int64
 	buf   []byte
 	spans []span // what is wrong with it, apart from its hashes
 }
 
-func (l *storedList) found(at qcow2.Range, what string) {
+func (l *storedList) found(at Range, what string) {
 	l.spans = append(l.spans, span{at, what})
 }
 
@@ -79,7 +67,7 @@ func (l *storedList) load() []byte {
 	at := hashesHeaderSize + l.taken*hashSize
 	n, err := l.file.ReadAt(buf, at)
 	if err != nil && err != io.EOF {
-		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, localfile.Reason(err))
+		l.found(Range{Offset: at, Length: int64(len(buf))}, localfile.Reason(err))
 	}
 	return buf[:n]
 }
@@ -96,15 +84,9 @@ func (l *storedList) checkTree(want string) {
 		root = decodeTree(p).root()
 	}
 	if digest.Text(root[:]) != want {
-		l.found(qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}, "the tree of the hashes differs from what was written")
+		l.found(Range{Offset: l.hashesSize(), Length: l.treeSize()}, "the tree of the hashes differs from what was written")
 	}
 }
 
 // complete tells whether the list has the right form, whatever its hashes.
 func (l *storedList) complete() bool { return l.file != nil && len(l.spans) == 0 }
-
-func (l *storedList) close() {
-	if l.file != nil {
-		l.file.Close()
-	}
-}

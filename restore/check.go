@@ -58,7 +58,7 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 				if err := fault.Point("restore: check image"); err != nil {
 					return err
 				}
-				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
+				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proven: link.proven, Misread: r.warn})
 				if err != nil {
 					return err
 				}

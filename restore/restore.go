@@ -120,7 +120,7 @@ func (r *restorer) choose() error {
 // link is one image of a chain, and what was proven of it; nil is nothing.
 type link struct {
 	repository.Link
-	proof *repository.Proof
+	proven *repository.ProvenRanges
 }
 
 // chains lists the images of each disk, base first. Their headers are checked
@@ -145,9 +145,9 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proofs, closeImages, err := repository.OpenChain(ctx, links, repository.ChainOptions{Warn: r.warn})
-	for i, proof := range proofs {
-		chain[i].proof = proof
+	images, proven, closeImages, err := repository.OpenChain(ctx, links, repository.ReadOptions{Warn: r.warn})
+	for i, ranges := range proven {
+		chain[i].proven = ranges
 	}
 	return images, closeImages, err
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -184,7 +185,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
 			err = repository.DamagedBy(found)
 		}
@@ -309,6 +310,6 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 
 // readOptions let reads of the base count as progress: where a hash list is damaged a
 // whole image is read before anything else moves.
-func (r *run) readOptions() repository.ReadOptions {
-	return repository.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
+func (r *run) readOptions() hashlist.ReadOptions {
+	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -203,7 +203,7 @@ func TestFullTemporaryDirectory(t *testing.T) {
 	r.dir, r.need = "/srv/backup", 10<<20
 	r.domain = &hypervisor.Domain{}
 	full := &os.PathError{Op: "write", Path: "/var/tmp/x", Err: syscall.ENOSPC}
-	if err := r.explainCopy(t.Context(), &repository.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
+	if err := r.explainCopy(t.Context(), &hashlist.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
 		t.Errorf("a temporary file: %v", err)
 	}
 	if err := r.explainCopy(t.Context(), full); !strings.Contains(err.Error(), "the repository at /srv/backup is full") {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -117,7 +118,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	if why := r.shutOff(ctx); why != "" {
 		return r.explainShutOff(why, err)
 	}
-	var temporary *repository.TemporaryError
+	var temporary *hashlist.TemporaryError
 	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &temporary) {
 		return r.explainFull(err)
 	}

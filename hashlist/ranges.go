@@ -1,4 +1,3 @@
-// Package hashlist has the lists of hashes by which images are proven.
 package hashlist
 
 const (

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -64,7 +65,7 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 // mostOpen files, besides what qcow2.Chain keeps of each image. Each link has the ranges
 // that were proven, for CheckOptions. The caller closes the chain when nobody reads it any
 // more.
-func OpenChain(ctx context.Context, links []Link, o ReadOptions) (_ *qcow2.Chain, proven []*ProvenRanges, close func(), err error) {
+func OpenChain(ctx context.Context, links []Link, o hashlist.ReadOptions) (_ *qcow2.Chain, proven []*hashlist.ProvenRanges, close func(), err error) {
 	files := newChainFiles(ctx, o)
 	var images []io.ReaderAt
 	for _, link := range links {
@@ -82,11 +83,11 @@ func OpenChain(ctx context.Context, links []Link, o ReadOptions) (_ *qcow2.Chain
 // chainFiles are the files of a chain and what their readers share.
 type chainFiles struct {
 	pool    *filePool
-	readers *Readers
+	readers *hashlist.Readers
 }
 
-func newChainFiles(ctx context.Context, o ReadOptions) *chainFiles {
-	return &chainFiles{newFilePool(), NewReaders(ctx, o)}
+func newChainFiles(ctx context.Context, o hashlist.ReadOptions) *chainFiles {
+	return &chainFiles{newFilePool(), hashlist.NewReaders(ctx, o)}
 }
 
 func (c *chainFiles) close() {
@@ -96,22 +97,22 @@ func (c *chainFiles) close() {
 
 // open returns a reader of the image of a link. Its files are opened when they are read.
 func (c *chainFiles) open(l Link) *linkReader {
-	file := func(name string) File {
-		return File{nameOf(l.Point, l.Disk, name), pooledPath{c.pool, filepath.Join(filepath.Dir(l.Path), name)}}
+	file := func(name string) hashlist.File {
+		return hashlist.File{Name: nameOf(l.Point, l.Disk, name), ReaderAt: pooledPath{c.pool, filepath.Join(filepath.Dir(l.Path), name)}}
 	}
 	return &linkReader{c.readers.Open(file(filepath.Base(l.Path)), file(l.Disk.HashesFile()), listOf(l.Disk)), l}
 }
 
 // linkReader reads the image of a link. Its errors say which point is damaged.
 type linkReader struct {
-	*Reader
+	*hashlist.Reader
 	link Link
 }
 
 // ReadAt is that of io.ReaderAt. Damage is a *DamagedError.
 func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.Reader.ReadAt(p, off)
-	var damage *DamageError
+	var damage *hashlist.DamageError
 	if errors.As(err, &damage) {
 		m, d := r.link.Point, r.link.Disk
 		err = DamagedBy([]Damage{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),

@@ -124,8 +124,8 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 // read parts of it, which makes no difference.
 func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []Damage {
 	t.Helper()
-	check := func(p *ProvenRanges) []Damage {
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proven: p,
+	check := func(p *hashlist.ProvenRanges) []Damage {
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p,
 			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
@@ -141,11 +141,11 @@ func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) [
 
 // proofOf reads parts of the image, of whole ranges and fewer bytes. What it gets
 // is what was written, or damage.
-func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *ProvenRanges {
+func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *hashlist.ProvenRanges {
 	t.Helper()
 	unit := listOf(m.Disks[0]).Range
 	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	files := newChainFiles(context.Background(), ReadOptions{})
+	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
 	defer files.close()
 	reader := files.open(link)
 	seed := rand.Uint64()
@@ -338,7 +338,7 @@ func TestCheckImageEndsWithItsContext(t *testing.T) {
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(why)
-	if _, err := r.CheckImage(ctx, m, m.Disks[0], CheckOptions{}); !errors.Is(err, why) {
+	if _, err := r.CheckImage(ctx, m, m.Disks[0], hashlist.CheckOptions{}); !errors.Is(err, why) {
 		t.Errorf("got %v, want the cause", err)
 	}
 }

@@ -17,7 +17,7 @@ import (
 // its hash list once, and compares them with each other and with the manifest, as
 // hashlist.Check does. Damage found is not an error; the error says why there
 // could be no check: ctx ended, or files may not be read by this user.
-func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o CheckOptions) ([]Damage, error) {
+func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o hashlist.CheckOptions) ([]Damage, error) {
 	c := &imageCheck{repo: r, point: m, disk: d}
 	if err := c.run(ctx, o); err != nil {
 		return nil, fmt.Errorf("check %s: %w", c.name(d.Image), err)
@@ -39,7 +39,7 @@ type imageCheck struct {
 	damage []Damage
 }
 
-func (c *imageCheck) run(ctx context.Context, o CheckOptions) error {
+func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
 	list, closeList, err := c.openList()
 	if err != nil {
 		return err
@@ -65,8 +65,8 @@ func (c *imageCheck) run(ctx context.Context, o CheckOptions) error {
 	if err != nil {
 		return err
 	}
-	image := ImageFile{Name: nameOf(c.point, c.disk, c.disk.Image), PieceReader: reader, Size: info.Size()}
-	found, err := Check(ctx, image, list, listOf(c.disk), o)
+	image := hashlist.ImageFile{Name: nameOf(c.point, c.disk, c.disk.Image), PieceReader: reader, Size: info.Size()}
+	found, err := hashlist.Check(ctx, image, list, listOf(c.disk), o)
 	if err != nil {
 		return err
 	}
@@ -75,25 +75,25 @@ func (c *imageCheck) run(ctx context.Context, o CheckOptions) error {
 }
 
 // openList opens the hash list. That it is not there is no error.
-func (c *imageCheck) openList() (list ListFile, closeList func(), err error) {
+func (c *imageCheck) openList() (list hashlist.ListFile, closeList func(), err error) {
 	f, err := localfile.OpenRegular(c.path(c.disk.HashesFile()))
 	if err != nil && localfile.CannotCheck(err) {
-		return ListFile{}, nil, err
+		return hashlist.ListFile{}, nil, err
 	}
 	if err != nil {
-		return ListFile{Missing: localfile.Reason(err)}, func() {}, nil
+		return hashlist.ListFile{Missing: localfile.Reason(err)}, func() {}, nil
 	}
 	info, err := f.Stat()
 	if err != nil {
-		return ListFile{}, nil, errors.Join(err, f.Close())
+		return hashlist.ListFile{}, nil, errors.Join(err, f.Close())
 	}
-	return ListFile{ReaderAt: f, Size: info.Size()}, func() { f.Close() }, nil
+	return hashlist.ListFile{ReaderAt: f, Size: info.Size()}, func() { f.Close() }, nil
 }
 
 // report says what was found in the words of the repository, and which parts of the disk
 // lie there.
-func (c *imageCheck) report(found []Finding) {
-	var broken []Finding
+func (c *imageCheck) report(found []hashlist.Finding) {
+	var broken []hashlist.Finding
 	for _, f := range found {
 		switch {
 		case f.InList:
@@ -116,7 +116,7 @@ func (c *imageCheck) report(found []Finding) {
 
 // locate finds the ranges of the disk that lie in the spans of the image. ok is
 // false where the image cannot tell any more.
-func (c *imageCheck) locate(spans []Finding) (disk [][]qcow2.Range, ok bool) {
+func (c *imageCheck) locate(spans []hashlist.Finding) (disk [][]qcow2.Range, ok bool) {
 	if len(spans) == 0 || !sortedApart(spans) {
 		return nil, false
 	}
@@ -155,7 +155,7 @@ func (c *imageCheck) path(file string) string {
 }
 
 // sortedApart tells whether spans are in order and do not overlap.
-func sortedApart(spans []Finding) bool {
+func sortedApart(spans []hashlist.Finding) bool {
 	end := int64(0)
 	for _, s := range spans {
 		if s.Offset < end {
@@ -167,8 +167,8 @@ func sortedApart(spans []Finding) bool {
 }
 
 // listOf says how the hash list of a disk's image was written.
-func listOf(d manifest.Disk) List {
-	l := List{Length: d.ImageBytes, Range: d.HashRange, Digest: d.Hashes}
+func listOf(d manifest.Disk) hashlist.List {
+	l := hashlist.List{Length: d.ImageBytes, Range: d.HashRange, Digest: d.Hashes}
 	if l.Range == 0 {
 		l.Range = hashlist.FirstRangeLength
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -18,7 +19,7 @@ import (
 type Image struct {
 	file   *directio.File
 	hashes *os.File
-	list   *Writer
+	list   *hashlist.Writer
 
 	mu       sync.Mutex
 	closed   bool
@@ -38,7 +39,7 @@ func createImage(path string, mode directio.Mode) (_ *Image, err error) {
 	if err != nil {
 		return nil, errors.Join(err, im.file.Close())
 	}
-	im.list = NewWriter(im.file.Name(), im.hashes)
+	im.list = hashlist.NewWriter(im.file.Name(), im.hashes)
 	return im, nil
 }
 
@@ -49,7 +50,7 @@ func (im *Image) Direct() bool { return im.file.Direct() }
 // most. It asks no file system, which may hang.
 func (im *Image) Taken() int64 {
 	image := im.file.Taken()
-	return image + HashListBytes(image)
+	return image + hashlist.FileSize(image)
 }
 
 // WriteAt hashes and writes whole ranges: off is a multiple of RangeLength

@@ -101,8 +101,8 @@ func TestImageConcurrentWritesInAnyOrder(t *testing.T) {
 			if d, err := localfile.Digest(path + manifest.HashesSuffix); err != nil || d != digest {
 				t.Errorf("digest of the list %s, %v, Finish said %s", d, err, digest)
 			}
-			if info, err := os.Stat(path + manifest.HashesSuffix); err != nil || info.Size() != HashListBytes(size) {
-				t.Errorf("the hash list of %d bytes is not %d long: %+v, %v", size, HashListBytes(size), info, err)
+			if info, err := os.Stat(path + manifest.HashesSuffix); err != nil || info.Size() != hashlist.FileSize(size) {
+				t.Errorf("the hash list of %d bytes is not %d long: %+v, %v", size, hashlist.FileSize(size), info, err)
 			}
 			got, err := os.ReadFile(path + manifest.ImageSuffix)
 			if err != nil || !bytes.Equal(got, want) {
@@ -242,15 +242,15 @@ func BenchmarkImage(b *testing.B) {
 			im, _ := newImage(b, mode)
 			bufs := make(chan []byte, 4)
 			for i := range cap(bufs) {
-				bufs <- pageAligned(SegmentRanges*hashlist.RangeLength, uint64(i))
+				bufs <- pageAligned(hashlist.SegmentRanges*hashlist.RangeLength, uint64(i))
 			}
-			b.SetBytes(SegmentRanges * hashlist.RangeLength)
+			b.SetBytes(hashlist.SegmentRanges * hashlist.RangeLength)
 			b.ResetTimer()
 			var wg sync.WaitGroup
 			for i := range int64(b.N) {
 				buf := <-bufs
 				wg.Go(func() {
-					if _, err := im.WriteAt(buf, i*SegmentRanges*hashlist.RangeLength); err != nil {
+					if _, err := im.WriteAt(buf, i*hashlist.SegmentRanges*hashlist.RangeLength); err != nil {
 						b.Error(err)
 					}
 					bufs <- buf
@@ -271,7 +271,7 @@ func TestImageErrorsKeepTheirCause(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = im.hashes.Close()
-	im.hashes, im.list = full, NewWriter("vda.qcow2", full)
+	im.hashes, im.list = full, hashlist.NewWriter("vda.qcow2", full)
 	_, err = im.WriteAt(pageAligned(4096, 1), 0)
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "offset 0") {
 		t.Errorf("got %v, want ENOSPC with the offset", err)

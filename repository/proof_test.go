@@ -24,7 +24,7 @@ func TestProofSparesTheCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, proofs, closeChain, err := OpenChain(context.Background(), links, ReadOptions{Warn: func(place string) { t.Error(place) }})
+	chain, proofs, closeChain, err := OpenChain(context.Background(), links, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +50,8 @@ func TestProofSparesTheCheck(t *testing.T) {
 		t.Fatalf("%d of %d ranges are proven", len(proven), all)
 	}
 	flip(t, links[0].Path, proven[len(proven)/2]*hashlist.RangeLength+12345)
-	check := func(p *ProvenRanges) []Damage {
-		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proven: p})
+	check := func(p *hashlist.ProvenRanges) []Damage {
+		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,9 +66,9 @@ func TestProofSparesTheCheck(t *testing.T) {
 }
 
 // proofOfAll has read all of the image of oneImage.
-func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *ProvenRanges {
+func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *hashlist.ProvenRanges {
 	t.Helper()
-	files := newChainFiles(context.Background(), ReadOptions{})
+	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
 	defer files.close()
 	reader := files.open(Link{m, m.Disks[0], filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")})
 	if _, err := reader.ReadAt(directio.Buffer(int(m.Disks[0].ImageBytes+4096)), 0); err != io.EOF {
@@ -82,7 +82,7 @@ func TestListDamagedAfterTheProof(t *testing.T) {
 	r, m := oneImage(t, hashlist.RangeLength)
 	proof := proofOfAll(t, r, m)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
-	found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proven: proof})
+	found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: proof})
 	if err != nil || len(found) != 1 || !found[0].Harmless {
 		t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 	}
@@ -93,9 +93,9 @@ func TestListDamagedAfterTheProof(t *testing.T) {
 func TestProofOfAComputedList(t *testing.T) {
 	r, m := oneImage(t, hashlist.RangeLength)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
-	read := func(p *ProvenRanges) (bytes int64) {
+	read := func(p *hashlist.ProvenRanges) (bytes int64) {
 		var sum atomic.Int64
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proven: p, Progress: func(n int64) { sum.Add(n) }})
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p, Progress: func(n int64) { sum.Add(n) }})
 		if err != nil || len(found) != 1 || !found[0].Harmless {
 			t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 		}
@@ -109,7 +109,7 @@ func TestProofOfAComputedList(t *testing.T) {
 // What storage cannot read is damage, and no reason to try it every night again: an
 // incremental leaves such a base. The memory of a process cannot be read at 0: EIO.
 func TestLinkReaderOfWhatCannotBeRead(t *testing.T) {
-	files := newChainFiles(context.Background(), ReadOptions{Warn: func(place string) { t.Error(place) }})
+	files := newChainFiles(context.Background(), hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
 	defer files.close()
 	reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
 		Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})

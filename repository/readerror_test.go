@@ -40,7 +40,7 @@ func verdict(what string, err error) {
 // A bad sector that is read past the page cache is ENODATA: damage, as EIO is.
 func TestBadSectorIsDamage(t *testing.T) {
 	if path := os.Getenv(readErrorChild); path != "" {
-		files := newChainFiles(context.Background(), ReadOptions{})
+		files := newChainFiles(context.Background(), hashlist.ReadOptions{})
 		defer files.close()
 		reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
 			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})

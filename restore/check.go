@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -58,7 +59,7 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 				if err := fault.Point("restore: check image"); err != nil {
 					return err
 				}
-				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proven: link.proven, Misread: r.warn})
+				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 				if err != nil {
 					return err
 				}

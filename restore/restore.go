@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -120,7 +121,7 @@ func (r *restorer) choose() error {
 // link is one image of a chain, and what was proven of it; nil is nothing.
 type link struct {
 	repository.Link
-	proven *repository.ProvenRanges
+	proven *hashlist.ProvenRanges
 }
 
 // chains lists the images of each disk, base first. Their headers are checked
@@ -145,7 +146,7 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proven, closeImages, err := repository.OpenChain(ctx, links, repository.ReadOptions{Warn: r.warn})
+	images, proven, closeImages, err := repository.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
 	for i, ranges := range proven {
 		chain[i].proven = ranges
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -65,7 +66,7 @@ func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, fil
 	var damage []repository.Damage
 	var err error
 	if target, isList := strings.CutSuffix(file, ".hashes"); isList {
-		damage, err = repo.CheckImage(context.Background(), m, disk(t, m, target), repository.CheckOptions{})
+		damage, err = repo.CheckImage(context.Background(), m, disk(t, m, target), hashlist.CheckOptions{})
 	} else {
 		damage, err = repo.CheckFile(m, file)
 	}

@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -213,7 +214,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		damage, err = d.repo.CheckImage(ctx, m, disk, repository.CheckOptions{Progress: d.progress, Misread: d.warn})
+		damage, err = d.repo.CheckImage(ctx, m, disk, hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
 	})
 	group.Go(func() (err error) {

@@ -1,9 +1,7 @@
-package repository
+package hashlist
 
 import (
 	"encoding/binary"
-
-	"github.com/virtbackup/virtbackup/hashlist"
 )
 
 const (
@@ -55,7 +53,7 @@ func (l layout) pieces() int64 { return (l.hashesSize() + pieceOfList - 1) / pie
 
 // treeSize is how long the tree behind the hashes is, 0 where there is none.
 func (l layout) treeSize() int64 {
-	if l.unit == hashlist.FirstRangeLength || l.pieces() == 1 {
+	if l.unit == FirstRangeLength || l.pieces() == 1 {
 		return 0
 	}
 	return hashSize * l.pieces()
@@ -64,14 +62,14 @@ func (l layout) treeSize() int64 {
 // fileSize is the length of the list's file.
 func (l layout) fileSize() int64 { return l.hashesSize() + l.treeSize() }
 
-// HashListBytes is how long the hash list of a new image is, of which the length is given
+// FileSize is how long the hash list of a new image is, of which the length is given
 // in bytes.
-func HashListBytes(image int64) int64 { return layout{image, hashlist.RangeLength}.fileSize() }
+func FileSize(image int64) int64 { return layout{image, RangeLength}.fileSize() }
 
 // header is that of the list.
 func (l layout) header() []byte {
 	version := uint32(2)
-	if l.unit == hashlist.FirstRangeLength {
+	if l.unit == FirstRangeLength {
 		version = 1
 	}
 	h := append(make([]byte, 0, hashesHeaderSize), hashesMagic...)

@@ -1,4 +1,4 @@
-package repository
+package hashlist
 
 import (
 	"bytes"
@@ -11,7 +11,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -121,7 +120,7 @@ func readAround(t *testing.T, image testImage, content func(at, n int64) []byte)
 // Whatever is wrong with a list: the image is read rightly if it is sound, and
 // what proves it is said.
 func TestDamagedLists(t *testing.T) {
-	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
+	for _, unit := range []int64{RangeLength, FirstRangeLength} {
 		image, content := longImage(t, unit)
 		l := image.list.layout()
 		hashes := image.hashes
@@ -142,11 +141,11 @@ func TestDamagedLists(t *testing.T) {
 			"truncated":    {func() { _ = os.Truncate(hashes, 40000) }, true},
 			"empty":        {func() { _ = os.Truncate(hashes, 0) }, true},
 			"appended":     {func() { _ = os.Truncate(hashes, l.fileSize()+100) }, false},
-			"tree":         {func() { flip(t, hashes, int64(len(whole)-1)) }, unit == hashlist.FirstRangeLength},
+			"tree":         {func() { flip(t, hashes, int64(len(whole)-1)) }, unit == FirstRangeLength},
 			"without tree": {func() { _ = os.Truncate(hashes, l.hashesSize()) }, false},
 		}
 		for name, tt := range tests {
-			if unit == hashlist.FirstRangeLength && !strings.Contains("sound, first hash, missing", name) {
+			if unit == FirstRangeLength && !strings.Contains("sound, first hash, missing", name) {
 				continue // the image has 2 GiB
 			}
 			t.Run(fmt.Sprintf("%s, %d", name, unit), func(t *testing.T) {
@@ -173,7 +172,7 @@ func TestDamagedLists(t *testing.T) {
 
 // What is read wrong once of a list is read again, whatever it is, and told.
 func TestMisreadLists(t *testing.T) {
-	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
+	for _, unit := range []int64{RangeLength, FirstRangeLength} {
 		image, content := longImage(t, unit)
 		l := image.list.layout()
 		for _, at := range []int64{8, 32, 32 + 2047*32, l.hashesSize() - 1, l.fileSize() - 1} {
@@ -198,7 +197,7 @@ func TestMisreadLists(t *testing.T) {
 // An image that is read wrong once while a list is computed from it is read again, and
 // that is told.
 func TestMisreadWhileAListIsComputed(t *testing.T) {
-	image, content := longImage(t, hashlist.RangeLength)
+	image, content := longImage(t, RangeLength)
 	flip(t, image.hashes, 32)
 	at := image.list.Length / 3
 	var once sync.Once
@@ -216,7 +215,7 @@ func TestMisreadWhileAListIsComputed(t *testing.T) {
 }
 
 func BenchmarkReader(b *testing.B) {
-	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
+	for _, unit := range []int64{RangeLength, FirstRangeLength} {
 		b.Run(fmt.Sprintf("4 KiB of ranges of %d", unit), func(b *testing.B) {
 			image, _ := longImage(b, unit)
 			shared := NewReaders(context.Background(), ReadOptions{Warn: func(text string) { b.Error(text) }})
@@ -239,7 +238,7 @@ func BenchmarkReader(b *testing.B) {
 // Whatever stands in the place of a hash list: what is read of a sound image is what
 // was written.
 func FuzzHashList(f *testing.F) {
-	image, content := longImage(f, hashlist.RangeLength)
+	image, content := longImage(f, RangeLength)
 	hashes := image.hashes
 	whole, err := os.ReadFile(hashes)
 	if err != nil {

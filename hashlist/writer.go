@@ -1,4 +1,4 @@
-package repository
+package hashlist
 
 import (
 	"errors"
@@ -8,12 +8,11 @@ import (
 
 	"lukechampine.com/blake3"
 
-	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 )
 
 // SegmentRanges are what the common write has: package qcow2 writes 1 MiB at once.
-const SegmentRanges = (1 << 20) / hashlist.RangeLength
+const SegmentRanges = (1 << 20) / RangeLength
 
 // ReadWriterAt is the file of a list that is being written.
 type ReadWriterAt interface {
@@ -48,7 +47,7 @@ func (w *Writer) Add(p []byte, off int64) error {
 		return err
 	}
 	var sums [SegmentRanges * hashSize]byte
-	if _, err := w.list.WriteAt(appendHashes(sums[:0], p, hashlist.RangeLength), layout{unit: hashlist.RangeLength}.hashOffset(off)); err != nil {
+	if _, err := w.list.WriteAt(appendHashes(sums[:0], p, RangeLength), layout{unit: RangeLength}.hashOffset(off)); err != nil {
 		return fmt.Errorf("write hash of offset %d: %w", off, err)
 	}
 	return nil
@@ -56,7 +55,7 @@ func (w *Writer) Add(p []byte, off int64) error {
 
 // note checks a write and records what Finish must know of it.
 func (w *Writer) note(off, length int64) error {
-	if off < 0 || off%hashlist.RangeLength != 0 || length == 0 || length%512 != 0 || off > hashlist.MaxImage-length {
+	if off < 0 || off%RangeLength != 0 || length == 0 || length%512 != 0 || off > MaxImage-length {
 		return fmt.Errorf("write %d bytes at offset %d of %s: not whole ranges", length, off, w.image)
 	}
 	w.mu.Lock()
@@ -68,7 +67,7 @@ func (w *Writer) note(off, length int64) error {
 			delete(w.short, start)
 		}
 	}
-	if tail := end % hashlist.RangeLength; tail != 0 {
+	if tail := end % RangeLength; tail != 0 {
 		w.short[end-tail] = end
 	}
 	return nil
@@ -94,7 +93,7 @@ func (w *Writer) Finish() (digest string, err error) {
 	if err != nil {
 		return "", err
 	}
-	l := layout{size, hashlist.RangeLength}
+	l := layout{size, RangeLength}
 	if _, err := w.list.WriteAt(l.header(), 0); err != nil {
 		return "", err
 	}

@@ -1,4 +1,4 @@
-package repository
+package hashlist
 
 import (
 	"bytes"
@@ -8,7 +8,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 )
@@ -17,7 +16,7 @@ import (
 // has, and the end of the file where it is.
 func TestReadersSideBySide(t *testing.T) {
 	const ranges = 64
-	const unit = hashlist.FirstRangeLength // so that there are more than the cache holds
+	const unit = FirstRangeLength // so that there are more than the cache holds
 	content := make([]byte, ranges*unit-4096)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(content)
 	list := appendHashes(layout{int64(len(content)), unit}.header(), content, unit)

@@ -9,9 +9,9 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/qcow2"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -115,7 +115,7 @@ func (r *run) noCheckpoint() error {
 		return nil
 	}
 	r.plan.Checkpoint, r.dropped = "", true
-	return r.lock.SetInstantState(r.plan.Identity, repository.Retired)
+	return r.lock.SetInstantState(r.plan.Identity, instants.Retired)
 }
 
 // tryBitmap makes the new checkpoint for one disk alone, and deletes it. Under its

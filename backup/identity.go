@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/fileid"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -62,7 +62,7 @@ func identify(path string) string {
 // backing file of the present one (live external snapshot) is still there; that
 // the bitmap has no gap then, libvirt sees to. After a block copy or commit, or
 // a migration of the storage, bitmaps may be right, but nobody knows.
-func replaced(base repository.Disk, images []image) string {
+func replaced(base manifest.Disk, images []image) string {
 	if len(images) == 0 || base.Source == "" {
 		return ""
 	}

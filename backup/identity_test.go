@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -53,11 +53,11 @@ func TestIdentify(t *testing.T) {
 }
 
 func TestReplaced(t *testing.T) {
-	a := repository.Disk{Source: "/a", SourceID: "file:1"}
-	old := repository.Disk{Source: "/a"} // of a version that recorded no identity
+	a := manifest.Disk{Source: "/a", SourceID: "file:1"}
+	old := manifest.Disk{Source: "/a"} // of a version that recorded no identity
 	for _, tt := range []struct {
 		name   string
-		base   repository.Disk
+		base   manifest.Disk
 		images []image
 		want   string // a part of it; "" not replaced
 	}{
@@ -71,7 +71,7 @@ func TestReplaced(t *testing.T) {
 		{"identity unknown now, another place", a, []image{{"/b", ""}}, "(/a, now /b)"},
 		{"identity unknown then", old, []image{{"/a", "file:2"}}, ""},
 		{"identity unknown then, another place", old, []image{{"/b", "file:2"}}, "(/a, now /b)"},
-		{"nothing known then", repository.Disk{}, []image{{"/a", "file:2"}}, ""},
+		{"nothing known then", manifest.Disk{}, []image{{"/a", "file:2"}}, ""},
 		{"nothing known now", a, nil, ""},
 	} {
 		if got := replaced(tt.base, tt.images); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {

@@ -9,7 +9,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // freeze freezes the guest's file systems through its agent, as far as asked.
@@ -66,7 +66,7 @@ func (r *run) freeze(ctx context.Context) error {
 // that is no news, and only --verbose shows it.
 func (r *run) noteCrash(why string) {
 	level := slog.LevelInfo
-	if n := len(r.points); n > 0 && r.points[n-1].Consistency == repository.ConsistencyCrash {
+	if n := len(r.points); n > 0 && r.points[n-1].Consistency == manifest.ConsistencyCrash {
 		level = slog.LevelDebug
 	}
 	r.noteAt(level, "the point is crash consistent: "+why)

@@ -22,8 +22,10 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -41,12 +43,12 @@ type run struct {
 	guest  xml.Domain
 	repo   *repository.Repository
 	lock   *repository.Lock
-	points []repository.Manifest // of the domain, before this one
+	points []manifest.Manifest // of the domain, before this one
 	// checkpoints are those that the domain had then, with sizes.
 	checkpoints []checkpoint.Checkpoint
 	idleBy      time.Time // until when jobs of others are waited for
 	plan        Plan
-	instant     repository.Instant // that this run makes a point of; zero before it is issued
+	instant     instants.Instant // that this run makes a point of; zero before it is issued
 	partial     *repository.Partial
 	frozen      bool // the guest may be frozen
 	freezing    bool // the agent may still freeze it
@@ -65,7 +67,7 @@ type run struct {
 	left    bool
 	dropped bool // libvirt does not list the checkpoint of this run
 	sealed  bool
-	point   repository.Manifest
+	point   manifest.Manifest
 	warnMu  sync.Mutex // of result.Warnings
 	result  Result
 }
@@ -170,7 +172,7 @@ func (r *run) find(context.Context) error {
 	if err != nil {
 		return r.hintOfRename(err)
 	}
-	if err := repository.ValidDomain(r.Domain); err != nil {
+	if err := manifest.ValidDomain(r.Domain); err != nil {
 		return err
 	}
 	active, err := domain.Active()
@@ -195,7 +197,7 @@ func (r *run) find(context.Context) error {
 // system is not mounted, it would fill the one below.
 func (r *run) open(context.Context) (err error) {
 	r.repo, err = repository.Open(r.dir)
-	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != repository.KindFull && r.Kind != repository.KindCopy {
+	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != manifest.KindFull && r.Kind != manifest.KindCopy {
 		return err
 	}
 	above := filepath.Dir(filepath.Clean(r.dir))
@@ -203,7 +205,7 @@ func (r *run) open(context.Context) (err error) {
 		return fmt.Errorf("%w, nor does %s", err, above)
 	}
 	if r.repo, err = repository.Create(r.dir); err == nil && r.repo.IsNew() && r.repo.OnRoot() {
-		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), repository.ShellWord(r.repo.Dir()))
+		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), manifest.ShellWord(r.repo.Dir()))
 	}
 	return err
 }
@@ -224,7 +226,7 @@ func (r *run) takeLock(context.Context) (err error) {
 	moved, err := r.repo.NotePlace()
 	if moved {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
-			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", repository.ShellWord(r.repo.Dir()))
+			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", manifest.ShellWord(r.repo.Dir()))
 	}
 	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
 		r.warn("%v", err)
@@ -259,7 +261,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Disks: r.guest.Disks, Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: repository.NewIdentity()}
+		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}
@@ -342,7 +344,7 @@ func (r *run) survey(sizes bool) ([]checkpoint.Checkpoint, error) {
 
 // issue writes the identity of the point down, before anything of it is in libvirt.
 func (r *run) issue(context.Context) (err error) {
-	r.instant, err = r.lock.Issue(repository.Instant{
+	r.instant, err = r.lock.Issue(instants.Instant{
 		Point: r.plan.ID, Identity: r.plan.Identity, Checkpoint: r.plan.Checkpoint != "",
 	})
 	return err

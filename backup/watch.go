@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -40,7 +41,7 @@ func (r *run) copyWatched(ctx context.Context) error {
 	if err := r.measure(ctx); err != nil {
 		return err
 	}
-	var disks []repository.Disk
+	var disks []manifest.Disk
 	err := r.watched(ctx, func(ctx context.Context) (err error) {
 		disks, err = r.copyDisks(ctx)
 		return err

@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // The marks that say what may have to be undone for the guest.
@@ -23,7 +24,7 @@ type guestMark struct {
 	RunID uint      `json:"run_id"` // hypervisor.Domain.RunID
 	Since time.Time `json:"since"`
 	// Process has set the mark. In a copy of the repository it may be alive.
-	Process repository.Process `json:"process"`
+	Process instants.Process `json:"process"`
 }
 
 // Freezing marks that the guest is about to be frozen. Call it before, and
@@ -46,7 +47,7 @@ func (s *Site) markGuest(mark string) error {
 	if err != nil {
 		return err
 	}
-	self, err := repository.Self()
+	self, err := instants.Self()
 	if err != nil {
 		return err
 	}
@@ -170,14 +171,14 @@ func (s *Site) tryThaw(mark guestMark) error {
 	case hypervisor.ShutOff:
 		return s.Thawed() // with the guest went the freeze
 	case hypervisor.Paused, hypervisor.PausedForIO:
-		return &laterError{fmt.Sprintf("the domain is %s, and its guest agent cannot answer; virsh resume %s", state, repository.ShellWord(s.Domain.Name()))}
+		return &laterError{fmt.Sprintf("the domain is %s, and its guest agent cannot answer; virsh resume %s", state, manifest.ShellWord(s.Domain.Name()))}
 	}
 	n, err := s.Domain.Thaw(s.agentTimeout())
 	if errors.Is(err, hypervisor.ErrAgent) {
 		if id, idErr := s.Domain.RunID(); idErr == nil && id != mark.RunID && mark.RunID != 0 {
 			return s.Thawed() // started anew since, and without an agent
 		}
-		return &laterError{fmt.Sprintf("%v; virsh domfsthaw %s", err, repository.ShellWord(s.Domain.Name()))}
+		return &laterError{fmt.Sprintf("%v; virsh domfsthaw %s", err, manifest.ShellWord(s.Domain.Name()))}
 	}
 	if err != nil {
 		return err

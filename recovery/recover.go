@@ -10,8 +10,8 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Report is what was found, and what became of it.
@@ -194,7 +194,7 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 		switch {
 		case !c.Ours || c.Inherited || !s.mayRemove(ledger, c.Instant):
 			continue
-		case c.Instant.State == repository.Retired:
+		case c.Instant.State == instants.Retired:
 			what += ", which is retired"
 		case c.Sealed:
 			continue
@@ -241,7 +241,7 @@ func (s *Site) findForgotten() ([]finding, error) {
 	}
 	var all []finding
 	for _, i := range ledger.Issued {
-		if !s.mayRemove(ledger, i) || i.Identity == s.Own || i.Checkpoint && ledger.Sealed(i) && i.State != repository.Retired {
+		if !s.mayRemove(ledger, i) || i.Identity == s.Own || i.Checkpoint && ledger.Sealed(i) && i.State != instants.Retired {
 			continue
 		}
 		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return s.forgetInstant(i) }, silent: true})
@@ -252,7 +252,7 @@ func (s *Site) findForgotten() ([]finding, error) {
 // forgetInstant drops an identity, unless libvirt lists its checkpoint, or nobody can tell
 // now whether there are bitmaps of it (*laterError): the domain is off, or another job
 // holds it.
-func (s *Site) forgetInstant(i repository.Instant) error {
+func (s *Site) forgetInstant(i instants.Instant) error {
 	if i.Checkpoint {
 		if _, err := s.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 			return err

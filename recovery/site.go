@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -127,7 +128,7 @@ func (s *Site) ours(ledger *repository.Ledger, path string) bool {
 // of this run, or of a run that is dead. No run that holds the lock of this directory is
 // alive but this one; one that holds the lock of the directory that this is a copy of
 // may be.
-func (s *Site) mayRemove(ledger *repository.Ledger, i repository.Instant) bool {
+func (s *Site) mayRemove(ledger *repository.Ledger, i instants.Instant) bool {
 	if s.Own != "" && i.Identity == s.Own {
 		return true
 	}
@@ -135,15 +136,15 @@ func (s *Site) mayRemove(ledger *repository.Ledger, i repository.Instant) bool {
 }
 
 // MayRemove tells whether what is left of an instant that is not sealed may go.
-func (s *Site) MayRemove(i repository.Instant) bool {
+func (s *Site) MayRemove(i instants.Instant) bool {
 	ledger, err := s.ledger()
 	return err == nil && s.mayRemove(ledger, i)
 }
 
 // dead tells whether the run that a process made is over. This process has ended those
 // that it made in this directory before.
-func (s *Site) dead(p repository.Process) bool {
-	self, err := repository.Self()
+func (s *Site) dead(p instants.Process) bool {
+	self, err := instants.Self()
 	return err == nil && p == self || !p.Alive()
 }
 
@@ -152,7 +153,7 @@ func (s *Site) dead(p repository.Process) bool {
 // to the repository, which may be full. After an error bitmaps may be there still, and the
 // identity has to be kept: hypervisor.ErrNotRunning and ErrNoDomain, ErrBusy, and others
 // of checkpoint.Delete.
-func (s *Site) DeleteCheckpoint(i repository.Instant) error {
+func (s *Site) DeleteCheckpoint(i instants.Instant) error {
 	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
 	switch {
 	case errors.Is(err, hypervisor.ErrNoCheckpoint):
@@ -168,7 +169,7 @@ func (s *Site) DeleteCheckpoint(i repository.Instant) error {
 }
 
 // deleteOrphans deletes bitmaps of an instant whose checkpoint libvirt does not list.
-func (s *Site) deleteOrphans(i repository.Instant) error {
+func (s *Site) deleteOrphans(i instants.Instant) error {
 	active, err := s.Domain.Active()
 	if err != nil {
 		return err
@@ -185,7 +186,7 @@ func (s *Site) deleteOrphans(i repository.Instant) error {
 
 // RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity. The
 // caller says so, with the reason.
-func (s *Site) RetireCheckpoint(i repository.Instant) error {
+func (s *Site) RetireCheckpoint(i instants.Instant) error {
 	doc, err := s.Domain.CheckpointXML(i.CheckpointName())
 	if err == nil {
 		err = s.prove(doc, i)
@@ -199,7 +200,7 @@ func (s *Site) RetireCheckpoint(i repository.Instant) error {
 
 // prove sees that the repository has issued the identity of a checkpoint, here. That of
 // this run needs no look at the repository, which may hang.
-func (s *Site) prove(doc string, i repository.Instant) error {
+func (s *Site) prove(doc string, i instants.Instant) error {
 	c, err := xml.ParseCheckpoint(doc)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
@@ -28,7 +29,7 @@ func issueAndWait(dir string) {
 	if err == nil {
 		var lock *repository.Lock
 		if lock, err = repo.Lock("vm1"); err == nil {
-			_, err = lock.Issue(repository.Instant{Point: "check1", Identity: other, Checkpoint: true})
+			_, err = lock.Issue(instants.Instant{Point: "check1", Identity: other, Checkpoint: true})
 			err = errors.Join(err, lock.Unlock())
 		}
 	}
@@ -58,9 +59,9 @@ func newSite(t *testing.T) *Site {
 }
 
 // issue writes an instant of check1 down.
-func (s *Site) issue(t *testing.T, identity string) repository.Instant {
+func (s *Site) issue(t *testing.T, identity string) instants.Instant {
 	t.Helper()
-	i, err := s.Lock.Issue(repository.Instant{Point: "check1", Identity: identity, Checkpoint: true})
+	i, err := s.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,9 +69,9 @@ func (s *Site) issue(t *testing.T, identity string) repository.Instant {
 }
 
 // processes are one that is dead, one that is alive, and this one.
-func processes(t *testing.T) (dead, alive, self repository.Process) {
+func processes(t *testing.T) (dead, alive, self instants.Process) {
 	t.Helper()
-	self, err := repository.Self()
+	self, err := instants.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func processes(t *testing.T) (dead, alive, self repository.Process) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	alive = repository.Process{BootID: self.BootID, PID: cmd.Process.Pid}
+	alive = instants.Process{BootID: self.BootID, PID: cmd.Process.Pid}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", alive.PID))
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +110,7 @@ func TestMayRemove(t *testing.T) {
 	dead, alive, self := processes(t)
 	for _, tt := range []struct {
 		name     string
-		process  repository.Process
+		process  instants.Process
 		place    string
 		identity string
 		want     bool
@@ -129,7 +130,7 @@ func TestMayRemove(t *testing.T) {
 		}
 		i := issued
 		i.Process, i.Place, i.Identity = tt.process, tt.place, tt.identity
-		ledger.Issued = []repository.Instant{i}
+		ledger.Issued = []instants.Instant{i}
 		if got := s.mayRemove(ledger, i); got != tt.want {
 			t.Errorf("what is %s may be removed: %v", tt.name, got)
 		}

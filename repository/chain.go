@@ -7,13 +7,15 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // Link is one image of a chain.
 type Link struct {
-	Point Manifest
-	Disk  Disk
+	Point manifest.Manifest
+	Disk  manifest.Disk
 	Path  string // of the image
 }
 
@@ -95,33 +97,33 @@ func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chai
 
 // damagedFile is the error for a file that is not as it was sealed. err itself is
 // returned where it says nothing of the file.
-func damagedFile(m Manifest, name string, err error) error {
-	if cannotCheck(err) {
+func damagedFile(m manifest.Manifest, name string, err error) error {
+	if localfile.CannotCheck(err) {
 		return err
 	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
 }
 
-func (r *Repository) parentOf(m Manifest, d Disk) (Manifest, Disk, error) {
+func (r *Repository) parentOf(m manifest.Manifest, d manifest.Disk) (manifest.Manifest, manifest.Disk, error) {
 	id, _, err := d.ParentImage()
 	if err != nil {
-		return Manifest{}, Disk{}, damagedPoint(m.Domain, m.ID, err)
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, m.ID, err)
 	}
 	parent, err := r.readManifest(m.Domain, id)
 	if err != nil {
-		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
 	}
-	pd, err := m.parentDisk(d, parent)
+	pd, err := m.ParentDisk(d, parent)
 	if err != nil {
-		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, err)
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, err)
 	}
 	return parent, pd, nil
 }
 
 // checkHeader holds the header of an image against its manifest.
-func checkHeader(path string, d Disk) error {
+func checkHeader(path string, d manifest.Disk) error {
 	h, err := readHeader(path)
-	if unreadable(err) {
+	if localfile.Unreadable(err) {
 		h, err = readHeader(path)
 	}
 	if err != nil {
@@ -131,7 +133,7 @@ func checkHeader(path string, d Disk) error {
 }
 
 func readHeader(path string) (qcow2.Header, error) {
-	f, err := openRegular(path)
+	f, err := localfile.OpenRegular(path)
 	if err != nil {
 		return qcow2.Header{}, err
 	}
@@ -143,7 +145,7 @@ func readHeader(path string) (qcow2.Header, error) {
 	return h, err
 }
 
-func compareHeader(path string, h qcow2.Header, d Disk) error {
+func compareHeader(path string, h qcow2.Header, d manifest.Disk) error {
 	switch {
 	case h.BackingFile != d.Parent:
 		return fmt.Errorf("%s: backing file is %q, the manifest says %q", path, h.BackingFile, d.Parent)

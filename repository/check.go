@@ -14,7 +14,9 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -51,7 +53,7 @@ type CheckOptions struct {
 // whole image without the one on disk; that one says where damage is. A range that
 // differs is read once more. Damage found is not an error; the error says why there
 // could be no check: ctx ended, or files may not be read by this user.
-func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o CheckOptions) ([]Damage, error) {
+func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o CheckOptions) ([]Damage, error) {
 	c := &imageCheck{repo: r, point: m, disk: d, options: o, layout: layoutOf(d),
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
@@ -75,8 +77,8 @@ func (r *Repository) CheckImage(ctx context.Context, m Manifest, d Disk, o Check
 // imageCheck is the check of one image with its hash list.
 type imageCheck struct {
 	repo    *Repository
-	point   Manifest
-	disk    Disk
+	point   manifest.Manifest
+	disk    manifest.Disk
 	options CheckOptions
 	layout  layout
 
@@ -136,12 +138,12 @@ func (c *imageCheck) run(ctx context.Context) (err error) {
 
 // openImage opens the image; where that is damage already it returns false.
 func (c *imageCheck) openImage() (bool, error) {
-	f, err := openRegular(c.path(c.disk.Image))
+	f, err := localfile.OpenRegular(c.path(c.disk.Image))
 	if err != nil {
-		if cannotCheck(err) {
+		if localfile.CannotCheck(err) {
 			return false, err
 		}
-		c.imageDamage(span{qcow2.Range{Offset: 0, Length: c.disk.ImageBytes}, reason(err)}, nil, true)
+		c.imageDamage(span{qcow2.Range{Offset: 0, Length: c.disk.ImageBytes}, localfile.Reason(err)}, nil, true)
 		return false, nil
 	}
 	info, err := f.Stat()
@@ -267,7 +269,7 @@ func (c *imageCheck) compare(offset int64, result rangeResult) {
 	}
 	switch {
 	case result.err != nil:
-		c.failed = addSpan(c.failed, place, reason(result.err))
+		c.failed = addSpan(c.failed, place, localfile.Reason(result.err))
 	case ok && sum != result.sum:
 		c.differ = addSpan(c.differ, place, "")
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
@@ -44,7 +45,7 @@ func (r *provingReader) computeList() (*provenList, error) {
 		if err := w.flush(); err != nil {
 			return nil, err
 		}
-		if formatDigest(w.digest[:]) == l.digest {
+		if digest.Text(w.digest[:]) == l.digest {
 			if len(w.tree) > 1 {
 				l.tree = w.tree
 			}

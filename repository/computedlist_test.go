@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/hashlist"
 )
 
 // Computed lists stay in memory up to the bound, and come back from there and from the
@@ -41,9 +43,9 @@ func TestRoomOfComputedLists(t *testing.T) {
 // A computed list is the one that was written, in memory and in the temporary file, also
 // where its last piece is a whole one.
 func TestComputedList(t *testing.T) {
-	const piece = pieceOfList / hashSize * RangeLength
-	for _, length := range []int64{RangeLength / 2, piece - RangeLength, piece, 2*piece - RangeLength} {
-		link, _ := imageOf(t, length, RangeLength)
+	const piece = pieceOfList / hashSize * hashlist.RangeLength
+	for _, length := range []int64{hashlist.RangeLength / 2, piece - hashlist.RangeLength, piece, 2*piece - hashlist.RangeLength} {
+		link, _ := imageOf(t, length, hashlist.RangeLength)
 		written, err := os.ReadFile(filepath.Join(filepath.Dir(link.Path), "vda.hashes"))
 		if err != nil {
 			t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
 // mostOpen files of a chain are open at a time, whatever its length, besides
@@ -82,7 +83,7 @@ func (p *filePool) take(path string) (*pooledFile, error) {
 }
 
 func openPooled(path string) (*pooledFile, error) {
-	file, err := openRegular(path)
+	file, err := localfile.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}

@@ -9,12 +9,16 @@ import (
 
 	"lukechampine.com/blake3"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // segmentRanges are what the common write has: package qcow2 writes 1 MiB at once.
-const segmentRanges = (1 << 20) / RangeLength
+const segmentRanges = (1 << 20) / hashlist.RangeLength
 
 // Image is an image file that is written and hashed at once. Each write carries
 // whole ranges of RangeLength bytes and puts their hashes straight into the
@@ -34,11 +38,11 @@ type Image struct {
 // createImage makes path.qcow2 and path.hashes; neither may exist.
 func createImage(path string, mode directio.Mode) (_ *Image, err error) {
 	im := &Image{short: map[int64]int64{}}
-	if im.file, err = directio.Create(path+imageSuffix, fileMode, mode); err != nil {
+	if im.file, err = directio.Create(path+manifest.ImageSuffix, localfile.FileMode, mode); err != nil {
 		return nil, err
 	}
 	im.file.Grow()
-	im.hashes, err = os.OpenFile(path+hashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	im.hashes, err = os.OpenFile(path+manifest.HashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, localfile.FileMode)
 	if err != nil {
 		return nil, errors.Join(err, im.file.Close())
 	}
@@ -65,7 +69,7 @@ func (im *Image) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	var sums [segmentRanges * hashSize]byte
-	if _, err := im.hashes.WriteAt(appendHashes(sums[:0], p, RangeLength), layout{unit: RangeLength}.hashOffset(off)); err != nil {
+	if _, err := im.hashes.WriteAt(appendHashes(sums[:0], p, hashlist.RangeLength), layout{unit: hashlist.RangeLength}.hashOffset(off)); err != nil {
 		return 0, fmt.Errorf("write hash of offset %d: %w", off, err)
 	}
 	if err := fault.Point("write image"); err != nil {
@@ -80,7 +84,7 @@ func (im *Image) WriteAt(p []byte, off int64) (int, error) {
 
 // note checks a write and records what Finish must know of it.
 func (im *Image) note(off, length int64) error {
-	if off < 0 || off%RangeLength != 0 || length == 0 || length%512 != 0 || off > maxImage-length {
+	if off < 0 || off%hashlist.RangeLength != 0 || length == 0 || length%512 != 0 || off > hashlist.MaxImage-length {
 		return fmt.Errorf("write %d bytes at offset %d of %s: not whole ranges", length, off, im.file.Name())
 	}
 	im.mu.Lock()
@@ -95,7 +99,7 @@ func (im *Image) note(off, length int64) error {
 			delete(im.short, start)
 		}
 	}
-	if tail := end % RangeLength; tail != 0 {
+	if tail := end % hashlist.RangeLength; tail != 0 {
 		im.short[end-tail] = end
 	}
 	return nil
@@ -119,7 +123,7 @@ func (im *Image) Finish() (hashes string, size int64, err error) {
 	if err := im.file.Truncate(im.size); err != nil { // space was allocated ahead
 		return "", 0, fmt.Errorf("finish image: %w", err)
 	}
-	list := layout{im.size, RangeLength}
+	list := layout{im.size, hashlist.RangeLength}
 	if _, err := im.hashes.WriteAt(list.header(), 0); err != nil {
 		return "", 0, fmt.Errorf("finish hash list: %w", err)
 	}
@@ -127,7 +131,7 @@ func (im *Image) Finish() (hashes string, size int64, err error) {
 	if err != nil {
 		return "", 0, fmt.Errorf("finish %s: %w", im.hashes.Name(), err)
 	}
-	if err := errors.Join(im.file.Sync(), syncFile(im.hashes)); err != nil {
+	if err := errors.Join(im.file.Sync(), localfile.Sync(im.hashes)); err != nil {
 		return "", 0, fmt.Errorf("finish image: %w", err)
 	}
 	if err := im.Close(); err != nil {
@@ -179,7 +183,7 @@ func finishHashes(f *os.File, l layout) (string, error) {
 			return "", err
 		}
 	}
-	return formatDigest(h.Sum(nil)), nil
+	return digest.Text(h.Sum(nil)), nil
 }
 
 func zeroHash(sums []byte) int {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -35,11 +37,11 @@ func (c *imageCheck) judge() {
 		}
 		c.stored.Write(sum[:])
 	}
-	sound := c.size >= c.disk.ImageBytes && len(c.failed) == 0 && formatDigest(c.computed.Sum(nil)) == c.disk.Hashes
-	if listed := formatDigest(c.stored.Sum(nil)); c.list.complete() && listed == c.disk.Hashes {
+	sound := c.size >= c.disk.ImageBytes && len(c.failed) == 0 && digest.Text(c.computed.Sum(nil)) == c.disk.Hashes
+	if listed := digest.Text(c.stored.Sum(nil)); c.list.complete() && listed == c.disk.Hashes {
 		c.list.checkTree(listed)
 	}
-	listed := c.list.complete() && formatDigest(c.stored.Sum(nil)) == c.disk.Hashes
+	listed := c.list.complete() && digest.Text(c.stored.Sum(nil)) == c.disk.Hashes
 	if c.size > c.disk.ImageBytes {
 		c.add(Damage{File: c.name(c.disk.Image), Disk: c.disk.Target, Offset: c.disk.ImageBytes, Length: c.size - c.disk.ImageBytes,
 			What: "was appended later; nothing reads it", Harmless: true})
@@ -112,7 +114,7 @@ func (c *imageCheck) locate(spans []span) (disk [][]qcow2.Range, ok bool) {
 	if !sortedApart(spans) {
 		return nil, false
 	}
-	f, err := openRegular(c.path(c.disk.Image)) // without O_DIRECT
+	f, err := localfile.OpenRegular(c.path(c.disk.Image)) // without O_DIRECT
 	if err != nil {
 		return nil, false
 	}

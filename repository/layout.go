@@ -3,6 +3,8 @@ package repository
 import (
 	"encoding/binary"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -20,9 +22,9 @@ type layout struct {
 	unit   int64 // bytes of a range; the last one may be shorter
 }
 
-func layoutOf(d Disk) layout {
+func layoutOf(d manifest.Disk) layout {
 	if d.HashRange == 0 {
-		return layout{d.ImageBytes, firstRangeLength}
+		return layout{d.ImageBytes, hashlist.FirstRangeLength}
 	}
 	return layout{d.ImageBytes, d.HashRange}
 }
@@ -49,7 +51,7 @@ func (l layout) pieces() int64 { return (l.hashesSize() + pieceOfList - 1) / pie
 
 // treeSize is how long the tree behind the hashes is, 0 where there is none.
 func (l layout) treeSize() int64 {
-	if l.unit == firstRangeLength || l.pieces() == 1 {
+	if l.unit == hashlist.FirstRangeLength || l.pieces() == 1 {
 		return 0
 	}
 	return hashSize * l.pieces()
@@ -60,12 +62,12 @@ func (l layout) fileSize() int64 { return l.hashesSize() + l.treeSize() }
 
 // HashListBytes is how long the hash list of a new image is, of which the length is given
 // in bytes.
-func HashListBytes(image int64) int64 { return layout{image, RangeLength}.fileSize() }
+func HashListBytes(image int64) int64 { return layout{image, hashlist.RangeLength}.fileSize() }
 
 // header is that of the list.
 func (l layout) header() []byte {
 	version := uint32(2)
-	if l.unit == firstRangeLength {
+	if l.unit == hashlist.FirstRangeLength {
 		version = 1
 	}
 	h := append(make([]byte, 0, hashesHeaderSize), hashesMagic...)

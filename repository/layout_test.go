@@ -6,13 +6,15 @@ import (
 	"testing"
 
 	zeebo "github.com/zeebo/blake3"
+
+	"github.com/virtbackup/virtbackup/hashlist"
 )
 
 func TestHashListHeaders(t *testing.T) {
 	for unit, want := range map[int64]string{
-		firstRangeLength: "VBHASHES" + "\x01\x00\x00\x00" + "\x01\x00\x00\x00" +
+		hashlist.FirstRangeLength: "VBHASHES" + "\x01\x00\x00\x00" + "\x01\x00\x00\x00" +
 			"\x00\x00\x10\x00\x00\x00\x00\x00" + "\x15\xcd\x5b\x07\x00\x00\x00\x00",
-		RangeLength: "VBHASHES" + "\x02\x00\x00\x00" + "\x01\x00\x00\x00" +
+		hashlist.RangeLength: "VBHASHES" + "\x02\x00\x00\x00" + "\x01\x00\x00\x00" +
 			"\x00\x00\x01\x00\x00\x00\x00\x00" + "\x15\xcd\x5b\x07\x00\x00\x00\x00",
 	} {
 		if got := string(layout{123456789, unit}.header()); got != want {
@@ -23,7 +25,7 @@ func TestHashListHeaders(t *testing.T) {
 
 // Ranges cover the image once, and their hashes follow each other in the list.
 func TestLayout(t *testing.T) {
-	for _, unit := range []int64{RangeLength, firstRangeLength} {
+	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
 		for _, length := range []int64{0, 1, unit - 1, unit, unit + 1, 5000*unit + 7} {
 			l := layout{length, unit}
 			var covered int64

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -166,11 +167,11 @@ func (r *provingReader) readRange(index int64, buf []byte) error {
 // read, and cannot when asked again, is damage.
 func (r *provingReader) readFile(p []byte, off int64) (int, error) {
 	n, err := r.chain.readFile(r.link.Path, p, off)
-	if unreadable(err) {
+	if localfile.Unreadable(err) {
 		n, err = r.chain.readFile(r.link.Path, p, off)
 	}
-	if unreadable(err) {
-		return n, r.damage(qcow2.Range{Offset: off, Length: int64(len(p))}, reason(err))
+	if localfile.Unreadable(err) {
+		return n, r.damage(qcow2.Range{Offset: off, Length: int64(len(p))}, localfile.Reason(err))
 	}
 	return n, err
 }

@@ -13,7 +13,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Who reads all data of a chain has proven all of its image but refcounts: a check
@@ -41,15 +44,15 @@ func TestProofSparesTheCheck(t *testing.T) {
 		}
 	}
 	proven := []int64{}
-	for i := range m.Disks[0].layout().ranges() {
+	for i := range layoutOf(m.Disks[0]).ranges() {
 		if proofs[0].has(i) {
 			proven = append(proven, i)
 		}
 	}
-	if all := m.Disks[0].layout().ranges(); int64(len(proven)) < all-3 {
+	if all := layoutOf(m.Disks[0]).ranges(); int64(len(proven)) < all-3 {
 		t.Fatalf("%d of %d ranges are proven", len(proven), all)
 	}
-	flip(t, links[0].Path, proven[len(proven)/2]*RangeLength+12345)
+	flip(t, links[0].Path, proven[len(proven)/2]*hashlist.RangeLength+12345)
 	check := func(p *Proof) []Damage {
 		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p})
 		if err != nil {
@@ -66,7 +69,7 @@ func TestProofSparesTheCheck(t *testing.T) {
 }
 
 // proofOfAll has read all of the image of oneImage.
-func proofOfAll(t *testing.T, r *Repository, m Manifest) *Proof {
+func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *Proof {
 	t.Helper()
 	shared := newReading(context.Background(), func(string) {})
 	defer shared.close()
@@ -79,7 +82,7 @@ func proofOfAll(t *testing.T, r *Repository, m Manifest) *Proof {
 
 // A hash list that is damaged after it has proven the image is no damage of the image.
 func TestListDamagedAfterTheProof(t *testing.T) {
-	r, m := oneImage(t, RangeLength)
+	r, m := oneImage(t, hashlist.RangeLength)
 	proof := proofOfAll(t, r, m)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), hashesHeaderSize+hashSize)
 	found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: proof})
@@ -91,7 +94,7 @@ func TestListDamagedAfterTheProof(t *testing.T) {
 // What a computed list has proven is not what the list on disk says: a check takes
 // nothing of it, and so reads the image once.
 func TestProofOfAComputedList(t *testing.T) {
-	r, m := oneImage(t, RangeLength)
+	r, m := oneImage(t, hashlist.RangeLength)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), hashesHeaderSize+hashSize)
 	read := func(p *Proof) (bytes int64) {
 		var sum atomic.Int64
@@ -111,12 +114,12 @@ func TestProofOfAComputedList(t *testing.T) {
 // What storage cannot read is damage, and no reason to try it every night again: an
 // incremental leaves such a base. The memory of a process cannot be read at 0: EIO.
 func TestProvingReaderOfWhatCannotBeRead(t *testing.T) {
-	l := layout{1 << 20, firstRangeLength}
+	l := layout{1 << 20, hashlist.FirstRangeLength}
 	shared := newReading(context.Background(), func(place string) { t.Error(place) })
 	defer shared.close()
-	reader := shared.reader(Link{Point: Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
-		Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length}})
-	for _, p := range [][]byte{directio.Buffer(firstRangeLength), make([]byte, 512)} {
+	reader := shared.reader(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
+		Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length}})
+	for _, p := range [][]byte{directio.Buffer(hashlist.FirstRangeLength), make([]byte, 512)} {
 		_, err := reader.ReadAt(p, 0)
 		var damaged *DamagedError
 		if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "cannot be read: input/output error") || damaged.Points[0].ID != "check1" {
@@ -127,7 +130,7 @@ func TestProvingReaderOfWhatCannotBeRead(t *testing.T) {
 
 func TestProvingReadersSideBySide(t *testing.T) {
 	const ranges = 64
-	const unit = firstRangeLength // so that there are more than the cache holds
+	const unit = hashlist.FirstRangeLength // so that there are more than the cache holds
 	content := make([]byte, ranges*unit-4096)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(content)
 	path := filepath.Join(t.TempDir(), "vda.qcow2")
@@ -137,7 +140,7 @@ func TestProvingReadersSideBySide(t *testing.T) {
 	mustWrite(t, filepath.Join(filepath.Dir(path), "vda.hashes"), string(list))
 	shared := newReading(context.Background(), func(place string) { t.Error(place) })
 	defer shared.close()
-	reader := shared.reader(Link{Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length, Hashes: digestBytes(list)}, Path: path})
+	reader := shared.reader(Link{Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length, Hashes: digest.Of(list)}, Path: path})
 	seed := rand.Uint64()
 	var all sync.WaitGroup
 	for n := range uint64(8) {

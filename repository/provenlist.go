@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -51,7 +53,7 @@ func (l *provenList) readRange(index int64, buf []byte) error {
 func (l *provenList) proves(index int64, piece []byte) bool {
 	if l.tree == nil {
 		sum := hashRange(piece)
-		return formatDigest(sum[:]) == l.digest
+		return digest.Text(sum[:]) == l.digest
 	}
 	return chainingValue(piece, index) == l.tree[index]
 }
@@ -59,10 +61,10 @@ func (l *provenList) proves(index int64, piece []byte) bool {
 // listError is why a list cannot be read: of no use, but for what says nothing
 // of the list.
 func listError(err error) error {
-	if cannotCheck(err) || errors.Is(err, os.ErrClosed) {
+	if localfile.CannotCheck(err) || errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	return fmt.Errorf("%w: %s", errListUnusable, reason(err))
+	return fmt.Errorf("%w: %s", errListUnusable, localfile.Reason(err))
 }
 
 // sums appends the hashes of n ranges from the first on.
@@ -129,7 +131,7 @@ func (l *provenList) readTree() bool {
 
 func (l *provenList) accept(tree listTree) bool {
 	root := tree.root()
-	if formatDigest(root[:]) != l.digest {
+	if digest.Text(root[:]) != l.digest {
 		return false
 	}
 	l.tree = tree

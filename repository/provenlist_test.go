@@ -11,7 +11,10 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // longImage makes an image whose hash list has several pieces: sparse, with marks.
@@ -50,7 +53,7 @@ func imageOf(t testing.TB, length, unit int64) (link Link, content func(at, n in
 	for at := int64(0); at < length; at += computePiece {
 		list = appendHashes(list, content(at, computePiece), unit)
 	}
-	digest := digestBytes(list)
+	digest := digest.Of(list)
 	if l.treeSize() > 0 {
 		for at := int64(0); at < l.hashesSize(); at += pieceOfList {
 			tree.add(list[at:min(at+pieceOfList, l.hashesSize())])
@@ -58,8 +61,8 @@ func imageOf(t testing.TB, length, unit int64) (link Link, content func(at, n in
 		list = append(list, tree.encode()...)
 	}
 	mustWrite(t, filepath.Join(filepath.Dir(path), "vda.hashes"), string(list))
-	d := Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: length, Hashes: digest, HashRange: unit}
-	return Link{Manifest{Domain: "vm1", ID: "check1"}, d, path}, content
+	d := manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: length, Hashes: digest, HashRange: unit}
+	return Link{manifest.Manifest{Domain: "vm1", ID: "check1"}, d, path}, content
 }
 
 // readAround reads where the marks of a longImage are.
@@ -89,7 +92,7 @@ func readAround(t *testing.T, link Link, content func(at, n int64) []byte) (warn
 // Whatever is wrong with a list: the image is read rightly if it is sound, and
 // what proves it is said.
 func TestDamagedLists(t *testing.T) {
-	for _, unit := range []int64{RangeLength, firstRangeLength} {
+	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
 		link, content := longImage(t, unit)
 		l := layoutOf(link.Disk)
 		hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
@@ -110,11 +113,11 @@ func TestDamagedLists(t *testing.T) {
 			"truncated":    {func() { _ = os.Truncate(hashes, 40000) }, true},
 			"empty":        {func() { _ = os.Truncate(hashes, 0) }, true},
 			"appended":     {func() { _ = os.Truncate(hashes, l.fileSize()+100) }, false},
-			"tree":         {func() { flip(t, hashes, int64(len(whole)-1)) }, unit == firstRangeLength},
+			"tree":         {func() { flip(t, hashes, int64(len(whole)-1)) }, unit == hashlist.FirstRangeLength},
 			"without tree": {func() { _ = os.Truncate(hashes, l.hashesSize()) }, false},
 		}
 		for name, tt := range tests {
-			if unit == firstRangeLength && !strings.Contains("sound, first hash, missing", name) {
+			if unit == hashlist.FirstRangeLength && !strings.Contains("sound, first hash, missing", name) {
 				continue // the image has 2 GiB
 			}
 			t.Run(fmt.Sprintf("%s, %d", name, unit), func(t *testing.T) {
@@ -141,7 +144,7 @@ func TestDamagedLists(t *testing.T) {
 
 // What is read wrong once of a list is read again, whatever it is, and told.
 func TestMisreadLists(t *testing.T) {
-	for _, unit := range []int64{RangeLength, firstRangeLength} {
+	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
 		link, content := longImage(t, unit)
 		l := layoutOf(link.Disk)
 		for _, at := range []int64{8, 32, 32 + 2047*32, l.hashesSize() - 1, l.fileSize() - 1} {
@@ -166,7 +169,7 @@ func TestMisreadLists(t *testing.T) {
 // An image that is read wrong once while a list is computed from it is read again, and
 // that is told.
 func TestMisreadWhileAListIsComputed(t *testing.T) {
-	link, content := longImage(t, RangeLength)
+	link, content := longImage(t, hashlist.RangeLength)
 	flip(t, filepath.Join(filepath.Dir(link.Path), "vda.hashes"), 32)
 	at := link.Disk.ImageBytes / 3
 	var once sync.Once
@@ -184,7 +187,7 @@ func TestMisreadWhileAListIsComputed(t *testing.T) {
 }
 
 func BenchmarkProvingReader(b *testing.B) {
-	for _, unit := range []int64{RangeLength, firstRangeLength} {
+	for _, unit := range []int64{hashlist.RangeLength, hashlist.FirstRangeLength} {
 		b.Run(fmt.Sprintf("4 KiB of ranges of %d", unit), func(b *testing.B) {
 			link, _ := longImage(b, unit)
 			shared := newReading(context.Background(), func(text string) { b.Error(text) })
@@ -207,7 +210,7 @@ func BenchmarkProvingReader(b *testing.B) {
 // Whatever stands in the place of a hash list: what is read of a sound image is what
 // was written.
 func FuzzHashList(f *testing.F) {
-	link, content := longImage(f, RangeLength)
+	link, content := longImage(f, hashlist.RangeLength)
 	hashes := filepath.Join(filepath.Dir(link.Path), "vda.hashes")
 	whole, err := os.ReadFile(hashes)
 	if err != nil {

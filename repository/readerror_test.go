@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // readErrorChild names, in the environment of a test that strace runs, what it reads.
@@ -40,9 +42,9 @@ func TestBadSectorIsDamage(t *testing.T) {
 	if path := os.Getenv(readErrorChild); path != "" {
 		shared := newReading(context.Background(), func(string) {})
 		defer shared.close()
-		reader := shared.reader(Link{Point: Manifest{ID: "check1", Domain: "vm1"}, Path: path,
-			Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
-		_, err := reader.ReadAt(directio.Buffer(firstRangeLength), 0)
+		reader := shared.reader(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
+			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
+		_, err := reader.ReadAt(directio.Buffer(hashlist.FirstRangeLength), 0)
 		verdict("image", err)
 		return
 	}

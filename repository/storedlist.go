@@ -5,6 +5,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -12,12 +14,12 @@ import (
 // manifest says of the image, so that hashes are found whatever the header says.
 func (c *imageCheck) openList() error {
 	c.list = &storedList{layout: c.layout, count: c.layout.ranges()}
-	f, err := openRegular(c.path(c.disk.HashesFile()))
+	f, err := localfile.OpenRegular(c.path(c.disk.HashesFile()))
 	if err != nil {
-		if cannotCheck(err) {
+		if localfile.CannotCheck(err) {
 			return err
 		}
-		c.list.found(qcow2.Range{}, reason(err))
+		c.list.found(qcow2.Range{}, localfile.Reason(err))
 		return nil
 	}
 	c.list.file = f
@@ -77,14 +79,14 @@ func (l *storedList) load() []byte {
 	at := hashesHeaderSize + l.taken*hashSize
 	n, err := l.file.ReadAt(buf, at)
 	if err != nil && err != io.EOF {
-		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, reason(err))
+		l.found(qcow2.Range{Offset: at, Length: int64(len(buf))}, localfile.Reason(err))
 	}
 	return buf[:n]
 }
 
 // checkTree compares the tree behind the hashes with their digest, which is the
 // manifest's.
-func (l *storedList) checkTree(digest string) {
+func (l *storedList) checkTree(want string) {
 	if l.treeSize() == 0 || l.file == nil {
 		return
 	}
@@ -93,7 +95,7 @@ func (l *storedList) checkTree(digest string) {
 	if _, err := l.file.ReadAt(p, l.hashesSize()); err == nil {
 		root = decodeTree(p).root()
 	}
-	if formatDigest(root[:]) != digest {
+	if digest.Text(root[:]) != want {
 		l.found(qcow2.Range{Offset: l.hashesSize(), Length: l.treeSize()}, "the tree of the hashes differs from what was written")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -101,7 +102,7 @@ func (r *restorer) explain(err error) error {
 // readXML reads the domain's XML, before anything is written. Where disks are named,
 // their images are what is wanted, and damaged XML is only a warning; nil then.
 func (r *restorer) readXML() ([]byte, error) {
-	doc, err := r.repo.ReadFile(r.point, repository.DomainXML)
+	doc, err := r.repo.ReadFile(r.point, manifest.DomainXML)
 	switch {
 	case err == nil:
 		return doc, nil
@@ -118,7 +119,7 @@ func (r *restorer) readXML() ([]byte, error) {
 func (r *restorer) imagesAlone() string {
 	var disks strings.Builder
 	for _, d := range r.disks {
-		disks.WriteString(" --disk " + repository.ShellWord(d.Target))
+		disks.WriteString(" --disk " + manifest.ShellWord(d.Target))
 	}
-	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", repository.ShellWord(r.Domain), r.point.ID, &disks)
+	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", manifest.ShellWord(r.Domain), r.point.ID, &disks)
 }

@@ -6,7 +6,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Format of the images that a restore makes.
@@ -21,7 +21,7 @@ const (
 // Request is what a restore is asked to do.
 type Request struct {
 	Domain string
-	// At is a point ("check3"), a time (see [repository.Resolve]), or "latest"; "" is
+	// At is a point ("check3"), a time (see [manifest.Resolve]), or "latest"; "" is
 	// "latest".
 	At string
 	// Dir takes the images. It must be empty, or not exist. Symbolic links are
@@ -52,7 +52,7 @@ func (r Request) validate() error {
 
 func (r Request) withDefaults() Request {
 	if r.At == "" {
-		r.At = repository.Latest
+		r.At = manifest.Latest
 	}
 	if r.Format == "" {
 		r.Format = QCOW2

@@ -17,6 +17,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -28,8 +30,8 @@ const partialSuffix = ".partial"
 type restorer struct {
 	Request
 	repo  *repository.Repository
-	point repository.Manifest
-	disks []repository.Disk
+	point manifest.Manifest
+	disks []manifest.Disk
 	xml   []byte
 
 	mu       sync.Mutex // of what follows
@@ -73,7 +75,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 			err = errors.Join(err, r.removeMade())
 		}
 	}()
-	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, repository.TimeText(r.point.Time)))
+	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, manifest.TimeText(r.point.Time)))
 	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
 	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
 		return Result{}, err
@@ -98,7 +100,7 @@ func (r *restorer) choose() error {
 	}
 	for _, target := range r.Disks {
 		if _, ok := r.point.Disk(target); !ok {
-			return fail.Errorf(fail.NotFound, "virtbackup show "+repository.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
+			return fail.Errorf(fail.NotFound, "virtbackup show "+manifest.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
 		}
 	}
 	for _, d := range r.point.Disks {
@@ -148,7 +150,7 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 // one or another: what is restored there would be damage to it, or a domain. From then
 // on Dir is the path without symbolic links, so that all steps use the same directory.
 func (r *restorer) checkDir() (err error) {
-	if r.Dir, err = repository.RealPath(r.Dir); err != nil {
+	if r.Dir, err = localfile.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
 	}
 	if repo := repository.Containing(r.Dir); repo != "" {
@@ -245,7 +247,7 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 		return nil, err
 	}
 	for _, d := range disks {
-		if err := repository.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
+		if err := localfile.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
 			return nil, err
 		}
 		r.makes(d.Image)

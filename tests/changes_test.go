@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -131,7 +131,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 	diff = s.backUp(3, "diff", "--since", "check3", "--fallback", "full")
 	wantKinds(t, diff.Point, "vda full")
 	auto := s.backUp(0, "auto")
-	if auto.Point.Kind != repository.KindInc || auto.Point.Parent != "check2" {
+	if auto.Point.Kind != manifest.KindInc || auto.Point.Parent != "check2" {
 		t.Errorf("auto made a %s since %q, want an inc since check2", auto.Point.Kind, auto.Point.Parent)
 	}
 	s.writeAll(5)
@@ -145,7 +145,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 		t.Errorf("inc is since %s, want %s", inc.Point.Parent, auto.Point.ID)
 	}
 	testdomain.Virsh(t, "checkpoint-delete", s.Name, inc.Point.Checkpoint)
-	if auto = s.backUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || auto.Why == "" {
+	if auto = s.backUp(0, "auto", "--fallback", "full"); auto.Point.Kind != manifest.KindFull || auto.Why == "" {
 		t.Errorf("auto made a %s (%s), want a full and why", auto.Point.Kind, auto.Why)
 	}
 	s.check()
@@ -192,7 +192,7 @@ func TestBitmapsLost(t *testing.T) {
 		}
 	}
 	s.crash(6)
-	if auto := s.backUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || !strings.Contains(auto.Why, "missing or broken") {
+	if auto := s.backUp(0, "auto", "--fallback", "full"); auto.Point.Kind != manifest.KindFull || !strings.Contains(auto.Why, "missing or broken") {
 		t.Errorf("auto made a %s (%s), want a full and why", auto.Point.Kind, auto.Why)
 	}
 	s.writeAll(7)
@@ -256,7 +256,7 @@ func (s *site) labels() []string {
 	s.t.Helper()
 	var labels []string
 	for _, name := range s.Checkpoints() {
-		if point, _, ok := repository.ParseCheckpointName(name); ok {
+		if point, _, ok := manifest.ParseCheckpointName(name); ok {
 			name = point
 		}
 		labels = append(labels, name)
@@ -303,7 +303,7 @@ func (s *site) crash(round int64) {
 	s.Start()
 }
 
-func wantLost(s *site, m repository.Manifest, warnings []string) {
+func wantLost(s *site, m manifest.Manifest, warnings []string) {
 	s.t.Helper()
 	wantKinds(s.t, m, "vda full, vdb full")
 	for _, d := range m.Disks {

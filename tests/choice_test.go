@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -44,7 +44,7 @@ func TestChosenDisks(t *testing.T) {
 }
 
 // wantBitmaps checks that the point's checkpoint is on the disks of the point.
-func (s *site) wantBitmaps(p repository.Manifest) {
+func (s *site) wantBitmaps(p manifest.Manifest) {
 	s.t.Helper()
 	if p.Checkpoint == "" {
 		if p.IsBase() {

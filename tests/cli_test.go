@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
@@ -165,7 +165,7 @@ func TestListAndShow(t *testing.T) {
 	s.backUp(0, "inc")
 	s.backUp(0, "copy")
 
-	if got := decode[[]repository.Manifest](t, s.run("--json", "list")); len(got) != 4 || got[0].ID != "check1" || got[3].ID != "copy4" {
+	if got := decode[[]manifest.Manifest](t, s.run("--json", "list")); len(got) != 4 || got[0].ID != "check1" || got[3].ID != "copy4" {
 		t.Errorf("list --json: %+v", got)
 	}
 	stamp := s.points[2].Time.Local().Format(time.DateTime)
@@ -176,7 +176,7 @@ func TestListAndShow(t *testing.T) {
 		wantLine(t, text, `^  └─ check3 +inc +check1 +`+stamp+` +vda vdb +128.0 KiB +\d+\.\d KiB +crash +yes +-$`)
 		wantLine(t, text, `^  copy4 +copy `)
 	}
-	if got := decode[repository.Manifest](t, s.run("show", "--json", s.Name+"@check3")); got.ID != "check3" || got.Parent != "check1" || len(got.Disks) != 2 {
+	if got := decode[manifest.Manifest](t, s.run("show", "--json", s.Name+"@check3")); got.ID != "check3" || got.Parent != "check1" || len(got.Disks) != 2 {
 		t.Errorf("show --json: %+v", got)
 	}
 	text := s.run("show", s.Name+"@check3").Stdout
@@ -222,7 +222,7 @@ func TestAuto(t *testing.T) {
 	s.rejects(rejection{2, "DOMAIN... | --all", "virtbackup auto --help"}, []string{"auto", "--all", s.Name})
 }
 
-func (s *site) auto(kind repository.Kind, why string) {
+func (s *site) auto(kind manifest.Kind, why string) {
 	s.t.Helper()
 	if got := s.backUp(0, "auto"); got.Point.Kind != kind || !strings.Contains(got.Why, why) {
 		s.t.Errorf("auto made a %s: %q; want a %s: %q", got.Point.Kind, got.Why, kind, why)
@@ -285,7 +285,7 @@ func TestRestoreOptions(t *testing.T) {
 	if doc, err := os.ReadFile(filepath.Join(to, s.Name+".xml")); err != nil || !strings.Contains(string(doc), "<uuid>"+s.UUID+"</uuid>") {
 		t.Errorf("the domain's XML: %v\n%s", err, doc)
 	}
-	flip(t, filepath.Join(s.repo, s.Name, "check2", repository.DomainXML), 24)
+	flip(t, filepath.Join(s.repo, s.Name, "check2", manifest.DomainXML), 24)
 	to = filepath.Join(s.Dir, "images")
 	s.refused(5, "--disk vda --disk vdb restores the images alone", "restore", s.Name, "--to", to)
 	r = s.program.Must(t, []int{3}, "restore", s.Name, "--disk", "vda", "--disk", "vdb", "--to", to)

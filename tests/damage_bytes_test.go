@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -54,9 +55,9 @@ func everyByte(t *testing.T, s *site, n *counts) {
 	})
 }
 
-func noticed(t *testing.T, repo *repository.Repository, m repository.Manifest, file string) bool {
+func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, file string) bool {
 	t.Helper()
-	if file == repository.ManifestName {
+	if file == manifest.FileName {
 		_, err := repo.Point(m.Domain, m.ID)
 		var damaged *repository.DamagedError
 		return errors.As(err, &damaged)

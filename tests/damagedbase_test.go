@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -105,7 +106,7 @@ func TestTailsThatCannotBeReadNow(t *testing.T) {
 	s.writeAll(3)
 	before := s.state()
 	s.onImageRead(func(int) { _ = os.Rename(image, image+".away") })
-	_, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc})
+	_, err := s.backUpHere(t.Context(), backup.Request{Kind: manifest.KindInc})
 	directio.OnRead.Store(nil)
 	if err := os.Rename(image+".away", image); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -59,7 +59,7 @@ func (u tuning) args() []string { return []string{"--compress", u.compress, "--d
 
 // tuned makes a point that way, and sees that each image is compressed or not,
 // and that --verbose says whether O_DIRECT was refused.
-func (s *site) tuned(u tuning, kind string, args ...string) repository.Manifest {
+func (s *site) tuned(u tuning, kind string, args ...string) manifest.Manifest {
 	s.t.Helper()
 	truth := s.truths()
 	all := append(append([]string{"--json", "--verbose", kind, s.Name}, args...), u.args()...)

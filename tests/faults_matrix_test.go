@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -239,13 +239,13 @@ func (m *matrix) keepListed(c cell, r testdomain.Result, truth map[string]string
 }
 
 // added lists the points that virtbackup lists and nobody has seen before.
-func (m *matrix) added() (added []repository.Manifest) {
+func (m *matrix) added() (added []manifest.Manifest) {
 	m.t.Helper()
 	if _, err := os.Stat(filepath.Join(m.repo, "repository.json")); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	r := m.program.Run(m.t, "list", "--json")
-	var listed []repository.Manifest
+	var listed []manifest.Manifest
 	if err := json.Unmarshal([]byte(r.Stdout), &listed); err != nil || r.Code != 0 {
 		m.t.Fatalf("list: exit %d, %v\n%s%s", r.Code, err, r.Stdout, r.Stderr)
 	}

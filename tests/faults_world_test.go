@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -60,7 +60,7 @@ func (d disturbed) goesOn(codes ...int) {
 	d.change()
 	truth := d.truths()
 	added := d.add(d.program.Must(d.t, codes, "--json", "inc", d.Name), truth).Point
-	if !slices.ContainsFunc(added.Disks, func(k repository.Disk) bool { return k.Method != repository.MethodRescan }) {
+	if !slices.ContainsFunc(added.Disks, func(k manifest.Disk) bool { return k.Method != manifest.MethodRescan }) {
 		// All bitmaps from before are lost, and their checkpoints are gone.
 		for i := range d.points[:len(d.points)-1] {
 			d.points[i].Checkpoint = ""

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -20,10 +20,10 @@ func TestGuest(t *testing.T) {
 	s := newSite(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 192 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
 	s.WriteForever()
 	for _, c := range []struct{ kind, quiesce, want string }{
-		{"full", "require", repository.ConsistencyFilesystem},
-		{"inc", "no", repository.ConsistencyCrash},
-		{"inc", "try", repository.ConsistencyFilesystem},
-		{"diff", "require", repository.ConsistencyFilesystem},
+		{"full", "require", manifest.ConsistencyFilesystem},
+		{"inc", "no", manifest.ConsistencyCrash},
+		{"inc", "try", manifest.ConsistencyFilesystem},
+		{"diff", "require", manifest.ConsistencyFilesystem},
 	} {
 		s.guestPoint(c.kind, c.quiesce, c.want)
 	}
@@ -66,7 +66,7 @@ func (s *site) checkGuestPoint(i int, p truePoint) {
 	s.t.Helper()
 	raw := filepath.Join(s.restore(p, "raw"), "vda.raw")
 	testdomain.CheckImage(s.t, s.image(p.Manifest, "vda"))
-	if p.Consistency == repository.ConsistencyFilesystem && testdomain.NeedsReplay(s.t, raw) {
+	if p.Consistency == manifest.ConsistencyFilesystem && testdomain.NeedsReplay(s.t, raw) {
 		s.t.Errorf("%s has a journal to replay", p.ID)
 	}
 	testdomain.Fsck(s.t, raw)
@@ -104,7 +104,7 @@ func hangAgent(t *testing.T, s *site) {
 	if took := point.Time.Sub(start); took > 20*time.Second {
 		t.Errorf("it took %s to the instant of the point", took)
 	}
-	if point.Consistency != repository.ConsistencyCrash {
+	if point.Consistency != manifest.ConsistencyCrash {
 		t.Errorf("the point is %s consistent", point.Consistency)
 	}
 	s.IO("vdb", "write -P 0x47 0 512")
@@ -123,7 +123,7 @@ func freezeSlowly(t *testing.T, s *site) {
 	s.wantThawed(t)
 	s.Exec(dirty)
 	r := s.program.Must(t, nil, "--json", "inc", s.Name, "--agent-timeout", "2s")
-	if got := s.add(r, nil).Point.Consistency; got != repository.ConsistencyCrash {
+	if got := s.add(r, nil).Point.Consistency; got != manifest.ConsistencyCrash {
 		t.Errorf("the point is %s consistent", got)
 	}
 	s.wantThawed(t)
@@ -139,7 +139,7 @@ func TestNoAgent(t *testing.T) {
 	s.refused(1, "--quiesce require", "inc", s.Name, "--quiesce", "require")
 	testdomain.Virsh(t, "resume", s.Name)
 	s.refused(1, "--quiesce require", "inc", s.Name, "--quiesce", "require")
-	if got := s.backUp(0, "inc"); got.Point.Consistency != repository.ConsistencyCrash {
+	if got := s.backUp(0, "inc"); got.Point.Consistency != manifest.ConsistencyCrash {
 		t.Errorf("the point is %s consistent", got.Point.Consistency)
 	}
 	s.backUp(0, "inc", "--quiesce", "no")

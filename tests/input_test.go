@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -339,7 +339,7 @@ func TestNumbersAreNotUsedAgain(t *testing.T) {
 		t.Errorf("the point is %s, want check1", got)
 	}
 	damaged := filepath.Join(s.repo, s.Name, "check7")
-	write(t, filepath.Join(damaged, repository.ManifestName), "{}")
+	write(t, filepath.Join(damaged, manifest.FileName), "{}")
 	if got := s.backUp(3, "inc").Point.ID; got != "check8" {
 		t.Errorf("the point is %s, want check8", got)
 	}

@@ -10,12 +10,13 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 // spoilLater makes the reads of each 64 KiB of the repository's images of a point
 // wrong, from the second one on, until the last one that is wrong.
-func (s *site) spoilLater(p repository.Manifest, last int) {
+func (s *site) spoilLater(p manifest.Manifest, last int) {
 	s.t.Helper()
 	const unit = 64 << 10
 	type place struct {
@@ -69,7 +70,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.crash(2)
 	s.spoilLater(first, 2)
-	rescan, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc})
+	rescan, err := s.backUpHere(t.Context(), backup.Request{Kind: manifest.KindInc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +84,7 @@ func TestMisreadsInABackup(t *testing.T) {
 	s.spoilLater(first, 1<<30)
 	before := s.state()
 	var damaged *repository.DamagedError
-	if _, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
+	if _, err := s.backUpHere(t.Context(), backup.Request{Kind: manifest.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
 		t.Errorf("got %v, want damage in %s", err, first.ID)
 	}
 	if after := s.state(); after != before {
@@ -94,7 +95,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.writeAll(4)
 	s.spoilLater(first, 2)
-	if _, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc}); err != nil {
+	if _, err := s.backUpHere(t.Context(), backup.Request{Kind: manifest.KindInc}); err != nil {
 		t.Error(err)
 	}
 	directio.OnRead.Store(nil)

@@ -8,7 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -68,7 +69,7 @@ func TestMonitorIsAskedOnlyIfNeeded(t *testing.T) {
 }
 
 // wantCovered sees of which disks a point's checkpoint has bitmaps.
-func (s *site) wantCovered(m repository.Manifest, want ...string) {
+func (s *site) wantCovered(m manifest.Manifest, want ...string) {
 	s.t.Helper()
 	var got []string
 	for line := range strings.Lines(testdomain.Virsh(s.t, "checkpoint-dumpxml", s.Name, m.Checkpoint, "--no-domain")) {
@@ -161,7 +162,7 @@ func TestKilledWithoutACheckpoint(t *testing.T) {
 		t.Fatalf("exit %d", r.Code)
 	}
 	wantList(t, "lost", s.recovered(0).Lost)
-	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
+	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, instants.FileName))
 	if err != nil || strings.Contains(string(list), "check1") {
 		t.Errorf("check1 is still noted: %s, %v", list, err)
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -225,7 +226,7 @@ func (s *site) dump() (end func()) {
 // issued is what the repository has written down of the domain's instants.
 func (s *site) issued() string {
 	s.t.Helper()
-	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, repository.InstantsName))
+	list, err := os.ReadFile(filepath.Join(s.repo, s.Name, instants.FileName))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -27,7 +27,7 @@ type site struct {
 
 // truePoint is a point and what its disks held at its instant.
 type truePoint struct {
-	repository.Manifest
+	manifest.Manifest
 	truth map[string]string // raw images, by target
 }
 
@@ -112,7 +112,7 @@ func (s *site) state() string {
 }
 
 // image is that of a disk in a point.
-func (s *site) image(p repository.Manifest, target string) string {
+func (s *site) image(p manifest.Manifest, target string) string {
 	return filepath.Join(s.repo, s.Name, p.ID, target+".qcow2")
 }
 
@@ -179,7 +179,7 @@ func sameBytes(t *testing.T, image, truth string) {
 }
 
 // disk is the entry of a disk in a point, which must have it.
-func disk(t *testing.T, m repository.Manifest, target string) repository.Disk {
+func disk(t *testing.T, m manifest.Manifest, target string) manifest.Disk {
 	t.Helper()
 	d, ok := m.Disk(target)
 	if !ok {
@@ -190,7 +190,7 @@ func disk(t *testing.T, m repository.Manifest, target string) repository.Disk {
 
 // wantKinds checks how each disk of a point was copied: "vda inc, vdb full, vdc
 // rescan".
-func wantKinds(t *testing.T, m repository.Manifest, want string) {
+func wantKinds(t *testing.T, m manifest.Manifest, want string) {
 	t.Helper()
 	var got []string
 	for _, d := range m.Disks {
@@ -199,7 +199,7 @@ func wantKinds(t *testing.T, m repository.Manifest, want string) {
 			how = d.Method
 		}
 		got = append(got, d.Target+" "+how)
-		if (d.Kind == repository.KindFull) != (d.Parent == "") {
+		if (d.Kind == manifest.KindFull) != (d.Parent == "") {
 			t.Errorf("%s of %s is %s and has the parent %q", d.Target, m.ID, d.Kind, d.Parent)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -42,7 +42,7 @@ func TestSlowReadsOfTheBaseAreNoStall(t *testing.T) {
 		t.Helper()
 		s.onImageRead(slowly)
 		defer directio.OnRead.Store(nil)
-		result, err := s.backUpHere(t.Context(), backup.Request{Kind: repository.KindInc, StallTimeout: 2 * time.Second})
+		result, err := s.backUpHere(t.Context(), backup.Request{Kind: manifest.KindInc, StallTimeout: 2 * time.Second})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -90,7 +90,7 @@ func TestRepositoryHangsInTails(t *testing.T) {
 				<-released
 			})
 			s.onImageRead(func(int) { hang() })
-			c.request.Kind = repository.KindInc
+			c.request.Kind = manifest.KindInc
 			_, err := s.backUpHere(ctx, c.request)
 			select {
 			case <-hung:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -92,7 +93,7 @@ func TestLeftOutDisks(t *testing.T) {
 			t.Errorf("%s: the report\n%s\nshow\n%s", words, report, show)
 		}
 	}
-	var m repository.Manifest
+	var m manifest.Manifest
 	if err := json.Unmarshal([]byte(s.program.Must(t, nil, "show", s.Name, "--json").Stdout), &m); err != nil || len(m.LeftOut) != 3 {
 		t.Errorf("%v: %v", err, m.LeftOut)
 	}
@@ -146,8 +147,8 @@ func TestReleaseByTime(t *testing.T) {
 	if day := last.Time.Local().Format(time.DateOnly); second.Time.Local().Format(time.DateOnly) == day { // no midnight between them
 		s.refused(2, "names 5 points", "release", s.Name+"@"+day, "--points", "--dry-run")
 	}
-	s.refused(1, "could not be restored without it", "release", s.Name+"@"+repository.TimeTextFine(second.Time), "--points")
-	wantReleased(t, s.released(s.Name+"@"+repository.TimeTextFine(last.Time), "--points"), "", last.ID)
+	s.refused(1, "could not be restored without it", "release", s.Name+"@"+manifest.TimeTextFine(second.Time), "--points")
+	wantReleased(t, s.released(s.Name+"@"+manifest.TimeTextFine(last.Time), "--points"), "", last.ID)
 }
 
 // Checkpoints of a repository that is gone are listed with their full names, and deleted

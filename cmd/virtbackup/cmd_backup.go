@@ -12,26 +12,27 @@ import (
 	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 func fullCommand() *cli.Command {
-	return backupCommand(repository.KindFull, "copy all that holds data; a base for later backups",
+	return backupCommand(manifest.KindFull, "copy all that holds data; a base for later backups",
 		"virtbackup full vm1\nvirtbackup full vm1 --exclude vdb --quiesce require")
 }
 
 func incCommand() *cli.Command {
-	return backupCommand(repository.KindInc, "copy what changed since a point; a base for later backups",
+	return backupCommand(manifest.KindInc, "copy what changed since a point; a base for later backups",
 		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest point that has a checkpoint"), fallbackFlag(), maxChainFlag())
 }
 
 func diffCommand() *cli.Command {
-	return backupCommand(repository.KindDiff, "copy what changed since a point; never a base",
+	return backupCommand(manifest.KindDiff, "copy what changed since a point; never a base",
 		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"), fallbackFlag(), maxChainFlag())
 }
 
 func copyCommand() *cli.Command {
-	return backupCommand(repository.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
+	return backupCommand(manifest.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
 }
 
 func sinceFlag(standard string) cli.Flag {
@@ -48,7 +49,7 @@ func maxChainFlag() cli.Flag {
 		Usage: "a chain may have `N` images: auto then makes a full, inc and diff warn"}
 }
 
-func backupCommand(kind repository.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
+func backupCommand(kind manifest.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name:        string(kind),
 		Usage:       usage,
@@ -102,7 +103,7 @@ func autoCommand() *cli.Command {
 }
 
 // backUp makes one point and reports it.
-func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
+func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 	request, err := backupRequest(c, kind)
 	if err != nil {
 		return err
@@ -151,7 +152,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 
 // backupRequest reads the options. All domains share what it returns: the limits are those
 // of the process.
-func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error) {
+func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	tuning, err := tuning(c)
 	if err != nil {
 		return backup.Request{}, err

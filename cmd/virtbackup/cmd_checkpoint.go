@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -157,7 +158,7 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "OWNER"}, {name: "POINT", spare: 3}, {name: "CREATED", spare: 2},
 		{name: "DISKS", note: true}, {name: atMost, right: true, spare: 1}}}
 	for _, r := range checkpointRows(all) {
-		g.add(r.Name, r.Owner, orNone(r.Point), repository.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
+		g.add(r.Name, r.Owner, orNone(r.Point), manifest.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
 	}
 	return g.print(w, "")
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -57,7 +58,7 @@ func recoverDomains(c *cli.Context) (err error) {
 			return err
 		}
 		for _, name := range unknown {
-			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, repository.ShellWord(name)))
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
 		}
 	}
 	return recoverEach(c, conn, domains)

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
@@ -23,7 +24,7 @@ func restoreCommand() *cli.Command {
 			"Nothing is overwritten, and the domain itself is not touched.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Usage: "`DIR` for the images: new or empty"},
-			&cli.StringFlag{Name: "at", DefaultText: repository.Latest, Usage: "`POINT`, as behind the @: an id, latest, or a time, which is the newest point at or before it; a day means its end, as do a minute and a second"},
+			&cli.StringFlag{Name: "at", DefaultText: manifest.Latest, Usage: "`POINT`, as behind the @: an id, latest, or a time, which is the newest point at or before it; a day means its end, as do a minute and a second"},
 			&cli.StringSliceFlag{Name: "disk", Usage: "restore only disk `TARGET` (vda); may be given again"},
 			&cli.StringFlag{Name: "format", Value: string(restore.QCOW2), Usage: "`FORMAT` of the images: qcow2, raw"},
 		},
@@ -73,7 +74,7 @@ func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, d
 }
 
 func printRestore(w io.Writer, r restore.Result) error {
-	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, repository.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
+	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, manifest.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
 		return err
 	}
 	if err := restoredGrid(r).print(w, "  "); err != nil {

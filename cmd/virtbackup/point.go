@@ -6,10 +6,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-func sums(m repository.Manifest) (data, image int64) {
+func sums(m manifest.Manifest) (data, image int64) {
 	for _, d := range m.Disks {
 		data += d.DataBytes
 		image += d.ImageBytes
@@ -17,7 +18,7 @@ func sums(m repository.Manifest) (data, image int64) {
 	return data, image
 }
 
-func targets(m repository.Manifest) string {
+func targets(m manifest.Manifest) string {
 	var names []string
 	for _, d := range m.Disks {
 		names = append(names, d.Target)
@@ -27,15 +28,15 @@ func targets(m repository.Manifest) string {
 
 // diskRemark says which disks are not what the point's kind says, and why, unless that is
 // as it was with the parent.
-func diskRemark(m, parent repository.Manifest) string {
+func diskRemark(m, parent manifest.Manifest) string {
 	var order []string
 	disks := map[string][]string{}
 	for _, d := range m.Disks {
 		how := ""
 		switch {
-		case d.Method == repository.MethodRescan:
+		case d.Method == manifest.MethodRescan:
 			how = "rescanned"
-		case d.Kind == repository.KindFull && (m.Kind == repository.KindInc || m.Kind == repository.KindDiff):
+		case d.Kind == manifest.KindFull && (m.Kind == manifest.KindInc || m.Kind == manifest.KindDiff):
 			how = "in full"
 		default:
 			continue
@@ -43,7 +44,7 @@ func diskRemark(m, parent repository.Manifest) string {
 		if d.Reason != "" {
 			how += ": " + d.Reason
 		}
-		if before, ok := parent.Disk(d.Target); ok && d.Method == repository.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
+		if before, ok := parent.Disk(d.Target); ok && d.Method == manifest.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
 			continue // as of a raw disk, every time
 		}
 		if disks[how] == nil {
@@ -59,11 +60,11 @@ func diskRemark(m, parent repository.Manifest) string {
 }
 
 // printPoint prints all of a point; without the table of its disks where it shall be quiet.
-func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest, quiet bool) error {
+func printPoint(w io.Writer, repo *repository.Repository, m manifest.Manifest, quiet bool) error {
 	lines := [][2]string{
 		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
 		{"parent", orNone(m.Parent)}, {"checkpoint", orNone(m.Checkpoint)},
-		{"time", repository.TimeTextFine(m.Time)},
+		{"time", manifest.TimeTextFine(m.Time)},
 		{"took", m.Finished.Sub(m.Time).Round(time.Millisecond).String()},
 		{"consistency", m.Consistency},
 		{"made by", fmt.Sprintf("virtbackup %s, libvirt %s, QEMU %s", m.Versions.Virtbackup, m.Versions.Libvirt, m.Versions.QEMU)},
@@ -89,14 +90,14 @@ func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest,
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	return printDisks(w, m, repository.Manifest{}, "")
+	return printDisks(w, m, manifest.Manifest{}, "")
 }
 
-func leftOut(d repository.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
+func leftOut(d manifest.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
 
 // printDisks prints a table. Notes that the parent has, too, are no news; a zero parent
 // has none.
-func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error {
+func printDisks(w io.Writer, m, parent manifest.Manifest, indent string) error {
 	g := grid{columns: []column{{name: "DISK"}, {name: "KIND", spare: 1}, {name: "SIZE", right: true, spare: 3}, {name: "DATA", right: true},
 		{name: "ZEROS", right: true, spare: 4}, {name: "IMAGE", right: true}, {name: "PARENT", spare: 2}, {name: "SOURCE", spare: 5}, {name: "NOTE", note: true}}}
 	for _, d := range m.Disks {
@@ -110,7 +111,7 @@ func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error
 }
 
 // diskNote is what a reader of a point should know of one of its disks.
-func diskNote(d repository.Disk) string {
+func diskNote(d manifest.Disk) string {
 	switch note := "encrypted at its source, stored in the clear"; {
 	case !d.SourceEncrypted:
 		return d.Reason

@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"cmp"
@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 )
 
 // Kind is what a point, or one disk of it, holds.
@@ -32,7 +35,7 @@ const (
 )
 
 // ManifestName is the file that makes a directory a point.
-const ManifestName = "manifest.json"
+const FileName = "manifest.json"
 
 // DomainXML is the file of a point that holds libvirt's definition of the domain.
 const DomainXML = "domain.xml"
@@ -117,7 +120,7 @@ func (m Manifest) Disk(target string) (Disk, bool) {
 }
 
 // HashesFile is the name of the disk's hash list in the point's directory.
-func (d Disk) HashesFile() string { return d.Target + hashesSuffix }
+func (d Disk) HashesFile() string { return d.Target + HashesSuffix }
 
 // ParentImage splits Parent into the id of the point and the name of the image
 // there. Both are empty where the disk has no parent.
@@ -142,15 +145,15 @@ func (d Disk) ParentImage() (id, image string, err error) {
 // point id.
 func ParentPath(id, image string) string { return path.Join("..", id, image) }
 
-// encodeManifest returns the content of manifest.json.
-func encodeManifest(m Manifest) ([]byte, error) { return encodeSelfDigested(m) }
+// Encode returns the content of manifest.json.
+func Encode(m Manifest) ([]byte, error) { return digest.EncodeJSON(m) }
 
-// ParseManifest reads the content of a manifest.json strictly: its digest, its
+// Parse reads the content of a manifest.json strictly: its digest, its
 // JSON and all that Validate asks for. Fields it does not know are ignored, as
 // newer versions may add them.
-func ParseManifest(data []byte) (Manifest, error) {
+func Parse(data []byte) (Manifest, error) {
 	var m Manifest
-	if err := parseSelfDigested(data, &m, func() int { return m.Format }); err != nil {
+	if err := digest.ParseJSON(data, &m); err != nil {
 		return Manifest{}, err
 	}
 	if err := m.Validate(); err != nil {
@@ -162,13 +165,13 @@ func ParseManifest(data []byte) (Manifest, error) {
 // Validate says what is wrong with a manifest: names that would lead outside
 // the point's directory, kinds that do not fit together, impossible sizes.
 func (m Manifest) Validate() error {
-	if err := checkFormat(m.Format); err != nil {
+	if err := CheckFormat(m.Format); err != nil {
 		return err
 	}
-	if !validUUID(m.Repository) {
+	if !ValidUUID(m.Repository) {
 		return fmt.Errorf("repository %q is not a UUID", m.Repository)
 	}
-	if !validUUID(m.DomainUUID) {
+	if !ValidUUID(m.DomainUUID) {
 		return fmt.Errorf("domain_uuid %q is not a UUID", m.DomainUUID)
 	}
 	if err := ValidName(m.Domain); err != nil {
@@ -248,7 +251,7 @@ func (m Manifest) validateLineage() error {
 }
 
 func (m Manifest) validateDisks() error {
-	seen := map[string]bool{ManifestName: true}
+	seen := map[string]bool{FileName: true}
 	for _, d := range m.Disks {
 		if err := d.validate(); err != nil {
 			return fmt.Errorf("disk %q: %w", d.Target, err)
@@ -288,23 +291,23 @@ func (d Disk) validate() error {
 		return fmt.Errorf("kind %s does not go with the parent image %q", d.Kind, d.Parent)
 	case d.VirtualSize < 0 || d.DataBytes < 0 || d.ZeroBytes < 0 || d.ImageBytes < 0:
 		return errors.New("a size is negative")
-	case d.ImageBytes > maxImage:
+	case d.ImageBytes > hashlist.MaxImage:
 		return fmt.Errorf("image_bytes %d is impossible", d.ImageBytes)
-	case d.HashRange != 0 && d.HashRange != RangeLength && d.HashRange != firstRangeLength:
-		return fmt.Errorf("hash_range %d is neither %d nor %d", d.HashRange, RangeLength, firstRangeLength)
-	case !validDigest(d.Hashes):
+	case d.HashRange != 0 && d.HashRange != hashlist.RangeLength && d.HashRange != hashlist.FirstRangeLength:
+		return fmt.Errorf("hash_range %d is neither %d nor %d", d.HashRange, hashlist.RangeLength, hashlist.FirstRangeLength)
+	case !digest.Valid(d.Hashes):
 		return fmt.Errorf("hashes: %q is not a digest", d.Hashes)
 	}
 	return nil
 }
 
 func (m Manifest) validateFiles() error {
-	for name, digest := range m.Files {
+	for name, hash := range m.Files {
 		if err := ValidName(name); err != nil {
 			return fmt.Errorf("files: %w", err)
 		}
-		if !validDigest(digest) {
-			return fmt.Errorf("files: %q of %s is not a digest", digest, name)
+		if !digest.Valid(hash) {
+			return fmt.Errorf("files: %q of %s is not a digest", hash, name)
 		}
 	}
 	for _, target := range m.Gone {
@@ -315,9 +318,9 @@ func (m Manifest) validateFiles() error {
 	return nil
 }
 
-// parentDisk finds, in the parent point, the disk that d is chained onto, and
+// ParentDisk finds, in the parent point, the disk that d is chained onto, and
 // sees that the parent is the one that was there when the point was made.
-func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
+func (m Manifest) ParentDisk(d Disk, parent Manifest) (Disk, error) {
 	_, image, err := d.ParentImage()
 	switch {
 	case err != nil:
@@ -338,12 +341,14 @@ func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
 	return Disk{}, fmt.Errorf("%s needs its image %s, which its manifest does not have", m.ID, image)
 }
 
-func compareAge(a, b Manifest) int {
+// CompareAge orders points by their numbers, which is the order they were made in, whatever
+// the clock said. It is for slices.SortFunc.
+func CompareAge(a, b Manifest) int {
 	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
 }
 
-// needs says whether the point is chained onto that one.
-func (m Manifest) needs(id string) bool {
+// Needs says whether the point is chained onto that one.
+func (m Manifest) Needs(id string) bool {
 	if m.Parent == id {
 		return true
 	}

@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"fmt"
@@ -6,7 +6,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
-// Format is the newest layout this package reads and the one it writes. It
+// Format is the newest layout of a repository that this program reads and the one it writes. It
 // grows only when an older reader would go wrong; added fields do not count.
 // Format 2 has identities, and hash lists of other ranges than 1 MiB.
 const Format = 2
@@ -16,7 +16,9 @@ var ErrNewerFormat = fail.Sentinel(fail.Other,
 	"use the newest virtbackup that has written to this repository",
 	"made by a newer virtbackup")
 
-func checkFormat(format int) error {
+// CheckFormat returns ErrNewerFormat for a format that is newer than [Format], and
+// another error for a number that was never one.
+func CheckFormat(format int) error {
 	switch {
 	case format > Format:
 		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)

@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"bytes"
@@ -68,8 +68,12 @@ func TestJoinedLengthIsThatOfQEMU(t *testing.T) {
 			if i+1 < len(images) {
 				content = bytes.Replace(template, []byte("check999"), []byte(filepath.Dir(images[i+1])), 1)
 			}
-			mustMkdir(t, filepath.Join(dir, filepath.Dir(image)))
-			mustWrite(t, filepath.Join(dir, image), string(content))
+			if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(image)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, image), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		out, err := exec.Command("qemu-img", "convert", "-O", "raw", filepath.Join(dir, images[0]), filepath.Join(t.TempDir(), "raw")).CombinedOutput()
 		if (err == nil) != tt.opens {

@@ -1,4 +1,4 @@
-package repository
+package localfile
 
 import (
 	"bytes"
@@ -11,8 +11,16 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+	"lukechampine.com/blake3"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fault"
+)
+
+// Modes of what the repository makes: backups hold every secret that the guests hold.
+const (
+	DirMode  = 0o700
+	FileMode = 0o600
 )
 
 // maxSmall bounds the files that are read whole: manifests, repository.json.
@@ -20,19 +28,19 @@ import (
 // far below what would hurt.
 const maxSmall = 16 << 20
 
-// readSmall reads a regular file of bounded size. It refuses symbolic links and
+// ReadSmall reads a regular file of bounded size. It refuses symbolic links and
 // anything that is no plain file: a FIFO in a damaged tree must not hang a run. What
 // storage cannot read is read once more.
-func readSmall(path string) ([]byte, error) {
+func ReadSmall(path string) ([]byte, error) {
 	data, err := readSmallOnce(path)
-	if unreadable(err) {
+	if Unreadable(err) {
 		data, err = readSmallOnce(path)
 	}
 	return data, err
 }
 
 func readSmallOnce(path string) ([]byte, error) {
-	f, err := openRegular(path)
+	f, err := OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}
@@ -47,23 +55,25 @@ func readSmallOnce(path string) ([]byte, error) {
 	return data, nil
 }
 
-var errNotRegular = errors.New("is not a regular file")
+// ErrNotRegular says that what should be a file is something else: a symbolic link, a
+// directory, a device.
+var ErrNotRegular = errors.New("is not a regular file")
 
-// openRegular opens a file of a point for reading; the caller closes it.
-func openRegular(path string) (*os.File, error) {
+// OpenRegular opens a regular file for reading, and refuses anything else; the caller closes it.
+func OpenRegular(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, unix.ELOOP) {
-		return nil, fmt.Errorf("%s %w: a symbolic link", path, errNotRegular)
+		return nil, fmt.Errorf("%s %w: a symbolic link", path, ErrNotRegular)
 	}
 	if errors.Is(err, unix.ENXIO) {
-		return nil, fmt.Errorf("%s %w: a socket or device", path, errNotRegular)
+		return nil, fmt.Errorf("%s %w: a socket or device", path, ErrNotRegular)
 	}
 	if err != nil {
 		return nil, err
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s %w", path, errNotRegular)
+		err = fmt.Errorf("%s %w", path, ErrNotRegular)
 	}
 	if err != nil {
 		f.Close()
@@ -72,32 +82,33 @@ func openRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// writeFile makes a new file with this content and puts it on stable storage;
-// its name is durable only after syncDir. An existing file is an error.
-func writeFile(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+// Write makes a new file with this content and puts it on stable storage;
+// its name is durable only after SyncDir. An existing file is an error.
+func Write(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, FileMode)
 	if err != nil {
 		return err
 	}
-	return finishFile(f, data)
+	return Finish(f, data)
 }
 
-func finishFile(f *os.File, data []byte) error {
+// Finish writes data to an open file, puts it on stable storage and closes the file.
+func Finish(f *os.File, data []byte) error {
 	_, err := io.Copy(f, bytes.NewReader(data))
 	if err == nil {
-		err = syncFile(f)
+		err = Sync(f)
 	}
 	return errors.Join(err, f.Close())
 }
 
-// syncFile puts the content of a file on stable storage.
-func syncFile(f *os.File) error {
+// Sync puts the content of a file on stable storage.
+func Sync(f *os.File) error {
 	return fault.Around("fsync "+filepath.Base(f.Name()), f.Sync)
 }
 
-// syncDir makes the names in dir durable (fsync(2): an fsync of a file does not
+// SyncDir makes the names in dir durable (fsync(2): an fsync of a file does not
 // cover the entry in its directory).
-func syncDir(dir string) error {
+func SyncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -105,9 +116,9 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// makeDir makes dir with mode 0700 and its parents with 0755, and makes the
+// MakeDir makes dir with mode 0700 and its parents with 0755, and makes the
 // names it added durable. An existing directory is left as it is.
-func makeDir(dir string) error {
+func MakeDir(dir string) error {
 	if info, err := os.Stat(dir); err == nil {
 		if !info.IsDir() {
 			return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
@@ -118,23 +129,23 @@ func makeDir(dir string) error {
 	if err := makeParents(parent); err != nil {
 		return err
 	}
-	if err := os.Mkdir(dir, dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(dir, DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	return SyncDir(parent)
 }
 
-// absentDirs are the directories that makeDir would make, outermost first.
-func absentDirs(dir string) []string {
+// AbsentDirs are the directories that MakeDir would make, outermost first.
+func AbsentDirs(dir string) []string {
 	if _, err := os.Stat(dir); err == nil || filepath.Dir(dir) == dir {
 		return nil
 	}
-	return append(absentDirs(filepath.Dir(dir)), dir)
+	return append(AbsentDirs(filepath.Dir(dir)), dir)
 }
 
-// removeDirs removes directories, given outermost first, as far as they are
+// RemoveDirs removes directories, given outermost first, as far as they are
 // empty.
-func removeDirs(dirs []string) error {
+func RemoveDirs(dirs []string) error {
 	for _, dir := range slices.Backward(dirs) {
 		err := unix.Rmdir(dir)
 		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOENT) {
@@ -160,14 +171,14 @@ func makeParents(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	return SyncDir(parent)
 }
 
 // RenameExclusive renames and never replaces: an existing target is
 // fs.ErrExist. File systems without RENAME_NOREPLACE (NFS, old FUSE) get a look
 // followed by a rename, which is enough under a domain's lock.
 func RenameExclusive(from, to string) error {
-	err := retryInterrupted(func() error {
+	err := RetryInterrupted(func() error {
 		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	})
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.ENOTSUP) {
@@ -186,12 +197,28 @@ func linkError(from, to string, err error) error {
 	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
 }
 
-// retryInterrupted repeats a system call that a signal interrupted, as package
+// RetryInterrupted repeats a system call that a signal interrupted, as package
 // os does: the Go runtime sends itself signals.
-func retryInterrupted(call func() error) error {
+func RetryInterrupted(call func() error) error {
 	for {
 		if err := call(); !errors.Is(err, unix.EINTR) {
 			return err
 		}
 	}
+}
+
+// Digest returns "blake3:" and the hex BLAKE3-256 of the file at path, as
+// manifests hold it (b3sum prints the same digits). Memory does not grow with
+// the file.
+func Digest(path string) (string, error) {
+	f, err := OpenRegular(path)
+	if err != nil {
+		return "", fmt.Errorf("digest: %w", err)
+	}
+	defer f.Close()
+	h := blake3.New(32, nil)
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("digest %s: %w", path, err)
+	}
+	return digest.Text(h.Sum(nil)), nil
 }

@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"crypto/rand"
@@ -23,14 +23,15 @@ const (
 
 // Names of files that stand beside or among points.
 const (
-	// descriptionName is the file that makes a directory a repository.
-	descriptionName = "repository.json"
-	// lostFound is what mkfs.ext4 leaves in the root of a file system, which is
+	// DescriptionName is the file that makes a directory a repository.
+	DescriptionName = "repository.json"
+	// LostFound is what mkfs.ext4 leaves in the root of a file system, which is
 	// where a repository on a disk of its own starts.
-	lostFound = "lost+found"
+	LostFound = "lost+found"
 
-	imageSuffix  = ".qcow2"
-	hashesSuffix = ".hashes"
+	// An image is TARGET.qcow2, and its hash list TARGET.hashes.
+	ImageSuffix  = ".qcow2"
+	HashesSuffix = ".hashes"
 )
 
 // ValidName says whether a name from outside (a domain, a disk's target, a
@@ -44,9 +45,9 @@ func ValidName(name string) error {
 		return fmt.Errorf("name %q… is longer than %d bytes", name[:32], maxName)
 	case name[0] == '.':
 		return fmt.Errorf("name %q starts with a dot", name)
-	case name == lostFound:
+	case name == LostFound:
 		return fmt.Errorf("name %q belongs to the file system", name)
-	case name == descriptionName:
+	case name == DescriptionName:
 		return fmt.Errorf("name %q belongs to the repository", name)
 	case strings.ContainsRune(name, '/'):
 		return fmt.Errorf("name %q contains a slash", name)
@@ -124,8 +125,8 @@ func NextNumber(ids ...string) int {
 	return highest + 1
 }
 
-// validUUID accepts the text form that libvirt and newUUID produce.
-func validUUID(s string) bool {
+// ValidUUID accepts the text form that libvirt and newUUID produce.
+func ValidUUID(s string) bool {
 	if len(s) != 36 {
 		return false
 	}

@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"bytes"
@@ -9,33 +9,36 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virtbackup/virtbackup/internal/digest"
 )
 
 const (
-	testRepository = "0b6a2c2e-9a43-4d1c-8d6c-1f3b5b1d7a11"
-	testDomainUUID = "5d5a1f4e-3a3b-4a57-9d2e-6c0a6d1b2c33"
+	exampleRepository = "0b6a2c2e-9a43-4d1c-8d6c-1f3b5b1d7a11"
+	exampleDomainUUID = "5d5a1f4e-3a3b-4a57-9d2e-6c0a6d1b2c33"
+	exampleIdentity   = "0123456789abcdef"
 )
 
 // testManifest is a valid manifest of an incremental with one disk.
 func testManifest() Manifest {
 	instant := time.Date(2024, 5, 6, 7, 8, 9, 123456789, time.UTC)
 	return Manifest{
-		Format: 2, Repository: testRepository, ID: "check2", Identity: testIdentity, Kind: KindInc,
-		Parent: "check1", ParentIdentity: "fedcba9876543210", Checkpoint: "check2." + testIdentity,
-		Domain: "vm1", DomainUUID: testDomainUUID, Time: instant, Finished: instant.Add(time.Minute),
+		Format: 2, Repository: exampleRepository, ID: "check2", Identity: exampleIdentity, Kind: KindInc,
+		Parent: "check1", ParentIdentity: "fedcba9876543210", Checkpoint: "check2." + exampleIdentity,
+		Domain: "vm1", DomainUUID: exampleDomainUUID, Time: instant, Finished: instant.Add(time.Minute),
 		Consistency: ConsistencyFilesystem, Versions: Versions{"1.0", "10.0.0", "8.2.2"},
 		Disks: []Disk{{
 			Target: "vda", Image: "vda.qcow2", Kind: KindInc, Parent: "../check1/vda.qcow2", VirtualSize: 1 << 30,
 			Source: "/images/vm1.qcow2", SourceFormat: "qcow2", DataBytes: 65536, ImageBytes: 327680,
-			Hashes: digestBytes([]byte("list")),
+			Hashes: digest.Of([]byte("list")),
 		}},
-		Files: map[string]string{"domain.xml": digestBytes([]byte("<domain/>"))},
+		Files: map[string]string{"domain.xml": digest.Of([]byte("<domain/>"))},
 	}
 }
 
 func encode(t testing.TB, m Manifest) []byte {
 	t.Helper()
-	data, err := encodeManifest(m)
+	data, err := Encode(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +51,7 @@ func TestManifestRoundTrip(t *testing.T) {
 	if !json.Valid(data) || !bytes.HasSuffix(data, []byte("}\n")) {
 		t.Errorf("not JSON:\n%s", data)
 	}
-	got, err := ParseManifest(data)
+	got, err := Parse(data)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,8 +62,8 @@ func TestManifestRoundTrip(t *testing.T) {
 
 // docs/format.md says how to check the digest with head and b3sum.
 func TestManifestDigestLengthIsDocumented(t *testing.T) {
-	if selfDigestLength != 90 {
-		t.Errorf("the digest takes %d bytes, docs/format.md says 90", selfDigestLength)
+	if digest.TailLength != 90 {
+		t.Errorf("the digest takes %d bytes, docs/format.md says 90", digest.TailLength)
 	}
 }
 
@@ -68,13 +71,13 @@ func TestManifestEveryFlippedByteIsSeen(t *testing.T) {
 	data := encode(t, testManifest())
 	for i := range data {
 		data[i] ^= 1
-		if _, err := ParseManifest(data); err == nil || errors.Is(err, ErrNewerFormat) {
+		if _, err := Parse(data); err == nil || errors.Is(err, ErrNewerFormat) {
 			t.Errorf("flipped byte %d: %v, want damage", i, err)
 		}
 		data[i] ^= 1
 	}
 	for n := range data {
-		if _, err := ParseManifest(data[:n]); err == nil {
+		if _, err := Parse(data[:n]); err == nil {
 			t.Errorf("truncation to %d bytes was not seen", n)
 		}
 	}
@@ -82,8 +85,8 @@ func TestManifestEveryFlippedByteIsSeen(t *testing.T) {
 
 func TestManifestIgnoresFieldsOfLaterVersions(t *testing.T) {
 	data := encode(t, testManifest())
-	body := bytes.Replace(data[:len(data)-selfDigestLength], []byte("{\n"), []byte("{\n  \"color\": \"blue\",\n"), 1)
-	if _, err := ParseManifest(append(body, selfDigestTail(body)...)); err != nil {
+	body := bytes.Replace(data[:len(data)-digest.TailLength], []byte("{\n"), []byte("{\n  \"color\": \"blue\",\n"), 1)
+	if _, err := Parse(append(body, digest.Tail(body)...)); err != nil {
 		t.Error(err)
 	}
 }
@@ -91,11 +94,11 @@ func TestManifestIgnoresFieldsOfLaterVersions(t *testing.T) {
 func TestManifestOfANewerFormatSaysSo(t *testing.T) {
 	m := testManifest()
 	m.Format = Format + 1
-	data, err := encodeManifest(m)
+	data, err := Encode(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ParseManifest(data); !errors.Is(err, ErrNewerFormat) || !strings.Contains(err.Error(), "newer virtbackup") {
+	if _, err := Parse(data); !errors.Is(err, ErrNewerFormat) || !strings.Contains(err.Error(), "newer virtbackup") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -125,7 +128,7 @@ func TestValidateRefuses(t *testing.T) {
 		"target":                   func(m *Manifest) { m.Disks[0].Target = "a/b" },
 		"image leads outside":      func(m *Manifest) { m.Disks[0].Image = "../check1/vda.qcow2" },
 		"image absolute":           func(m *Manifest) { m.Disks[0].Image = "/vda.qcow2" },
-		"image is the manifest":    func(m *Manifest) { m.Disks[0].Image = ManifestName },
+		"image is the manifest":    func(m *Manifest) { m.Disks[0].Image = FileName },
 		"disk kind":                func(m *Manifest) { m.Disks[0].Kind = KindDiff },
 		"full disk with parent":    func(m *Manifest) { m.Disks[0].Kind = KindFull },
 		"inc disk without parent":  func(m *Manifest) { m.Disks[0].Parent = "" },
@@ -155,7 +158,7 @@ func TestValidateRefuses(t *testing.T) {
 		if m.Validate() == nil {
 			t.Errorf("%s: accepted", name)
 		}
-		if _, err := ParseManifest(encode(t, m)); err == nil {
+		if _, err := Parse(encode(t, m)); err == nil {
 			t.Errorf("%s: parsed", name)
 		}
 	}
@@ -166,11 +169,11 @@ func TestValidateRefuses(t *testing.T) {
 // survive a round trip.
 func FuzzManifest(f *testing.F) {
 	data := encode(f, testManifest())
-	f.Add(data[:len(data)-selfDigestLength])
+	f.Add(data[:len(data)-digest.TailLength])
 	f.Add([]byte(`{"format":1`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		ParseManifest(body)
-		m, err := ParseManifest(slices.Concat(body, []byte(selfDigestTail(body))))
+		Parse(body)
+		m, err := Parse(slices.Concat(body, []byte(digest.Tail(body))))
 		if err != nil {
 			return
 		}
@@ -188,7 +191,7 @@ func FuzzManifest(f *testing.F) {
 		for name := range m.Files {
 			checkInside(t, name)
 		}
-		again, err := ParseManifest(encode(t, m))
+		again, err := Parse(encode(t, m))
 		if err != nil || !again.Time.Equal(m.Time) || len(again.Disks) != len(m.Disks) {
 			t.Errorf("round trip: %v", err)
 		}

@@ -1,8 +1,7 @@
-package repository
+package manifest
 
 import (
 	"errors"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -70,26 +69,5 @@ func TestResolve(t *testing.T) {
 	}
 	if _, err := Resolve("vm1", nil, Latest); err == nil || !strings.Contains(err.Error(), "no point of domain vm1") {
 		t.Errorf("no points: got %v", err)
-	}
-}
-
-// Beside a point that cannot be read only another that is named by its id is found: never
-// silently an older one than what was asked for.
-func TestFindBesideDamage(t *testing.T) {
-	r := chainOfThree(t)
-	whole, err := r.Point("vm1", "check2")
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustWrite(t, filepath.Join(r.PointDir("vm1", "copy10"), ManifestName), "{}")
-	for _, at := range []string{"", Latest, "copy10", "check99", whole.Time.Local().Format(time.RFC3339Nano), "2099-01-01"} {
-		m, err := r.Find("vm1", at)
-		var damaged *DamagedError
-		if !errors.As(err, &damaged) || !damaged.has("copy10") {
-			t.Errorf("%q: %s, %v", at, m.ID, err)
-		}
-	}
-	if m, err := r.Find("vm1", "check2"); err != nil || m.ID != "check2" {
-		t.Errorf("by its id: %s, %v", m.ID, err)
 	}
 }

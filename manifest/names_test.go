@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"strings"
@@ -12,7 +12,7 @@ func TestValidName(t *testing.T) {
 		}
 	}
 	for _, name := range []string{
-		"", ".", "..", ".hidden", "a/b", "/", "../x", "a\x00b", "a\nb", "\x7f", "a\u0085b", "\xff", lostFound, descriptionName, strings.Repeat("n", 201),
+		"", ".", "..", ".hidden", "a/b", "/", "../x", "a\x00b", "a\nb", "\x7f", "a\u0085b", "\xff", LostFound, DescriptionName, strings.Repeat("n", 201),
 	} {
 		if ValidName(name) == nil {
 			t.Errorf("%q was accepted", name)
@@ -43,5 +43,17 @@ func TestNextNumber(t *testing.T) {
 	}
 	if n := NextNumber("check2", "copy7", "diff3", "virtnbdbackup.40", "check99999999999"); n != 8 {
 		t.Errorf("got %d, want 8", n)
+	}
+}
+
+func TestParseCheckpointName(t *testing.T) {
+	for name, want := range map[string]string{
+		"check2.0123456789abcdef": "check2 0123456789abcdef", "check2": "", "check2.": "", "check2.0123456789abcdeF": "",
+		"check2.0123456789abcdef.x": "", "x.0123456789abcdef": "", "copy12.0123456789abcdef": "copy12 0123456789abcdef",
+	} {
+		point, identity, ok := ParseCheckpointName(name)
+		if got := strings.TrimSpace(point + " " + identity); got != want || ok != (want != "") {
+			t.Errorf("%s: %q, %v", name, got, ok)
+		}
 	}
 }

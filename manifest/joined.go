@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 import (
 	"path"
@@ -19,7 +19,7 @@ const MaxJoined = 4095 - 256
 // points, which are those of one domain, lack one of them.
 func ChainImages(points []Manifest, id, target string) []string {
 	var images []string
-	image := target + imageSuffix
+	image := target + ImageSuffix
 	for id != "" {
 		i := slices.IndexFunc(points, func(m Manifest) bool { return m.ID == id })
 		if i < 0 {

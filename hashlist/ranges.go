@@ -1,4 +1,5 @@
-package repository
+// Package hashlist has the lists of hashes by which images are proven.
+package hashlist
 
 const (
 	// RangeLength is how many bytes of an image one hash of a new hash list covers:
@@ -6,10 +7,10 @@ const (
 	// without its neighbours. A list is 512 MiB for 1 TiB of image.
 	RangeLength = 64 << 10
 
-	// firstRangeLength is that of lists of format 1, 1 MiB: their header has
+	// FirstRangeLength is that of lists of format 1, 1 MiB: their header has
 	// version 1, and their manifests do not say it.
-	firstRangeLength = 1 << 20
+	FirstRangeLength = 1 << 20
 
-	// maxImage keeps sums of offsets far from overflow: 2^62 bytes.
-	maxImage = 1 << 62
+	// MaxImage keeps sums of offsets far from overflow: 2^62 bytes.
+	MaxImage = 1 << 62
 )

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
@@ -45,7 +46,7 @@ func (r *run) undoOne(ctx context.Context, s step) error {
 		return s.undo(r, ctx)
 	})
 	if errors.Is(err, errNoAnswer) {
-		return withHint(fmt.Errorf("undo step %s: %w", s.name, err),
+		return fail.WithHint(fmt.Errorf("undo step %s: %w", s.name, err),
 			"see whether libvirtd, the domain's QEMU and the file system of the repository answer; the next run of this domain cleans up")
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -56,7 +57,7 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 			p.startChain(r, s, chosen, fmt.Sprintf("full: the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, r.maxChain()))
 			return nil
 		case tooLong:
-			return withHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
+			return fail.WithHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
 				"the name that it joins of them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
 				"virtbackup full %s starts a new chain", r.word())
 		default:

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -94,7 +95,7 @@ func TestHardLimitOfChains(t *testing.T) {
 	}
 	err := refused(s, inc)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the chain of disk vda would have %d images, and qemu-img could not open it", most+1)) ||
-		err.(interface{ Hint() string }).Hint() != "virtbackup full vm1 starts a new chain" {
+		fail.HintOf(err) != "virtbackup full vm1 starts a new chain" {
 		t.Errorf("got %v, want a refusal and a hint", err)
 	}
 	if err := refused(s, full); err != nil {

@@ -6,16 +6,10 @@ import (
 	"fmt"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
-
-// disksAtOnce are copied side by side; each takes up to 32 MiB of memory. More
-// than four at once read no faster from the machines measured, and the guest
-// pays for a longer job with more copied blocks.
-const disksAtOnce = 4
 
 // inspectDisks notes the size of each disk.
 func (r *run) inspectDisks(s *State) error {
@@ -37,24 +31,18 @@ func (r *run) inspectDisks(s *State) error {
 // copyDisks copies all disks side by side. The first error ends all.
 func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
 	disks := make([]manifest.Disk, len(r.plan.Disks))
-	limiter := r.limiter()
-	group, ctx := panics.WithContext(ctx)
-	group.SetLimit(disksAtOnce)
-	for i, d := range r.plan.Disks {
-		group.Go(func() error {
-			disk, err := r.copyDisk(ctx, d, limiter)
-			if err != nil {
-				return fmt.Errorf("copy disk %s of domain %s: %w", d.Target, r.Domain, err)
-			}
-			disks[i] = disk
-			return nil
-		})
-	}
-	return disks, group.Wait()
+	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) (err error) {
+		d := r.plan.Disks[i]
+		if disks[i], err = r.copyDisk(ctx, d); err != nil {
+			return fmt.Errorf("copy disk %s of domain %s: %w", d.Target, r.Domain, err)
+		}
+		return nil
+	})
+	return disks, err
 }
 
 // copyDisk copies one disk into its image and returns its entry in the manifest.
-func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter) (disk manifest.Disk, err error) {
+func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err error) {
 	source, err := r.source(d)
 	if err != nil {
 		return disk, err
@@ -86,7 +74,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 	if err != nil {
 		return disk, err
 	}
-	if _, err := export.Copy(ctx, writer, nbdcopy.Options{Connections: r.Connections, Limiter: limiter, Base: base, Progress: r.progressOf(d)}); err != nil {
+	if _, err := export.Copy(ctx, writer, nbdcopy.Options{Connections: r.Connections, Limiter: r.Limits, Base: base, Progress: r.progressOf(d)}); err != nil {
 		return disk, err
 	}
 	r.meter.moves() // a flush is no stall before it has taken as long by itself

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -34,7 +35,7 @@ const (
 
 func (f Fallback) validate() error {
 	if !slices.Contains([]Fallback{"", FallbackRescan, FallbackFull, FallbackFail}, f) {
-		return usageError("virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
+		return fail.Errorf(fail.Usage, "virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
 	}
 	return nil
 }
@@ -84,7 +85,7 @@ func (p *Plan) refuse(r Request) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	return withHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
+	return fail.WithHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
 		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
 }
 
@@ -130,9 +131,8 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	}
 	r.Log.Log(ctx, level, fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
 	links, err := r.checkParent(ctx, *d)
-	var damaged *repository.DamagedError
 	switch {
-	case errors.As(err, &damaged):
+	case fail.Is(err, fail.Damaged):
 		d.Rescan, d.Parent = false, ""
 		d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
 		r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
@@ -148,7 +148,6 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 // found damage in it: what is chained onto damage does not restore.
 func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
-	var damaged *repository.DamagedError
 	if err == nil {
 		n := slices.IndexFunc(links, func(l repository.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
 		if n < 0 {
@@ -162,7 +161,7 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 		_, err = r.checkParent(ctx, *d)
 	}
 	switch {
-	case errors.As(err, &damaged):
+	case fail.Is(err, fail.Damaged):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err
@@ -230,10 +229,9 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 // only cannot be read now fails the run: the base may be sound.
 func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
-	var damaged *repository.DamagedError
 	var noChain *qcow2.ChainError
 	switch {
-	case errors.As(err, &damaged), errors.As(err, &noChain):
+	case fail.Is(err, fail.Damaged), errors.As(err, &noChain):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err
@@ -270,7 +268,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 func (r *run) leaveBase(d *DiskPlan, damage error) error {
 	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
 	if r.Fallback == FallbackFail {
-		return withHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
+		return fail.WithHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
 	}
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
 	r.warn("disk %s is copied in full, as its image in point %s is damaged: %v", d.Target, r.plan.Base.ID, damage)

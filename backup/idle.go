@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -59,7 +60,7 @@ func (r *run) awaitStillIdle(ctx context.Context) error {
 	for _, target := range targets {
 		before, _ := planned.Disk(target)
 		if now, ok := r.guest.Disk(target); !ok || now.Source != before.Source {
-			return withHint(fmt.Errorf("disk %s of domain %s has another image now than when this run looked at it: %s, before %s",
+			return fail.WithHint(fmt.Errorf("disk %s of domain %s has another image now than when this run looked at it: %s, before %s",
 				target, r.Domain, now.Source, before.Source), "a block job or a snapshot has changed it meanwhile: run the backup again")
 		}
 	}
@@ -88,7 +89,7 @@ func (r *run) await(ctx context.Context, targets []string) (waited bool, err err
 }
 
 func (r *run) busy(h holder) error {
-	return withHint(fmt.Errorf("domain %s is held by %v: %w", r.Domain, h, hypervisor.ErrBusy), "%s", h.hint)
+	return fail.WithHint(fmt.Errorf("domain %s is held by %v: %w", r.Domain, h, hypervisor.ErrBusy), "%s", h.hint)
 }
 
 // holder looks for a job of others; nil is none.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/xml"
@@ -38,10 +39,10 @@ func (r *run) prepareRunDirs(context.Context) error {
 		}
 		info, err := os.Stat(dir)
 		if err != nil {
-			return withHint(err, "make %s, writable for the user that QEMU runs as", dir)
+			return fail.WithHint(err, "make %s, writable for the user that QEMU runs as", dir)
 		}
 		if !info.IsDir() || !filepath.IsAbs(dir) {
-			return usageError("name one with its absolute path", "%s is not the absolute path of a directory", dir)
+			return fail.Errorf(fail.Usage, "name one with its absolute path", "%s is not the absolute path of a directory", dir)
 		}
 	}
 	return nil
@@ -53,7 +54,7 @@ func makeDefaultRunDir() error {
 		return nil
 	}
 	if err != nil {
-		return withHint(err, "run as root, or name directories with --scratch-dir and --socket-dir")
+		return fail.WithHint(err, "run as root, or name directories with --scratch-dir and --socket-dir")
 	}
 	info, err := os.Stat(filepath.Dir(DefaultRunDir))
 	if err != nil {
@@ -129,10 +130,10 @@ const askTime = 5 * time.Second
 func (r *run) explainBegin(err error) error {
 	switch {
 	case errors.Is(err, hypervisor.ErrSocket):
-		return withHint(err, "QEMU's user must be able to make a socket in %s; name another directory with --socket-dir, or allow this one "+
+		return fail.WithHint(err, "QEMU's user must be able to make a socket in %s; name another directory with --socket-dir, or allow this one "+
 			"(owner and mode of it and of all above it, AppArmor, SELinux)", runDir(r.SocketDir))
 	case errors.Is(err, hypervisor.ErrScratch):
-		return withHint(err, "QEMU's user must be able to enter %s; name another directory with --scratch-dir, or allow this one "+
+		return fail.WithHint(err, "QEMU's user must be able to enter %s; name another directory with --scratch-dir, or allow this one "+
 			"(owner and mode of it and of all above it, AppArmor, SELinux)", runDir(r.ScratchDir))
 	case errors.Is(err, hypervisor.ErrBitmap):
 		return err
@@ -144,7 +145,7 @@ func (r *run) explainBegin(err error) error {
 		return err
 	})
 	if asked == nil && h != nil {
-		return withHint(fmt.Errorf("%w; it is held by %v", err, h), "%s", h.hint)
+		return fail.WithHint(fmt.Errorf("%w; it is held by %v", err, h), "%s", h.hint)
 	}
 	return err
 }
@@ -198,7 +199,7 @@ func (r *run) explainGone(ctx context.Context, err error) error {
 }
 
 func (r *run) jobGone(err error) error {
-	return withHint(fmt.Errorf("the backup job of domain %s is gone, and this run has not ended it: what the guest wrote since may be in the copy, "+
+	return fail.WithHint(fmt.Errorf("the backup job of domain %s is gone, and this run has not ended it: what the guest wrote since may be in the copy, "+
 		"which is no state that the disks were ever in: %w", r.Domain, err),
 		"virsh domjobabort, or a program that manages the domain, has ended it; keep it from doing so, and run the backup again")
 }
@@ -215,7 +216,7 @@ func (r *run) endJob(ctx context.Context) error {
 		}
 	}
 	if err := within(endTime+time.Second, func() error { return r.domain.EndBackup(ctx) }); err != nil {
-		return withHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", r.word())
+		return fail.WithHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", r.word())
 	}
 	r.ended = true
 	err := r.fault("job ended")

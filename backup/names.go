@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -47,5 +48,5 @@ func (r *run) hintOfRename(err error) error {
 	if lookupErr != nil {
 		return err
 	}
-	return withHint(err, "libvirt calls the domain of these points %s now", manifest.ShellWord(domain.Name()))
+	return fail.WithHint(err, "libvirt calls the domain of these points %s now", manifest.ShellWord(domain.Name()))
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
@@ -62,8 +63,8 @@ type DiskPlan struct {
 	base     []repository.Link // the chain of Parent, once it has been checked
 }
 
-// MakePlan decides what to do, disk by disk. It returns a *NotFoundError for a
-// disk or base that does not exist and a *UsageError for one that cannot be
+// MakePlan decides what to do, disk by disk. It returns a fail.NotFound for a
+// disk or base that does not exist and a fail.Usage for one that cannot be
 // used.
 func MakePlan(r Request, s State) (Plan, error) {
 	var p Plan
@@ -95,7 +96,7 @@ func MakePlan(r Request, s State) (Plan, error) {
 func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 	for _, target := range slices.Concat(r.Disks, r.Exclude) {
 		if !slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return d.Target == target }) {
-			return nil, notFound("it has "+listTargets(s.Disks), "domain %s has no disk %q", r.Domain, target)
+			return nil, fail.Errorf(fail.NotFound, "it has "+listTargets(s.Disks), "domain %s has no disk %q", r.Domain, target)
 		}
 	}
 	var chosen []xml.Disk
@@ -103,7 +104,7 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 		named := slices.Contains(r.Disks, d.Target)
 		switch unfit := d.Unfit(); {
 		case unfit != "" && named:
-			return nil, usageError("leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
+			return nil, fail.Errorf(fail.Usage, "leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
 		case unfit != "":
 			p.LeftOut = append(p.LeftOut, manifest.LeftOut{Target: d.Target, Reason: unfit})
 		case !r.chooses(d.Target):
@@ -113,7 +114,7 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, usageError("a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
+		return nil, fail.Errorf(fail.Usage, "a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
 	}
 	return chosen, nil
 }
@@ -212,7 +213,7 @@ func findBase(r Request, s State) (*manifest.Manifest, error) {
 	if r.Kind == manifest.KindDiff {
 		what = "full"
 	}
-	return nil, notFound("virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
+	return nil, fail.Errorf(fail.NotFound, "virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
 }
 
 func namedBase(r Request, s State) (*manifest.Manifest, error) {
@@ -222,14 +223,14 @@ func namedBase(r Request, s State) (*manifest.Manifest, error) {
 	}
 	m := &point
 	if !m.IsBase() {
-		return nil, usageError("virtbackup list "+r.word()+" shows the points; a full or inc can be a base",
+		return nil, fail.Errorf(fail.Usage, "virtbackup list "+r.word()+" shows the points; a full or inc can be a base",
 			"point %s is a %s and has no checkpoint: it cannot be a base", m.ID, m.Kind)
 	}
 	if canCompare(s, m) {
 		return m, nil
 	}
 	if _, ok := sealedCheckpoint(s, m); !ok {
-		return nil, notFound(fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.word(), r.word()),
+		return nil, fail.Errorf(fail.NotFound, fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.word(), r.word()),
 			"point %s has none of these disks: there is nothing to compare them with", m.ID)
 	}
 	return m, nil
@@ -244,7 +245,7 @@ func resolveBase(r Request, s State) (manifest.Manifest, error) {
 	}
 	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m manifest.Manifest) bool { return !m.IsBase() })
 	if len(bases) == 0 {
-		return manifest.Manifest{}, notFound("virtbackup full "+r.word()+" makes one", "domain %s has no point that can be a base", r.Domain)
+		return manifest.Manifest{}, fail.Errorf(fail.NotFound, "virtbackup full "+r.word()+" makes one", "domain %s has no point that can be a base", r.Domain)
 	}
 	return manifest.Resolve(r.Domain, bases, since)
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -358,8 +359,7 @@ func TestValidate(t *testing.T) {
 		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
 	} {
 		err := r.Validate()
-		var usage *UsageError
-		if !errors.As(err, &usage) || !strings.Contains(err.Error(), want) || usage.Hint() == "" {
+		if !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
 			t.Errorf("got %v, want %q and a hint", err, want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -23,7 +24,7 @@ func (r *run) freeze(ctx context.Context) error {
 	if state != hypervisor.Running {
 		paused := fmt.Sprintf("the domain is %s, and its guest agent cannot answer", state)
 		if r.Quiesce == QuiesceRequire {
-			return withHint(errors.New("freeze the guest, as --quiesce require asks: "+paused), "virsh resume %s, or use --quiesce try", r.word())
+			return fail.WithHint(errors.New("freeze the guest, as --quiesce require asks: "+paused), "virsh resume %s, or use --quiesce try", r.word())
 		}
 		r.noteCrash(paused)
 		return nil
@@ -49,7 +50,7 @@ func (r *run) freeze(ctx context.Context) error {
 		if r.freezing {
 			hint = "the guest takes long to write out what it has cached; --agent-timeout gives it more time"
 		}
-		return withHint(fmt.Errorf("freeze the guest, as --quiesce require asks: %w", err), "%s", hint)
+		return fail.WithHint(fmt.Errorf("freeze the guest, as --quiesce require asks: %w", err), "%s", hint)
 	}
 	if thawErr := r.thaw(ctx); thawErr != nil {
 		return errors.Join(err, thawErr)
@@ -100,7 +101,7 @@ func (r *run) thaw(ctx context.Context) error {
 		case r.begun && !r.ended && r.pausedByUs():
 			return r.scratchPaused()
 		case !silent || time.Now().After(deadline) || ctx.Err() != nil:
-			return withHint(fmt.Errorf("thaw the guest: %w", err),
+			return fail.WithHint(fmt.Errorf("thaw the guest: %w", err),
 				"the guest's file systems may still be frozen: virsh domfsthaw %s", r.word())
 		}
 		r.Log.Debug(fmt.Sprintf("thaw the guest, again: %v", err))

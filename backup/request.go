@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 )
@@ -64,6 +66,9 @@ type Request struct {
 	// backup ends itself; 0 means for ever.
 	StallTimeout time.Duration
 	Tuning
+	// Limits are shared with other runs of this process; nil: this run has its own, and
+	// its rate is not limited.
+	Limits *limit.Limits
 	// Version of virtbackup, for the manifest.
 	Version string
 	// Log gets what happens, step by step. nil means none.
@@ -78,32 +83,32 @@ type Request struct {
 func (r Request) word() string { return manifest.ShellWord(r.Domain) }
 
 // Validate checks what can be checked without looking at the domain and returns
-// a *UsageError.
+// a fail.Usage.
 func (r Request) Validate() error {
 	switch {
 	case !slices.Contains([]manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, Auto}, r.Kind):
-		return usageError("virtbackup --help", "unknown kind of backup %q", r.Kind)
+		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
 	case r.Since != "" && r.Kind != manifest.KindInc && r.Kind != manifest.KindDiff:
-		return usageError("virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
+		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
 	case !slices.Contains([]Quiesce{"", QuiesceTry, QuiesceRequire, QuiesceNo}, r.Quiesce):
-		return usageError("virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
+		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
 	case len(r.SocketDir) > recovery.MaxSocketDir:
-		return usageError("name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
+		return fail.Errorf(fail.Usage, "name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
 	case r.KeepCheckpoints < 0:
-		return usageError("--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
+		return fail.Errorf(fail.Usage, "--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
 	case r.MaxChain < 0:
-		return usageError("--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
+		return fail.Errorf(fail.Usage, "--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
 	case r.StallTimeout < 0:
-		return usageError("--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
+		return fail.Errorf(fail.Usage, "--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:
-		return usageError("--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
+		return fail.Errorf(fail.Usage, "--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
 	}
 	if err := errors.Join(r.Fallback.validate(), r.Tuning.validate()); err != nil {
 		return err
 	}
 	for _, target := range r.Disks {
 		if slices.Contains(r.Exclude, target) {
-			return usageError("leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
+			return fail.Errorf(fail.Usage, "leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
 		}
 	}
 	return nil
@@ -118,6 +123,9 @@ func (r Request) withDefaults() Request {
 	}
 	if r.AgentTimeout == 0 {
 		r.AgentTimeout = 10 * time.Second
+	}
+	if r.Limits == nil {
+		r.Limits = limit.New(0)
 	}
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)

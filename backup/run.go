@@ -23,6 +23,7 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -109,7 +110,7 @@ var steps = []step{
 // lists what it listed before and the domain has the checkpoints it had before;
 // what could not be put back is part of the error. ctx ends it early.
 //
-// Errors: *UsageError, *NotFoundError, hypervisor.ErrNoDomain, ErrNotRunning and
+// Errors: fail.Usage, fail.NotFound, hypervisor.ErrNoDomain, ErrNotRunning and
 // ErrBusy, *repository.LockedError, *repository.OtherDomainError, and whatever
 // libvirt, NBD or the file system reports.
 func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (result Result, err error) {
@@ -179,7 +180,7 @@ func (r *run) find(context.Context) error {
 		return err
 	}
 	if !active {
-		return withHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
+		return fail.WithHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
 			"backing up a domain that is shut off is not supported yet; virsh start %s", r.word())
 	}
 	doc, err := domain.XML()

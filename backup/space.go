@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -190,7 +191,7 @@ func (r *run) checkScratch() error {
 	if free >= w.reserve() {
 		return nil
 	}
-	return withHint(fmt.Errorf("%s has too little space for scratch files: %s are free, and without at least %s the guest's writes could fail",
+	return fail.WithHint(fmt.Errorf("%s has too little space for scratch files: %s are free, and without at least %s the guest's writes could fail",
 		runDir(r.ScratchDir), sizeText(free), sizeText(w.reserve())), "free space there, or name another directory with --scratch-dir")
 }
 
@@ -204,7 +205,7 @@ func (r *run) explainFull(err error) error {
 	case left > 0:
 		missing = fmt.Sprintf("about %s are missing", sizeText(left))
 	}
-	return withHint(fmt.Errorf("the repository at %s is full after %s of about %s, %s: %w", r.dir, sizeText(copied), sizeText(r.need), missing, err),
+	return fail.WithHint(fmt.Errorf("the repository at %s is full after %s of about %s, %s: %w", r.dir, sizeText(copied), sizeText(r.need), missing, err),
 		"free space there, or use another repository (--repo); what this run had written is removed")
 }
 

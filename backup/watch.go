@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
@@ -28,10 +29,12 @@ var ErrStuck = errors.New("a read or write hangs and cannot be cancelled")
 const copyGrace = 10 * time.Second
 
 // endedError is why this run has ended its own copy.
-type endedError struct{ advice }
+type endedError struct{ error }
+
+func (e *endedError) Unwrap() error { return e.error }
 
 func endCopy(hint, format string, args ...any) error {
-	return &endedError{advice{fmt.Sprintf(format, args...), hint}}
+	return &endedError{fail.Errorf(fail.Other, hint, format, args...)}
 }
 
 // copyWatched copies all disks under a watch.
@@ -106,7 +109,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	switch ours := errors.As(cause, &ended); {
 	case r.stuck:
-		return withHint(fmt.Errorf("%w; %w", cause, err), "the job has been ended; the unfinished point %s is left to the next run of this domain; "+
+		return fail.WithHint(fmt.Errorf("%w; %w", cause, err), "the job has been ended; the unfinished point %s is left to the next run of this domain; "+
 			"see whether the file system of %s answers", r.plan.ID, r.dir)
 	case ours:
 		return cause
@@ -130,7 +133,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 
 func (r *run) explainShutOff(why string, err error) error {
 	r.off = true
-	return withHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", r.Domain, why, err),
+	return fail.WithHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", r.Domain, why, err),
 		"start it and run the backup again")
 }
 
@@ -231,10 +234,7 @@ func (r *run) stalled() error {
 	if r.StallTimeout == 0 {
 		return nil
 	}
-	patience := r.StallTimeout
-	if r.RateLimit > 0 { // nothing moves while a buffer waits for its turn
-		patience += time.Duration(2 * float64(nbdcopy.MaxRead) / float64(r.RateLimit) * float64(time.Second))
-	}
+	patience := r.StallTimeout + 2*r.Limits.Time(nbdcopy.MaxRead) // nothing moves while a buffer waits for its turn
 	idle, copied := r.meter.read()
 	if idle < patience {
 		return nil

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
@@ -83,7 +84,7 @@ func TestAwaitCopy(t *testing.T) {
 	t.Run("rate limit", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRun()
-			r.StallTimeout, r.RateLimit = time.Minute, 1024 // a buffer takes 17 minutes
+			r.StallTimeout, r.Limits = time.Minute, limit.New(1024) // a buffer takes 17 minutes
 			_, err := copyOf(t, r, func(context.Context) error { time.Sleep(30 * time.Minute); return nil })
 			if err != nil {
 				t.Error(err)

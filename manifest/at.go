@@ -2,10 +2,11 @@ package manifest
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // Latest names the newest point: the one with the highest number, whatever the
@@ -13,7 +14,9 @@ import (
 const Latest = "latest"
 
 // ErrNoPoint says that a domain has no such point; callers tell it with errors.Is.
-var ErrNoPoint = errors.New("no such restore point")
+var ErrNoPoint = fail.Sentinel(fail.NotFound,
+	"virtbackup list shows the domains and points; is --repo right?",
+	"no such restore point")
 
 // NoPointError says that a domain has no such point; errors.Is finds ErrNoPoint in it.
 type NoPointError struct{ message, hint string }
@@ -24,14 +27,17 @@ func (e *NoPointError) Error() string { return e.message }
 // Hint says what to do.
 func (e *NoPointError) Hint() string { return e.hint }
 
-// Is makes it an ErrNoPoint.
-func (e *NoPointError) Is(target error) bool { return target == ErrNoPoint }
+// Unwrap makes it an ErrNoPoint.
+func (e *NoPointError) Unwrap() error { return ErrNoPoint }
 
 // AmbiguousError says that a name or a time means two things.
 type AmbiguousError struct{ message, hint string }
 
 // Error returns the message.
 func (e *AmbiguousError) Error() string { return e.message }
+
+// Kind is fail.Usage.
+func (e *AmbiguousError) Kind() fail.Kind { return fail.Usage }
 
 // Hint says how to name one of them.
 func (e *AmbiguousError) Hint() string { return e.hint }

@@ -1,8 +1,9 @@
 package manifest
 
 import (
-	"errors"
 	"fmt"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // Format is the newest layout of a repository that this program reads and the one it writes. It
@@ -11,7 +12,9 @@ import (
 const Format = 2
 
 // ErrNewerFormat says that a file is of a later format than Format.
-var ErrNewerFormat = errors.New("made by a newer virtbackup")
+var ErrNewerFormat = fail.Sentinel(fail.Other,
+	"use the newest virtbackup that has written to this repository",
+	"made by a newer virtbackup")
 
 // CheckFormat returns ErrNewerFormat for a format that is newer than [Format], and
 // another error for a number that was never one.

@@ -84,8 +84,8 @@ func (e *DomainNameError) Hint() string {
 	return "virtbackup list shows the domains that have points; to back this one up, give it another name: virsh domrename OLD NEW, while it is shut off"
 }
 
-// Is makes it an ErrNoPoint.
-func (e *DomainNameError) Is(target error) bool { return target == ErrNoPoint }
+// Unwrap makes it an ErrNoPoint.
+func (e *DomainNameError) Unwrap() error { return ErrNoPoint }
 
 // ParsePointID splits a point id into its prefix (check, diff or copy) and its
 // number, 1 or more.

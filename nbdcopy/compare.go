@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -19,7 +20,7 @@ import (
 // are; where the disk reads as zeros, the base's tables say whether there is
 // anything to be hidden, and nothing is read.
 type comparer struct {
-	sink Sink
+	sink extent.Sink
 	pool *pool
 	// readers of the base that are idle. There is one for each goroutine that
 	// calls the sink, so nobody waits for one.
@@ -45,7 +46,7 @@ type older interface {
 
 // compareWith puts a comparer in front of sink, for as many callers at once. The
 // caller releases it when nobody calls it any more.
-func compareWith(base *qcow2.Chain, sink Sink, callers int) (*comparer, error) {
+func compareWith(base *qcow2.Chain, sink extent.Sink, callers int) (*comparer, error) {
 	if base.ClusterSize() != int64(sink.ClusterSize()) {
 		return nil, fmt.Errorf("compare with a base in clusters of %d bytes: the image has %d", base.ClusterSize(), sink.ClusterSize())
 	}
@@ -111,7 +112,7 @@ func (c *comparer) Zero(offset, length int64) error {
 			return nil
 		}
 		pos = min(to, end) // what is not a whole cluster is the end of the disk
-		zero := Extent{Offset: from, Length: pos - from, Status: Zero}
+		zero := zeroRun{from, pos - from}
 		if err := zero.emit(c.sink); err != nil {
 			return err
 		}

@@ -6,6 +6,9 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
 
 // unit is the cluster size of these tests.
@@ -42,10 +45,10 @@ func (m *memoryBase) NextData(offset, end int64) (from, to int64, err error) {
 
 // compared is a comparer of small clusters in front of a recorder that holds
 // what an image chained onto the base shows at first.
-func compared(t *testing.T, base *memoryBase, size int) (*comparer, *recorder) {
+func compared(t *testing.T, base *memoryBase, size int) (*comparer, *extenttest.Recorder) {
 	t.Helper()
-	sink := &recorder{cluster: unit, size: int64(size), bytes: make([]byte, size)}
-	copy(sink.bytes, base.data)
+	sink := &extenttest.Recorder{Cluster: unit, Size: int64(size), Bytes: make([]byte, size)}
+	copy(sink.Bytes, base.data)
 	c := &comparer{sink: sink, readers: make(chan *baseReader, 1)}
 	c.readers <- &baseReader{base: base, buf: make([]byte, 1<<17)}
 	return c, sink
@@ -66,7 +69,7 @@ func diskOf(text string, size int) []byte {
 
 // feed hands a disk to a sink as a copy would: runs of data clusters and of
 // zeros, the last one padded.
-func feed(t *testing.T, sink Sink, disk []byte) {
+func feed(t *testing.T, sink extent.Sink, disk []byte) {
 	t.Helper()
 	cluster := sink.ClusterSize()
 	data := <-testPool(t, 1, (len(disk)/cluster+1)*cluster).free
@@ -99,30 +102,30 @@ func TestComparer(t *testing.T) {
 		base, disk string
 		// Bytes that the last cluster of each lacks.
 		cutBase, cutDisk int
-		want             []Extent
+		want             []extent.Extent
 		same             int64
 	}{
 		{"nothing changed", "aab.c", "aab.c", 0, 0, nil, 4 * s},
-		{"data over data", "aabbcc", "aaxbcc", 0, 0, []Extent{{2 * s, s, Data}}, 5 * s},
-		{"data over zeros", "a..b", "a.xb", 0, 0, []Extent{{2 * s, s, Data}}, 2 * s},
-		{"zeros over data", "aabb", "a..b", 0, 0, []Extent{{s, 2 * s, Zero}}, 2 * s},
+		{"data over data", "aabbcc", "aaxbcc", 0, 0, []extent.Extent{extenttest.Data(2*s, s)}, 5 * s},
+		{"data over zeros", "a..b", "a.xb", 0, 0, []extent.Extent{extenttest.Data(2*s, s)}, 2 * s},
+		{"zeros over data", "aabb", "a..b", 0, 0, []extent.Extent{extenttest.Zero(s, 2*s)}, 2 * s},
 		{"zeros over zeros", "a....", "a....", 0, 0, nil, s},
-		{"zeros over both", "a.b..c", "......", 0, 0, []Extent{{0, s, Zero}, {2 * s, s, Zero}, {5 * s, s, Zero}}, 0},
-		{"every other one", "abcdef", "axcxex", 0, 0, []Extent{{s, s, Data}, {3 * s, s, Data}, {5 * s, s, Data}}, 3 * s},
-		{"runs", "aaaaaaaa", "xxaaxxxa", 0, 0, []Extent{{0, 2 * s, Data}, {4 * s, 3 * s, Data}}, 3 * s},
-		{"the base is empty", "", "a.b", 0, 0, []Extent{{0, s, Data}, {2 * s, s, Data}}, 0},
+		{"zeros over both", "a.b..c", "......", 0, 0, []extent.Extent{extenttest.Zero(0, s), extenttest.Zero(2*s, s), extenttest.Zero(5*s, s)}, 0},
+		{"every other one", "abcdef", "axcxex", 0, 0, []extent.Extent{extenttest.Data(s, s), extenttest.Data(3*s, s), extenttest.Data(5*s, s)}, 3 * s},
+		{"runs", "aaaaaaaa", "xxaaxxxa", 0, 0, []extent.Extent{extenttest.Data(0, 2*s), extenttest.Data(4*s, 3*s)}, 3 * s},
+		{"the base is empty", "", "a.b", 0, 0, []extent.Extent{extenttest.Data(0, s), extenttest.Data(2*s, s)}, 0},
 		{"the disk is new zeros", "", "....", 0, 0, nil, 0},
-		{"grown by data", "ab", "abcd", 0, 0, []Extent{{2 * s, 2 * s, Data}}, 2 * s},
+		{"grown by data", "ab", "abcd", 0, 0, []extent.Extent{extenttest.Data(2*s, 2*s)}, 2 * s},
 		{"grown by zeros", "ab", "ab....", 0, 0, nil, 2 * s},
-		{"grown, zeros across the old end", "abcd", "ab....", 0, 0, []Extent{{2 * s, 2 * s, Zero}}, 2 * s},
-		{"shrunk", "abcdef", "abxd", 0, 0, []Extent{{2 * s, s, Data}}, 3 * s},
-		{"shrunk, zeros at the new end", "abcdef", "ab..", 0, 0, []Extent{{2 * s, 2 * s, Zero}}, 2 * s},
+		{"grown, zeros across the old end", "abcd", "ab....", 0, 0, []extent.Extent{extenttest.Zero(2*s, 2*s)}, 2 * s},
+		{"shrunk", "abcdef", "abxd", 0, 0, []extent.Extent{extenttest.Data(2*s, s)}, 3 * s},
+		{"shrunk, zeros at the new end", "abcdef", "ab..", 0, 0, []extent.Extent{extenttest.Zero(2*s, 2*s)}, 2 * s},
 		{"odd end, the same", "abc", "abc", 100, 100, nil, 3 * s},
-		{"odd end, another", "abc", "abx", 100, 100, []Extent{{2 * s, s - 100, Data}}, 2 * s},
-		{"odd end, zeros", "abc", "ab.", 100, 100, []Extent{{2 * s, s - 100, Zero}}, 2 * s},
-		{"grown within the last cluster, zeros", "abc", "ab.", 300, 100, []Extent{{2 * s, s - 100, Zero}}, 2 * s},
-		{"grown within the last cluster, data", "abc", "abc", 300, 100, []Extent{{2 * s, s - 100, Data}}, 2 * s},
-		{"shrunk within the last cluster", "abc", "abc", 100, 300, []Extent{{2 * s, s - 300, Data}}, 2 * s},
+		{"odd end, another", "abc", "abx", 100, 100, []extent.Extent{extenttest.Data(2*s, s-100)}, 2 * s},
+		{"odd end, zeros", "abc", "ab.", 100, 100, []extent.Extent{extenttest.Zero(2*s, s-100)}, 2 * s},
+		{"grown within the last cluster, zeros", "abc", "ab.", 300, 100, []extent.Extent{extenttest.Zero(2*s, s-100)}, 2 * s},
+		{"grown within the last cluster, data", "abc", "abc", 300, 100, []extent.Extent{extenttest.Data(2*s, s-100)}, 2 * s},
+		{"shrunk within the last cluster", "abc", "abc", 100, 300, []extent.Extent{extenttest.Data(2*s, s-300)}, 2 * s},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -130,10 +133,10 @@ func TestComparer(t *testing.T) {
 			disk := diskOf(tt.disk, len(tt.disk)*s-tt.cutDisk)
 			c, sink := compared(t, &memoryBase{data: base}, len(disk))
 			feed(t, c, disk)
-			if got := sink.merged(t); !reflect.DeepEqual(got, tt.want) {
+			if got := sink.Extents(t); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
-			if !bytes.Equal(sink.bytes, disk) {
+			if !bytes.Equal(sink.Bytes, disk) {
 				t.Error("the image shows something else than the disk")
 			}
 			if got := c.same.Load(); got != tt.same {
@@ -167,12 +170,12 @@ func TestComparerRandom(t *testing.T) {
 		}
 		c, sink := compared(t, &memoryBase{data: base}, len(disk))
 		feed(t, c, disk)
-		if !bytes.Equal(sink.bytes, disk) {
+		if !bytes.Equal(sink.Bytes, disk) {
 			t.Fatalf("seed %d: the image shows something else than the disk", seed)
 		}
 		padded := make([]byte, max(len(base), len(disk))+unit)
 		copy(padded, base)
-		for _, op := range sink.merged(t) {
+		for _, op := range sink.Extents(t) {
 			for off := op.Offset; off < op.End(); off += unit {
 				n := min(unit, int64(len(disk))-off)
 				whole := bytes.Equal(disk[off:off+n], padded[off:off+n]) && isZero(padded[off+n:off+unit])
@@ -191,8 +194,8 @@ func TestComparerReadsNoZeros(t *testing.T) {
 	if err := c.Zero(0, 1<<17); err != nil {
 		t.Fatal(err)
 	}
-	if base.read != 0 || len(sink.ops) != 0 {
-		t.Errorf("%d bytes read, stored %v", base.read, sink.ops)
+	if base.read != 0 || len(sink.Extents(t)) != 0 {
+		t.Errorf("%d bytes read, stored %v", base.read, sink.Extents(t))
 	}
 }
 
@@ -212,7 +215,7 @@ func TestComparerErrors(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c, sink := compared(t, &memoryBase{data: diskOf("ab", 2*unit), fail: tt.base}, 2*unit)
 			if tt.sink != nil {
-				sink.fail = func(string, int64) error { return tt.sink }
+				sink.Fail = func(string, int64) error { return tt.sink }
 			}
 			if err := tt.call(c); !errors.Is(err, boom) {
 				t.Errorf("got %v", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"sync/atomic"
 
+	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -136,7 +137,7 @@ func (e *Export) Close() {
 // Copy copies the disk into sink, once. The first error ends everything, as the
 // end of ctx does; no goroutine, connection or buffer of the copy is left when
 // it returns.
-func (e *Export) Copy(ctx context.Context, sink Sink, o Options) (_ Stats, err error) {
+func (e *Export) Copy(ctx context.Context, sink extent.Sink, o Options) (_ Stats, err error) {
 	if err := o.Validate(); err != nil {
 		return Stats{}, err
 	}
@@ -183,7 +184,7 @@ func (o Options) withDefaults() Options {
 // copier is one run of Copy.
 type copier struct {
 	export  *Export
-	sink    Sink
+	sink    extent.Sink
 	options Options
 	pool    *pool
 	batches chan *batch // planned; closed by the planner
@@ -206,7 +207,7 @@ func (c *copier) run(ctx context.Context) error {
 	return errors.Join(err, base.release())
 }
 
-func (c *copier) runInto(ctx context.Context, sink Sink) error {
+func (c *copier) runInto(ctx context.Context, sink extent.Sink) error {
 	group, ctx := panics.WithContext(ctx)
 	c.sink = sink
 	group.Go(func() error { return c.plan(ctx) })
@@ -278,13 +279,13 @@ func (c *copier) write(ctx context.Context) error {
 	return nil
 }
 
-func (c *copier) planned(e Extent) {
+func (c *copier) planned(e extent.Extent) {
 	switch e.Status {
-	case Data:
+	case extent.Data:
 		c.read.Add(e.Length)
-	case Zero:
+	case extent.Zero:
 		c.zero.Add(e.Length)
-	case Clean:
+	case extent.Clean:
 		c.clean.Add(e.Length)
 	}
 	c.position.Store(e.End())

@@ -9,9 +9,9 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -45,9 +45,8 @@ func (s *Site) missing() ([]absent, error) {
 			continue
 		}
 		m, err := s.Repo.Point(s.Lock.Domain(), i.Point)
-		var damaged *repository.DamagedError
 		switch {
-		case errors.Is(err, manifest.ErrNoPoint), errors.As(err, &damaged), err == nil && m.Identity != i.Identity:
+		case errors.Is(err, manifest.ErrNoPoint), fail.Is(err, fail.Damaged), err == nil && m.Identity != i.Identity:
 			continue // not sealed, or not to be trusted
 		case err != nil:
 			return nil, err
@@ -179,8 +178,7 @@ func refusal(err error) error {
 // domain has now.
 func (s *Site) document(a absent) (xml.Checkpoint, error) {
 	data, err := s.Repo.ReadFile(a.point, "checkpoint.xml")
-	var damaged *repository.DamagedError
-	if errors.As(err, &damaged) {
+	if fail.Is(err, fail.Damaged) {
 		return xml.Checkpoint{}, &goneError{err.Error()}
 	}
 	if err != nil {

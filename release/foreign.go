@@ -40,18 +40,13 @@ type ForeignResult struct {
 	Deleted []string            `json:"deleted"`
 }
 
-// Foreign lists the checkpoints that virtbackup made for other repositories than that at
-// dir, and deletes those that are named, all or, where one of the names is not among
-// them, none.
+// Foreign lists the checkpoints that virtbackup made for other repositories than repo, and
+// deletes those that are named: all, or none where one of the names is not among them.
 //
 // Errors: hypervisor.ErrNoDomain, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *NotForeignError, *repository.LockedError, and what libvirt reports.
-func Foreign(conn *hypervisor.Conn, dir string, request ForeignRequest) (result ForeignResult, err error) {
+func Foreign(conn *hypervisor.Conn, repo *repository.Repository, request ForeignRequest) (result ForeignResult, err error) {
 	result = ForeignResult{Domain: request.Domain, DryRun: request.DryRun, Foreign: []ForeignCheckpoint{}, Deleted: []string{}}
-	repo, err := repository.Open(dir)
-	if err != nil {
-		return result, err
-	}
 	domain, err := conn.Domain(request.Domain)
 	if err != nil {
 		return result, err

@@ -71,15 +71,11 @@ type work struct {
 // the domain, manifest.ErrNoPoint, *repository.NeededError for a point that
 // others need, *repository.LockedError, and whatever libvirt or the file system
 // reports.
-func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (result Result, retErr error) {
-	w := &work{Request: request, conn: conn}
+func Run(ctx context.Context, conn *hypervisor.Conn, repo *repository.Repository, request Request) (result Result, retErr error) {
+	w := &work{Request: request, conn: conn, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
 	if w.Log == nil {
 		w.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
-	}
-	var err error
-	if w.repo, err = repository.Open(dir); err != nil {
-		return w.result, err
 	}
 	if err := w.find(); err != nil {
 		return w.result, err

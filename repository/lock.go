@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/eintr"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -53,6 +55,14 @@ func (e *LockedError) Error() string {
 	}
 	return fmt.Sprintf("domain %s is locked by process %d on %s since %s",
 		e.Domain, e.PID, e.Host, manifest.TimeText(e.Since))
+}
+
+// Kind is fail.Locked.
+func (e *LockedError) Kind() fail.Kind { return fail.Locked }
+
+// Hint says to wait.
+func (e *LockedError) Hint() string {
+	return "another run of virtbackup works on this domain: wait until it has ended"
 }
 
 // holder is the content of a lock file. It informs people only: what locks is
@@ -96,9 +106,8 @@ func (r *Repository) Lock(domain string) (*Lock, error) {
 }
 
 func lockError(domain string, err error) error {
-	var locked *LockedError
 	switch {
-	case errors.As(err, &locked):
+	case fail.Is(err, fail.Locked):
 		return err
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("lock domain %s: the repository is on a file system mounted read-only: %w", domain, err)
@@ -165,7 +174,7 @@ func (r *Repository) lockOpened(domain string, f *os.File) error {
 }
 
 func flock(f *os.File) error {
-	err := localfile.RetryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	err := eintr.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if err != nil {
 		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}

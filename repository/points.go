@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -52,6 +53,9 @@ func (e *DamagedError) Error() string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// Kind is fail.Damaged.
+func (e *DamagedError) Kind() fail.Kind { return fail.Damaged }
 
 // Hint says what still restores, as far as that is known.
 func (e *DamagedError) Hint() string {
@@ -223,6 +227,11 @@ type OtherDomainError struct {
 // Error names both UUIDs.
 func (e *OtherDomainError) Error() string {
 	return fmt.Sprintf("the points of domain %s belong to the UUID %s, this domain has %s", e.Name, e.Have, e.Want)
+}
+
+// Hint says how to keep the two apart.
+func (e *OtherDomainError) Hint() string {
+	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
 }
 
 // Owner is the UUID that the directory of a domain belongs to: that of its

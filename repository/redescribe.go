@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/eintr"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -42,7 +43,7 @@ func lockDescription(dir string) (unlock func() error, err error) {
 		if err != nil {
 			return nil, err
 		}
-		err = localfile.RetryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
+		err = eintr.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
 		if err != nil {
 			return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, f.Close())
 		}

@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -37,9 +38,13 @@ const temporaryPrefix = ".repository.json-"
 
 // Errors that callers tell apart with errors.Is.
 var (
-	ErrNotRepository = errors.New("not a virtbackup repository")
-	ErrAbsent        = errors.New("the directory does not exist") // always with ErrNotRepository
-	ErrNoDisk        = errors.New("no such disk in the restore point")
+	ErrNotRepository = fail.Sentinel(fail.Usage,
+		"is its file system mounted, and is --repo right? virtbackup init DIR makes a repository in a directory that is new or empty",
+		"not a virtbackup repository")
+	ErrAbsent = fail.Sentinel(fail.Usage, // is an ErrNotRepository, too
+		"is its file system mounted, and is --repo right? virtbackup init DIR makes a repository",
+		"%w: the directory does not exist", ErrNotRepository)
+	ErrNoDisk = fail.Sentinel(fail.NotFound, "", "no such disk in the restore point")
 )
 
 // Repository is an opened repository. It holds no descriptors and is safe for
@@ -177,7 +182,7 @@ func readDescription(dir string) (description, error) {
 
 func notRepository(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %w", ErrNotRepository, ErrAbsent)
+		return ErrAbsent
 	}
 	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, manifest.DescriptionName)
 }

@@ -1,10 +1,11 @@
 package restore
 
 import (
-	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -30,6 +31,8 @@ type Request struct {
 	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
+	// Limits are shared with other runs of this process; nil: this one has its own.
+	Limits *limit.Limits
 	// Log gets what happens. nil means none.
 	Log *slog.Logger
 	// Progress, if set, is told how many bytes of a disk are restored, and how
@@ -37,30 +40,12 @@ type Request struct {
 	Progress func(target string, copied, expected int64)
 }
 
-// UsageError is a request that cannot be carried out as it was worded.
-type UsageError struct{ message, hint string }
-
-// Error returns the message.
-func (e *UsageError) Error() string { return e.message }
-
-// Hint says what to do.
-func (e *UsageError) Hint() string { return e.hint }
-
-// NotFoundError says that a domain, point or disk is not in the repository.
-type NotFoundError struct{ message, hint string }
-
-// Error returns the message.
-func (e *NotFoundError) Error() string { return e.message }
-
-// Hint says what to do.
-func (e *NotFoundError) Hint() string { return e.hint }
-
 func (r Request) validate() error {
 	switch {
 	case r.Dir == "":
-		return &UsageError{"no directory to restore to", "--to DIR"}
+		return fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
 	case r.Format != QCOW2 && r.Format != Raw:
-		return &UsageError{fmt.Sprintf("unknown format %q", r.Format), "--format qcow2 or --format raw"}
+		return fail.Errorf(fail.Usage, "--format qcow2 or --format raw", "unknown format %q", r.Format)
 	}
 	return nil
 }
@@ -71,6 +56,9 @@ func (r Request) withDefaults() Request {
 	}
 	if r.Format == "" {
 		r.Format = QCOW2
+	}
+	if r.Limits == nil {
+		r.Limits = limit.New(0)
 	}
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)

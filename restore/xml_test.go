@@ -2,14 +2,13 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // A point whose domain.xml is damaged is not restored as a whole; its disks are, where
@@ -24,9 +23,7 @@ func TestDamagedXML(t *testing.T) {
 			must(t, spoil(filepath.Join(repo.PointDir("vm1", "check1"), manifest.DomainXML)))
 			dir := filepath.Join(t.TempDir(), "out")
 			_, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir})
-			var damaged *repository.DamagedError
-			var hint interface{ Hint() string }
-			if !errors.As(err, &damaged) || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "restore vm1 --at check1 --to DIR --disk vda ") {
+			if !fail.Is(err, fail.Damaged) || !strings.Contains(fail.HintOf(err), "restore vm1 --at check1 --to DIR --disk vda ") {
 				t.Errorf("without --disk: got %v, want damage, and a hint", err)
 			}
 			result, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir, Disks: []string{"vda"}})

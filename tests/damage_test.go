@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -238,19 +238,20 @@ func (b *bed) try(c spoiling, turn int, n *counts) {
 	}
 }
 
+// saysWhat tells whether a restore was refused for damage, or for what is not there.
+func saysWhat(err error) bool { return fail.Is(err, fail.Damaged) || fail.Is(err, fail.NotFound) }
+
 // tryRestore restores a point, which must fail if it is lost.
 func (b *bed) tryRestore(repo *repository.Repository, p truePoint, lost bool, n *counts, fail func(string, ...any)) {
 	dir := filepath.Join(filepath.Dir(b.repo), "restored")
 	defer os.RemoveAll(dir)
 	_, err := restore.Run(context.Background(), repo, restore.Request{Domain: b.Name, At: p.ID, Dir: dir, Format: restore.Raw})
-	var damaged *repository.DamagedError
-	var notFound *restore.NotFoundError // a domain or disk; a point is ErrNoPoint
 	if err != nil {
 		n.refused.Add(1)
 		if !lost {
 			fail("%s is said to restore: %v", p.ID, err)
 		}
-		if !errors.As(err, &damaged) && !errors.As(err, &notFound) && !errors.Is(err, manifest.ErrNoPoint) {
+		if !saysWhat(err) {
 			fail("restore of %s fails with %T %v, not with damage", p.ID, err, err)
 		}
 		if _, err := os.Lstat(dir); err == nil {

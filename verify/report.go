@@ -2,12 +2,12 @@ package verify
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -57,8 +57,7 @@ type Point struct {
 	Disks     []string `json:"disks,omitempty"`
 }
 
-// DamagedError says that there is damage; the report has all of it. It unwraps to
-// a *repository.DamagedError.
+// DamagedError says that there is damage; the report has all of it.
 type DamagedError struct {
 	report Report
 }
@@ -83,6 +82,9 @@ func (e *DamagedError) Error() string {
 	return fmt.Sprintf("damage in %s; %s cannot be restored whole", count(len(e.report.Damage), "place"), count(lost, "point"))
 }
 
+// Kind is fail.Damaged.
+func (e *DamagedError) Kind() fail.Kind { return fail.Damaged }
+
 // Hint says what still restores.
 func (e *DamagedError) Hint() string {
 	for _, d := range e.report.Domains {
@@ -91,15 +93,6 @@ func (e *DamagedError) Hint() string {
 		}
 	}
 	return ""
-}
-
-// Unwrap is the damage as other parts of the program tell of it.
-func (e *DamagedError) Unwrap() error {
-	damaged := &repository.DamagedError{}
-	for _, d := range e.report.Damage {
-		damaged.Points = append(damaged.Points, repository.DamagedPoint{Domain: d.Domain, ID: d.Point, Err: errors.New(d.String())})
-	}
-	return damaged
 }
 
 // sorted is the damage in the order of the tree, each with the points it breaks.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -116,8 +117,7 @@ func (r *run) choose() ([]*domainRun, error) {
 	}
 	if r.Domain != "" {
 		if !slices.Contains(names, r.Domain) {
-			var damaged *repository.DamagedError
-			if _, err := r.repo.Points(r.Domain); errors.As(err, &damaged) {
+			if _, err := r.repo.Points(r.Domain); fail.Is(err, fail.Damaged) {
 				return nil, err
 			}
 			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), manifest.ErrNoPoint)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
@@ -166,9 +167,8 @@ func TestDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			report := verified(t, r, Request{})
-			var damaged *repository.DamagedError
-			if err := report.Err(); !errors.As(err, &damaged) {
-				t.Errorf("got %v, want a *repository.DamagedError", err)
+			if err := report.Err(); !fail.Is(err, fail.Damaged) {
+				t.Errorf("got %v, want damage", err)
 			}
 			if got := outcome(report.Domains[0]); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)

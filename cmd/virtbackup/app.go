@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // newApp is the command line. Output for people or programs goes to stdout, log
@@ -71,13 +72,13 @@ func boolFlag(name, usage string) cli.Flag {
 
 func checkGlobals(c *cli.Context) error {
 	if p := c.String("progress"); !slices.Contains([]string{barsAuto, barsAlways, barsNever}, p) {
-		return &usageError{fmt.Sprintf("--progress is auto, always or never, not %q", p), "virtbackup --help"}
+		return fail.Errorf(fail.Usage, "virtbackup --help", "--progress is auto, always or never, not %q", p)
 	}
 	if c.String("repo") == "" {
-		return &usageError{"--repo, or VIRTBACKUP_REPO, names no directory", "virtbackup --repo /srv/backup …"}
+		return fail.Errorf(fail.Usage, "virtbackup --repo /srv/backup …", "--repo, or VIRTBACKUP_REPO, names no directory")
 	}
 	if c.Bool("quiet") && c.Bool("verbose") {
-		return &usageError{"--quiet and --verbose do not go together", "leave out one of them"}
+		return fail.Errorf(fail.Usage, "leave out one of them", "--quiet and --verbose do not go together")
 	}
 	return nil
 }
@@ -91,13 +92,13 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	if option, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
 		text = "there is no option --" + strings.TrimLeft(option, "-")
 	}
-	return &usageError{what + ": " + text, what + " --help"}
+	return fail.Errorf(fail.Usage, what+" --help", "%s: %s", what, text)
 }
 
 // noCommand runs where no command of ours is named.
 func noCommand(c *cli.Context) error {
 	if c.Args().Present() {
-		return &usageError{fmt.Sprintf("there is no command %q", c.Args().First()), "virtbackup --help"}
+		return fail.Errorf(fail.Usage, "virtbackup --help", "there is no command %q", c.Args().First())
 	}
 	return cli.ShowAppHelp(c)
 }
@@ -116,7 +117,7 @@ func argumentError(c *cli.Context) error {
 	if c.Args().Len() > 0 {
 		got = fmt.Sprintf("not %q", strings.Join(c.Args().Slice(), " "))
 	}
-	return &usageError{fmt.Sprintf("%s takes the arguments %s: %s", c.Command.HelpName, c.Command.ArgsUsage, got), c.Command.HelpName + " --help"}
+	return fail.Errorf(fail.Usage, c.Command.HelpName+" --help", "%s takes the arguments %s: %s", c.Command.HelpName, c.Command.ArgsUsage, got)
 }
 
 // connect opens the connection to libvirt; the caller closes it.
@@ -130,7 +131,7 @@ func forSession(c *cli.Context, err error) error {
 	if !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(strings.TrimSuffix(c.String("connect"), "/"), ":///session") {
 		return err
 	}
-	return &hintedError{err, "with qemu:///session name directories of your own, which there have to be: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)"}
+	return fail.WithHint(err, "with qemu:///session name directories of your own, which there have to be: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)")
 }
 
 // logger writes for people.

@@ -1,11 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // arrange puts a command line into the order that urfave/cli v2 needs: global
@@ -15,7 +16,7 @@ import (
 //	virtbackup --repo=/backup inc --since=check2 -- vm1
 //
 // args begins with the program's name. Unknown options stay with the command,
-// which then complains about them. An option without its value is a *usageError
+// which then complains about them. An option without its value is a fail.Usage
 // here: put before the arguments, it would take one of them.
 func arrange(app *cli.App, args []string) ([]string, error) {
 	if len(args) == 0 {
@@ -92,7 +93,7 @@ func (a *arrangement) option(words []string) (int, error) {
 	}
 	if len(words) < n {
 		hint := strings.Join(append([]string{a.app.Name}, a.path...), " ") + " --help"
-		return 0, &usageError{fmt.Sprintf("option %s needs a value", words[0]), hint}
+		return 0, fail.Errorf(fail.Usage, hint, "option %s needs a value", words[0])
 	}
 	// Before the command there are only global ones, like --version.
 	if isGlobal || len(a.path) == 0 {

@@ -1,9 +1,10 @@
 package main
 
 import (
-	"errors"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 func TestArrange(t *testing.T) {
@@ -66,8 +67,7 @@ func TestArrange(t *testing.T) {
 func TestArrangeMissingValue(t *testing.T) {
 	for _, line := range []string{"inc vm1 --since", "list --repo", "--repo", "checkpoint list --connect"} {
 		_, err := arrange(newApp(nil, nil), append([]string{"virtbackup"}, strings.Fields(line)...))
-		var usage *usageError
-		if !errors.As(err, &usage) || !strings.Contains(usage.hint, "--help") {
+		if !fail.Is(err, fail.Usage) || !strings.Contains(fail.HintOf(err), "--help") {
 			t.Errorf("%s: got %v, want a usage error", line, err)
 		}
 	}

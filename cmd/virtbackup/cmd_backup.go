@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -10,7 +9,9 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -103,12 +104,16 @@ func autoCommand() *cli.Command {
 
 // backUp makes one point and reports it.
 func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
+	request, err := backupRequest(c, kind)
+	if err != nil {
+		return err
+	}
 	conn, err := connect(c)
 	if err != nil {
 		return err
 	}
 	defer join(&err, conn.Close)
-	result, err := runBackup(c, conn, kind, domain)
+	result, err := runBackup(c, conn, request, domain)
 	if err != nil {
 		return forSession(c, err)
 	}
@@ -118,6 +123,10 @@ func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 
 // backUpSeveral makes a point of each domain.
 func backUpSeveral(c *cli.Context, domains []string) (err error) {
+	request, err := backupRequest(c, backup.Auto)
+	if err != nil {
+		return err
+	}
 	conn, err := connect(c)
 	if err != nil {
 		return err
@@ -127,75 +136,60 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		return err
 	}
 	if c.Bool("all") {
-		if domains, err = running(conn); err != nil {
+		if domains, err = fleet.Running(conn); err != nil {
 			return err
 		}
 	}
-	return several{
+	return several[backup.Result]{
 		what: "backed up",
-		do: func(domain string) (any, bool, error) {
-			result, err := runBackup(c, conn, backup.Auto, domain)
+		do: func(domain string) (backup.Result, bool, error) {
+			result, err := runBackup(c, conn, request, domain)
 			return result, len(result.Warnings) > 0, err
 		},
-		print: func(w io.Writer, result any) error { return printBackup(w, result.(backup.Result)) },
+		print: printBackup,
 	}.run(c, domains)
 }
 
-// running lists the domains that can be backed up now.
-func running(conn *hypervisor.Conn) ([]string, error) {
-	all, err := conn.Domains()
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, name := range all {
-		domain, err := conn.Domain(name)
-		if errors.Is(err, hypervisor.ErrNoDomain) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		active, err := domain.Active()
-		if err != nil {
-			return nil, err
-		}
-		if active {
-			names = append(names, name)
-		}
-	}
-	return names, nil
-}
-
-func runBackup(c *cli.Context, conn *hypervisor.Conn, kind manifest.Kind, domain string) (_ backup.Result, err error) {
+// backupRequest reads the options. All domains share what it returns: the limits are those
+// of the process.
+func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	tuning, err := tuning(c)
 	if err != nil {
-		return backup.Result{}, err
+		return backup.Request{}, err
+	}
+	limits, err := newLimits(c)
+	if err != nil {
+		return backup.Request{}, err
 	}
 	if err := notNegative(c, "agent-timeout", "wait", "stall-timeout"); err != nil {
-		return backup.Result{}, err
+		return backup.Request{}, err
 	}
 	scratchLimit, err := parseBytes("--scratch-limit takes bytes", c.String("scratch-limit"))
 	if err != nil {
-		return backup.Result{}, err
+		return backup.Request{}, err
 	}
 	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
-		return backup.Result{}, &usageError{fmt.Sprintf("--max-chain is a number of images from 1 on, not %d", c.Int("max-chain")), "--max-chain 200"}
+		return backup.Request{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain is a number of images from 1 on, not %d", c.Int("max-chain"))
 	}
 	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
-		return backup.Result{}, &usageError{fmt.Sprintf("--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints")), "--keep-checkpoints 8"}
+		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints"))
 	}
-	show := newProgress(c)
-	defer func() { show.close(err == nil) }()
-	return backup.Run(c.Context, conn, c.String("repo"), backup.Request{
-		Domain: domain, Kind: kind, Since: c.String("since"),
+	return backup.Request{
+		Kind: kind, Since: c.String("since"),
 		Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
 		Fallback: backup.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"),
 		Quiesce: backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"),
 		ScratchLimit: scratchLimit, KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
-		Tuning: tuning, Version: version(), Log: logger(c, show), Progress: show.update,
-	})
+		Tuning: tuning, Limits: limits, Version: version(),
+	}, nil
+}
+
+func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, domain string) (_ backup.Result, err error) {
+	show := newProgress(c)
+	defer func() { show.close(err == nil) }()
+	request.Domain, request.Log, request.Progress = domain, logger(c, show), show.update
+	return backup.Run(c.Context, conn, c.String("repo"), request)
 }
 
 func warnedIf(warnings bool) error {

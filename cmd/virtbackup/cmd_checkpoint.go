@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -32,9 +33,9 @@ func checkpointCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
-				return &usageError{fmt.Sprintf("virtbackup checkpoint has no command %q", c.Args().First()), "virtbackup checkpoint --help"}
+				return fail.Errorf(fail.Usage, "virtbackup checkpoint --help", "virtbackup checkpoint has no command %q", c.Args().First())
 			}
-			return &usageError{"virtbackup checkpoint needs one of the commands list, size and delete", "virtbackup checkpoint --help"}
+			return fail.Errorf(fail.Usage, "virtbackup checkpoint --help", "virtbackup checkpoint needs one of the commands list, size and delete")
 		},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -84,8 +85,7 @@ func list(c *cli.Context) error {
 // their manifests tell.
 func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
 	lineage, err := repo.Lineage(domain)
-	var damaged *repository.DamagedError
-	if errors.As(err, &damaged) { // was said
+	if fail.Is(err, fail.Damaged) { // was said
 		return nil
 	}
 	if err != nil {
@@ -139,7 +139,7 @@ func listed(repo *repository.Repository, domain string) ([]string, error) {
 	}
 	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), manifest.ErrNoPoint)
 	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && manifest.IsPointName(at) {
-		err = &hintedError{err, "virtbackup show " + manifest.ShellWord(domain)}
+		err = fail.WithHint(err, "virtbackup show %s", manifest.ShellWord(domain))
 	}
 	return nil, err
 }

@@ -65,9 +65,9 @@ func recoverDomains(c *cli.Context) (err error) {
 }
 
 func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error {
-	return several{
+	return several[recovery.Report]{
 		what: "cleaned up",
-		do: func(domain string) (any, bool, error) {
+		do: func(domain string) (recovery.Report, bool, error) {
 			found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
 				Domain: domain, DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
@@ -77,7 +77,7 @@ func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error 
 			}
 			return found, len(found.Left) > 0, err
 		},
-		print: func(w io.Writer, found any) error { return printReport(w, found.(recovery.Report)) },
+		print: printReport,
 	}.run(c, domains)
 }
 

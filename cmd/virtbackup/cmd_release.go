@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
@@ -55,11 +56,15 @@ func releaseDomain(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	domain, point, err := pointToRelease(c, conn, name)
+	repo, err := repository.Open(c.String("repo"))
 	if err != nil {
 		return err
 	}
-	result, err := release.Run(c.Context, conn, c.String("repo"), release.Request{
+	domain, point, err := pointToRelease(conn, repo, name)
+	if err != nil {
+		return err
+	}
+	result, err := release.Run(c.Context, conn, repo, release.Request{
 		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
@@ -78,14 +83,18 @@ func releaseForeign(c *cli.Context) (err error) {
 		return argumentError(c)
 	}
 	if c.Bool("points") {
-		return &usageError{"--foreign and --points do not go together", "leave out one of them"}
+		return fail.Errorf(fail.Usage, "leave out one of them", "--foreign and --points do not go together")
 	}
 	conn, err := connect(c)
 	if err != nil {
 		return err
 	}
 	defer join(&err, conn.Close)
-	result, err := release.Foreign(conn, c.String("repo"), release.ForeignRequest{
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return err
+	}
+	result, err := release.Foreign(conn, repo, release.ForeignRequest{
 		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
@@ -129,11 +138,7 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 // pointToRelease says which domain and point are meant; "" is all points. A time must be
 // the point's own, and of no other: what is removed is never the newest of a day, or before
 // some time.
-func pointToRelease(c *cli.Context, conn *hypervisor.Conn, name string) (domain, point string, err error) {
-	repo, err := repository.Open(c.String("repo"))
-	if err != nil {
-		return "", "", err
-	}
+func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name string) (domain, point string, err error) {
 	inRepo, err := domainsOf(repo)
 	if err != nil {
 		return "", "", err
@@ -158,10 +163,9 @@ func pointToRelease(c *cli.Context, conn *hypervisor.Conn, name string) (domain,
 	case err != nil:
 		return "", "", err
 	case len(points) == 0:
-		return "", "", &usageError{fmt.Sprintf("domain %s has no point of %s: the newest before it is %s", domain, at, m.ID), "name the point by its id, or by its time"}
+		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or by its time", "domain %s has no point of %s: the newest before it is %s", domain, at, m.ID)
 	case len(points) > 1:
-		return "", "", &usageError{fmt.Sprintf("%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID),
-			"name the point by its id, or more of its time"}
+		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or more of its time", "%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID)
 	}
 	return domain, points[0].ID, nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -67,7 +68,7 @@ func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, d
 		return nil, "", "", err
 	}
 	if domain, _, err := pointArg(name, known); err == nil && domain != name && known(domain) {
-		return nil, "", "", &usageError{fmt.Sprintf("%s names a point, and so does --at %s", name, c.String("at")), "leave out one of them"}
+		return nil, "", "", fail.Errorf(fail.Usage, "leave out one of them", "%s names a point, and so does --at %s", name, c.String("at"))
 	}
 	return repo, name, c.String("at"), nil
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -22,12 +23,11 @@ func pointArg(arg string, known func(domain string) bool) (domain, at string, er
 	domain, at = arg[:i], arg[i+1:]
 	switch whole := known(arg); {
 	case whole && known(domain) && manifest.IsPointName(at):
-		return "", "", &usageError{fmt.Sprintf("%s is a domain, and could be point %s of domain %s", arg, at, domain),
-			fmt.Sprintf("%s@latest, or another of its points, is of the domain; restore %s --at POINT, too", arg, arg)}
+		return "", "", fail.Errorf(fail.Usage, fmt.Sprintf("%s@latest, or another of its points, is of the domain; restore %s --at POINT, too", arg, arg), "%s is a domain, and could be point %s of domain %s", arg, at, domain)
 	case whole:
 		return arg, "", nil
 	case at == "":
-		return "", "", &usageError{arg + " names no point", fmt.Sprintf("%s@latest, or %s alone", domain, domain)}
+		return "", "", fail.Errorf(fail.Usage, fmt.Sprintf("%s@latest, or %s alone", domain, domain), "%s names no point", arg)
 	}
 	return domain, at, nil
 }

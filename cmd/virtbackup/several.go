@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,48 +8,42 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/fleet"
 )
 
-// several is what is done for several domains, one after the other.
-type several struct {
+// several is what is done for several domains.
+type several[R any] struct {
 	what string // is not done for those that fail: "backed up"
-	// do returns what was done for one, and whether it has warnings.
-	do func(domain string) (result any, warned bool, err error)
+	do   fleet.Do[R]
 	// print is for people.
-	print func(w io.Writer, result any) error
+	print func(w io.Writer, result R) error
 }
 
-// run goes on after a failure. In JSON a domain that failed stands in the array as a
-// [failure] in the place of its result. The error is a
+// run does it for each, and reports each as soon as it has ended. In JSON a domain that
+// failed stands in the array as a [failure] in the place of its result. The error is a
 // *severalError where some of several failed.
-func (s several) run(c *cli.Context, domains []string) error {
-	results := []any{}
+func (s several[R]) run(c *cli.Context, domains []string) error {
 	sum := &severalError{of: len(domains), what: s.what}
-	for i, domain := range domains {
-		result, warned, err := s.one(domain)
-		if err = forSession(c, err); err != nil {
-			if len(domains) > 1 {
-				report(c.App.ErrWriter, named(domain, err))
-			}
-			sum.add(domain, err)
-			f := failed(err)
-			f.Domain = domain
-			results = append(results, f)
-			if c.Context.Err() != nil || errors.Is(err, backup.ErrStuck) {
-				sum.left = domains[i+1:]
-				break
-			}
-			continue
-		}
-		results = append(results, result)
-		sum.warned = sum.warned || warned
-		if !c.Bool("json") {
-			err := printDone(c, nil, func(w io.Writer) error { return s.print(w, result) })
-			sum.warned = sum.warned || err != nil
-		}
+	results := []any{}
+	do := func(domain string) (R, bool, error) {
+		result, warned, err := s.do(domain)
+		return result, warned, forSession(c, err)
 	}
+	summary := fleet.Run(c.Context, domains, do, func(o fleet.Outcome[R]) {
+		switch {
+		case o.Err == nil:
+			results = append(results, o.Result)
+			sum.warned = s.printOne(c, o.Result) != nil || o.Warned || sum.warned
+			return
+		case len(domains) > 1:
+			report(c.App.ErrWriter, named(o.Domain, o.Err))
+		}
+		sum.add(o.Domain, o.Err)
+		f := failed(o.Err)
+		f.Domain = o.Domain
+		results = append(results, f)
+	})
+	sum.left = summary.Left
 	if c.Bool("json") {
 		sum.warned = printDone(c, results, nil) != nil || sum.warned
 	}
@@ -63,6 +56,14 @@ func (s several) run(c *cli.Context, domains []string) error {
 	return warnedIf(sum.warned)
 }
 
+// printOne is for people: JSON has one array of all, at the end.
+func (s several[R]) printOne(c *cli.Context, result R) error {
+	if c.Bool("json") {
+		return nil
+	}
+	return printDone(c, nil, func(w io.Writer) error { return s.print(w, result) })
+}
+
 // named is an error that says which domain it is about. A name alone may be in a text by
 // chance.
 func named(domain string, err error) error {
@@ -72,15 +73,6 @@ func named(domain string, err error) error {
 		}
 	}
 	return fmt.Errorf("domain %s: %w", domain, err)
-}
-
-// one does it for one domain. A panic is its failure: the others have their turn.
-func (s several) one(domain string) (result any, warned bool, err error) {
-	err = panics.Catch(func() error {
-		result, warned, err = s.do(domain)
-		return err
-	})
-	return result, warned, err
 }
 
 // severalError is what is left to say after some of several domains failed, each

@@ -53,7 +53,7 @@ func runSeveral(t *testing.T, isJSON bool, stdout io.Writer, domains ...string) 
 	var said bytes.Buffer
 	app := newApp(newScreen(stdout), &said)
 	app.Action = func(c *cli.Context) error {
-		return several{what: "done", do: ended(cancel), print: func(w io.Writer, result any) error {
+		return several[any]{what: "done", do: ended(cancel), print: func(w io.Writer, result any) error {
 			_, err := fmt.Fprintln(w, result)
 			return err
 		}}.run(c, domains)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/internal/zstd"
 )
 
@@ -28,20 +30,26 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	if t.Zstd, err = parseCompression(c.String("compress")); err != nil {
 		return t, err
 	}
-	if t.RateLimit, err = parseBytes("--limit-rate takes bytes a second", c.String("limit-rate")); err != nil {
-		return t, err
-	}
 	t.Connections = c.Int("connections")
 	if c.IsSet("connections") && t.Connections < 1 {
-		return t, &usageError{fmt.Sprintf("--connections is a number from 1 on, not %d", t.Connections), "--connections 2"}
+		return t, fail.Errorf(fail.Usage, "--connections 2", "--connections is a number from 1 on, not %d", t.Connections)
 	}
 	modes := map[string]directio.Mode{"auto": directio.Auto, "always": directio.Always, "never": directio.Never}
 	mode, ok := modes[c.String("direct")]
 	if !ok {
-		return t, &usageError{fmt.Sprintf("--direct is auto, always or never, not %q", c.String("direct")), "leave it out: auto is right"}
+		return t, fail.Errorf(fail.Usage, "leave it out: auto is right", "--direct is auto, always or never, not %q", c.String("direct"))
 	}
 	t.Direct = mode
 	return t, nil
+}
+
+// newLimits reads the limits that all backups of this process share.
+func newLimits(c *cli.Context) (*limit.Limits, error) {
+	rate, err := parseBytes("--limit-rate takes bytes a second", c.String("limit-rate"))
+	if err != nil {
+		return nil, err
+	}
+	return limit.New(rate), nil
 }
 
 // notNegative refuses options that are a time below 0, a slip of the hand: they would
@@ -49,7 +57,7 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 func notNegative(c *cli.Context, options ...string) error {
 	for _, name := range options {
 		if d := c.Duration(name); d < 0 {
-			return &usageError{fmt.Sprintf("--%s is a time from 0 on, not %v", name, d), fmt.Sprintf("--%s 30s", name)}
+			return fail.Errorf(fail.Usage, fmt.Sprintf("--%s 30s", name), "--%s is a time from 0 on, not %v", name, d)
 		}
 	}
 	return nil
@@ -68,7 +76,7 @@ func parseCompression(s string) (level int, err error) {
 			return n, nil
 		}
 	}
-	return 0, &usageError{fmt.Sprintf("--compress is none, zstd or zstd:LEVEL, not %q", s), "--compress zstd"}
+	return 0, fail.Errorf(fail.Usage, "--compress zstd", "--compress is none, zstd or zstd:LEVEL, not %q", s)
 }
 
 // parseBytes reads a number of bytes with an optional unit of 1024, as curl and
@@ -85,5 +93,5 @@ func parseBytes(what, s string) (int64, error) {
 	if bytes := n * factor; err == nil && bytes >= 1 && bytes < math.MaxInt64 {
 		return int64(bytes), nil
 	}
-	return 0, &usageError{fmt.Sprintf("%s, not %q", what, s), "800K, 200M or 1.5G, for example"}
+	return 0, fail.Errorf(fail.Usage, "800K, 200M or 1.5G, for example", "%s, not %q", what, s)
 }

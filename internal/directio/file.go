@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/eintr"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
@@ -26,7 +28,9 @@ const (
 )
 
 // ErrRefused is the cause where a file system does not do what Always wants.
-var ErrRefused = errors.New("the file system refuses O_DIRECT")
+var ErrRefused = fail.Sentinel(fail.Other,
+	"--direct auto writes through the page cache there, and empties it behind itself",
+	"the file system refuses O_DIRECT")
 
 // File is a new file, written in large aligned pieces and read in any way. Its
 // methods are safe for concurrent use, but for a read beside a write of the same
@@ -171,7 +175,7 @@ func (f *File) allocate(end int64) {
 	to := end + min(maxAhead, max(minAhead, f.ahead), f.spare())
 	before := f.Taken()
 	f.takes(to)
-	err := retryInterrupted(func() error { return unix.Fallocate(int(f.file.Fd()), 0, f.ahead, to-f.ahead) })
+	err := eintr.Retry(func() error { return unix.Fallocate(int(f.file.Fd()), 0, f.ahead, to-f.ahead) })
 	if err != nil {
 		f.taken.Store(before)
 		f.ahead = -1
@@ -211,7 +215,7 @@ func (f *File) Truncate(size int64) error {
 // Sync puts the data on stable storage (fdatasync; the size is part of it).
 func (f *File) Sync() error {
 	return fault.Around("fsync "+filepath.Base(f.Name()), func() error {
-		if err := retryInterrupted(func() error { return unix.Fdatasync(int(f.file.Fd())) }); err != nil {
+		if err := eintr.Retry(func() error { return unix.Fdatasync(int(f.file.Fd())) }); err != nil {
 			return &os.PathError{Op: "fdatasync", Path: f.Name(), Err: err}
 		}
 		return nil

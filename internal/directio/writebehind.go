@@ -6,6 +6,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/eintr"
 )
 
 // behindRanges is how many writes may be in the page cache before the oldest is
@@ -49,19 +51,9 @@ func (b *writeBehind) wrote(f *os.File, offset, length int64) error {
 // syncRange does not swallow write errors: sync_file_range(2) reports an error
 // of earlier writeback once, and the fsync that follows would not see it again.
 func syncRange(f *os.File, s span, flags int) error {
-	err := retryInterrupted(func() error { return unix.SyncFileRange(int(f.Fd()), s.offset, s.length, flags) })
+	err := eintr.Retry(func() error { return unix.SyncFileRange(int(f.Fd()), s.offset, s.length, flags) })
 	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
 		return nil
 	}
 	return &os.PathError{Op: "sync_file_range", Path: f.Name(), Err: err}
-}
-
-// retryInterrupted repeats a system call that a signal interrupted, as package
-// os does: the Go runtime sends itself signals.
-func retryInterrupted(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

@@ -14,6 +14,7 @@ import (
 	"lukechampine.com/blake3"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/eintr"
 	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
@@ -135,9 +136,9 @@ func MakeDir(dir string) error {
 	return SyncDir(parent)
 }
 
-// AbsentDirs are the directories that MakeDir would make, outermost first.
+// AbsentDirs are dir and the directories above it that do not exist, outermost first.
 func AbsentDirs(dir string) []string {
-	if _, err := os.Stat(dir); err == nil || filepath.Dir(dir) == dir {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
 		return nil
 	}
 	return append(AbsentDirs(filepath.Dir(dir)), dir)
@@ -178,7 +179,7 @@ func makeParents(dir string) error {
 // fs.ErrExist. File systems without RENAME_NOREPLACE (NFS, old FUSE) get a look
 // followed by a rename, which is enough under a domain's lock.
 func RenameExclusive(from, to string) error {
-	err := RetryInterrupted(func() error {
+	err := eintr.Retry(func() error {
 		return unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 	})
 	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.ENOTSUP) {
@@ -195,16 +196,6 @@ func linkError(from, to string, err error) error {
 		return nil
 	}
 	return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
-}
-
-// RetryInterrupted repeats a system call that a signal interrupted, as package
-// os does: the Go runtime sends itself signals.
-func RetryInterrupted(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }
 
 // Digest returns "blake3:" and the hex BLAKE3-256 of the file at path, as

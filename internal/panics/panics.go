@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // Error is a panic as an error, with the stack of the goroutine it was in.
@@ -23,6 +25,14 @@ type Error struct {
 
 // Error says what was panicked with. It is a bug; Stack says where.
 func (e *Error) Error() string { return fmt.Sprintf("internal error: %v", e.Value) }
+
+// Kind is fail.Bug.
+func (e *Error) Kind() fail.Kind { return fail.Bug }
+
+// Hint asks for a report.
+func (e *Error) Hint() string {
+	return "this is a bug, please report it with virtbackup --version and what stands on standard error"
+}
 
 var last atomic.Pointer[Error]
 

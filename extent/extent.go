@@ -1,8 +1,10 @@
-package nbdcopy
+// Package extent has the words that readers and writers of disks share: a run of
+// bytes with one status, and the sink that takes such runs.
+package extent
 
 import "fmt"
 
-// Status says what a backup does with an extent.
+// Status says what a copy does with an extent.
 type Status uint8
 
 const (
@@ -15,7 +17,7 @@ const (
 	Data
 )
 
-// String names the status as DESIGN does.
+// String is the name of the status in small letters.
 func (s Status) String() string {
 	switch s {
 	case Clean:

@@ -1,6 +1,4 @@
-package nbdcopy
-
-import "context"
+package extent
 
 // Sink takes what a copy produces. Its methods are called from several
 // goroutines at once, in no order.
@@ -18,12 +16,3 @@ type Sink interface {
 	// The range consists of whole clusters, or ends at the end of the disk.
 	Zero(offset, length int64) error
 }
-
-// Limiter holds a copy back; a *rate.Limiter of golang.org/x/time is one. WaitN
-// waits until n more bytes, MaxRead at most, may be read, or ctx ends.
-type Limiter interface {
-	WaitN(ctx context.Context, n int) error
-}
-
-// MaxRead is the largest number of bytes that a Limiter is asked for at once.
-const MaxRead = bufferSize

@@ -12,7 +12,7 @@ import (
 // DefaultMaxChain is how many images a chain may have before a new one should
 // begin. Every image is opened, and asked for each cluster that those above it
 // lack, by whoever reads a point; with the default directory QEMU itself can open
-// some 340 (see repository.MaxJoined). 200 is half a year of nights, and leaves
+// some 340 (see manifest.MaxJoined). 200 is half a year of nights, and leaves
 // room for someone who takes the warning to heart a month later.
 const DefaultMaxChain = 200
 

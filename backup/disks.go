@@ -11,20 +11,18 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// inspectDisks notes the size of each disk.
+// inspectDisks notes what the source says of each disk.
 func (r *run) inspectDisks(s *State) error {
-	for i := range s.Disks {
-		d := &s.Disks[i]
-		if d.Unfit() != "" {
-			continue
-		}
-		size, allocated, err := r.domain.Allocation(d.Target)
-		if err != nil {
-			return err
-		}
-		s.Sizes[d.Target], s.Allocated[d.Target], s.Images[d.Target] = size, allocated, imagesOf(*d)
+	disks, err := r.source.Inspect(r.seen.Disks)
+	if err != nil {
+		return err
 	}
-	r.findOldImages(s.Disks)
+	for _, d := range disks {
+		s.Disks = append(s.Disks, d.Disk)
+		if d.Unfit() == "" {
+			s.Sizes[d.Target], s.Allocated[d.Target], s.Images[d.Target] = d.Size, d.Allocated, d.Images
+		}
+	}
 	return nil
 }
 
@@ -43,11 +41,7 @@ func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
 
 // copyDisk copies one disk into its image and returns its entry in the manifest.
 func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err error) {
-	source, err := r.source(d)
-	if err != nil {
-		return disk, err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return disk, err
 	}
@@ -88,7 +82,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 		return disk, err
 	}
 	if r.Direct == directio.Auto && !image.Direct() {
-		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s went through the page cache, which was emptied behind it", r.dir, d.Target))
+		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s went through the page cache, which was emptied behind it", r.Repository, d.Target))
 	}
 	return manifestDisk(d, export.Size(), stats, digest, size), nil
 }
@@ -106,24 +100,6 @@ func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, s
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
 		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
 	}
-}
-
-// source is where libvirt exports a disk: it chose the names when the job began.
-func (r *run) source(d DiskPlan) (nbdcopy.Source, error) {
-	for _, j := range r.job.Disks {
-		if j.Target != d.Target {
-			continue
-		}
-		s := nbdcopy.Source{Socket: r.job.Socket, Export: j.Export}
-		if d.Incremental {
-			if j.Bitmap == "" {
-				return s, errors.New("libvirt exports no dirty bitmap for it")
-			}
-			s.Bitmap, s.DirtyFrom = j.Bitmap, d.BaseSize
-		}
-		return s, nil
-	}
-	return nbdcopy.Source{}, errors.New("libvirt's backup job does not export it")
 }
 
 func (r *run) progressOf(d DiskPlan) func(nbdcopy.Progress) {

@@ -11,7 +11,6 @@ import (
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -40,9 +39,9 @@ func (f Fallback) validate() error {
 	return nil
 }
 
-// distrust says why no bitmap tells what changed on a disk since the plan's
+// whyNoBitmap says why no bitmap tells what changed on a disk since the plan's
 // base, which has an image of it; "" if one does.
-func (p *Plan) distrust(d DiskPlan, base manifest.Disk, s State) string {
+func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
@@ -251,11 +250,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 		return 0, false, err
 	}
 	defer closeAll()
-	source, err := r.source(d)
-	if err != nil {
-		return 0, false, err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return 0, false, err
 	}

@@ -17,7 +17,7 @@ func (r *run) warnOfRename(s State) error {
 	if len(s.Points) > 0 {
 		return nil
 	}
-	names, err := r.repo.NamesOf(r.domain.UUID())
+	names, err := r.repo.NamesOf(r.domain.Domain.UUID())
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (r *run) hintOfRename(err error) error {
 	if !errors.Is(err, hypervisor.ErrNoDomain) || manifest.ValidDomain(r.Domain) != nil {
 		return err
 	}
-	repo, openErr := repository.Open(r.dir)
+	repo, openErr := repository.Open(r.Repository)
 	if openErr != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func (r *run) hintOfRename(err error) error {
 	if ownerErr != nil || uuid == "" {
 		return err
 	}
-	domain, lookupErr := r.conn.DomainByUUID(uuid)
+	domain, lookupErr := r.Host.DomainByUUID(uuid)
 	if lookupErr != nil {
 		return err
 	}

@@ -10,22 +10,23 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
 // State is what a plan is made from. Making it asks libvirt and the repository;
 // planning asks nobody.
 type State struct {
-	Disks       []xml.Disk              // all of the domain's
-	Sizes       map[string]int64        // virtual size in bytes, by target
-	Allocated   map[string]int64        // bytes that the image occupies on the host, by target
-	Images      map[string][]image      // what each disk is stored in, backing files last, by target
-	Checkpoints []checkpoint.Checkpoint // all of the domain's, with sizes
-	Points      []manifest.Manifest     // all of the domain's, oldest first
-	Dir         string                  // of the domain's points, absolute
-	Next        int                     // number of the next point
-	Identity    string                  // of the next point
-	Damage      error                   // of the list of identities; nil: it is sound
+	Disks       []xml.Disk                // all of the domain's
+	Sizes       map[string]int64          // virtual size in bytes, by target
+	Allocated   map[string]int64          // bytes that the image occupies on the host, by target
+	Images      map[string][]source.Image // what each disk is stored in, backing files last, by target
+	Checkpoints []checkpoint.Checkpoint   // all of the domain's, with sizes
+	Points      []manifest.Manifest       // all of the domain's, oldest first
+	Dir         string                    // of the domain's points, absolute
+	Next        int                       // number of the next point
+	Identity    string                    // of the next point
+	Damage      error                     // of the list of identities; nil: it is sound
 }
 
 // Plan says what a run will copy and why.
@@ -303,7 +304,7 @@ func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
 		plan.Reason = fmt.Sprintf("point %s does not have this disk", p.Base.ID)
 		return plan
 	}
-	if plan.Reason = p.distrust(plan, base, s); plan.Reason != "" {
+	if plan.Reason = p.whyNoBitmap(plan, base, s); plan.Reason != "" {
 		plan.fallBack(r.Fallback, p.Base, base.Image)
 		return plan
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -19,7 +20,7 @@ const gib = 1 << 30
 
 // state is a domain with the disks vda and vdb, 1 GiB each, and no points.
 func state(points ...manifest.Manifest) State {
-	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]image{}, Points: points}
+	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]source.Image{}, Points: points}
 	s.add(qcow2Disk("vda"), gib)
 	s.add(qcow2Disk("vdb"), gib)
 	s.Next, s.Identity = len(points)+1, identityOf("next")
@@ -204,16 +205,16 @@ func TestPlan(t *testing.T) {
 			"check6 inc since check3: vda inc, vdb rescan", "checkpoint check3 does not cover this disk"},
 		{"image at another place", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source = "/old"
-			s.Images["vda"] = []image{{"/vda", ""}}
+			s.Images["vda"] = []source.Image{{Source: "/vda", ID: ""}}
 		}, "check6 inc since check3: vda rescan, vdb inc", "its image was another one then (/old, now /vda)"},
 		{"swapped images", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vdb").Source = "/vda", "/vdb"
 			s.base("check3", "vda").SourceID, s.base("check3", "vdb").SourceID = "file:1", "file:2"
-			s.Images["vda"], s.Images["vdb"] = []image{{"/vda", "file:2"}}, []image{{"/vdb", "file:1"}}
+			s.Images["vda"], s.Images["vdb"] = []source.Image{{Source: "/vda", ID: "file:2"}}, []source.Image{{Source: "/vdb", ID: "file:1"}}
 		}, "check6 inc since check3: vda rescan, vdb rescan", "its image /vda was replaced by another file since"},
 		{"live snapshot", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vda").SourceID = "/vda", "file:1"
-			s.Images["vda"] = []image{{"/new", "file:3"}, {"/other", "file:2"}, {"/vda", "file:1"}}
+			s.Images["vda"] = []source.Image{{Source: "/new", ID: "file:3"}, {Source: "/other", ID: "file:2"}, {Source: "/vda", ID: "file:1"}}
 		}, "check6 inc since check3: vda inc, vdb inc", ""},
 		{"inc since a point without checkpoint", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
 			"check6 inc since check2: vda rescan, vdb rescan", "point check2 has no checkpoint"},
@@ -352,9 +353,9 @@ func TestValidate(t *testing.T) {
 	for want, r := range map[string]Request{
 		"unknown kind":            {Kind: "half"},
 		"has no --since":          {Kind: full, Since: "check1"},
-		"--quiesce is":            {Kind: full, Quiesce: "maybe"},
+		"--quiesce is":            {Kind: full, Options: source.Options{Quiesce: "maybe"}},
 		"--fallback is":           {Kind: inc, Fallback: "maybe"},
-		"may have 56":             {Kind: full, SocketDir: "/" + strings.Repeat("x", 60)},
+		"may have 56":             {Kind: full, Options: source.Options{SocketDir: "/" + strings.Repeat("x", 60)}},
 		"-1 checkpoints":          {Kind: inc, KeepCheckpoints: -1},
 		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
 	} {

@@ -6,27 +6,15 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/recovery"
+	"github.com/virtbackup/virtbackup/source"
 )
 
 // Auto asks for an incremental where a usable base exists, else for a full.
 const Auto manifest.Kind = "auto"
-
-// Quiesce says whether the guest's file systems are frozen for the instant of
-// the point.
-type Quiesce string
-
-const (
-	// QuiesceTry freezes if the guest agent answers in time.
-	QuiesceTry Quiesce = "try"
-	// QuiesceRequire fails the run if the guest cannot be frozen.
-	QuiesceRequire Quiesce = "require"
-	// QuiesceNo does not talk to the guest.
-	QuiesceNo Quiesce = "no"
-)
 
 // DefaultKeepCheckpoints leaves a week of nights to start a diff from. Each checkpoint
 // costs QEMU 6 ms at the begin of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
@@ -47,21 +35,10 @@ type Request struct {
 	// MaxChain is how many images a chain may have: auto then begins a new one,
 	// inc and diff warn. 0 is [DefaultMaxChain].
 	MaxChain int
-	Quiesce  Quiesce // "" is QuiesceTry
-	// AgentTimeout bounds each call to the guest agent; 0 means 10 seconds,
-	// the time that Windows' VSS grants a freeze.
-	AgentTimeout time.Duration
-	// Wait is how long a job of someone else is waited for.
-	Wait time.Duration
-	// ScratchDir and SocketDir are directories that QEMU may write to; ""
-	// means [DefaultRunDir].
-	ScratchDir, SocketDir string
+	source.Options
 	// KeepCheckpoints is how many checkpoints of ours stay in libvirt, the newest, and
 	// besides them that of the newest full; 0 means DefaultKeepCheckpoints.
 	KeepCheckpoints int
-	// ScratchLimit is how many bytes the scratch files may take before the
-	// backup ends itself; 0 means as many as their file system has.
-	ScratchLimit int64
 	// StallTimeout is for how long nothing may be read or written before the
 	// backup ends itself; 0 means for ever.
 	StallTimeout time.Duration
@@ -71,8 +48,6 @@ type Request struct {
 	Limits *limit.Limits
 	// Version of virtbackup, for the manifest.
 	Version string
-	// Log gets what happens, step by step. nil means none.
-	Log *slog.Logger
 	// Progress, if set, is told how each disk gets on: bytes of the guest
 	// copied so far, and how many libvirt estimates there are. Calls come
 	// often, from several goroutines.
@@ -90,10 +65,10 @@ func (r Request) Validate() error {
 		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
 	case r.Since != "" && r.Kind != manifest.KindInc && r.Kind != manifest.KindDiff:
 		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
-	case !slices.Contains([]Quiesce{"", QuiesceTry, QuiesceRequire, QuiesceNo}, r.Quiesce):
+	case !slices.Contains([]source.Quiesce{"", source.QuiesceTry, source.QuiesceRequire, source.QuiesceNo}, r.Quiesce):
 		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
-	case len(r.SocketDir) > recovery.MaxSocketDir:
-		return fail.Errorf(fail.Usage, "name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
+	case len(r.SocketDir) > guest.MaxSocketDir:
+		return fail.Errorf(fail.Usage, "name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), guest.MaxSocketDir)
 	case r.KeepCheckpoints < 0:
 		return fail.Errorf(fail.Usage, "--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
 	case r.MaxChain < 0:
@@ -116,13 +91,13 @@ func (r Request) Validate() error {
 
 func (r Request) withDefaults() Request {
 	if r.Quiesce == "" {
-		r.Quiesce = QuiesceTry
+		r.Quiesce = source.QuiesceTry
 	}
 	if r.KeepCheckpoints == 0 {
 		r.KeepCheckpoints = DefaultKeepCheckpoints
 	}
 	if r.AgentTimeout == 0 {
-		r.AgentTimeout = 10 * time.Second
+		r.AgentTimeout = guest.DefaultAgentTimeout
 	}
 	if r.Limits == nil {
 		r.Limits = limit.New(0)
@@ -145,7 +120,7 @@ type Result struct {
 	// own; the manifest has the warnings, too.
 	Notes    []string `json:"notes,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
-	// Recovered says what an earlier run had left and this one put right.
+	// Recovered says what an earlier run had left and this one cleaned up.
 	Recovered []string `json:"recovered,omitempty"`
 	Seconds   float64  `json:"seconds"`
 	// Base is the parent, zero where there is none.

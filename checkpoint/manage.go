@@ -13,9 +13,17 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
+// Domain is what this package needs of a domain; *hypervisor.Domain is one.
+type Domain interface {
+	Deleter
+	Name() string
+	Active() (bool, error)
+	Checkpoints(sizes bool) ([]string, error)
+}
+
 // List surveys the checkpoints of a domain, with sizes if it runs. repo may be
 // nil: then none is ours.
-func List(domain *hypervisor.Domain, repo *repository.Repository) ([]Checkpoint, error) {
+func List(domain Domain, repo *repository.Repository) ([]Checkpoint, error) {
 	active, err := domain.Active()
 	if err != nil {
 		return nil, err
@@ -89,7 +97,7 @@ func (e *LeftOverError) Hint() string {
 // speaks against it or force is set, and says what is lost by that, or "". Errors:
 // hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *LeftOverError, *RefusedError.
-func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
+func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
 	all, err := List(domain, lock.Repository())
 	if err != nil {
 		return "", err

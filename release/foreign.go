@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -45,9 +46,9 @@ type ForeignResult struct {
 //
 // Errors: hypervisor.ErrNoDomain, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *NotForeignError, *repository.LockedError, and what libvirt reports.
-func Foreign(conn *hypervisor.Conn, repo *repository.Repository, request ForeignRequest) (result ForeignResult, err error) {
+func Foreign(host guest.Host, repo *repository.Repository, request ForeignRequest) (result ForeignResult, err error) {
 	result = ForeignResult{Domain: request.Domain, DryRun: request.DryRun, Foreign: []ForeignCheckpoint{}, Deleted: []string{}}
-	domain, err := conn.Domain(request.Domain)
+	domain, err := host.Domain(request.Domain)
 	if err != nil {
 		return result, err
 	}

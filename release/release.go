@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
@@ -28,7 +29,7 @@ type Request struct {
 	Points bool
 	// DryRun removes nothing.
 	DryRun bool
-	// As in recovery.Site.
+	// As in guest.LockedDomain.
 	SocketDir, ScratchDir string
 	AgentTimeout          time.Duration
 	Log                   *slog.Logger
@@ -49,10 +50,10 @@ type Result struct {
 // work is one request under way.
 type work struct {
 	Request
-	conn   *hypervisor.Conn
+	host   guest.Host
 	repo   *repository.Repository
 	lock   *repository.Lock
-	domain *hypervisor.Domain // nil where libvirt does not know it
+	domain guest.Domain // nil where libvirt does not know it
 	active bool
 	owned  bool // the points tell whose they are
 	// namesake: libvirt has another domain of that name.
@@ -71,8 +72,8 @@ type work struct {
 // the domain, manifest.ErrNoPoint, *repository.NeededError for a point that
 // others need, *repository.LockedError, and whatever libvirt or the file system
 // reports.
-func Run(ctx context.Context, conn *hypervisor.Conn, repo *repository.Repository, request Request) (result Result, retErr error) {
-	w := &work{Request: request, conn: conn, repo: repo}
+func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
+	w := &work{Request: request, host: host, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
 	if w.Log == nil {
 		w.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -118,13 +119,13 @@ func (w *work) find() error {
 	ids, _ := w.repo.PointIDs(w.Domain)
 	w.owned = uuid != "" || len(ids) == 0
 	if uuid == "" {
-		w.domain, err = w.conn.Domain(w.Domain)
+		w.domain, err = w.host.Domain(w.Domain)
 	} else {
-		w.domain, err = w.conn.DomainByUUID(uuid)
+		w.domain, err = w.host.DomainByUUID(uuid)
 	}
 	if errors.Is(err, hypervisor.ErrNoDomain) && slices.Contains(here, w.Domain) {
 		w.domain = nil
-		_, err := w.conn.Domain(w.Domain)
+		_, err := w.host.Domain(w.Domain)
 		w.namesake = err == nil
 		return nil
 	}
@@ -176,11 +177,11 @@ func (w *work) recover(ctx context.Context) error {
 	if w.domain == nil || w.DryRun || !w.owned {
 		return nil
 	}
-	site := &recovery.Site{
+	locked := &guest.LockedDomain{
 		Domain: w.domain, Repo: w.repo, Lock: w.lock, Log: w.Log,
 		SocketDir: w.SocketDir, ScratchDir: w.ScratchDir, AgentTimeout: w.AgentTimeout,
 	}
-	report, err := site.Recover(ctx, true)
+	report, err := recovery.Recover(ctx, locked, true)
 	w.result.Recovered = report.Fixed
 	return err
 }

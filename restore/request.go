@@ -25,7 +25,7 @@ type Request struct {
 	// "latest".
 	At string
 	// Dir takes the images. It must be empty, or not exist. Symbolic links are
-	// followed as the kernel follows them (repository.RealPath).
+	// followed as the kernel follows them (localfile.RealPath).
 	Dir string
 	// Disks are the targets to restore, none means all. Where some are named, they are
 	// restored even if the domain's XML is damaged.

@@ -8,10 +8,13 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/source/pull"
 )
 
 // spoilLater makes the reads of each 64 KiB of the repository's images of a point
@@ -50,10 +53,15 @@ func (s *site) backUpHere(ctx context.Context, request backup.Request) (backup.R
 		s.t.Fatal(err)
 	}
 	defer conn.Close()
-	const dir = backup.DefaultRunDir
+	const dir = guest.DefaultRunDir
 	request.Domain, request.ScratchDir, request.SocketDir = s.Name, dir, dir
 	truth := s.truths()
-	result, err := backup.Run(ctx, conn, s.repo, request)
+	result, err := backup.Run(ctx, backup.Deps{
+		Host: guest.Libvirt(conn), Repository: s.repo,
+		Source: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
+			return pull.New(d, o, warn)
+		},
+	}, request)
 	if err == nil {
 		s.points = append(s.points, truePoint{result.Point, truth})
 	}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -73,7 +74,7 @@ func TestRecover(t *testing.T) {
 	before := s.everything(nil)
 	s.kill("inc", s.Name)
 	killed := s.everything(nil)
-	want := []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2", recovery.DefaultRunDir + "/" + s.prefix()}
+	want := []string{"a backup job", "checkpoint check2", "the unfinished point .partial-check2", guest.DefaultRunDir + "/" + s.prefix()}
 
 	dry := s.recovered(0, "--dry-run")
 	if !dry.DryRun || len(dry.Left)+len(dry.Lost) != 0 {
@@ -105,7 +106,7 @@ func TestRecoverShutOff(t *testing.T) {
 	report := s.recovered(3)
 	wantList(t, "left", report.Left, "checkpoint check2: its bitmaps can be deleted only while the domain runs")
 	wantList(t, "fixed", report.Fixed[:1], "the unfinished point .partial-check2")
-	if files, _ := filepath.Glob(filepath.Join(recovery.DefaultRunDir, s.prefix()+"*")); len(files) != 0 {
+	if files, _ := filepath.Glob(filepath.Join(guest.DefaultRunDir, s.prefix()+"*")); len(files) != 0 {
 		t.Errorf("left: %q", files)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.repo, s.Name, ".*")); len(left) != 0 {

@@ -10,10 +10,13 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/fleet"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/source/pull"
 )
 
 func fullCommand() *cli.Command {
@@ -70,15 +73,15 @@ func backupFlags() []cli.Flag {
 	return append([]cli.Flag{
 		&cli.StringSliceFlag{Name: "disk", Usage: "copy only disk `TARGET` (vda); may be given again"},
 		&cli.StringSliceFlag{Name: "exclude", Usage: "leave out disk `TARGET`; may be given again"},
-		&cli.StringFlag{Name: "quiesce", Value: string(backup.QuiesceTry),
+		&cli.StringFlag{Name: "quiesce", Value: string(source.QuiesceTry),
 			Usage: "`MODE` of freezing the guest's file systems for the instant of the point: try, require, no"},
 		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to freeze, and to thaw"},
 		&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "`TIME` to wait for jobs of others on the domain and its disks"},
-		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` for QEMU's scratch files (default: " + backup.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` for QEMU's scratch files (default: " + guest.DefaultRunDir + ")"},
 		&cli.StringFlag{Name: "scratch-limit", Usage: "end the backup before the scratch files take `BYTES`: 800M, 10G (default: before their file system is full)"},
 		&cli.IntFlag{Name: "keep-checkpoints", Value: backup.DefaultKeepCheckpoints, Usage: "leave the newest `N` checkpoints in libvirt, and that of the newest full"},
 		&cli.DurationFlag{Name: "stall-timeout", Value: 5 * time.Minute, Usage: "end the backup when nothing was read or written for `TIME`; 0 waits for ever"},
-		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` for QEMU's NBD socket (default: " + backup.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` for QEMU's NBD socket (default: " + guest.DefaultRunDir + ")"},
 	}, tuningFlags()...)
 }
 
@@ -178,9 +181,11 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 		Kind: kind, Since: c.String("since"),
 		Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
 		Fallback: backup.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"),
-		Quiesce: backup.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
-		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"),
-		ScratchLimit: scratchLimit, KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
+		Options: source.Options{
+			Quiesce: source.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
+			ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), ScratchLimit: scratchLimit,
+		},
+		KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
 		Tuning: tuning, Limits: limits, Version: version(),
 	}, nil
 }
@@ -189,7 +194,12 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, do
 	show := newProgress(c)
 	defer func() { show.close(err == nil) }()
 	request.Domain, request.Log, request.Progress = domain, logger(c, show), show.update
-	return backup.Run(c.Context, conn, c.String("repo"), request)
+	return backup.Run(c.Context, backup.Deps{
+		Host: guest.Libvirt(conn), Repository: c.String("repo"),
+		Source: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
+			return pull.New(d, o, warn)
+		},
+	}, request)
 }
 
 func warnedIf(warnings bool) error {

@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -31,8 +31,8 @@ func recoverCommand() *cli.Command {
 func runDirFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to thaw the guest"},
-		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` of QEMU's scratch files (default: " + recovery.DefaultRunDir + ")"},
-		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of QEMU's NBD socket (default: " + recovery.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` of QEMU's scratch files (default: " + guest.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of QEMU's NBD socket (default: " + guest.DefaultRunDir + ")"},
 	}
 }
 
@@ -49,30 +49,32 @@ func recoverDomains(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	if _, err := repository.Open(c.String("repo")); err != nil { // would be said of each
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
 		return err
 	}
+	host := guest.Libvirt(conn)
 	if c.Bool("all") {
 		var unknown []string
-		if domains, unknown, err = recovery.Domains(conn, c.String("repo")); err != nil {
+		if domains, unknown, err = recovery.Domains(host, repo); err != nil {
 			return err
 		}
 		for _, name := range unknown {
 			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
 		}
 	}
-	return recoverEach(c, conn, domains)
+	return recoverEach(c, host, repo, domains)
 }
 
-func recoverEach(c *cli.Context, conn *hypervisor.Conn, domains []string) error {
+func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, domains []string) error {
 	return several[recovery.Report]{
 		what: "cleaned up",
 		do: func(domain string) (recovery.Report, bool, error) {
-			found, err := recovery.Run(c.Context, conn, c.String("repo"), recovery.Request{
+			found, err := recovery.Run(c.Context, host, repo, recovery.Request{
 				Domain: domain, DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
-			if err != nil && len(found.Fixed) > 0 { // it was put right all the same
+			if err != nil && len(found.Fixed) > 0 { // it was cleaned up all the same
 				_ = printReport(c.App.ErrWriter, found)
 			}
 			return found, len(found.Left) > 0, err

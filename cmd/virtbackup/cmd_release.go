@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -64,7 +65,7 @@ func releaseDomain(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	result, err := release.Run(c.Context, conn, repo, release.Request{
+	result, err := release.Run(c.Context, guest.Libvirt(conn), repo, release.Request{
 		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
@@ -94,7 +95,7 @@ func releaseForeign(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	result, err := release.Foreign(conn, repo, release.ForeignRequest{
+	result, err := release.Foreign(guest.Libvirt(conn), repo, release.ForeignRequest{
 		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}

@@ -1,9 +1,11 @@
-package backup
+package pull
 
 import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
 // watchOf feeds a watch with samples that are a second apart: used and free.
@@ -22,29 +24,29 @@ func TestScratchShort(t *testing.T) {
 		samples [][2]int64
 		want    string // "" goes on
 	}{
-		"plenty":                    {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 50 * gib}, {100 * mib, 49 * gib}}, ""},
-		"nothing written, floor":    {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 255 * mib}}, "255.0 MiB are free"},
-		"just above the floor":      {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 256 * mib}}, ""},
-		"small file system":         {scratchWatch{most: 100 * gib}, 64 * mib, [][2]int64{{0, 9 * mib}}, ""},
-		"small file system is full": {scratchWatch{most: 100 * gib}, 64 * mib, [][2]int64{{0, 7 * mib}}, "reserve of 8.0 MiB"},
-		"fast guest":                {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 6 * gib}, {gib, 5*gib - 1}}, "goes on at 1.0 GiB a second"},
-		"fast guest, enough":        {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 6 * gib}, {gib, 5 * gib}}, ""},
-		"burst remembered":          {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4 * gib}, {gib, 4 * gib}}, "would fail"},
-		"burst forgotten": {scratchWatch{most: 100 * gib}, 100 * gib,
+		"plenty":                    {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 50 * gib}, {100 * mib, 49 * gib}}, ""},
+		"nothing written, floor":    {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 255 * mib}}, "255.0 MiB are free"},
+		"just above the floor":      {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 256 * mib}}, ""},
+		"small file system":         {scratchWatch{max: 100 * gib}, 64 * mib, [][2]int64{{0, 9 * mib}}, ""},
+		"small file system is full": {scratchWatch{max: 100 * gib}, 64 * mib, [][2]int64{{0, 7 * mib}}, "reserve of 8.0 MiB"},
+		"fast guest":                {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 6 * gib}, {gib, 5*gib - 1}}, "goes on at 1.0 GiB a second"},
+		"fast guest, enough":        {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 6 * gib}, {gib, 5 * gib}}, ""},
+		"burst remembered":          {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4 * gib}, {gib, 4 * gib}}, "would fail"},
+		"burst forgotten": {scratchWatch{max: 100 * gib}, 100 * gib,
 			[][2]int64{{0, 9 * gib}, {gib, 8 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}, {gib, 4 * gib}}, ""},
-		"a write that is not counted yet":       {scratchWatch{most: gib}, 8 << 20, [][2]int64{{0, 1 << 20}, {0, 1 << 19}}, "the guest overwrites what QEMU keeps there while the job runs, or something else"},
-		"others take the space":                 {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {0, gib}}, "no more than 0 bytes while the job ran, something else fills"},
-		"others take more":                      {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {100 * mib, gib}}, "no more than 100.0 MiB"},
-		"others take a little":                  {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4*gib - mib}}, "the guest has overwritten 1.0 GiB"},
-		"others slower than guest":              {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 7 * gib}}, ""},
-		"cannot grow that far":                  {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{0, 200 * mib}, {90 * mib, 110 * mib}}, ""},
-		"cannot grow far, others take the rest": {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{50 * mib, 500 * mib}, {50 * mib, 300 * mib}}, "less than the reserve of 400.0 MiB"},
-		"cannot grow far, and others, enough":   {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{50 * mib, 600 * mib}, {50 * mib, 400 * mib}}, ""},
-		"guest and others":                      {scratchWatch{most: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 6*gib - 1}}, "less than the reserve of 6.0 GiB"},
-		"cannot grow at all":                    {scratchWatch{most: 100 * mib}, 100 * gib, [][2]int64{{100 * mib, 300 * mib}, {100 * mib, 100 * mib}}, ""},
-		"below the limit":                       {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{0, 50 * gib}, {100 * mib, 49 * gib}}, ""},
-		"limit":                                 {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{900 * mib, 50 * gib}, {960 * mib, 50 * gib}}, "limit of 1.0 GiB"},
-		"first look":                            {scratchWatch{most: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{2 * gib, 50 * gib}}, "limit of 1.0 GiB"},
+		"a write that is not counted yet":       {scratchWatch{max: gib}, 8 << 20, [][2]int64{{0, 1 << 20}, {0, 1 << 19}}, "the guest overwrites what QEMU keeps there while the job runs, or something else"},
+		"others take the space":                 {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {0, gib}}, "no more than 0 bytes while the job ran, something else fills"},
+		"others take more":                      {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 2 * gib}, {100 * mib, gib}}, "no more than 100.0 MiB"},
+		"others take a little":                  {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 5 * gib}, {gib, 4*gib - mib}}, "the guest has overwritten 1.0 GiB"},
+		"others slower than guest":              {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 7 * gib}}, ""},
+		"cannot grow that far":                  {scratchWatch{max: 100 * mib}, 100 * gib, [][2]int64{{0, 200 * mib}, {90 * mib, 110 * mib}}, ""},
+		"cannot grow far, others take the rest": {scratchWatch{max: 100 * mib}, 100 * gib, [][2]int64{{50 * mib, 500 * mib}, {50 * mib, 300 * mib}}, "less than the reserve of 400.0 MiB"},
+		"cannot grow far, and others, enough":   {scratchWatch{max: 100 * mib}, 100 * gib, [][2]int64{{50 * mib, 600 * mib}, {50 * mib, 400 * mib}}, ""},
+		"guest and others":                      {scratchWatch{max: 100 * gib}, 100 * gib, [][2]int64{{0, 9 * gib}, {gib, 6*gib - 1}}, "less than the reserve of 6.0 GiB"},
+		"cannot grow at all":                    {scratchWatch{max: 100 * mib}, 100 * gib, [][2]int64{{100 * mib, 300 * mib}, {100 * mib, 100 * mib}}, ""},
+		"below the limit":                       {scratchWatch{max: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{0, 50 * gib}, {100 * mib, 49 * gib}}, ""},
+		"limit":                                 {scratchWatch{max: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{900 * mib, 50 * gib}, {960 * mib, 50 * gib}}, "limit of 1.0 GiB"},
+		"first look":                            {scratchWatch{max: 100 * gib, limit: gib}, 100 * gib, [][2]int64{{2 * gib, 50 * gib}}, "limit of 1.0 GiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := watchOf(c.watch, c.size, c.samples...).short()
@@ -60,7 +62,7 @@ func TestScratchShort(t *testing.T) {
 // guest overwrites at guest bytes a second. It returns what ended it, or "", and
 // how many bytes were free at the least.
 func copying(size, need, ours, step, guest int64) (why string, least int64) {
-	w := scratchWatch{most: 1 << 50}
+	w := scratchWatch{max: 1 << 50}
 	now, done, used := time.Unix(0, 0), int64(0), int64(0)
 	taken := func() int64 { return min(need, (done+step-1)/step*step) }
 	for least = size; ; least = min(least, size-taken()-used) {
@@ -81,13 +83,13 @@ func TestScratchBesideTheRepository(t *testing.T) {
 	for _, step := range []int64{1, 256 * mib} {
 		for _, ours := range []int64{10 * mib, 300 * mib, 3000 * mib} {
 			if why, _ := copying(1024*mib, 890*mib, ours, step, 0); why != "" {
-				t.Errorf("%s a second in steps of %s: %s", sizeText(ours), sizeText(step), why)
+				t.Errorf("%s a second in steps of %s: %s", bytesize.Text(ours), bytesize.Text(step), why)
 			}
 			if why, least := copying(1024*mib, 600*mib, ours, step, 100*mib); ours == 10*mib && (why == "" || least < 100*mib) {
-				t.Errorf("%s a second in steps of %s, and a fast guest: %q, %s were free", sizeText(ours), sizeText(step), why, sizeText(least))
+				t.Errorf("%s a second in steps of %s, and a fast guest: %q, %s were free", bytesize.Text(ours), bytesize.Text(step), why, bytesize.Text(least))
 			}
 			if why, least := copying(1024*mib, 1000*mib, ours, step, 0); why == "" || least < 64*mib && step == 1 {
-				t.Errorf("%s a second in steps of %s, and too much: %q, %s were free", sizeText(ours), sizeText(step), why, sizeText(least))
+				t.Errorf("%s a second in steps of %s, and too much: %q, %s were free", bytesize.Text(ours), bytesize.Text(step), why, bytesize.Text(least))
 			}
 		}
 	}
@@ -99,7 +101,7 @@ func TestScratchInTime(t *testing.T) {
 	const mib = 1 << 20
 	for _, speed := range []int64{1, 10, 100, 1000, 3000} { // MiB/s
 		size := max(1000, 10*speed) * mib
-		w := scratchWatch{most: 1 << 50}
+		w := scratchWatch{max: 1 << 50}
 		now, used := time.Unix(0, 0), int64(0)
 		for {
 			w.note(scratchSample{at: now, used: used, free: size - used, size: size})
@@ -110,7 +112,7 @@ func TestScratchInTime(t *testing.T) {
 			now = now.Add(w.pause())
 		}
 		if left := size - used; left < speed*mib || used < size*4/10 {
-			t.Errorf("at %d MiB/s it ends with %s of %s left", speed, sizeText(left), sizeText(size))
+			t.Errorf("at %d MiB/s it ends with %s of %s left", speed, bytesize.Text(left), bytesize.Text(size))
 		}
 	}
 }
@@ -137,7 +139,7 @@ func (c trial) at(t time.Duration) scratchSample {
 // least is how many bytes were free at the least before the job had ended, which takes as
 // long as scratchAhead says; negative where that many were missing.
 func (c trial) least() int64 {
-	w := scratchWatch{most: 1 << 50}
+	w := scratchWatch{max: 1 << 50}
 	for t := time.Duration(0); ; t += w.pause() {
 		s := c.at(t)
 		s.free = max(0, s.free)
@@ -162,7 +164,7 @@ func TestScratchInTimeBesideAThirdProgram(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for c.free, c.size = gib, 100*gib; c.free < 6*gib; c.free += 16 * mib {
 				if least := c.least(); least < 0 {
-					t.Errorf("with %s free at the beginning %s are missing", sizeText(c.free), sizeText(-least))
+					t.Errorf("with %s free at the beginning %s are missing", bytesize.Text(c.free), bytesize.Text(-least))
 				}
 			}
 		})
@@ -173,7 +175,7 @@ func TestScratchInTimeBesideAThirdProgram(t *testing.T) {
 // the point will keep.
 func TestScratchBesideWhatIsAllocatedAhead(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
-	w := scratchWatch{most: 100 * gib}
+	w := scratchWatch{max: 100 * gib}
 	w.note(scratchSample{at: time.Unix(0, 0), free: gib, size: 100 * gib, take: 8 * mib, has: 160 * mib})
 	w.note(scratchSample{at: time.Unix(0, 0).Add(lookOften), free: gib - 128*mib, size: 100 * gib, take: 8 * mib, has: 160 * mib})
 	if why := w.short(); why != "" {
@@ -187,12 +189,12 @@ func TestScratchPause(t *testing.T) {
 		watch *scratchWatch
 		want  time.Duration
 	}{
-		{watchOf(scratchWatch{most: 100 * gib}, 100*gib, [2]int64{0, 50 * gib}), lookOften}, // at what speed?
-		{watchOf(scratchWatch{most: 100 * gib}, 100*gib, [2]int64{0, 50 * gib}, [2]int64{0, 50 * gib}), lookSeldom},
-		{watchOf(scratchWatch{most: 100 * gib}, 100*gib, [2]int64{0, gib - 1}, [2]int64{0, gib - 1}), lookOften},
-		{watchOf(scratchWatch{most: 100 * gib, limit: gib}, 100*gib, [2]int64{gib * 6 / 10, 50 * gib}, [2]int64{gib * 6 / 10, 50 * gib}), lookOften},
-		{watchOf(scratchWatch{most: 100 * gib, limit: gib}, 100*gib, [2]int64{0, 50 * gib}, [2]int64{gib / 5, 50 * gib}), lookOften},
-		{watchOf(scratchWatch{most: 100 * gib, limit: gib}, 100*gib, [2]int64{0, 50 * gib}, [2]int64{gib / 100, 50 * gib}), lookSeldom},
+		{watchOf(scratchWatch{max: 100 * gib}, 100*gib, [2]int64{0, 50 * gib}), lookOften}, // at what speed?
+		{watchOf(scratchWatch{max: 100 * gib}, 100*gib, [2]int64{0, 50 * gib}, [2]int64{0, 50 * gib}), lookSeldom},
+		{watchOf(scratchWatch{max: 100 * gib}, 100*gib, [2]int64{0, gib - 1}, [2]int64{0, gib - 1}), lookOften},
+		{watchOf(scratchWatch{max: 100 * gib, limit: gib}, 100*gib, [2]int64{gib * 6 / 10, 50 * gib}, [2]int64{gib * 6 / 10, 50 * gib}), lookOften},
+		{watchOf(scratchWatch{max: 100 * gib, limit: gib}, 100*gib, [2]int64{0, 50 * gib}, [2]int64{gib / 5, 50 * gib}), lookOften},
+		{watchOf(scratchWatch{max: 100 * gib, limit: gib}, 100*gib, [2]int64{0, 50 * gib}, [2]int64{gib / 100, 50 * gib}), lookSeldom},
 	} {
 		if got := c.watch.pause(); got != c.want {
 			t.Errorf("%+v: %v, want %v", c.watch.now, got, c.want)
@@ -202,7 +204,7 @@ func TestScratchPause(t *testing.T) {
 
 func TestSizeText(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 bytes", 1023: "1023 bytes", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 10 << 30: "10.0 GiB", 1 << 60: "1024.0 PiB"} {
-		if got := sizeText(n); got != want {
+		if got := bytesize.Text(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
 		}
 	}

@@ -1,9 +1,11 @@
-package backup
+package pull
 
 import (
 	"fmt"
 	"math"
 	"time"
+
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
 // While a job runs, QEMU copies each block that the guest overwrites into the
@@ -22,8 +24,8 @@ const (
 	// fallAhead is the same for what others than the guest take from the file
 	// system: our own images where they are on it, and other programs.
 	fallAhead = 2 * time.Second
-	// limitAhead is by how much a limit is undercut: it is a budget, and to
-	// pass it by a little harms nobody.
+	// limitAhead is the margin below the limit, as time at the guest's speed: the
+	// limit is a budget, and to exceed it by a little does no harm.
 	limitAhead = 2 * time.Second
 	// memory is how fast a speed is forgotten, by half: guests write in bursts.
 	memory = 5 * time.Second
@@ -53,7 +55,7 @@ type scratchSample struct {
 // rest: then the job is about to end.
 type scratchWatch struct {
 	limit int64 // bytes that the scratch files may take; 0: no limit
-	most  int64 // bytes that they can take: the size of all disks
+	max   int64 // bytes that they can take: the size of all disks
 
 	first, now scratchSample
 	took       int64   // by the point, bytes
@@ -81,8 +83,8 @@ func (w *scratchWatch) note(s scratchSample) {
 	w.looks++
 }
 
-// fallSince is by how much others than the guest have reduced the free space since an
-// earlier sample, in bytes; negative where they have freed some.
+// fallSince is how many bytes of the free space others than the guest have taken since an
+// earlier sample; negative where they have freed some.
 func (s scratchSample) fallSince(earlier scratchSample) int64 {
 	return earlier.free - s.free - (s.used - earlier.used)
 }
@@ -97,7 +99,7 @@ func (s scratchSample) fallSince(earlier scratchSample) int64 {
 // files can still grow by, and the point takes no more than its rest. So a backup that fits, together with the guest's share, goes on however
 // fast it writes.
 func (w *scratchWatch) reserve() int64 {
-	left := float64(w.most - w.now.used)
+	left := float64(w.max - w.now.used)
 	if left <= 0 {
 		return 0
 	}
@@ -115,11 +117,11 @@ func (w *scratchWatch) short() string {
 	s := w.now
 	if margin := min(w.growth*limitAhead.Seconds(), float64(w.limit/4)); w.limit > 0 && float64(s.used)+margin >= float64(w.limit) {
 		return fmt.Sprintf("the guest has overwritten %s while the job ran, which QEMU keeps in the scratch files, "+
-			"and goes on at %s a second: that reaches the limit of %s", sizeText(s.used), sizeText(int64(w.growth)), sizeText(w.limit))
+			"and goes on at %s a second: that reaches the limit of %s", bytesize.Text(s.used), bytesize.Text(int64(w.growth)), bytesize.Text(w.limit))
 	}
 	if reserve := w.reserve(); s.free < reserve {
 		return fmt.Sprintf("%s are free for the scratch files, less than the reserve of %s: %s, and the guest's writes would fail without space",
-			sizeText(s.free), sizeText(reserve), w.taker())
+			bytesize.Text(s.free), bytesize.Text(reserve), w.taker())
 	}
 	return ""
 }
@@ -134,9 +136,9 @@ func (w *scratchWatch) taker() string {
 	case w.now.used == 0 && others <= writeUnderWay:
 		return "the guest overwrites what QEMU keeps there while the job runs, or something else fills that file system"
 	case w.now.used > others && w.now.used > 0:
-		return fmt.Sprintf("the guest has overwritten %s while the job ran and goes on at %s a second", sizeText(w.now.used), sizeText(int64(w.growth)))
+		return fmt.Sprintf("the guest has overwritten %s while the job ran and goes on at %s a second", bytesize.Text(w.now.used), bytesize.Text(int64(w.growth)))
 	}
-	return fmt.Sprintf("the guest has overwritten no more than %s while the job ran, something else fills that file system", sizeText(w.now.used))
+	return fmt.Sprintf("the guest has overwritten no more than %s while the job ran, something else fills that file system", bytesize.Text(w.now.used))
 }
 
 // pause is the time to the next look: the less space is left, the sooner, and
@@ -151,16 +153,4 @@ func (w *scratchWatch) pause() time.Duration {
 		return lookOften
 	}
 	return lookSeldom
-}
-
-// sizeText is a number of bytes for people.
-func sizeText(n int64) string {
-	if n < 1<<10 {
-		return fmt.Sprintf("%d bytes", n)
-	}
-	value, unit := float64(n)/(1<<10), 0
-	for value >= 1024 && unit < 4 {
-		value, unit = value/1024, unit+1
-	}
-	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[unit])
 }

@@ -1,10 +1,8 @@
-package recovery
+package guest
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,39 +10,15 @@ import (
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
-	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
-
-// TestMain lets the test binary be another run: with this variable it issues an identity in
-// the repository named there, says so, and waits to be killed.
-func TestMain(m *testing.M) {
-	if dir := os.Getenv("RECOVERY_TEST_ISSUE"); dir != "" {
-		issueAndWait(dir)
-	}
-	testdomain.Main(m)
-}
-
-func issueAndWait(dir string) {
-	repo, err := repository.Open(dir)
-	if err == nil {
-		var lock *repository.Lock
-		if lock, err = repo.Lock("vm1"); err == nil {
-			_, err = lock.Issue(instants.Instant{Point: "check1", Identity: other, Checkpoint: true})
-			err = errors.Join(err, lock.Unlock())
-		}
-	}
-	fmt.Println("issued:", err)
-	_, _ = io.Copy(io.Discard, os.Stdin)
-	os.Exit(0)
-}
 
 const (
 	own   = "0000000000000001"
 	other = "0000000000000002"
 )
 
-// newSite is a locked directory of a new repository, for a domain that is not looked at.
-func newSite(t *testing.T) *Site {
+// newLocked is a locked directory of a new repository, for a domain that is not looked at.
+func newLocked(t *testing.T) *LockedDomain {
 	t.Helper()
 	repo, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
 	if err != nil {
@@ -55,13 +29,13 @@ func newSite(t *testing.T) *Site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = lock.Unlock() })
-	return &Site{Repo: repo, Lock: lock}
+	return &LockedDomain{Repo: repo, Lock: lock}
 }
 
 // issue writes an instant of check1 down.
-func (s *Site) issue(t *testing.T, identity string) instants.Instant {
+func (d *LockedDomain) issue(t *testing.T, identity string) instants.Instant {
 	t.Helper()
-	i, err := s.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})
+	i, err := d.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,8 +79,8 @@ func processes(t *testing.T) (dead, alive, self instants.Process) {
 // In a repository whose place is not known, as on FUSE, a copy has the place of the
 // original, so that a run is dead is told by its process alone.
 func TestMayRemove(t *testing.T) {
-	s := newSite(t)
-	issued := s.issue(t, other)
+	d := newLocked(t)
+	issued := d.issue(t, other)
 	dead, alive, self := processes(t)
 	for _, tt := range []struct {
 		name     string
@@ -123,19 +97,19 @@ func TestMayRemove(t *testing.T) {
 		{"of this run, in a directory that was moved meanwhile", self, "elsewhere", own, true},
 		{"of this process, elsewhere", self, "elsewhere", other, false},
 	} {
-		s.Own = own
-		ledger, err := s.ledger()
+		d.Own = own
+		ledger, err := d.Ledger()
 		if err != nil {
 			t.Fatal(err)
 		}
 		i := issued
 		i.Process, i.Place, i.Identity = tt.process, tt.place, tt.identity
 		ledger.Issued = []instants.Instant{i}
-		if got := s.mayRemove(ledger, i); got != tt.want {
+		if got := d.MayRemove(ledger, i); got != tt.want {
 			t.Errorf("what is %s may be removed: %v", tt.name, got)
 		}
 		socket := "/run/virtbackup-01234567-89abcdef-" + tt.identity + ".sock"
-		if got := s.ours(ledger, socket); got != tt.want {
+		if got := d.IsOurs(ledger, socket); got != tt.want {
 			t.Errorf("a socket %s is ours: %v", tt.name, got)
 		}
 	}
@@ -143,9 +117,9 @@ func TestMayRemove(t *testing.T) {
 
 // What has no identity that was issued here is not ours, however much its name is alike.
 func TestOurFiles(t *testing.T) {
-	s := newSite(t)
-	s.issue(t, other)
-	ledger, err := s.ledger()
+	d := newLocked(t)
+	d.issue(t, other)
+	ledger, err := d.Ledger()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +133,7 @@ func TestOurFiles(t *testing.T) {
 		"virtnbdbackup-01234567-89abcdef-" + other + ".sock": false,
 		"": false,
 	} {
-		if got := s.ours(ledger, "/run/"+name); got != want {
+		if got := d.IsOurs(ledger, "/run/"+name); got != want {
 			t.Errorf("%q is ours: %v", name, got)
 		}
 	}
@@ -168,31 +142,31 @@ func TestOurFiles(t *testing.T) {
 // A mark is for the run that comes after: one of a process that is alive has come here with
 // a copy of the repository, and stands for nothing. One that says nothing still stands.
 func TestMarks(t *testing.T) {
-	s := newSite(t)
+	d := newLocked(t)
 	dead, alive, self := processes(t)
 	for _, tt := range []struct {
 		name string
 		mark any
 		want bool
 	}{
-		{"a dead process", guestMark{RunID: 7, Process: dead}, true},
-		{"a live process", guestMark{RunID: 7, Process: alive}, false},
-		{"this process", guestMark{RunID: 7, Process: self}, true},
-		{"nobody", guestMark{RunID: 7}, true},
+		{"a dead process", mark{RunID: 7, Process: dead}, true},
+		{"a live process", mark{RunID: 7, Process: alive}, false},
+		{"this process", mark{RunID: 7, Process: self}, true},
+		{"nobody", mark{RunID: 7}, true},
 		{"who knows what", "cut short", true},
 	} {
 		data, err := json.Marshal(tt.mark)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Lock.SetMark(markFrozen, data); err != nil {
+		if err := d.Lock.SetMark(markFrozen, data); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok, err := s.readMark(markFrozen); err != nil || ok != tt.want {
+		if _, ok, err := d.readMark(markFrozen); err != nil || ok != tt.want {
 			t.Errorf("a mark of %s stands: %v, %v", tt.name, ok, err)
 		}
 	}
-	if _, ok, err := s.readMark(markPaused); err != nil || ok {
+	if _, ok, err := d.readMark(markPaused); err != nil || ok {
 		t.Errorf("a mark that was not set stands: %v, %v", ok, err)
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -32,7 +34,7 @@ type Checkpoint struct {
 	// Ours: the repository has issued its identity. Instant is what it wrote down
 	// then, the zero value for a checkpoint that is not ours.
 	Ours    bool
-	Instant repository.Instant
+	Instant instants.Instant
 	// Sealed: the repository has the point it belongs to. Only then is it a
 	// base for later points.
 	Sealed bool
@@ -54,7 +56,7 @@ func (c Checkpoint) Owner() string {
 		return "of a run"
 	case !c.Sealed:
 		return "left over"
-	case c.Instant.State == repository.Retired:
+	case c.Instant.State == instants.Retired:
 		return "retired"
 	}
 	return "ours"
@@ -70,7 +72,7 @@ func (c Checkpoint) Label() string {
 
 // Base tells whether an incremental may start from it.
 func (c Checkpoint) Base() bool {
-	return c.Ours && c.Sealed && c.Instant.State != repository.Retired
+	return c.Ours && c.Sealed && c.Instant.State != instants.Retired
 }
 
 // Bitmap reports whether the checkpoint has a bitmap for the disk.
@@ -169,10 +171,10 @@ func (c *Checkpoint) claim(ledger *repository.Ledger) {
 
 // Issued returns the instant of a checkpoint that the repository has issued: name,
 // description and what is written down must agree.
-func Issued(c xml.Checkpoint, ledger *repository.Ledger) (repository.Instant, bool) {
-	point, identity, ok := repository.ParseCheckpointName(c.Name)
+func Issued(c xml.Checkpoint, ledger *repository.Ledger) (instants.Instant, bool) {
+	point, identity, ok := manifest.ParseCheckpointName(c.Name)
 	if !ok || !slices.ContainsFunc(ledger.RepositoryIDs(), func(id string) bool { return c.Description == Description(id, point) }) {
-		return repository.Instant{}, false
+		return instants.Instant{}, false
 	}
 	i, ok := ledger.Find(identity)
 	return i, ok && i.Checkpoint && i.Point == point

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -132,7 +132,7 @@ func TestDelete(t *testing.T) {
 // forgets the identity when nil is returned.
 func TestDeleteOrphans(t *testing.T) {
 	inUse := errors.New("Bitmap 'check1' is currently in use by another operation")
-	i := repository.Instant{Identity: id2, Point: "check2", Checkpoint: true}
+	i := instants.Instant{Identity: id2, Point: "check2", Checkpoint: true}
 	fails := func(at string, err error) map[string]error { return map[string]error{at: err} }
 	for name, tt := range map[string]struct {
 		d     deleter
@@ -199,7 +199,7 @@ func TestLostBitmapsInAnyLanguage(t *testing.T) {
 	if err := Delete(d, name); err != nil || len(d.listed) > 0 {
 		t.Errorf("deleted: %v, listed %q", err, d.listed)
 	}
-	i := repository.Instant{Point: "check1", Identity: id1, Checkpoint: true}
+	i := instants.Instant{Point: "check1", Identity: id1, Checkpoint: true}
 	if err := DeleteOrphans(d, "repo", i, []xml.Disk{{Target: "vda"}, {Target: "vdb"}}); err != nil || len(d.listed) > 0 {
 		t.Errorf("looked for others: %v, listed %q", err, d.listed)
 	}

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Elsewhere returns the id of the repository and the point that the checkpoint was made
@@ -22,7 +22,7 @@ func (c Checkpoint) Elsewhere(here string) (repositoryID, point string, ok bool)
 		return "", "", false
 	}
 	// Until format 2 a checkpoint had the name of its point.
-	named, _, hasIdentity := repository.ParseCheckpointName(c.Name)
+	named, _, hasIdentity := manifest.ParseCheckpointName(c.Name)
 	if hasIdentity && named == words[2] || c.Name == words[2] {
 		return words[1], words[2], true
 	}

@@ -7,6 +7,8 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -60,7 +62,7 @@ func Refuse(c Checkpoint) error {
 	case c.Inherited:
 		return &RefusedError{c.Name, "it was made before the repository was moved or copied, and the original may need it",
 			"then an inc since " + c.Label() + ", in this repository or the other, has to read the whole disks and compare"}
-	case c.Sealed && c.Instant.State != repository.Retired:
+	case c.Sealed && c.Instant.State != instants.Retired:
 		return &RefusedError{c.Label(), "point " + c.Label() + " needs it as the base of later backups",
 			"the point stays and restores, but an inc or diff since it has to read the whole disks and compare"}
 	}
@@ -88,7 +90,7 @@ func (e *LeftOverError) Error() string {
 
 // Hint says which command deletes it.
 func (e *LeftOverError) Hint() string {
-	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", repository.ShellWord(e.Domain))
+	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", manifest.ShellWord(e.Domain))
 }
 
 // Remove deletes the named checkpoint (see Choose) of a locked domain, unless Refuse refuses
@@ -133,7 +135,7 @@ func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss
 func unknown(all []Checkpoint, domain, name string) error {
 	err := fmt.Errorf("domain %s: checkpoint %q: %w", domain, name, hypervisor.ErrNoCheckpoint)
 	for _, c := range all {
-		if point, _, ok := repository.ParseCheckpointName(c.Name); ok && point == name {
+		if point, _, ok := manifest.ParseCheckpointName(c.Name); ok && point == name {
 			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and is to be named in full", err, c.Owner())
 			return &NamedInFullError{err, c.Name}
 		}
@@ -157,8 +159,8 @@ func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 // forgets the identity once libvirt does not list the checkpoint any more. Until then
 // it is retired: neither a base, nor defined again. A full repository is no obstacle, since
 // deleting makes room: then the next run forgets the identity.
-func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error {
-	if err := lock.SetInstantState(i.Identity, repository.Retired); err != nil && !isFull(err) {
+func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
+	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !isFull(err) {
 		return err
 	}
 	if err := DeleteForSure(d, i.CheckpointName()); err != nil {
@@ -195,7 +197,7 @@ func isFull(err error) bool {
 // RecordedBy tells whether a checkpoint is the one that was made with a point of format
 // 1, which had no identity: name, repository and creation time are those that the point
 // recorded.
-func RecordedBy(repo *repository.Repository, m repository.Manifest, c xml.Checkpoint) bool {
+func RecordedBy(repo *repository.Repository, m manifest.Manifest, c xml.Checkpoint) bool {
 	if m.Identity != "" || c.Name != m.Checkpoint || c.Description != Description(m.Repository, m.ID) || !slices.Contains(repo.IDs(), m.Repository) {
 		return false
 	}

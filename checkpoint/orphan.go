@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -19,7 +19,7 @@ import (
 // After an error they may still exist, and the identity of the instant must be kept for a
 // later run: hypervisor.ErrNotRunning, ErrBusy (another job holds the domain), or what
 // libvirt or QEMU said.
-func DeleteOrphans(d Deleter, repositoryID string, i repository.Instant, disks []xml.Disk) error {
+func DeleteOrphans(d Deleter, repositoryID string, i instants.Instant, disks []xml.Disk) error {
 	name := i.CheckpointName()
 	c := xml.Checkpoint{Name: name, Description: Description(repositoryID, i.Point), Created: i.Time.Truncate(time.Second)}
 	for _, disk := range disks {

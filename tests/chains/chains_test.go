@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -21,7 +21,7 @@ func TestMaxChain(t *testing.T) {
 		s.Write("vda", n<<19, 64<<10, byte(n+1))
 		s.Write("vdb", n<<15, 4<<10, byte(n+1))
 	}
-	auto := func(kind repository.Kind, id, why string) {
+	auto := func(kind manifest.Kind, id, why string) {
 		t.Helper()
 		change()
 		got := s.BackUp(0, "auto", "--max-chain", "2")

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -123,7 +123,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 	diff = s.BackUp(3, "diff", "--since", "check3", "--fallback", "full")
 	testsite.WantKinds(t, diff.Point, "vda full")
 	auto := s.BackUp(0, "auto")
-	if auto.Point.Kind != repository.KindInc || auto.Point.Parent != "check2" {
+	if auto.Point.Kind != manifest.KindInc || auto.Point.Parent != "check2" {
 		t.Errorf("auto made a %s since %q, want an inc since check2", auto.Point.Kind, auto.Point.Parent)
 	}
 	s.WriteAll(5)
@@ -137,7 +137,7 @@ func TestCheckpointDeletedByOthers(t *testing.T) {
 		t.Errorf("inc is since %s, want %s", inc.Point.Parent, auto.Point.ID)
 	}
 	testdomain.Virsh(t, "checkpoint-delete", s.Name, inc.Point.Checkpoint)
-	if auto = s.BackUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || auto.Why == "" {
+	if auto = s.BackUp(0, "auto", "--fallback", "full"); auto.Point.Kind != manifest.KindFull || auto.Why == "" {
 		t.Errorf("auto made a %s (%s), want a full and why", auto.Point.Kind, auto.Why)
 	}
 	s.Check()
@@ -184,7 +184,7 @@ func TestBitmapsLost(t *testing.T) {
 		}
 	}
 	s.Crash(6)
-	if auto := s.BackUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || !strings.Contains(auto.Why, "missing or broken") {
+	if auto := s.BackUp(0, "auto", "--fallback", "full"); auto.Point.Kind != manifest.KindFull || !strings.Contains(auto.Why, "missing or broken") {
 		t.Errorf("auto made a %s (%s), want a full and why", auto.Point.Kind, auto.Why)
 	}
 	s.WriteAll(7)
@@ -240,7 +240,7 @@ func foreignCheckpoint(s *testsite.Site, name string) {
 	testdomain.Virsh(s.T, "checkpoint-create", s.Name, file)
 }
 
-func wantLost(s *testsite.Site, m repository.Manifest, warnings []string) {
+func wantLost(s *testsite.Site, m manifest.Manifest, warnings []string) {
 	s.T.Helper()
 	testsite.WantKinds(s.T, m, "vda full, vdb full")
 	for _, d := range m.Disks {

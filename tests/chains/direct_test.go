@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -59,7 +59,7 @@ func (u tuning) args() []string { return []string{"--compress", u.compress, "--d
 
 // tuned makes a point with that tuning, and checks that the images are compressed as asked,
 // and that --verbose says whether O_DIRECT was refused.
-func tuned(s *testsite.Site, u tuning, kind string, args ...string) repository.Manifest {
+func tuned(s *testsite.Site, u tuning, kind string, args ...string) manifest.Manifest {
 	s.T.Helper()
 	truth := s.Truths()
 	all := append(append([]string{"--json", "--verbose", kind, s.Name}, args...), u.args()...)

@@ -8,7 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -69,7 +70,7 @@ func TestMonitorIsAskedOnlyIfNeeded(t *testing.T) {
 }
 
 // wantCovered checks which disks a point's checkpoint has bitmaps for.
-func wantCovered(s *testsite.Site, m repository.Manifest, want ...string) {
+func wantCovered(s *testsite.Site, m manifest.Manifest, want ...string) {
 	s.T.Helper()
 	var got []string
 	for line := range strings.Lines(testdomain.Virsh(s.T, "checkpoint-dumpxml", s.Name, m.Checkpoint, "--no-domain")) {
@@ -162,7 +163,7 @@ func TestKilledWithoutACheckpoint(t *testing.T) {
 		t.Fatalf("exit %d", r.Code)
 	}
 	testsite.WantList(t, "lost", s.Recovered(0).Lost)
-	list, err := os.ReadFile(filepath.Join(s.Repo, s.Name, repository.InstantsName))
+	list, err := os.ReadFile(filepath.Join(s.Repo, s.Name, instants.FileName))
 	if err != nil || strings.Contains(string(list), "check1") {
 		t.Errorf("check1 is still noted: %s, %v", list, err)
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
@@ -170,7 +171,7 @@ func newOldSite(t *testing.T, archive string) *oldSite {
 
 func (s *oldSite) use() {
 	s.t.Helper()
-	var listed []repository.Manifest
+	var listed []manifest.Manifest
 	if err := json.Unmarshal([]byte(s.program.Must(s.t, nil, "list", "--json").Stdout), &listed); err != nil {
 		s.t.Fatal(err)
 	}
@@ -238,7 +239,7 @@ func (s *oldSite) wantTruth(p oldPoint) {
 
 // goOn defines the domain anew, with disks as the newest points have them, and
 // makes points that are chained onto those of the archive.
-func (s *oldSite) goOn(listed []repository.Manifest) {
+func (s *oldSite) goOn(listed []manifest.Manifest) {
 	s.t.Helper()
 	newest := ""
 	for _, m := range listed {
@@ -252,7 +253,7 @@ func (s *oldSite) goOn(listed []repository.Manifest) {
 		s.t.Fatal(err)
 	}
 	var disks []testdomain.Disk
-	m := listed[slices.IndexFunc(listed, func(m repository.Manifest) bool { return m.ID == newest })]
+	m := listed[slices.IndexFunc(listed, func(m manifest.Manifest) bool { return m.ID == newest })]
 	for _, d := range m.Disks {
 		disk := testdomain.Disk{Target: d.Target, Size: d.VirtualSize, Source: filepath.Join(dir, d.Target+".qcow2")}
 		if d.SourceFormat == "raw" {
@@ -286,10 +287,10 @@ func (s *oldSite) goOn(listed []repository.Manifest) {
 
 // defineEarlier gives libvirt the checkpoints of points of format 1, one of them as of
 // another time than its point recorded: that one stays.
-func (s *oldSite) defineEarlier(next *testsite.Site, listed []repository.Manifest) (stay []string) {
+func (s *oldSite) defineEarlier(next *testsite.Site, listed []manifest.Manifest) (stay []string) {
 	s.t.Helper()
 	for _, m := range listed {
-		if m.Identity != "" || m.Kind == repository.KindDiff || m.Checkpoint == "" {
+		if m.Identity != "" || m.Kind == manifest.KindDiff || m.Checkpoint == "" {
 			continue
 		}
 		doc, err := os.ReadFile(filepath.Join(s.repo, s.truth.Domain.Name, m.ID, "checkpoint.xml"))

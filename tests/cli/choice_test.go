@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -45,7 +45,7 @@ func TestChosenDisks(t *testing.T) {
 }
 
 // wantBitmaps checks that the point's checkpoint is on the disks of the point.
-func wantBitmaps(s *testsite.Site, p repository.Manifest) {
+func wantBitmaps(s *testsite.Site, p manifest.Manifest) {
 	s.T.Helper()
 	if p.Checkpoint == "" {
 		if p.IsBase() {

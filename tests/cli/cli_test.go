@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
@@ -147,7 +147,7 @@ func TestListAndShow(t *testing.T) {
 	s.BackUp(0, "inc")
 	s.BackUp(0, "copy")
 
-	if got := decode[[]repository.Manifest](t, run(s, "--json", "list")); len(got) != 4 || got[0].ID != "check1" || got[3].ID != "copy4" {
+	if got := decode[[]manifest.Manifest](t, run(s, "--json", "list")); len(got) != 4 || got[0].ID != "check1" || got[3].ID != "copy4" {
 		t.Errorf("list --json: %+v", got)
 	}
 	stamp := s.Points[2].Time.Local().Format(time.DateTime)
@@ -158,7 +158,7 @@ func TestListAndShow(t *testing.T) {
 		testsite.WantLine(t, text, `^  └─ check3 +inc +check1 +`+stamp+` +vda vdb +128.0 KiB +\d+\.\d KiB +crash +yes +-$`)
 		testsite.WantLine(t, text, `^  copy4 +copy `)
 	}
-	if got := decode[repository.Manifest](t, run(s, "show", "--json", s.Name+"@check3")); got.ID != "check3" || got.Parent != "check1" || len(got.Disks) != 2 {
+	if got := decode[manifest.Manifest](t, run(s, "show", "--json", s.Name+"@check3")); got.ID != "check3" || got.Parent != "check1" || len(got.Disks) != 2 {
 		t.Errorf("show --json: %+v", got)
 	}
 	text := run(s, "show", s.Name+"@check3").Stdout
@@ -260,7 +260,7 @@ func TestRestoreOptions(t *testing.T) {
 	if doc, err := os.ReadFile(filepath.Join(to, s.Name+".xml")); err != nil || !strings.Contains(string(doc), "<uuid>"+s.UUID+"</uuid>") {
 		t.Errorf("the domain's XML: %v\n%s", err, doc)
 	}
-	testsite.Flip(t, filepath.Join(s.Repo, s.Name, "check2", repository.DomainXML), 24)
+	testsite.Flip(t, filepath.Join(s.Repo, s.Name, "check2", manifest.DomainXML), 24)
 	to = filepath.Join(s.Dir, "images")
 	s.Refused(5, "--disk vda --disk vdb restores the images alone", "restore", s.Name, "--to", to)
 	r = s.Program.Must(t, []int{3}, "restore", s.Name, "--disk", "vda", "--disk", "vdb", "--to", to)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -21,12 +22,12 @@ func forgePoint(s *testsite.Site, id string, at time.Time) {
 	if err != nil {
 		s.T.Fatal(err)
 	}
-	partial, err := lock.Begin(id, repository.NewIdentity())
+	partial, err := lock.Begin(id, manifest.NewIdentity())
 	if err != nil {
 		s.T.Fatal(err)
 	}
-	if err := partial.Seal(repository.Manifest{ID: id, Kind: repository.KindCopy, Domain: s.Name, DomainUUID: s.UUID,
-		Time: at, Finished: at, Consistency: repository.ConsistencyCrash}); err != nil {
+	if err := partial.Seal(manifest.Manifest{ID: id, Kind: manifest.KindCopy, Domain: s.Name, DomainUUID: s.UUID,
+		Time: at, Finished: at, Consistency: manifest.ConsistencyCrash}); err != nil {
 		s.T.Fatal(err)
 	}
 	if err := lock.Unlock(); err != nil {

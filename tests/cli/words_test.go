@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -91,7 +91,7 @@ func TestLeftOutDisks(t *testing.T) {
 			t.Errorf("%s: the report\n%s\nshow\n%s", words, report, show)
 		}
 	}
-	var m repository.Manifest
+	var m manifest.Manifest
 	if err := json.Unmarshal([]byte(s.Program.Must(t, nil, "show", s.Name, "--json").Stdout), &m); err != nil || len(m.LeftOut) != 3 {
 		t.Errorf("%v: %v", err, m.LeftOut)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -105,7 +106,7 @@ func TestTailsThatCannotBeReadNow(t *testing.T) {
 	s.WriteAll(3)
 	before := s.Footprint()
 	onImageRead(s, func(int) { _ = os.Rename(image, image+".away") })
-	_, err := backUpHere(s, t.Context(), backup.Request{Kind: repository.KindInc})
+	_, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc})
 	directio.OnRead.Store(nil)
 	if err := os.Rename(image+".away", image); err != nil {
 		t.Fatal(err)

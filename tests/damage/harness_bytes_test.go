@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -55,9 +57,9 @@ func everyByte(t *testing.T, s *testsite.Site, n *counts) {
 	})
 }
 
-func noticed(t *testing.T, repo *repository.Repository, m repository.Manifest, file string) bool {
+func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, file string) bool {
 	t.Helper()
-	if file == repository.ManifestName {
+	if file == manifest.FileName {
 		_, err := repo.Point(m.Domain, m.ID)
 		var damaged *repository.DamagedError
 		return errors.As(err, &damaged)
@@ -65,7 +67,7 @@ func noticed(t *testing.T, repo *repository.Repository, m repository.Manifest, f
 	var damage []repository.Damage
 	var err error
 	if target, isList := strings.CutSuffix(file, ".hashes"); isList {
-		damage, err = repo.CheckImage(context.Background(), m, testsite.DiskOf(t, m, target), repository.CheckOptions{})
+		damage, err = repo.CheckImage(context.Background(), m, testsite.DiskOf(t, m, target), hashlist.CheckOptions{})
 	} else {
 		damage, err = repo.CheckFile(m, file)
 	}

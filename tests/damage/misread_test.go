@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/pull"
@@ -19,7 +20,7 @@ import (
 
 // spoilLater corrupts reads of the images of a point: of each 64 KiB, those from the second
 // to the given last one.
-func spoilLater(s *testsite.Site, p repository.Manifest, last int) {
+func spoilLater(s *testsite.Site, p manifest.Manifest, last int) {
 	s.T.Helper()
 	const unit = 64 << 10
 	type place struct {
@@ -78,7 +79,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.Crash(2)
 	spoilLater(s, first, 2)
-	rescan, err := backUpHere(s, t.Context(), backup.Request{Kind: repository.KindInc})
+	rescan, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestMisreadsInABackup(t *testing.T) {
 	spoilLater(s, first, 1<<30)
 	before := s.Footprint()
 	var damaged *repository.DamagedError
-	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: repository.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
+	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
 		t.Errorf("got %v, want damage in %s", err, first.ID)
 	}
 	if after := s.Footprint(); after != before {
@@ -103,7 +104,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.WriteAll(4)
 	spoilLater(s, first, 2)
-	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: repository.KindInc}); err != nil {
+	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc}); err != nil {
 		t.Error(err)
 	}
 	directio.OnRead.Store(nil)

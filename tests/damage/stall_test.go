@@ -11,7 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -44,7 +44,7 @@ func TestSlowReadsOfTheBaseAreNoStall(t *testing.T) {
 		t.Helper()
 		onImageRead(s, slowly)
 		defer directio.OnRead.Store(nil)
-		result, err := backUpHere(s, t.Context(), backup.Request{Kind: repository.KindInc, StallTimeout: 2 * time.Second})
+		result, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc, StallTimeout: 2 * time.Second})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -92,7 +92,7 @@ func TestRepositoryHangsInTails(t *testing.T) {
 				<-released
 			})
 			onImageRead(s, func(int) { hang() })
-			c.request.Kind = repository.KindInc
+			c.request.Kind = manifest.KindInc
 			_, err := backUpHere(s, ctx, c.request)
 			select {
 			case <-hung:

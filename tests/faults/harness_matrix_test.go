@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -212,13 +212,13 @@ func (m *matrix) keepListed(c cell, r testdomain.Result, truth map[string]string
 }
 
 // added returns the points that virtbackup lists and that are new.
-func (m *matrix) added() (added []repository.Manifest) {
+func (m *matrix) added() (added []manifest.Manifest) {
 	m.T.Helper()
 	if _, err := os.Stat(filepath.Join(m.Repo, "repository.json")); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	r := m.Program.Run(m.T, "list", "--json")
-	var listed []repository.Manifest
+	var listed []manifest.Manifest
 	if err := json.Unmarshal([]byte(r.Stdout), &listed); err != nil || r.Code != 0 {
 		m.T.Fatalf("list: exit %d, %v\n%s%s", r.Code, err, r.Stdout, r.Stderr)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -61,7 +61,7 @@ func (d disturbed) goesOn(codes ...int) {
 	d.change()
 	truth := d.Truths()
 	added := d.Add(d.Program.Must(d.T, codes, "--json", "inc", d.Name), truth).Point
-	if !slices.ContainsFunc(added.Disks, func(k repository.Disk) bool { return k.Method != repository.MethodRescan }) {
+	if !slices.ContainsFunc(added.Disks, func(k manifest.Disk) bool { return k.Method != manifest.MethodRescan }) {
 		// All earlier bitmaps are lost, and their checkpoints are deleted.
 		for i := range d.Points[:len(d.Points)-1] {
 			d.Points[i].Checkpoint = ""

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -21,10 +21,10 @@ func TestGuest(t *testing.T) {
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 192 << 20}, testdomain.Disk{Target: "vdb", Size: 16 << 20}))
 	s.WriteForever()
 	for _, c := range []struct{ kind, quiesce, want string }{
-		{"full", "require", repository.ConsistencyFilesystem},
-		{"inc", "no", repository.ConsistencyCrash},
-		{"inc", "try", repository.ConsistencyFilesystem},
-		{"diff", "require", repository.ConsistencyFilesystem},
+		{"full", "require", manifest.ConsistencyFilesystem},
+		{"inc", "no", manifest.ConsistencyCrash},
+		{"inc", "try", manifest.ConsistencyFilesystem},
+		{"diff", "require", manifest.ConsistencyFilesystem},
 	} {
 		guestPoint(s, c.kind, c.quiesce, c.want)
 	}
@@ -54,7 +54,7 @@ func checkGuestPoint(s *testsite.Site, i int, p testsite.Point) {
 	s.T.Helper()
 	raw := filepath.Join(s.Restore(p, "raw"), "vda.raw")
 	testdomain.CheckImage(s.T, s.Image(p.Manifest, "vda"))
-	if p.Consistency == repository.ConsistencyFilesystem && testdomain.NeedsReplay(s.T, raw) {
+	if p.Consistency == manifest.ConsistencyFilesystem && testdomain.NeedsReplay(s.T, raw) {
 		s.T.Errorf("%s has a journal to replay", p.ID)
 	}
 	testdomain.Fsck(s.T, raw)
@@ -92,7 +92,7 @@ func hangAgent(t *testing.T, s *testsite.Site) {
 	if took := point.Time.Sub(start); took > 20*time.Second {
 		t.Errorf("it took %s to the instant of the point", took)
 	}
-	if point.Consistency != repository.ConsistencyCrash {
+	if point.Consistency != manifest.ConsistencyCrash {
 		t.Errorf("the point is %s consistent", point.Consistency)
 	}
 	s.IO("vdb", "write -P 0x47 0 512")
@@ -111,7 +111,7 @@ func freezeSlowly(t *testing.T, s *testsite.Site) {
 	s.WantThawed(t)
 	s.Exec(dirty)
 	r := s.Program.Must(t, nil, "--json", "inc", s.Name, "--agent-timeout", "2s")
-	if got := s.Add(r, nil).Point.Consistency; got != repository.ConsistencyCrash {
+	if got := s.Add(r, nil).Point.Consistency; got != manifest.ConsistencyCrash {
 		t.Errorf("the point is %s consistent", got)
 	}
 	s.WantThawed(t)
@@ -126,7 +126,7 @@ func TestNoAgent(t *testing.T) {
 	s.Refused(1, "--quiesce require", "inc", s.Name, "--quiesce", "require")
 	testdomain.Virsh(t, "resume", s.Name)
 	s.Refused(1, "--quiesce require", "inc", s.Name, "--quiesce", "require")
-	if got := s.BackUp(0, "inc"); got.Point.Consistency != repository.ConsistencyCrash {
+	if got := s.BackUp(0, "inc"); got.Point.Consistency != manifest.ConsistencyCrash {
 		t.Errorf("the point is %s consistent", got.Point.Consistency)
 	}
 	s.BackUp(0, "inc", "--quiesce", "no")

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/guest"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -194,7 +194,7 @@ func dump(s *testsite.Site) (end func()) {
 // issued is what the repository has written down of the domain's instants.
 func issued(s *testsite.Site) string {
 	s.T.Helper()
-	list, err := os.ReadFile(filepath.Join(s.Repo, s.Name, repository.InstantsName))
+	list, err := os.ReadFile(filepath.Join(s.Repo, s.Name, instants.FileName))
 	if err != nil {
 		s.T.Fatal(err)
 	}

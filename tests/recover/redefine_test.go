@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -104,7 +104,7 @@ func TestLostBitmaps(t *testing.T) {
 	if left := s.Checkpoints(); len(left) != 0 {
 		t.Errorf("checkpoints: %q", left)
 	}
-	if auto := s.BackUp(0, "auto", "--fallback", "full"); auto.Point.Kind != repository.KindFull || len(auto.Recovered) != 0 {
+	if auto := s.BackUp(0, "auto", "--fallback", "full"); auto.Point.Kind != manifest.KindFull || len(auto.Recovered) != 0 {
 		t.Errorf("auto made a %s, recovered %q", auto.Point.Kind, auto.Recovered)
 	}
 	s.Check()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -298,8 +299,8 @@ func TestReleaseByTime(t *testing.T) {
 	if day := last.Time.Local().Format(time.DateOnly); second.Time.Local().Format(time.DateOnly) == day { // no midnight between them
 		s.Refused(2, "names 5 points", "release", s.Name+"@"+day, "--points", "--dry-run")
 	}
-	s.Refused(1, "could not be restored without it", "release", s.Name+"@"+repository.TimeTextFine(second.Time), "--points")
-	testsite.WantReleased(t, s.Released(s.Name+"@"+repository.TimeTextFine(last.Time), "--points"), "", last.ID)
+	s.Refused(1, "could not be restored without it", "release", s.Name+"@"+manifest.TimeTextFine(second.Time), "--points")
+	testsite.WantReleased(t, s.Released(s.Name+"@"+manifest.TimeTextFine(last.Time), "--points"), "", last.ID)
 }
 
 // Checkpoints of a lost repository are listed with their full names, and deleted only by

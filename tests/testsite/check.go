@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -76,7 +76,7 @@ func SameBytes(t *testing.T, image, truth string) {
 }
 
 // DiskOf is the entry of a disk in a point, which must have it.
-func DiskOf(t *testing.T, m repository.Manifest, target string) repository.Disk {
+func DiskOf(t *testing.T, m manifest.Manifest, target string) manifest.Disk {
 	t.Helper()
 	d, ok := m.Disk(target)
 	if !ok {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
@@ -24,7 +25,7 @@ func (s *Site) Labels() []string {
 	s.T.Helper()
 	var labels []string
 	for _, name := range s.Checkpoints() {
-		if point, _, ok := repository.ParseCheckpointName(name); ok {
+		if point, _, ok := manifest.ParseCheckpointName(name); ok {
 			name = point
 		}
 		labels = append(labels, name)

@@ -11,14 +11,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/release"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
 // Auto makes a point with auto, which must choose this kind and say why.
-func (s *Site) Auto(kind repository.Kind, why string) {
+func (s *Site) Auto(kind manifest.Kind, why string) {
 	s.T.Helper()
 	if got := s.BackUp(0, "auto"); got.Point.Kind != kind || !strings.Contains(got.Why, why) {
 		s.T.Errorf("auto made a %s: %q; want a %s: %q", got.Point.Kind, got.Why, kind, why)

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -25,7 +25,7 @@ type Site struct {
 
 // Point is a point and what its disks held at its instant.
 type Point struct {
-	repository.Manifest
+	manifest.Manifest
 	Truth map[string]string // raw images, by target
 }
 
@@ -83,6 +83,6 @@ func (s *Site) Add(run testdomain.Result, truth map[string]string) backup.Result
 }
 
 // Image is that of a disk in a point.
-func (s *Site) Image(p repository.Manifest, target string) string {
+func (s *Site) Image(p manifest.Manifest, target string) string {
 	return filepath.Join(s.Repo, s.Name, p.ID, target+".qcow2")
 }

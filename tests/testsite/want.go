@@ -9,8 +9,8 @@ import (
 	"unicode"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -97,7 +97,7 @@ func WantNoControls(t *testing.T, what, text string) {
 
 // WantKinds checks how each disk of a point was copied: "vda inc, vdb full, vdc
 // rescan".
-func WantKinds(t *testing.T, m repository.Manifest, want string) {
+func WantKinds(t *testing.T, m manifest.Manifest, want string) {
 	t.Helper()
 	var got []string
 	for _, d := range m.Disks {
@@ -106,7 +106,7 @@ func WantKinds(t *testing.T, m repository.Manifest, want string) {
 			how = d.Method
 		}
 		got = append(got, d.Target+" "+how)
-		if (d.Kind == repository.KindFull) != (d.Parent == "") {
+		if (d.Kind == manifest.KindFull) != (d.Parent == "") {
 			t.Errorf("%s of %s is %s and has the parent %q", d.Target, m.ID, d.Kind, d.Parent)
 		}
 	}

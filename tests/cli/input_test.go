@@ -247,7 +247,7 @@ func TestNumbersAreNotUsedAgain(t *testing.T) {
 		t.Errorf("the point is %s, want check1", got)
 	}
 	damaged := filepath.Join(s.Repo, s.Name, "check7")
-	testsite.WriteFile(t, filepath.Join(damaged, manifest.ManifestName), "{}")
+	testsite.WriteFile(t, filepath.Join(damaged, manifest.FileName), "{}")
 	if got := s.BackUp(3, "inc").Point.ID; got != "check8" {
 		t.Errorf("the point is %s, want check8", got)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // oldRepositories are what earlier versions wrote (tests/oldrepositories_test.go).
-const oldRepositories = "../../tests/testdata/repositories"
+const oldRepositories = "../../tests/chains/testdata/repositories"
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"virtbackup": main})

@@ -1,0 +1,19 @@
+package bytesize
+
+import "testing"
+
+func TestSizes(t *testing.T) {
+	for n, want := range map[int64]string{
+		-1: "-1 B", 0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 1536: "1.5 KiB", 1<<20 - 1: "1.0 MiB", 1 << 20: "1.0 MiB",
+		1 << 30: "1.0 GiB", 1 << 40: "1.0 TiB", 1 << 50: "1.0 PiB", 1 << 60: "1024.0 PiB",
+	} {
+		if got := Short(n); got != want {
+			t.Errorf("Short(%d) = %q, want %q", n, got, want)
+		}
+	}
+	for n, want := range map[int64]string{17: "17 bytes", 5 << 29: "2.5 GiB"} {
+		if got := Text(n); got != want {
+			t.Errorf("Text(%d) = %q, want %q", n, got, want)
+		}
+	}
+}

@@ -11,7 +11,7 @@ func TestSizes(t *testing.T) {
 			t.Errorf("Short(%d) = %q, want %q", n, got, want)
 		}
 	}
-	for n, want := range map[int64]string{17: "17 bytes", 5 << 29: "2.5 GiB"} {
+	for n, want := range map[int64]string{0: "0 bytes", 1023: "1023 bytes", 1536: "1.5 KiB", 10 << 30: "10.0 GiB", 1 << 60: "1024.0 PiB"} {
 		if got := Text(n); got != want {
 			t.Errorf("Text(%d) = %q, want %q", n, got, want)
 		}

@@ -8,9 +8,9 @@ import (
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // inspectDisks notes what the source says of each disk.
@@ -29,8 +29,8 @@ func (r *run) inspectDisks(s *State) error {
 }
 
 // copyDisks copies all disks side by side. The first error ends all.
-func (r *run) copyDisks(ctx context.Context) ([]repository.Disk, error) {
-	disks := make([]repository.Disk, len(r.plan.Disks))
+func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
+	disks := make([]manifest.Disk, len(r.plan.Disks))
 	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) (err error) {
 		d := r.plan.Disks[i]
 		if disks[i], err = r.copyDisk(ctx, d); err != nil {
@@ -42,7 +42,7 @@ func (r *run) copyDisks(ctx context.Context) ([]repository.Disk, error) {
 }
 
 // copyDisk copies one disk into its image and returns its entry in the manifest.
-func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk repository.Disk, err error) {
+func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err error) {
 	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return disk, err
@@ -95,15 +95,15 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk repository.Disk, e
 	return manifestDisk(d, export.Size(), stats, digest, size), nil
 }
 
-func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) repository.Disk {
-	kind, method := repository.KindFull, ""
+func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) manifest.Disk {
+	kind, method := manifest.KindFull, ""
 	if d.Parent != "" {
-		kind = repository.KindInc
+		kind = manifest.KindInc
 	}
 	if d.Rescan {
-		method = repository.MethodRescan
+		method = manifest.MethodRescan
 	}
-	return repository.Disk{
+	return manifest.Disk{
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
 		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,

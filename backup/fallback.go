@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -40,7 +42,7 @@ func (f Fallback) validate() error {
 
 // whyNoBitmap says why no bitmap tells what changed on a disk since the plan's
 // base, which has an image of it; "" if one does.
-func (p *Plan) whyNoBitmap(d DiskPlan, base repository.Disk, s State) string {
+func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
@@ -61,12 +63,12 @@ func (p *Plan) whyNoBitmap(d DiskPlan, base repository.Disk, s State) string {
 }
 
 // fallBack plans a disk without a usable bitmap.
-func (d *DiskPlan) fallBack(f Fallback, base *repository.Manifest, image string) {
+func (d *DiskPlan) fallBack(f Fallback, base *manifest.Manifest, image string) {
 	if f == FallbackFull {
 		return
 	}
 	d.Rescan = true
-	d.Parent = repository.ParentPath(base.ID, image)
+	d.Parent = manifest.ParentPath(base.ID, image)
 }
 
 // refuse is the end of a run that must not fall back.
@@ -89,7 +91,7 @@ func (p *Plan) refuse(r Request) error {
 
 // canCompare tells whether a point has an image of one of the state's disks: one
 // that a rescan can compare with.
-func canCompare(s State, m *repository.Manifest) bool {
+func canCompare(s State, m *manifest.Manifest) bool {
 	for _, d := range s.Disks {
 		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" {
 			return true
@@ -124,7 +126,7 @@ func (r *run) checkParents(ctx context.Context) error {
 // too, and what differs would be chained onto damage.
 func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	level := slog.LevelInfo
-	if before, _ := r.plan.Base.Disk(d.Target); before.Method == repository.MethodRescan && before.Reason == d.Reason {
+	if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
 		level = slog.LevelDebug // as of a raw disk, every time
 	}
 	r.Log.Log(ctx, level, fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
@@ -152,7 +154,7 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 			return nil
 		}
 		level := slog.LevelInfo
-		if before, _ := r.plan.Base.Disk(d.Target); before.Method == repository.MethodRescan && before.Reason == d.Reason {
+		if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
 			level = slog.LevelDebug // as of a raw disk, every time
 		}
 		r.Log.Log(ctx, level, fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
@@ -182,7 +184,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
 			err = repository.DamagedBy(found)
 		}
@@ -302,6 +304,6 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 
 // readOptions let reads of the base count as progress: where a hash list is damaged a
 // whole image is read before anything else moves.
-func (r *run) readOptions() repository.ChainOptions {
-	return repository.ChainOptions{Warn: r.warnOnce, Progress: r.meter.moves}
+func (r *run) readOptions() hashlist.ReadOptions {
+	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
 )
 
@@ -38,9 +38,9 @@ func (r *run) begin(ctx context.Context) error {
 		return err
 	}
 	r.point.Time = begun.Time
-	r.point.Consistency = repository.ConsistencyCrash
+	r.point.Consistency = manifest.ConsistencyCrash
 	if begun.Quiesced {
-		r.point.Consistency = repository.ConsistencyFilesystem
+		r.point.Consistency = manifest.ConsistencyFilesystem
 	}
 	if begun.NotQuiesced != "" {
 		r.noteCrash(begun.NotQuiesced)
@@ -88,7 +88,7 @@ func (r *run) openDisk(ctx context.Context, d DiskPlan) (source.Export, error) {
 // that is no news, and only --verbose shows it.
 func (r *run) noteCrash(why string) {
 	level := slog.LevelInfo
-	if n := len(r.points); n > 0 && r.points[n-1].Consistency == repository.ConsistencyCrash {
+	if n := len(r.points); n > 0 && r.points[n-1].Consistency == manifest.ConsistencyCrash {
 		level = slog.LevelDebug
 	}
 	r.noteAt(level, fmt.Sprintf("the point is crash consistent: %s", why))

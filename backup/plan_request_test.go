@@ -5,7 +5,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -60,10 +60,10 @@ func TestPlanSince(t *testing.T) {
 	s := history()
 	times := map[string]string{}
 	for _, m := range s.Points {
-		times[m.ID] = repository.TimeText(m.Time)
+		times[m.ID] = manifest.TimeText(m.Time)
 	}
 	for since, want := range map[string]string{
-		"check2": "check2", "vm1@check2": "check2", repository.Latest: "check3", times["check2"]: "check2", times["copy5"]: "check3",
+		"check2": "check2", "vm1@check2": "check2", manifest.Latest: "check3", times["check2"]: "check2", times["copy5"]: "check3",
 	} {
 		p, err := MakePlan(Request{Domain: "vm1", Kind: inc, Since: since}, s)
 		if err != nil || p.Base.ID != want {
@@ -76,7 +76,7 @@ func TestPlanSince(t *testing.T) {
 func TestPlanFails(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		kind   repository.Kind
+		kind   manifest.Kind
 		change func(*State)
 		want   string
 	}{

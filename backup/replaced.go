@@ -3,7 +3,7 @@ package backup
 import (
 	"fmt"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
 )
 
@@ -13,7 +13,7 @@ import (
 // backing file of the present one (live external snapshot) is still there; that
 // the bitmap has no gap then, libvirt sees to. After a block copy or commit, or
 // a migration of the storage, bitmaps may be right, but nobody knows.
-func replaced(base repository.Disk, images []source.Image) string {
+func replaced(base manifest.Disk, images []source.Image) string {
 	if len(images) == 0 || base.Source == "" {
 		return ""
 	}

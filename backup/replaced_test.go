@@ -4,16 +4,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
 )
 
 func TestReplaced(t *testing.T) {
-	a := repository.Disk{Source: "/a", SourceID: "file:1"}
-	old := repository.Disk{Source: "/a"} // of a version that recorded no identity
+	a := manifest.Disk{Source: "/a", SourceID: "file:1"}
+	old := manifest.Disk{Source: "/a"} // of a version that recorded no identity
 	for _, tt := range []struct {
 		name   string
-		base   repository.Disk
+		base   manifest.Disk
 		images []source.Image
 		want   string // a part of it; "" not replaced
 	}{
@@ -27,7 +27,7 @@ func TestReplaced(t *testing.T) {
 		{"identity unknown now, another place", a, []source.Image{{Source: "/b", ID: ""}}, "(/a, now /b)"},
 		{"identity unknown then", old, []source.Image{{Source: "/a", ID: "file:2"}}, ""},
 		{"identity unknown then, another place", old, []source.Image{{Source: "/b", ID: "file:2"}}, "(/a, now /b)"},
-		{"nothing known then", repository.Disk{}, []source.Image{{Source: "/a", ID: "file:2"}}, ""},
+		{"nothing known then", manifest.Disk{}, []source.Image{{Source: "/a", ID: "file:2"}}, ""},
 		{"nothing known now", a, nil, ""},
 	} {
 		if got := replaced(tt.base, tt.images); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {

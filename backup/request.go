@@ -9,12 +9,12 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
 )
 
 // Auto asks for an incremental where a usable base exists, else for a full.
-const Auto repository.Kind = "auto"
+const Auto manifest.Kind = "auto"
 
 // DefaultKeepCheckpoints leaves a week of nights to start a diff from. Each checkpoint
 // costs QEMU 6 ms at the begin of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
@@ -24,7 +24,7 @@ const DefaultKeepCheckpoints = 8
 // Request is what a run is asked to do.
 type Request struct {
 	Domain string
-	Kind   repository.Kind // full, inc, diff, copy or Auto
+	Kind   manifest.Kind // full, inc, diff, copy or Auto
 	// Since names the point to start from, for inc and diff; "" chooses.
 	Since string
 	// Disks are the targets to copy, none means all that can be. Exclude are
@@ -55,15 +55,15 @@ type Request struct {
 }
 
 // word is the domain's name as it is typed on a command line.
-func (r Request) word() string { return repository.ShellWord(r.Domain) }
+func (r Request) word() string { return manifest.ShellWord(r.Domain) }
 
 // Validate checks what can be checked without looking at the domain and returns
 // a fail.Usage.
 func (r Request) Validate() error {
 	switch {
-	case !slices.Contains([]repository.Kind{repository.KindFull, repository.KindInc, repository.KindDiff, repository.KindCopy, Auto}, r.Kind):
+	case !slices.Contains([]manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, Auto}, r.Kind):
 		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
-	case r.Since != "" && r.Kind != repository.KindInc && r.Kind != repository.KindDiff:
+	case r.Since != "" && r.Kind != manifest.KindInc && r.Kind != manifest.KindDiff:
 		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
 	case !slices.Contains([]source.Quiesce{"", source.QuiesceTry, source.QuiesceRequire, source.QuiesceNo}, r.Quiesce):
 		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
@@ -113,7 +113,7 @@ func (r Request) withDefaults() Request {
 
 // Result is what a run did.
 type Result struct {
-	Point repository.Manifest `json:"point"`
+	Point manifest.Manifest `json:"point"`
 	// Why is how auto chose, "" otherwise.
 	Why string `json:"why,omitempty"`
 	// Notes are worth a line in the report, Warnings an exit code of their
@@ -124,5 +124,5 @@ type Result struct {
 	Recovered []string `json:"recovered,omitempty"`
 	Seconds   float64  `json:"seconds"`
 	// Base is the parent, zero where there is none.
-	Base repository.Manifest `json:"-"`
+	Base manifest.Manifest `json:"-"`
 }

@@ -7,8 +7,9 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -32,7 +33,7 @@ func (r *run) retire(context.Context) error {
 		r.warn("look for checkpoints to retire: %v", err)
 		return nil
 	}
-	mayRemove := func(i repository.Instant) bool { return r.domain.MayRemove(ledger, i) }
+	mayRemove := func(i instants.Instant) bool { return r.domain.MayRemove(ledger, i) }
 	for _, c := range all {
 		why := r.useless(c, mayRemove, dead, old)
 		if why == "" {
@@ -46,7 +47,7 @@ func (r *run) retire(context.Context) error {
 
 // useless says why a checkpoint is deleted, or "" for one that stays. dead and old are
 // names of checkpoints.
-func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(repository.Instant) bool, dead, old []string) string {
+func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(instants.Instant) bool, dead, old []string) string {
 	switch {
 	case !c.Ours || c.Inherited:
 		return ""
@@ -81,7 +82,7 @@ func (r *run) old(all []checkpoint.Checkpoint) []string {
 }
 
 // oldCheckpoints is old for the checkpoints and points of a domain.
-func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, keep int) (names []string) {
+func oldCheckpoints(all []checkpoint.Checkpoint, points []manifest.Manifest, keep int) (names []string) {
 	numbers := map[string]int{}
 	full := ""
 	for _, m := range points { // oldest first
@@ -89,7 +90,7 @@ func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, k
 			continue
 		}
 		numbers[m.Checkpoint] = m.Number()
-		if m.Kind == repository.KindFull {
+		if m.Kind == manifest.KindFull {
 			full = m.Checkpoint
 		}
 	}

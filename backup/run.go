@@ -23,8 +23,10 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
@@ -51,19 +53,19 @@ type run struct {
 	repo   *repository.Repository
 	lock   *repository.Lock
 	source Source
-	points []repository.Manifest // of the domain, before this one
+	points []manifest.Manifest // of the domain, before this one
 	// checkpoints are those that the domain had then, with sizes.
 	checkpoints []checkpoint.Checkpoint
 	plan        Plan
-	need        int64              // bytes that the point will take, about
-	doubtful    bool               // whether it fits is to be measured once the job shows its zeros
-	instant     repository.Instant // that this run makes a point of; zero before it is issued
+	need        int64            // bytes that the point will take, about
+	doubtful    bool             // whether it fits is to be measured once the job shows its zeros
+	instant     instants.Instant // that this run makes a point of; zero before it is issued
 	partial     *repository.Partial
 	meter       stallMeter // of the copy
 	hung        bool       // the copy hangs for ever: its goroutines still use partial
 	left        bool       // an undo has failed: what it has left only this repository tells to be ours
 	sealed      bool
-	point       repository.Manifest
+	point       manifest.Manifest
 	warnMu      sync.Mutex // of result.Warnings
 	result      Result
 }
@@ -167,7 +169,7 @@ func (r *run) find(context.Context) error {
 	if err != nil {
 		return r.hintOfRename(err)
 	}
-	if err := repository.ValidDomain(r.Domain); err != nil {
+	if err := manifest.ValidDomain(r.Domain); err != nil {
 		return err
 	}
 	active, err := domain.Active()
@@ -188,7 +190,7 @@ func (r *run) find(context.Context) error {
 // system is not mounted, it would fill the one below.
 func (r *run) open(context.Context) (err error) {
 	r.repo, err = repository.Open(r.Repository)
-	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != repository.KindFull && r.Kind != repository.KindCopy {
+	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != manifest.KindFull && r.Kind != manifest.KindCopy {
 		return err
 	}
 	above := filepath.Dir(filepath.Clean(r.Repository))
@@ -196,7 +198,7 @@ func (r *run) open(context.Context) (err error) {
 		return fmt.Errorf("%w, nor does %s", err, above)
 	}
 	if r.repo, err = repository.Create(r.Repository); err == nil && r.repo.IsNew() && r.repo.OnRoot() {
-		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), repository.ShellWord(r.repo.Dir()))
+		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), manifest.ShellWord(r.repo.Dir()))
 	}
 	return err
 }
@@ -219,7 +221,7 @@ func (r *run) takeLock(context.Context) (err error) {
 	moved, err := r.repo.NotePlace()
 	if moved {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
-			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", repository.ShellWord(r.repo.Dir()))
+			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", manifest.ShellWord(r.repo.Dir()))
 	}
 	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
 		r.warn("%v", err)
@@ -254,7 +256,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: repository.NewIdentity()}
+		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}
@@ -332,7 +334,7 @@ func (r *run) warnOnce(message string) {
 
 // issue writes the identity of the point down, before anything of it is in libvirt.
 func (r *run) issue(context.Context) (err error) {
-	r.instant, err = r.lock.Issue(repository.Instant{
+	r.instant, err = r.lock.Issue(instants.Instant{
 		Point: r.plan.ID, Identity: r.plan.Identity, Checkpoint: r.plan.Checkpoint != "",
 	})
 	r.domain.Own = r.instant.Identity

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // seal makes the point durable and lists it.
@@ -39,8 +39,8 @@ func (r *run) fillManifest() error {
 	}
 	m.Domain, m.DomainUUID = r.Domain, r.domain.Domain.UUID()
 	m.Finished = time.Now().UTC()
-	m.Versions = repository.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
-	if odd := repository.OddClock(*m, r.points, time.Now()); odd != "" {
+	m.Versions = manifest.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
+	if odd := manifest.OddClock(*m, r.points, time.Now()); odd != "" {
 		r.warn("point %s: %s (--at TIME goes by it, --at latest by the number)", m.ID, odd)
 	}
 	m.Gone, m.LeftOut, m.Warnings = r.plan.Gone, r.plan.LeftOut, r.result.Warnings

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 )
 
@@ -66,7 +66,7 @@ func metadata(data, zeros, size int64) int64 {
 	clusters := (data + imageCluster - 1) / imageCluster
 	tables := min(clusters+(zeros+imageCluster-1)/imageCluster, (size+covered-1)/covered)
 	image := (4+tables)*imageCluster + 2*clusters
-	return image + repository.HashListBytes(data+image)
+	return image + hashlist.FileSize(data+image)
 }
 
 // checkSpace refuses, before a job begins, what will not fit: the guest should

@@ -9,9 +9,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/diskspace"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -208,7 +208,7 @@ func TestFullTemporaryDirectory(t *testing.T) {
 	r := newRun()
 	r.Repository, r.need = "/srv/backup", 10<<20
 	full := &os.PathError{Op: "write", Path: "/var/tmp/x", Err: syscall.ENOSPC}
-	if err := r.explainCopy(t.Context(), &repository.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
+	if err := r.explainCopy(t.Context(), &hashlist.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
 		t.Errorf("a temporary file: %v", err)
 	}
 	if err := r.explainCopy(t.Context(), full); !strings.Contains(err.Error(), "the repository at /srv/backup is full") {

@@ -8,10 +8,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/bounded"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
@@ -31,7 +33,7 @@ func (r *run) copyWatched(ctx context.Context) error {
 	if err := r.measure(ctx); err != nil {
 		return err
 	}
-	var disks []repository.Disk
+	var disks []manifest.Disk
 	err := r.watched(ctx, func(ctx context.Context) (err error) {
 		disks, err = r.copyDisks(ctx)
 		return err
@@ -108,7 +110,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 		return err
 	}
 	err = r.source.Explain(ctx, err)
-	var temporary *repository.TemporaryError
+	var temporary *hashlist.TemporaryError
 	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &temporary) {
 		return r.explainFull(err)
 	}

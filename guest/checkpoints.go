@@ -6,7 +6,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -15,7 +15,7 @@ import (
 // to the repository, which may be full. After an error bitmaps may be there still, and the
 // identity has to be kept: hypervisor.ErrNotRunning and ErrNoDomain, ErrBusy, and others
 // of checkpoint.Delete.
-func (d *LockedDomain) DeleteCheckpoint(i repository.Instant) error {
+func (d *LockedDomain) DeleteCheckpoint(i instants.Instant) error {
 	doc, err := d.Domain.CheckpointXML(i.CheckpointName())
 	switch {
 	case errors.Is(err, hypervisor.ErrNoCheckpoint):
@@ -33,7 +33,7 @@ func (d *LockedDomain) DeleteCheckpoint(i repository.Instant) error {
 // DeleteOrphans deletes the bitmaps of an instant whose checkpoint libvirt does not list.
 // hypervisor.ErrNotRunning while the domain is shut off; other errors as
 // checkpoint.DeleteOrphans.
-func (d *LockedDomain) DeleteOrphans(i repository.Instant) error {
+func (d *LockedDomain) DeleteOrphans(i instants.Instant) error {
 	active, err := d.Domain.Active()
 	if err != nil {
 		return err
@@ -50,7 +50,7 @@ func (d *LockedDomain) DeleteOrphans(i repository.Instant) error {
 
 // RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity. The
 // caller says so, with the reason.
-func (d *LockedDomain) RetireCheckpoint(i repository.Instant) error {
+func (d *LockedDomain) RetireCheckpoint(i instants.Instant) error {
 	doc, err := d.Domain.CheckpointXML(i.CheckpointName())
 	if err == nil {
 		err = d.prove(doc, i)
@@ -64,7 +64,7 @@ func (d *LockedDomain) RetireCheckpoint(i repository.Instant) error {
 
 // prove sees that the repository has issued the identity of a checkpoint, here. That of
 // this run needs no look at the repository, which may hang.
-func (d *LockedDomain) prove(doc string, i repository.Instant) error {
+func (d *LockedDomain) prove(doc string, i instants.Instant) error {
 	c, err := xml.ParseCheckpoint(doc)
 	if err != nil {
 		return err

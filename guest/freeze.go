@@ -8,7 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/bounded"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // thawTime is how long a freeze may go on after it was asked for: it first writes
@@ -100,7 +100,7 @@ func (s *Session) tryThaw() error {
 		}
 		return err
 	})
-	name := repository.ShellWord(s.d.Domain.Name())
+	name := manifest.ShellWord(s.d.Domain.Name())
 	switch {
 	case err == nil && state == hypervisor.ShutOff: // the freeze has gone with the guest
 	case err == nil && state != hypervisor.Running:

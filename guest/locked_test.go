@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -32,9 +33,9 @@ func newLocked(t *testing.T) *LockedDomain {
 }
 
 // issue writes an instant of check1 down.
-func (d *LockedDomain) issue(t *testing.T, identity string) repository.Instant {
+func (d *LockedDomain) issue(t *testing.T, identity string) instants.Instant {
 	t.Helper()
-	i, err := d.Lock.Issue(repository.Instant{Point: "check1", Identity: identity, Checkpoint: true})
+	i, err := d.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,9 +43,9 @@ func (d *LockedDomain) issue(t *testing.T, identity string) repository.Instant {
 }
 
 // processes are one that is dead, one that is alive, and this one.
-func processes(t *testing.T) (dead, alive, self repository.Process) {
+func processes(t *testing.T) (dead, alive, self instants.Process) {
 	t.Helper()
-	self, err := repository.Self()
+	self, err := instants.Self()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +57,7 @@ func processes(t *testing.T) (dead, alive, self repository.Process) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	alive = repository.Process{BootID: self.BootID, PID: cmd.Process.Pid}
+	alive = instants.Process{BootID: self.BootID, PID: cmd.Process.Pid}
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", alive.PID))
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +84,7 @@ func TestMayRemove(t *testing.T) {
 	dead, alive, self := processes(t)
 	for _, tt := range []struct {
 		name     string
-		process  repository.Process
+		process  instants.Process
 		place    string
 		identity string
 		want     bool
@@ -103,7 +104,7 @@ func TestMayRemove(t *testing.T) {
 		}
 		i := issued
 		i.Process, i.Place, i.Identity = tt.process, tt.place, tt.identity
-		ledger.Issued = []repository.Instant{i}
+		ledger.Issued = []instants.Instant{i}
 		if got := d.MayRemove(ledger, i); got != tt.want {
 			t.Errorf("what is %s may be removed: %v", tt.name, got)
 		}

@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 )
 
 // The marks in the locked directory that say what may have to be undone for the guest.
@@ -18,7 +18,7 @@ type mark struct {
 	RunID uint      `json:"run_id"` // hypervisor.Domain.RunID
 	Since time.Time `json:"since"`
 	// Process has set the mark. In a copy of the repository it may be alive.
-	Process repository.Process `json:"process"`
+	Process instants.Process `json:"process"`
 }
 
 // setMark sets a mark. Call it before what it marks is done.
@@ -27,7 +27,7 @@ func (d *LockedDomain) setMark(name string) error {
 	if err != nil {
 		return err
 	}
-	self, err := repository.Self()
+	self, err := instants.Self()
 	if err != nil {
 		return err
 	}

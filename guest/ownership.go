@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -50,7 +51,7 @@ func (d *LockedDomain) IsOurs(ledger *repository.Ledger, path string) bool {
 // it is of this run, or of a run that is dead. No run that holds the lock of this directory
 // is alive but this one; one that holds the lock of the directory that this is a copy of
 // may be.
-func (d *LockedDomain) MayRemove(ledger *repository.Ledger, i repository.Instant) bool {
+func (d *LockedDomain) MayRemove(ledger *repository.Ledger, i instants.Instant) bool {
 	if d.Own != "" && i.Identity == d.Own {
 		return true
 	}
@@ -59,7 +60,7 @@ func (d *LockedDomain) MayRemove(ledger *repository.Ledger, i repository.Instant
 
 // isDead tells whether the run of a process is over. This process has ended those
 // that it made in this directory before.
-func (d *LockedDomain) isDead(p repository.Process) bool {
-	self, err := repository.Self()
+func (d *LockedDomain) isDead(p instants.Process) bool {
+	self, err := instants.Self()
 	return err == nil && p == self || !p.Alive()
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -44,7 +45,7 @@ func TestCheckpointsAreProven(t *testing.T) {
 	make("somebody's")
 	for _, identity := range []string{"", i.Identity} {
 		s.Own = identity
-		for way, remove := range map[string]func(repository.Instant) error{"delete": s.DeleteCheckpoint, "retire": s.RetireCheckpoint} {
+		for way, remove := range map[string]func(instants.Instant) error{"delete": s.DeleteCheckpoint, "retire": s.RetireCheckpoint} {
 			if err := remove(i); err == nil || len(d.Checkpoints()) != 1 {
 				t.Errorf("%s, own %q: %v, left %v", way, identity, err, d.Checkpoints())
 			}
@@ -86,7 +87,7 @@ func TestRecoverOfALiveRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Lock.Unlock() })
-	testdomain.Virsh(t, "checkpoint-create-as", d.Name, repository.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
+	testdomain.Virsh(t, "checkpoint-create-as", d.Name, manifest.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
 	s.SocketDir, s.ScratchDir = t.TempDir(), t.TempDir()
 	for _, path := range []string{s.Socket(other), s.Scratch(other, "vda")} {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
@@ -108,7 +109,7 @@ func TestRecoverOfALiveRun(t *testing.T) {
 	}
 }
 
-func (s *locked) issued(t *testing.T) repository.Instant {
+func (s *locked) issued(t *testing.T) instants.Instant {
 	t.Helper()
 	ledger, err := s.Ledger()
 	if err != nil {
@@ -139,11 +140,11 @@ func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 	t.Parallel()
 	s, _ := onDomain(t)
 	first := s.issue(t, own)
-	second, err := s.Lock.Issue(repository.Instant{Point: "check2", Identity: other, Checkpoint: true})
+	second, err := s.Lock.Issue(instants.Instant{Point: "check2", Identity: other, Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, i := range []repository.Instant{first, second} {
+	for _, i := range []instants.Instant{first, second} {
 		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/><disk name='vdx' checkpoint='bitmap'/></disks></domaincheckpoint>",
 			second.CheckpointName(), checkpoint.Description(s.Repo.ID(), second.Point)))
 		c, err := newRecoverer(s.LockedDomain).document(absent{m, i})
@@ -158,15 +159,15 @@ func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 }
 
 // seal makes a point without disks.
-func (s *locked) seal(t *testing.T, i repository.Instant, checkpointXML string) repository.Manifest {
+func (s *locked) seal(t *testing.T, i instants.Instant, checkpointXML string) manifest.Manifest {
 	t.Helper()
 	p, err := s.Lock.Begin(i.Point, i.Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := repository.Manifest{ID: i.Point, Kind: repository.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
-		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: repository.ConsistencyCrash}
-	if err := errors.Join(p.WriteFile(repository.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
+	m := manifest.Manifest{ID: i.Point, Kind: manifest.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
+		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: manifest.ConsistencyCrash}
+	if err := errors.Join(p.WriteFile(manifest.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
 		t.Fatal(err)
 	}
 	if m, err = s.Repo.Point("vm1", i.Point); err != nil {

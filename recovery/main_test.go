@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
@@ -27,7 +28,7 @@ func issueAndWait(dir string) {
 	if err == nil {
 		var lock *repository.Lock
 		if lock, err = repo.Lock("vm1"); err == nil {
-			_, err = lock.Issue(repository.Instant{Point: "check1", Identity: other, Checkpoint: true})
+			_, err = lock.Issue(instants.Instant{Point: "check1", Identity: other, Checkpoint: true})
 			err = errors.Join(err, lock.Unlock())
 		}
 	}
@@ -60,9 +61,9 @@ func newLocked(t *testing.T) *locked {
 }
 
 // issue writes an instant of check1 down.
-func (s *locked) issue(t *testing.T, identity string) repository.Instant {
+func (s *locked) issue(t *testing.T, identity string) instants.Instant {
 	t.Helper()
-	i, err := s.Lock.Issue(repository.Instant{Point: "check1", Identity: identity, Checkpoint: true})
+	i, err := s.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,8 +12,8 @@ import (
 
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Report is what was found, and what became of it.
@@ -236,7 +236,7 @@ func (r *recoverer) findCheckpoints() ([]finding, error) {
 		switch {
 		case !c.Ours || c.Inherited || !r.MayRemove(ledger, c.Instant):
 			continue
-		case c.Instant.State == repository.Retired:
+		case c.Instant.State == instants.Retired:
 			what += ", which is retired"
 		case c.Sealed:
 			continue
@@ -283,7 +283,7 @@ func (r *recoverer) findForgotten() ([]finding, error) {
 	}
 	var all []finding
 	for _, i := range ledger.Issued {
-		if !r.MayRemove(ledger, i) || i.Identity == r.Own || i.Checkpoint && ledger.Sealed(i) && i.State != repository.Retired {
+		if !r.MayRemove(ledger, i) || i.Identity == r.Own || i.Checkpoint && ledger.Sealed(i) && i.State != instants.Retired {
 			continue
 		}
 		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return r.forgetInstant(i) }, silent: true})
@@ -294,7 +294,7 @@ func (r *recoverer) findForgotten() ([]finding, error) {
 // forgetInstant drops an identity, unless libvirt lists its checkpoint, or it is unknown
 // now whether there are bitmaps of it (*laterError): the domain is off, or another job
 // holds it.
-func (r *recoverer) forgetInstant(i repository.Instant) error {
+func (r *recoverer) forgetInstant(i instants.Instant) error {
 	if i.Checkpoint {
 		if _, err := r.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 			return err

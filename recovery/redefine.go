@@ -8,9 +8,10 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -18,8 +19,8 @@ import (
 // was undefined and defined again, is transient and was created again, was
 // renamed, has migrated; or somebody has deleted the checkpoint.
 type absent struct {
-	point   repository.Manifest
-	instant repository.Instant
+	point   manifest.Manifest
+	instant instants.Instant
 }
 
 func (a absent) what() string {
@@ -40,12 +41,12 @@ func (r *recoverer) missing() ([]absent, error) {
 	}
 	var all []absent
 	for _, i := range ledger.Issued { // in the order of their numbers
-		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == repository.Retired {
+		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == instants.Retired {
 			continue
 		}
 		m, err := r.Repo.Point(r.Lock.Domain(), i.Point)
 		switch {
-		case errors.Is(err, repository.ErrNoPoint), fail.Is(err, fail.Damaged), err == nil && m.Identity != i.Identity:
+		case errors.Is(err, manifest.ErrNoPoint), fail.Is(err, fail.Damaged), err == nil && m.Identity != i.Identity:
 			continue // not sealed, or not to be trusted
 		case err != nil:
 			return nil, err
@@ -69,7 +70,7 @@ func (r *recoverer) redefine(again bool, report *Report) error {
 		return err
 	}
 	for _, a := range missing {
-		if a.instant.State == repository.Lost && !again {
+		if a.instant.State == instants.Lost && !again {
 			continue // found out before
 		}
 		if later != "" {
@@ -83,13 +84,13 @@ func (r *recoverer) redefine(again bool, report *Report) error {
 		})
 		var gone *goneError
 		var refused *laterError
-		state := repository.Issued
+		state := instants.Issued
 		switch {
 		case errors.As(err, &refused):
 			report.add(finding{what: a.what(), later: refused.why})
 			continue
 		case errors.As(err, &gone):
-			state = repository.Lost
+			state = instants.Lost
 			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.point.ID, gone.why))
 			r.log.Debug(fmt.Sprintf("checkpoint %s is lost: %s", a.name(), gone.why))
 		case err != nil:

@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -94,5 +95,5 @@ func (e *NotForeignError) Unwrap() error { return hypervisor.ErrNoCheckpoint }
 
 // Hint says where the names are.
 func (e *NotForeignError) Hint() string {
-	return fmt.Sprintf("virtbackup release %s --foreign lists those that there are, with their full names", repository.ShellWord(e.Domain))
+	return fmt.Sprintf("virtbackup release %s --foreign lists those that there are, with their full names", manifest.ShellWord(e.Domain))
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -68,7 +69,7 @@ type work struct {
 // be done again.
 //
 // Errors: hypervisor.ErrNoDomain where neither libvirt nor the repository knows
-// the domain, repository.ErrNoPoint, *repository.NeededError for a point that
+// the domain, manifest.ErrNoPoint, *repository.NeededError for a point that
 // others need, *repository.LockedError, and whatever libvirt or the file system
 // reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
@@ -165,7 +166,7 @@ func (w *work) points() ([]string, error) {
 	case err != nil || w.Point == "":
 		return all, err
 	case !slices.Contains(all, w.Point):
-		return nil, fmt.Errorf("%w: %s of domain %s", repository.ErrNoPoint, w.Point, w.Domain)
+		return nil, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, w.Point, w.Domain)
 	}
 	return []string{w.Point}, nil
 }
@@ -232,7 +233,7 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 	switch {
 	case c.Inherited:
 		w.note("checkpoint %s stays: it was made before the repository was moved or copied, and the original may need it "+
-			"(virtbackup checkpoint delete %s %s --force)", point, repository.ShellWord(w.domain.Name()), c.Name)
+			"(virtbackup checkpoint delete %s %s --force)", point, manifest.ShellWord(w.domain.Name()), c.Name)
 		return nil, false, nil
 	case c.Ours && w.active:
 		return func() error { return checkpoint.DeleteIssued(w.domain, w.lock, c.Instant) }, true, nil

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // DamagedPoint is one directory that should be a point and cannot be read as
@@ -63,7 +65,7 @@ func (e *DamagedError) Hint() string {
 	if len(e.Lost) == 0 {
 		return "virtbackup verify shows what is damaged, what is lost with it, and what still restores"
 	}
-	domain := ShellWord(e.Points[0].Domain)
+	domain := manifest.ShellWord(e.Points[0].Domain)
 	if len(e.Left) == 0 {
 		return fmt.Sprintf("virtbackup verify %s shows which disks of these points still restore (restore --disk)", domain)
 	}
@@ -74,7 +76,7 @@ func (e *DamagedError) Hint() string {
 // the point could not be read now, and may be sound.
 func (e *DamagedError) NotNow() error {
 	for _, p := range e.Points {
-		if cannotCheck(p.Err) {
+		if localfile.CannotCheck(p.Err) {
 			return fmt.Errorf("read point %s of domain %s: %w", p.ID, p.Domain, p.Err)
 		}
 	}
@@ -97,12 +99,12 @@ func (e *DamagedError) Unwrap() []error {
 // The order is that of the numbers, not of the clock: numbers only grow, under
 // the lock, and so a parent always stands before its children, whatever the
 // host's clock did.
-func (r *Repository) Points(domain string) ([]Manifest, error) {
+func (r *Repository) Points(domain string) ([]manifest.Manifest, error) {
 	ids, err := r.pointIDs(domain)
 	if err != nil {
 		return nil, err
 	}
-	var points []Manifest
+	var points []manifest.Manifest
 	damaged := &DamagedError{}
 	for _, id := range ids {
 		m, err := r.readManifest(domain, id)
@@ -112,7 +114,7 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 		}
 		points = append(points, m)
 	}
-	slices.SortFunc(points, compareAge)
+	slices.SortFunc(points, manifest.CompareAge)
 	if len(damaged.Points) > 0 {
 		return points, damaged
 	}
@@ -122,7 +124,7 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 // pointIDs lists what should be the points of a domain, in no order; none where the
 // domain has no directory.
 func (r *Repository) pointIDs(domain string) ([]string, error) {
-	if err := ValidDomain(domain); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return nil, err
 	}
 	info, err := os.Lstat(r.domainDir(domain))
@@ -149,28 +151,28 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 // point's name should be a directory. Dot names are runs under way, or somebody
 // else's.
 func looksLikePoint(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") || e.Name() == lostFound {
+	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound {
 		return false
 	}
-	_, _, err := ParsePointID(e.Name())
+	_, _, err := manifest.ParsePointID(e.Name())
 	return e.IsDir() || err == nil
 }
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
 // there is no such directory, a *DamagedError where it cannot be read as one.
-func (r *Repository) Point(domain, id string) (Manifest, error) {
-	if err := ValidDomain(domain); err != nil {
-		return Manifest{}, err
+func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
+	if err := manifest.ValidDomain(domain); err != nil {
+		return manifest.Manifest{}, err
 	}
-	if _, _, err := ParsePointID(id); err != nil {
-		return Manifest{}, fmt.Errorf("%w: %w", ErrNoPoint, err)
+	if _, _, err := manifest.ParsePointID(id); err != nil {
+		return manifest.Manifest{}, fmt.Errorf("%w: %w", manifest.ErrNoPoint, err)
 	}
 	if _, err := os.Lstat(r.PointDir(domain, id)); errors.Is(err, fs.ErrNotExist) {
-		return Manifest{}, fmt.Errorf("%w: %s of domain %s", ErrNoPoint, id, domain)
+		return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
 	}
 	m, err := r.readManifest(domain, id)
 	if err != nil {
-		return Manifest{}, damagedPoint(domain, id, err)
+		return manifest.Manifest{}, damagedPoint(domain, id, err)
 	}
 	return m, nil
 }
@@ -178,7 +180,7 @@ func (r *Repository) Point(domain, id string) (Manifest, error) {
 // damagedPoint is the error for a point that cannot be read as one. err itself is
 // returned where it says nothing of the point.
 func damagedPoint(domain, id string, err error) error {
-	if cannotCheck(err) {
+	if localfile.CannotCheck(err) {
 		return err
 	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: domain, ID: id, Err: err}}}
@@ -186,30 +188,30 @@ func damagedPoint(domain, id string, err error) error {
 
 // readManifest reads the manifest of a directory and holds it against its
 // place.
-func (r *Repository) readManifest(domain, id string) (Manifest, error) {
-	if _, _, err := ParsePointID(id); err != nil {
-		return Manifest{}, err
+func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
+		return manifest.Manifest{}, err
 	}
 	dir := r.PointDir(domain, id)
 	for _, dir := range []string{r.domainDir(domain), dir} {
 		info, err := os.Lstat(dir)
 		if err != nil {
-			return Manifest{}, err
+			return manifest.Manifest{}, err
 		}
 		if !info.IsDir() { // a symbolic link may lead outside
-			return Manifest{}, fmt.Errorf("%s is not a directory", dir)
+			return manifest.Manifest{}, fmt.Errorf("%s is not a directory", dir)
 		}
 	}
-	data, err := readSmall(filepath.Join(dir, ManifestName))
+	data, err := localfile.ReadSmall(filepath.Join(dir, manifest.FileName))
 	if err != nil {
-		return Manifest{}, err
+		return manifest.Manifest{}, err
 	}
-	m, err := ParseManifest(data)
+	m, err := manifest.Parse(data)
 	if err != nil {
-		return Manifest{}, fmt.Errorf("%s: %w", ManifestName, err)
+		return manifest.Manifest{}, fmt.Errorf("%s: %w", manifest.FileName, err)
 	}
 	if m.ID != id || m.Domain != domain {
-		return Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", ManifestName, m.ID, m.Domain)
+		return manifest.Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
 	}
 	return m, nil
 }

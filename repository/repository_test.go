@@ -8,6 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 func TestCreateMakesParentsAndOpensAgain(t *testing.T) {
@@ -16,7 +19,7 @@ func TestCreateMakesParentsAndOpensAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !validUUID(r.ID()) {
+	if !manifest.ValidUUID(r.ID()) {
 		t.Errorf("id %q is not a UUID", r.ID())
 	}
 	info, err := os.Stat(dir)
@@ -44,14 +47,14 @@ func TestCreateRefusesOtherContent(t *testing.T) {
 	if !errors.Is(err, ErrNotRepository) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v, want ErrNotRepository with the path", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, descriptionName)); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, manifest.DescriptionName)); err == nil {
 		t.Error("repository.json was written all the same")
 	}
 }
 
 func TestCreateAcceptsAFreshFileSystemAndADeadCreate(t *testing.T) {
 	dir := t.TempDir()
-	mustMkdir(t, filepath.Join(dir, lostFound))
+	mustMkdir(t, filepath.Join(dir, manifest.LostFound))
 	mustWrite(t, filepath.Join(dir, temporaryPrefix+"123"), `{"form`)
 	r, err := Create(dir)
 	if err != nil {
@@ -91,7 +94,7 @@ func TestOpenRefuses(t *testing.T) {
 		text          string
 	}{
 		{"absent", "", ErrNotRepository, "not a virtbackup repository"},
-		{"newer", `{"format":3,"id":"x"}`, ErrNewerFormat, "format 3, this one reads up to 2"},
+		{"newer", `{"format":3,"id":"x"}`, manifest.ErrNewerFormat, "format 3, this one reads up to 2"},
 		{"no format", `{}`, nil, "unknown format 0"},
 		{"no JSON", `{"format":`, nil, "parse"},
 		{"no UUID", `{"format":1,"id":"../x"}`, nil, "not a UUID"},
@@ -100,7 +103,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if tt.content != "" {
-				mustWrite(t, filepath.Join(dir, descriptionName), tt.content)
+				mustWrite(t, filepath.Join(dir, manifest.DescriptionName), tt.content)
 			}
 			_, err := Open(dir)
 			if err == nil || !strings.Contains(err.Error(), tt.text) || !strings.Contains(err.Error(), dir) {
@@ -121,7 +124,7 @@ func TestOpenRefuses(t *testing.T) {
 // checkpoint belongs.
 func TestDescriptionEveryFlippedByteIsSeen(t *testing.T) {
 	r := newRepository(t)
-	path := filepath.Join(r.Dir(), descriptionName)
+	path := filepath.Join(r.Dir(), manifest.DescriptionName)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +134,7 @@ func TestDescriptionEveryFlippedByteIsSeen(t *testing.T) {
 		torn[at] ^= 1
 		mustWrite(t, path, string(torn))
 		again, err := Open(r.Dir())
-		if err == nil && (again.ID() != r.ID() || at < len(whole)-selfDigestLength) || errors.Is(err, ErrNewerFormat) {
+		if err == nil && (again.ID() != r.ID() || at < len(whole)-digest.TailLength) || errors.Is(err, manifest.ErrNewerFormat) {
 			t.Errorf("byte %d: %+v, %v", at, again, err)
 		}
 	}

@@ -9,8 +9,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -69,7 +71,7 @@ func (r *restorer) checkChain(ctx context.Context, chain []link) (found []reposi
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
+		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 		if err != nil {
 			return nil, err
 		}
@@ -101,7 +103,7 @@ func (r *restorer) explain(err error) error {
 // readXML reads the domain's XML, before anything is written. Where disks are named,
 // their images are what is wanted, and damaged XML is only a warning; nil then.
 func (r *restorer) readXML() ([]byte, error) {
-	doc, err := r.repo.ReadFile(r.point, repository.DomainXML)
+	doc, err := r.repo.ReadFile(r.point, manifest.DomainXML)
 	switch {
 	case err == nil:
 		return doc, nil
@@ -118,7 +120,7 @@ func (r *restorer) readXML() ([]byte, error) {
 func (r *restorer) imagesAlone() string {
 	var disks strings.Builder
 	for _, d := range r.disks {
-		disks.WriteString(" --disk " + repository.ShellWord(d.Target))
+		disks.WriteString(" --disk " + manifest.ShellWord(d.Target))
 	}
-	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", repository.ShellWord(r.Domain), r.point.ID, &disks)
+	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", manifest.ShellWord(r.Domain), r.point.ID, &disks)
 }

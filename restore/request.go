@@ -6,7 +6,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Format of the images that a restore makes.
@@ -21,11 +21,11 @@ const (
 // Request is what a restore is asked to do.
 type Request struct {
 	Domain string
-	// At is a point ("check3"), a time (see [repository.Resolve]), or "latest"; "" is
+	// At is a point ("check3"), a time (see [manifest.Resolve]), or "latest"; "" is
 	// "latest".
 	At string
 	// Dir takes the images. It must be empty, or not exist. Symbolic links are
-	// followed as the kernel follows them (repository.RealPath).
+	// followed as the kernel follows them (localfile.RealPath).
 	Dir string
 	// Disks are the targets to restore, none means all. Where some are named, they are
 	// restored even if the domain's XML is damaged.
@@ -52,7 +52,7 @@ func (r Request) validate() error {
 
 func (r Request) withDefaults() Request {
 	if r.At == "" {
-		r.At = repository.Latest
+		r.At = manifest.Latest
 	}
 	if r.Format == "" {
 		r.Format = QCOW2

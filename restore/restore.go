@@ -15,9 +15,12 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -29,8 +32,8 @@ const partialSuffix = ".partial"
 type restorer struct {
 	Request
 	repo  *repository.Repository
-	point repository.Manifest
-	disks []repository.Disk
+	point manifest.Manifest
+	disks []manifest.Disk
 	xml   []byte
 
 	mu       sync.Mutex // of what follows
@@ -74,7 +77,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 			err = errors.Join(err, r.removeMade())
 		}
 	}()
-	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, repository.TimeText(r.point.Time)))
+	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, manifest.TimeText(r.point.Time)))
 	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
 	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
 		return Result{}, err
@@ -84,7 +87,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	if err := errors.Join(syncDir(r.Dir), fault.Point("restore: done")); err != nil {
+	if err := errors.Join(localfile.SyncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
 	}
 	done = true
@@ -99,7 +102,7 @@ func (r *restorer) choose() error {
 	}
 	for _, target := range r.Disks {
 		if _, ok := r.point.Disk(target); !ok {
-			return fail.Errorf(fail.NotFound, "virtbackup show "+repository.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
+			return fail.Errorf(fail.NotFound, "virtbackup show "+manifest.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
 		}
 	}
 	for _, d := range r.point.Disks {
@@ -113,7 +116,7 @@ func (r *restorer) choose() error {
 // link is one image of a chain, and what was proven of it; nil is nothing.
 type link struct {
 	repository.Link
-	proof *repository.Proof
+	proven *hashlist.ProvenRanges
 }
 
 // chains lists the images of each disk, base first. Their headers are checked
@@ -138,9 +141,9 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proofs, closeImages, err := repository.OpenChain(ctx, links, repository.ChainOptions{Warn: r.warn})
-	for i, proof := range proofs {
-		chain[i].proof = proof
+	images, proven, closeImages, err := repository.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
+	for i, ranges := range proven {
+		chain[i].proven = ranges
 	}
 	return images, closeImages, err
 }
@@ -149,7 +152,7 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 // one or another: what is restored there would be damage to it, or a domain. From then
 // on Dir is the path without symbolic links, so that all steps use the same directory.
 func (r *restorer) checkDir() (err error) {
-	if r.Dir, err = repository.RealPath(r.Dir); err != nil {
+	if r.Dir, err = localfile.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
 	}
 	if repo := repository.Containing(r.Dir); repo != "" {
@@ -177,28 +180,20 @@ func (r *restorer) makeDir() error {
 // makeDirs makes the directory and those above it that are missing. The name of each is
 // durable only after an fsync of the directory above (fsync(2)).
 func (r *restorer) makeDirs() error {
-	for _, dir := range absentDirs(r.Dir) {
+	for _, dir := range localfile.AbsentDirs(r.Dir) {
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
 			continue
 		}
 		if err == nil {
 			r.makes(dir)
-			err = syncDir(filepath.Dir(dir))
+			err = localfile.SyncDir(filepath.Dir(dir))
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
 		}
 	}
 	return nil
-}
-
-// absentDirs are the directories that are to be made, outermost first.
-func absentDirs(dir string) []string {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
-		return nil
-	}
-	return append(absentDirs(filepath.Dir(dir)), dir)
 }
 
 // makes takes what is to be removed if the restore fails, once it is made: another
@@ -246,7 +241,7 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 		return nil, err
 	}
 	for _, d := range disks {
-		if err := repository.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
+		if err := localfile.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
 			return nil, err
 		}
 		r.makes(d.Image)
@@ -333,12 +328,4 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", err
 	}
 	return path, f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -10,9 +10,9 @@ import (
 
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/nbdcopy"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -68,7 +68,7 @@ const QCOW2Version2 = "qcow2 v2"
 
 // Job is what a run asks a source to begin.
 type Job struct {
-	Instant repository.Instant // what was issued for the point
+	Instant instants.Instant // what was issued for the point
 	// Checkpoint is the name of the checkpoint to make at the same instant, "" for none.
 	Checkpoint string
 	Disks      []JobDisk

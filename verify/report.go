@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -46,11 +47,11 @@ type DomainReport struct {
 
 // Point is what was found of a point.
 type Point struct {
-	ID       string          `json:"id"`
-	Kind     repository.Kind `json:"kind,omitempty"`
-	Time     time.Time       `json:"time,omitzero"` // the instant that it shows
-	Status   Status          `json:"status"`
-	Restores bool            `json:"restores"` // whole, proven by this verification
+	ID       string        `json:"id"`
+	Kind     manifest.Kind `json:"kind,omitempty"`
+	Time     time.Time     `json:"time,omitzero"` // the instant that it shows
+	Status   Status        `json:"status"`
+	Restores bool          `json:"restores"` // whole, proven by this verification
 	// Disks that do not restore any more; the others do (restore --disk).
 	LostDisks []string `json:"lost_disks,omitempty"`
 	Disks     []string `json:"disks,omitempty"`
@@ -88,7 +89,7 @@ func (e *DamagedError) Kind() fail.Kind { return fail.Damaged }
 func (e *DamagedError) Hint() string {
 	for _, d := range e.report.Domains {
 		if len(d.Lost) > 0 && d.Newest != "" {
-			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, repository.ShellWord(d.Domain), d.Newest)
+			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, manifest.ShellWord(d.Domain), d.Newest)
 		}
 	}
 	return ""
@@ -111,7 +112,7 @@ func (r *run) sorted(domains []*domainRun) []repository.Damage {
 }
 
 func number(id string) int {
-	_, n, _ := repository.ParsePointID(id)
+	_, n, _ := manifest.ParsePointID(id)
 	return n
 }
 

@@ -16,35 +16,36 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/pull"
 )
 
 func fullCommand() *cli.Command {
-	return backupCommand(repository.KindFull, "copy all that holds data; a base for later backups",
+	return backupCommand(manifest.KindFull, "copy all that holds data; a base for later backups",
 		"virtbackup full vm1\nvirtbackup full vm1 --exclude vdb --quiesce require")
 }
 
 func incCommand() *cli.Command {
-	return backupCommand(repository.KindInc, "copy what changed since a point; a base for later backups",
+	return backupCommand(manifest.KindInc, "copy what changed since a point; a base for later backups",
 		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest that has a checkpoint"))
 }
 
 func diffCommand() *cli.Command {
-	return backupCommand(repository.KindDiff, "copy what changed since a point; never a base",
+	return backupCommand(manifest.KindDiff, "copy what changed since a point; never a base",
 		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"))
 }
 
 func copyCommand() *cli.Command {
-	return backupCommand(repository.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
+	return backupCommand(manifest.KindCopy, "copy all that holds data, outside of any chain", "virtbackup copy vm1")
 }
 
 func sinceFlag(standard string) cli.Flag {
 	return &cli.StringFlag{Name: "since", Category: ofCopy, Usage: "copy what changed since `POINT` (default: " + standard + ")"}
 }
 
-func backupCommand(kind repository.Kind, usage, examples string, base ...cli.Flag) *cli.Command {
+func backupCommand(kind manifest.Kind, usage, examples string, base ...cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name:        string(kind),
 		Usage:       usage,
@@ -113,7 +114,7 @@ func autoCommand() *cli.Command {
 }
 
 // backUp makes a point of one domain and prints a report.
-func backUp(c *cli.Context, kind repository.Kind, domain string) (err error) {
+func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 	request, err := backupRequest(c, kind)
 	if err != nil {
 		return err
@@ -166,7 +167,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 
 // backupRequest reads the options. All domains share the result, because its limits are
 // those of the process.
-func backupRequest(c *cli.Context, kind repository.Kind) (backup.Request, error) {
+func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	tuning, err := tuning(c)
 	if err != nil {
 		return backup.Request{}, err

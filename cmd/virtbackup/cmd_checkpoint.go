@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -161,7 +162,7 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "OWNER"}, {Name: "POINT", Spare: 3}, {Name: "CREATED", Spare: 2},
 		{Name: "DISKS", Note: true}, {Name: atMost, Right: true, Spare: 1}}}
 	for _, r := range checkpointRows(all) {
-		g.Add(r.Name, r.Owner, orNone(r.Point), repository.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
+		g.Add(r.Name, r.Owner, orNone(r.Point), manifest.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
 	}
 	return g.Print(w, "")
 }

@@ -10,7 +10,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -98,7 +100,7 @@ func addLost(repo *repository.Repository, domain string, points []listedPoint) e
 
 // listedPoint is a point with what list shows.
 type listedPoint struct {
-	repository.Manifest
+	manifest.Manifest
 	// Verified is the result of the last verification, nil if there was none.
 	Verified *repository.Verification `json:"verified,omitempty"`
 	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
@@ -111,12 +113,12 @@ type listedPoint struct {
 }
 
 // asListed adds to the points of a domain what their manifests do not contain.
-func asListed(points []repository.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
+func asListed(points []manifest.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
 	var all []listedPoint
 	for _, m := range points {
-		p := listedPoint{Manifest: m, Clock: repository.OddClock(m, points, now)}
+		p := listedPoint{Manifest: m, Clock: manifest.OddClock(m, points, now)}
 		if i, ok := ledger.Find(m.Identity); ok {
-			p.HasCheckpoint = i.Checkpoint && i.State == repository.Issued
+			p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
 		}
 		if v, ok := verified[m.ID]; ok {
 			p.Verified = &v
@@ -135,9 +137,9 @@ func listed(repo *repository.Repository, domain string) ([]string, error) {
 	if slices.Contains(domains, domain) {
 		return []string{domain}, nil
 	}
-	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), repository.ErrNoPoint)
-	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && repository.IsPointName(at) {
-		err = fail.WithHint(err, "virtbackup show %s", repository.ShellWord(domain))
+	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), manifest.ErrNoPoint)
+	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && manifest.IsPointName(at) {
+		err = fail.WithHint(err, "virtbackup show %s", manifest.ShellWord(domain))
 	}
 	return nil, err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -60,7 +61,7 @@ func recoverDomains(c *cli.Context) (err error) {
 			return err
 		}
 		for _, name := range unknown {
-			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points are kept (virtbackup release %s --points removes them)", name, repository.ShellWord(name)))
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points are kept (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
 		}
 	}
 	return recoverEach(c, host, repo, domains)

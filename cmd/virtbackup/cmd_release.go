@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -121,7 +122,7 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 				return err
 			}
 		}
-		g.Add(f.Name, repository.TimeText(f.Created), f.Repository)
+		g.Add(f.Name, manifest.TimeText(f.Created), f.Repository)
 	}
 	switch {
 	case quiet:
@@ -133,7 +134,7 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 	if err := g.Print(w, ""); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", repository.ShellWord(r.Domain))
+	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", manifest.ShellWord(r.Domain))
 	return err
 }
 
@@ -149,18 +150,18 @@ func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name str
 		_, err := conn.Domain(domain)
 		return err == nil || inRepo(domain)
 	})
-	if _, _, notID := repository.ParsePointID(at); err != nil || at == "" || notID == nil {
+	if _, _, notID := manifest.ParsePointID(at); err != nil || at == "" || notID == nil {
 		return domain, at, err
 	}
 	m, err := repo.Find(domain, at)
 	if err != nil {
 		return "", "", err
 	}
-	if at == repository.Latest {
+	if at == manifest.Latest {
 		return domain, m.ID, nil
 	}
 	points, err := repo.Points(domain)
-	points = slices.DeleteFunc(points, func(m repository.Manifest) bool { return !m.IsNamed(at) })
+	points = slices.DeleteFunc(points, func(m manifest.Manifest) bool { return !m.IsNamed(at) })
 	switch {
 	case err != nil:
 		return "", "", err

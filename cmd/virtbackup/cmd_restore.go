@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 )
@@ -26,7 +27,7 @@ func restoreCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
 			&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
-			&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: repository.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
+			&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: manifest.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
 			&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
 		},
 		Action: restoreAction,
@@ -75,7 +76,7 @@ func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, d
 }
 
 func printRestore(w io.Writer, r restore.Result) error {
-	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, repository.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
+	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, manifest.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
 		return err
 	}
 	if err := restoredGrid(r).Print(w, "  "); err != nil {

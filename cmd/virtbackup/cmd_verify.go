@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/verify"
 )
@@ -37,7 +38,7 @@ func verifyAction(c *cli.Context) error {
 		return err
 	}
 	// An id is checked even if the manifest of the point is damaged.
-	if _, _, err := repository.ParsePointID(at); at != "" && err != nil {
+	if _, _, err := manifest.ParsePointID(at); at != "" && err != nil {
 		m, err := repo.Find(domain, at)
 		if err != nil {
 			return err
@@ -156,7 +157,7 @@ func printVerified(w io.Writer, d verify.DomainReport) error {
 		}
 		at := "-"
 		if !p.Time.IsZero() {
-			at = repository.TimeText(p.Time)
+			at = manifest.TimeText(p.Time)
 		}
 		g.Add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
 	}
@@ -177,7 +178,7 @@ func printVerified(w io.Writer, d verify.DomainReport) error {
 	case d.Newest == "":
 		last += "  none of the points that were checked restores whole\n"
 	default:
-		last += fmt.Sprintf("  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, repository.ShellWord(d.Domain), d.Newest)
+		last += fmt.Sprintf("  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, manifest.ShellWord(d.Domain), d.Newest)
 	}
 	_, err := fmt.Fprintln(w, last)
 	return err

@@ -16,6 +16,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -45,12 +46,12 @@ func TestReport(t *testing.T) {
 		{"nothing to restore", fail.Errorf(fail.NotFound, "", ""), 6, ""},
 		{"no domain", hypervisor.ErrNoDomain, 6, "virsh list"},
 		{"no checkpoint", hypervisor.ErrNoCheckpoint, 6, "checkpoint list"},
-		{"no point", repository.ErrNoPoint, 6, "virtbackup list"},
+		{"no point", manifest.ErrNoPoint, 6, "virtbackup list"},
 		{"no disk in a point", repository.ErrNoDisk, 6, ""},
 		{"unreachable", hypervisor.ErrUnreachable, 1, "libvirtd"},
 		{"not running", hypervisor.ErrNotRunning, 1, "virsh start"},
 		{"another UUID", &repository.OtherDomainError{Name: "vm1"}, 1, "another repository"},
-		{"newer format", repository.ErrNewerFormat, 1, "newest virtbackup"},
+		{"newer format", manifest.ErrNewerFormat, 1, "newest virtbackup"},
 		{"refused checkpoint", checkpoint.Refuse(checkpoint.Checkpoint{}), 1, "--force"},
 		{"disk full", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.ENOSPC}, 1, "free space"},
 		{"file too large", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.EFBIG}, 1, "ulimit -f"},

@@ -8,10 +8,11 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-func sums(m repository.Manifest) (data, image int64) {
+func sums(m manifest.Manifest) (data, image int64) {
 	for _, d := range m.Disks {
 		data += d.DataBytes
 		image += d.ImageBytes
@@ -19,7 +20,7 @@ func sums(m repository.Manifest) (data, image int64) {
 	return data, image
 }
 
-func targets(m repository.Manifest) string {
+func targets(m manifest.Manifest) string {
 	var names []string
 	for _, d := range m.Disks {
 		names = append(names, d.Target)
@@ -29,15 +30,15 @@ func targets(m repository.Manifest) string {
 
 // diskRemark names the disks whose kind differs from that of the point, with the reason,
 // unless it was the same for the parent.
-func diskRemark(m, parent repository.Manifest) string {
+func diskRemark(m, parent manifest.Manifest) string {
 	var order []string
 	disks := map[string][]string{}
 	for _, d := range m.Disks {
 		how := ""
 		switch {
-		case d.Method == repository.MethodRescan:
+		case d.Method == manifest.MethodRescan:
 			how = "rescanned"
-		case d.Kind == repository.KindFull && (m.Kind == repository.KindInc || m.Kind == repository.KindDiff):
+		case d.Kind == manifest.KindFull && (m.Kind == manifest.KindInc || m.Kind == manifest.KindDiff):
 			how = "in full"
 		default:
 			continue
@@ -45,7 +46,7 @@ func diskRemark(m, parent repository.Manifest) string {
 		if d.Reason != "" {
 			how += ": " + d.Reason
 		}
-		if before, ok := parent.Disk(d.Target); ok && d.Method == repository.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
+		if before, ok := parent.Disk(d.Target); ok && d.Method == manifest.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
 			continue // as for a raw disk, every time
 		}
 		if disks[how] == nil {
@@ -61,11 +62,11 @@ func diskRemark(m, parent repository.Manifest) string {
 }
 
 // printPoint prints a point in full. If quiet is set, the table of its disks is left out.
-func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest, quiet bool) error {
+func printPoint(w io.Writer, repo *repository.Repository, m manifest.Manifest, quiet bool) error {
 	lines := [][2]string{
 		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
 		{"parent", orNone(m.Parent)}, {"checkpoint", orNone(m.Checkpoint)},
-		{"time", repository.TimeTextFine(m.Time)},
+		{"time", manifest.TimeTextFine(m.Time)},
 		{"took", m.Finished.Sub(m.Time).Round(time.Millisecond).String()},
 		{"consistency", m.Consistency},
 		{"made by", fmt.Sprintf("virtbackup %s, libvirt %s, QEMU %s", m.Versions.Virtbackup, m.Versions.Libvirt, m.Versions.QEMU)},
@@ -91,14 +92,14 @@ func printPoint(w io.Writer, repo *repository.Repository, m repository.Manifest,
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	return printDisks(w, m, repository.Manifest{}, "")
+	return printDisks(w, m, manifest.Manifest{}, "")
 }
 
-func leftOut(d repository.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
+func leftOut(d manifest.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
 
 // printDisks prints a table of the disks. Notes that the parent has, too, are left out; a zero
 // parent has none.
-func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error {
+func printDisks(w io.Writer, m, parent manifest.Manifest, indent string) error {
 	g := terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "KIND", Spare: 1}, {Name: "SIZE", Right: true, Spare: 3}, {Name: "DATA", Right: true},
 		{Name: "ZEROS", Right: true, Spare: 4}, {Name: "IMAGE", Right: true}, {Name: "PARENT", Spare: 2}, {Name: "SOURCE", Spare: 5}, {Name: "NOTE", Note: true}}}
 	for _, d := range m.Disks {
@@ -112,7 +113,7 @@ func printDisks(w io.Writer, m, parent repository.Manifest, indent string) error
 }
 
 // diskNote is what should be known about a disk of a point.
-func diskNote(d repository.Disk) string {
+func diskNote(d manifest.Disk) string {
 	switch note := "encrypted at its source, stored in the clear"; {
 	case !d.SourceEncrypted:
 		return d.Reason

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -21,7 +22,7 @@ func pointArg(arg string, known func(domain string) bool) (domain, at string, er
 	}
 	domain, at = arg[:i], arg[i+1:]
 	switch whole := known(arg); {
-	case whole && known(domain) && repository.IsPointName(at):
+	case whole && known(domain) && manifest.IsPointName(at):
 		return "", "", fail.Errorf(fail.Usage, fmt.Sprintf("%s@latest, or another of its points, means the domain; so does restore %s --at POINT", arg, arg), "%s is a domain, and could be point %s of domain %s", arg, at, domain)
 	case whole:
 		return arg, "", nil

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/verify"
@@ -22,11 +23,11 @@ import (
 // installations, and what is wrong is still there.
 func TestTablesFitSixtyColumns(t *testing.T) {
 	t.Setenv("COLUMNS", "60")
-	disk := repository.Disk{Target: "vda", Kind: inc, VirtualSize: 1 << 44, DataBytes: 1023 << 30, ZeroBytes: 1023 << 30, ImageBytes: 1023 << 30,
+	disk := manifest.Disk{Target: "vda", Kind: inc, VirtualSize: 1 << 44, DataBytes: 1023 << 30, ZeroBytes: 1023 << 30, ImageBytes: 1023 << 30,
 		Parent: "../check1234/vda.qcow2", Source: "/var/lib/libvirt/images/a-long-name-of-a-guest.example.com-disk-0.qcow2",
-		Method: repository.MethodRescan, Reason: "the bitmap of checkpoint check1234 is missing or broken"}
+		Method: manifest.MethodRescan, Reason: "the bitmap of checkpoint check1234 is missing or broken"}
 	m := point("check1235", inc, "check1234", disk)
-	m.LeftOut = []repository.LeftOut{{Target: "sda", Reason: "cdrom"}}
+	m.LeftOut = []manifest.LeftOut{{Target: "sda", Reason: "cdrom"}}
 	listed := []listedPoint{
 		{Manifest: point("check1234", full, "", disk), Verified: &repository.Verification{Time: time.Now(), Sound: true}, HasCheckpoint: true},
 		{Manifest: m, Verified: &repository.Verification{}, Lost: []string{"vda"}},
@@ -39,7 +40,7 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 		want  []string
 	}{
 		"list":   {func(w io.Writer) error { return printTrees(w, []string{"vm1"}, listed) }, []string{"check1235", "DAMAGED", "vda LOST"}},
-		"report": {func(w io.Writer) error { return printDisks(w, m, repository.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
+		"report": {func(w io.Writer) error { return printDisks(w, m, manifest.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
 		"verify": {func(w io.Writer) error {
 			return printVerified(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
 				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}}}})
@@ -86,9 +87,9 @@ func TestVerifiedRows(t *testing.T) {
 
 // What is as it was every night is no news.
 func TestNotesOfRawDisksAreSaidOnce(t *testing.T) {
-	raw := repository.Disk{Target: "vda", Kind: inc, Method: repository.MethodRescan, Reason: "a raw image has no bitmaps"}
+	raw := manifest.Disk{Target: "vda", Kind: inc, Method: manifest.MethodRescan, Reason: "a raw image has no bitmaps"}
 	first, second := point("check2", inc, "check1", raw), point("check3", inc, "check2", raw)
-	if got := diskRemark(first, point("check1", full, "", repository.Disk{Target: "vda", Kind: full})); got != "vda rescanned: a raw image has no bitmaps" {
+	if got := diskRemark(first, point("check1", full, "", manifest.Disk{Target: "vda", Kind: full})); got != "vda rescanned: a raw image has no bitmaps" {
 		t.Errorf("the first: %q", got)
 	}
 	if got := diskRemark(second, first); got != "" {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // printList prints the points as trees, or, with --quiet, only their names in the form that
@@ -30,7 +30,7 @@ func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoi
 
 // printTrees prints the points of each domain as a tree of chains.
 func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
-	points := make([]repository.Manifest, 0, len(listed))
+	points := make([]manifest.Manifest, 0, len(listed))
 	known := map[[2]string]listedPoint{}
 	for _, p := range listed {
 		points = append(points, p.Manifest)
@@ -71,7 +71,7 @@ func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *ter
 	for _, n := range nodes {
 		m, p := n.point, known[[2]string{domain, n.point.ID}]
 		data, image := sums(m)
-		g.Add(n.branch+m.ID, m.Kind, m.Parent, repository.TimeText(m.Time), targets(m), bytesize.Short(data), bytesize.Short(image), m.Consistency,
+		g.Add(n.branch+m.ID, m.Kind, m.Parent, manifest.TimeText(m.Time), targets(m), bytesize.Short(data), bytesize.Short(image), m.Consistency,
 			p.checkpoint(), p.verified(), p.remark(known[[2]string{domain, m.Parent}].Manifest))
 		if p.Verified != nil && !p.Verified.Sound {
 			g.Columns[9].Spare = 0 // damage is always shown
@@ -83,13 +83,13 @@ func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *ter
 // node is a line of a tree.
 type node struct {
 	branch string // what is drawn before the id
-	point  repository.Manifest
+	point  manifest.Manifest
 }
 
 // tree lists the points of a domain, each below its parent.
-func tree(points []repository.Manifest, domain string) []node {
+func tree(points []manifest.Manifest, domain string) []node {
 	known := map[string]bool{}
-	children := map[string][]repository.Manifest{}
+	children := map[string][]manifest.Manifest{}
 	for _, m := range points {
 		if m.Domain == domain {
 			known[m.ID] = true
@@ -120,7 +120,7 @@ func tree(points []repository.Manifest, domain string) []node {
 //	│  └─ diff2   diff  check1
 //	├─ check3     inc   check1
 //	└─ check4     inc   check3
-func appendBelow(nodes []node, children map[string][]repository.Manifest, id, indent string) []node {
+func appendBelow(nodes []node, children map[string][]manifest.Manifest, id, indent string) []node {
 	side, next := branches(children[id])
 	if next == nil {
 		return nodes
@@ -143,7 +143,7 @@ func appendBelow(nodes []node, children map[string][]repository.Manifest, id, in
 
 // branches splits the children of a point into the one that continues the chain, which is
 // the newest that is a base, and the others.
-func branches(below []repository.Manifest) (side []repository.Manifest, next *repository.Manifest) {
+func branches(below []manifest.Manifest) (side []manifest.Manifest, next *manifest.Manifest) {
 	if len(below) == 0 {
 		return nil, nil
 	}
@@ -178,7 +178,7 @@ func (p listedPoint) verified() string {
 
 // remark is the note of list about a point: disks that are lost, an odd time, and what is
 // unusual about its disks, compared with the parent.
-func (p listedPoint) remark(parent repository.Manifest) string {
+func (p listedPoint) remark(parent manifest.Manifest) string {
 	lost := ""
 	if len(p.Lost) > 0 {
 		lost = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"

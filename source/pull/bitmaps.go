@@ -10,9 +10,9 @@ import (
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/bounded"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -75,7 +75,7 @@ func (s *Source) noCheckpoint() error {
 		return nil
 	}
 	s.job.Checkpoint, s.dropped = "", true
-	return s.d.Lock.SetInstantState(s.job.Instant.Identity, repository.Retired)
+	return s.d.Lock.SetInstantState(s.job.Instant.Identity, instants.Retired)
 }
 
 // tryBitmap makes the new checkpoint for one disk alone, and deletes it. Under its

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -59,7 +59,7 @@ func openNBD(ctx context.Context, s nbdcopy.Source) (source.Export, error) {
 
 // name is the domain's name; word is the same as it is typed on a command line.
 func (s *Source) name() string { return s.d.Lock.Domain() }
-func (s *Source) word() string { return repository.ShellWord(s.name()) }
+func (s *Source) word() string { return manifest.ShellWord(s.name()) }
 
 // Open opens the export of a disk of the job, with what has changed on it, or to be read as
 // a whole. The caller closes it.

@@ -14,10 +14,10 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// checkAfter reads what the copying has not read of the images, and holds all of
-// them against their hashes. copyErr is how the copying ended; the caller names
-// what was copied only where both succeeded. Damage is the error that counts: a
-// copy from a damaged image may fail in any way.
+// checkAfter reads what the copy has not read of the images, and compares all of them
+// with their hashes. copyErr is the error of the copy; the caller gives the new images
+// their names only if both have succeeded. Damage takes precedence: a copy from a
+// damaged image may fail in any way.
 func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
 	var bug *panics.Error
 	if copyErr != nil && (r.isOurs(copyErr) || errors.As(copyErr, &bug)) {
@@ -27,14 +27,14 @@ func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]lin
 	var damaged *repository.DamagedError
 	switch {
 	case ctx.Err() != nil && errors.Join(copyErr, checkErr) != nil:
-		return context.Cause(ctx) // all fails then; what was seen first is chance
+		return context.Cause(ctx) // everything fails then, in no particular order
 	case copyErr == nil || errors.As(checkErr, &damaged):
 		return checkErr
 	}
 	return r.explain(copyErr)
 }
 
-// isOurs tells whether what failed is what is written: no check explains that.
+// isOurs tells whether writing has failed, which no check of the images explains.
 func (r *restorer) isOurs(err error) bool {
 	var path *fs.PathError
 	if !errors.As(err, &path) {
@@ -65,7 +65,7 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 				found = append(found, damage...)
 				mu.Unlock()
 				if err := repository.DamagedBy(damage); err != nil {
-					return nil // the others of the chain are of no use
+					return nil // without it the others of the chain are of no use
 				}
 			}
 			return nil
@@ -82,7 +82,7 @@ func (r *restorer) check(ctx context.Context, chains [][]link) error {
 	return r.explain(repository.DamagedBy(found))
 }
 
-// warn says what is no obstacle to the restore but worth reading.
+// warn reports what does not prevent the restore.
 func (r *restorer) warn(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

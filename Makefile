@@ -33,14 +33,14 @@ test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see s
 SOAK ?= 30m
 .PHONY: soak
 soak: deps ## Runs the oracle test for longer (SOAK=30m).
-	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests
+	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests/chains
 
 # All points of a run, broken in every way: some 640 faults, and what else the
 # tests break. FAULTS chooses tests.
 FAULTS ?= Fault|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
 .PHONY: faults
 faults: deps ## Breaks virtbackup and what is around it, at every point (about twenty minutes).
-	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests
+	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests/...
 
 FUZZTIME ?= 30s
 .PHONY: fuzz

@@ -4,14 +4,15 @@ import (
 	"fmt"
 	"path"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
 // DefaultMaxChain is how many images a chain may have before a new one should
 // begin. Every image is opened, and asked for each cluster that those above it
 // lack, by whoever reads a point; with the default directory QEMU itself can open
-// some 340 (see repository.MaxJoined). 200 is half a year of nights, and leaves
+// some 340 (see manifest.MaxJoined). 200 is half a year of nights, and leaves
 // room for someone who takes the warning to heart a month later.
 const DefaultMaxChain = 200
 
@@ -36,8 +37,8 @@ func (p *Plan) chains(s State) (all []chain) {
 		if d.Parent == "" {
 			continue
 		}
-		images := append([]string{path.Join(p.ID, d.Target+".qcow2")}, repository.ChainImages(s.Points, p.Base.ID, d.Target)...)
-		all = append(all, chain{d.Target, len(images), repository.JoinedLength(s.Dir, images)})
+		images := append([]string{path.Join(p.ID, d.Target+".qcow2")}, manifest.ChainImages(s.Points, p.Base.ID, d.Target)...)
+		all = append(all, chain{d.Target, len(images), manifest.JoinedLength(s.Dir, images)})
 	}
 	return all
 }
@@ -46,7 +47,7 @@ func (p *Plan) chains(s State) (all []chain) {
 // warn, and refuse what qemu-img could not open.
 func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 	for _, c := range p.chains(s) {
-		tooLong := c.joined > repository.MaxJoined
+		tooLong := c.joined > manifest.MaxJoined
 		switch {
 		case !tooLong && c.images <= r.maxChain():
 		case r.Kind == Auto && tooLong:
@@ -56,8 +57,8 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 			p.startChain(r, s, chosen, fmt.Sprintf("full: the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, r.maxChain()))
 			return nil
 		case tooLong:
-			return withHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
-				"the name that it joins of them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, repository.MaxJoined),
+			return fail.WithHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
+				"the name that it joins of them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
 				"virtbackup full %s starts a new chain", r.word())
 		default:
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the chain of disk %s has %d images with %s, more than %d (--max-chain): virtbackup full %s starts a new one",
@@ -69,6 +70,6 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 
 // startChain makes a full of what was planned as an inc.
 func (p *Plan) startChain(r Request, s State, chosen []xml.Disk, why string) {
-	p.Kind, p.Base, p.Why, p.Warnings = repository.KindFull, nil, why, nil
+	p.Kind, p.Base, p.Why, p.Warnings = manifest.KindFull, nil, why, nil
 	p.planDisks(r, s, chosen)
 }

@@ -5,18 +5,19 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // chained is a domain whose points check1, a full, to checkN are one chain.
 func chained(n int) State {
-	var points []repository.Manifest
+	var points []manifest.Manifest
 	for i := 1; i <= n; i++ {
 		m := sealed(fmt.Sprintf("check%d", i), full)
 		if i > 1 {
 			m.Kind = inc
 			for d := range m.Disks {
-				m.Disks[d].Parent = repository.ParentPath(fmt.Sprintf("check%d", i-1), m.Disks[d].Image)
+				m.Disks[d].Parent = manifest.ParentPath(fmt.Sprintf("check%d", i-1), m.Disks[d].Image)
 			}
 		}
 		points = append(points, m)
@@ -79,7 +80,7 @@ func TestMaxChainOfOneDisk(t *testing.T) {
 // The image that would be the first whose joined name is too long is refused,
 // and the one before it is not.
 func TestHardLimitOfChains(t *testing.T) {
-	refused := func(s State, kind repository.Kind) error {
+	refused := func(s State, kind manifest.Kind) error {
 		_, err := MakePlan(Request{Domain: "vm1", Kind: kind, MaxChain: 1000}, s)
 		return err
 	}
@@ -88,13 +89,13 @@ func TestHardLimitOfChains(t *testing.T) {
 		most = n + 1
 	}
 	s := chained(most)
-	images := repository.ChainImages(s.Points, fmt.Sprintf("check%d", most), "vda")
-	if got := repository.JoinedLength(s.Dir, images); got > repository.MaxJoined || got+len("../check999/") <= repository.MaxJoined {
-		t.Errorf("the longest chain has %d images and a joined name of %d bytes, want just %d at most", most, got, repository.MaxJoined)
+	images := manifest.ChainImages(s.Points, fmt.Sprintf("check%d", most), "vda")
+	if got := manifest.JoinedLength(s.Dir, images); got > manifest.MaxJoined || got+len("../check999/") <= manifest.MaxJoined {
+		t.Errorf("the longest chain has %d images and a joined name of %d bytes, want just %d at most", most, got, manifest.MaxJoined)
 	}
 	err := refused(s, inc)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("the chain of disk vda would have %d images, and qemu-img could not open it", most+1)) ||
-		err.(interface{ Hint() string }).Hint() != "virtbackup full vm1 starts a new chain" {
+		fail.HintOf(err) != "virtbackup full vm1 starts a new chain" {
 		t.Errorf("got %v, want a refusal and a hint", err)
 	}
 	if err := refused(s, full); err != nil {

@@ -5,61 +5,45 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
-// disksAtOnce are copied side by side; each takes up to 32 MiB of memory. More
-// than four at once read no faster from the machines measured, and the guest
-// pays for a longer job with more copied blocks.
-const disksAtOnce = 4
-
-// inspectDisks notes the size of each disk.
+// inspectDisks notes what the source says of each disk.
 func (r *run) inspectDisks(s *State) error {
-	for i := range s.Disks {
-		d := &s.Disks[i]
-		if d.Unfit() != "" {
-			continue
-		}
-		size, allocated, err := r.domain.Allocation(d.Target)
-		if err != nil {
-			return err
-		}
-		s.Sizes[d.Target], s.Allocated[d.Target], s.Images[d.Target] = size, allocated, imagesOf(*d)
+	disks, err := r.source.Inspect(r.seen.Disks)
+	if err != nil {
+		return err
 	}
-	r.findOldImages(s.Disks)
+	for _, d := range disks {
+		s.Disks = append(s.Disks, d.Disk)
+		if d.Unfit() == "" {
+			s.Sizes[d.Target], s.Allocated[d.Target], s.Images[d.Target] = d.Size, d.Allocated, d.Images
+		}
+	}
 	return nil
 }
 
 // copyDisks copies all disks side by side. The first error ends all.
-func (r *run) copyDisks(ctx context.Context) ([]repository.Disk, error) {
-	disks := make([]repository.Disk, len(r.plan.Disks))
-	limiter := r.limiter()
-	group, ctx := panics.WithContext(ctx)
-	group.SetLimit(disksAtOnce)
-	for i, d := range r.plan.Disks {
-		group.Go(func() error {
-			disk, err := r.copyDisk(ctx, d, limiter)
-			if err != nil {
-				return fmt.Errorf("copy disk %s of domain %s: %w", d.Target, r.Domain, err)
-			}
-			disks[i] = disk
-			return nil
-		})
-	}
-	return disks, group.Wait()
+func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
+	disks := make([]manifest.Disk, len(r.plan.Disks))
+	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) (err error) {
+		d := r.plan.Disks[i]
+		if disks[i], err = r.copyDisk(ctx, d); err != nil {
+			return fmt.Errorf("copy disk %s of domain %s: %w", d.Target, r.Domain, err)
+		}
+		return nil
+	})
+	return disks, err
 }
 
 // copyDisk copies one disk into its image and returns its entry in the manifest.
-func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter) (disk repository.Disk, err error) {
-	source, err := r.source(d)
-	if err != nil {
-		return disk, err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err error) {
+	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return disk, err
 	}
@@ -86,7 +70,13 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 	if err != nil {
 		return disk, err
 	}
-	if _, err := export.Copy(ctx, writer, nbdcopy.Options{Connections: r.Connections, Limiter: limiter, Base: base, Progress: r.progressOf(d)}); err != nil {
+	var sink extent.Sink = writer
+	if base != nil {
+		if sink, err = flatten.Compare(base, writer); err != nil {
+			return disk, err
+		}
+	}
+	if _, err := export.Copy(ctx, sink, nbdcopy.Options{Connections: r.Connections, Limiter: r.Limits, Progress: r.progressOf(d)}); err != nil {
 		return disk, err
 	}
 	r.meter.moves() // a flush is no stall before it has taken as long by itself
@@ -100,42 +90,24 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan, limiter nbdcopy.Limiter)
 		return disk, err
 	}
 	if r.Direct == directio.Auto && !image.Direct() {
-		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s went through the page cache, which was emptied behind it", r.dir, d.Target))
+		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s went through the page cache, which was emptied behind it", r.Repository, d.Target))
 	}
 	return manifestDisk(d, export.Size(), stats, digest, size), nil
 }
 
-func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) repository.Disk {
-	kind, method := repository.KindFull, ""
+func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) manifest.Disk {
+	kind, method := manifest.KindFull, ""
 	if d.Parent != "" {
-		kind = repository.KindInc
+		kind = manifest.KindInc
 	}
 	if d.Rescan {
-		method = repository.MethodRescan
+		method = manifest.MethodRescan
 	}
-	return repository.Disk{
+	return manifest.Disk{
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
 		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
 	}
-}
-
-// source is where libvirt exports a disk: it chose the names when the job began.
-func (r *run) source(d DiskPlan) (nbdcopy.Source, error) {
-	for _, j := range r.job.Disks {
-		if j.Target != d.Target {
-			continue
-		}
-		s := nbdcopy.Source{Socket: r.job.Socket, Export: j.Export}
-		if d.Incremental {
-			if j.Bitmap == "" {
-				return s, errors.New("libvirt exports no dirty bitmap for it")
-			}
-			s.Bitmap, s.DirtyFrom = j.Bitmap, d.BaseSize
-		}
-		return s, nil
-	}
-	return nbdcopy.Source{}, errors.New("libvirt's backup job does not export it")
 }
 
 func (r *run) progressOf(d DiskPlan) func(nbdcopy.Progress) {

@@ -8,7 +8,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -32,14 +35,14 @@ const (
 
 func (f Fallback) validate() error {
 	if !slices.Contains([]Fallback{"", FallbackRescan, FallbackFull, FallbackFail}, f) {
-		return usageError("virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
+		return fail.Errorf(fail.Usage, "virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
 	}
 	return nil
 }
 
-// distrust says why no bitmap tells what changed on a disk since the plan's
+// whyNoBitmap says why no bitmap tells what changed on a disk since the plan's
 // base, which has an image of it; "" if one does.
-func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
+func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	why := replaced(base, s.Images[d.Target])
 	switch {
@@ -60,12 +63,12 @@ func (p *Plan) distrust(d DiskPlan, base repository.Disk, s State) string {
 }
 
 // fallBack plans a disk without a usable bitmap.
-func (d *DiskPlan) fallBack(f Fallback, base *repository.Manifest, image string) {
+func (d *DiskPlan) fallBack(f Fallback, base *manifest.Manifest, image string) {
 	if f == FallbackFull {
 		return
 	}
 	d.Rescan = true
-	d.Parent = repository.ParentPath(base.ID, image)
+	d.Parent = manifest.ParentPath(base.ID, image)
 }
 
 // refuse is the end of a run that must not fall back.
@@ -82,13 +85,13 @@ func (p *Plan) refuse(r Request) error {
 	if len(reasons) == 0 {
 		return nil
 	}
-	return withHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
+	return fail.WithHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
 		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
 }
 
 // canCompare tells whether a point has an image of one of the state's disks: one
 // that a rescan can compare with.
-func canCompare(s State, m *repository.Manifest) bool {
+func canCompare(s State, m *manifest.Manifest) bool {
 	for _, d := range s.Disks {
 		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" {
 			return true
@@ -123,14 +126,13 @@ func (r *run) checkParents(ctx context.Context) error {
 // too, and what differs would be chained onto damage.
 func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	level := slog.LevelInfo
-	if before, _ := r.plan.Base.Disk(d.Target); before.Method == repository.MethodRescan && before.Reason == d.Reason {
+	if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
 		level = slog.LevelDebug // as of a raw disk, every time
 	}
 	r.Log.Log(ctx, level, fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
 	links, err := r.checkParent(ctx, *d)
-	var damaged *repository.DamagedError
 	switch {
-	case errors.As(err, &damaged):
+	case fail.Is(err, fail.Damaged):
 		d.Rescan, d.Parent = false, ""
 		d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
 		r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
@@ -146,21 +148,20 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 // found damage in it: what is chained onto damage does not restore.
 func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
-	var damaged *repository.DamagedError
 	if err == nil {
 		n := slices.IndexFunc(links, func(l repository.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
 		if n < 0 {
 			return nil
 		}
 		level := slog.LevelInfo
-		if before, _ := r.plan.Base.Disk(d.Target); before.Method == repository.MethodRescan && before.Reason == d.Reason {
+		if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
 			level = slog.LevelDebug // as of a raw disk, every time
 		}
 		r.Log.Log(ctx, level, fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
 		_, err = r.checkParent(ctx, *d)
 	}
 	switch {
-	case errors.As(err, &damaged):
+	case fail.Is(err, fail.Damaged):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err
@@ -183,7 +184,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
 			err = repository.DamagedBy(found)
 		}
@@ -228,10 +229,9 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 // only cannot be read now fails the run: the base may be sound.
 func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
-	var damaged *repository.DamagedError
 	var noChain *qcow2.ChainError
 	switch {
-	case errors.As(err, &damaged), errors.As(err, &noChain):
+	case fail.Is(err, fail.Damaged), errors.As(err, &noChain):
 		return r.leaveBase(d, err)
 	case err != nil:
 		return err
@@ -251,16 +251,12 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 		return 0, false, err
 	}
 	defer closeAll()
-	source, err := r.source(d)
-	if err != nil {
-		return 0, false, err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return 0, false, err
 	}
 	defer export.Close()
-	return export.TailChanged(ctx, chain)
+	return flatten.TailChanged(ctx, chain, export)
 }
 
 // leaveBase copies a disk in full whose image in the base was found damaged: an
@@ -268,7 +264,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 func (r *run) leaveBase(d *DiskPlan, damage error) error {
 	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
 	if r.Fallback == FallbackFail {
-		return withHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
+		return fail.WithHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
 	}
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
 	r.warn("disk %s is copied in full, as its image in point %s is damaged: %v", d.Target, r.plan.Base.ID, damage)
@@ -308,6 +304,6 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 
 // readOptions let reads of the base count as progress: where a hash list is damaged a
 // whole image is read before anything else moves.
-func (r *run) readOptions() repository.ChainOptions {
-	return repository.ChainOptions{Warn: r.warnOnce, Progress: r.meter.moves}
+func (r *run) readOptions() hashlist.ReadOptions {
+	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
 // measure looks, where an incremental seems too large for the repository, how
@@ -23,8 +23,8 @@ func (r *run) measure(ctx context.Context) error {
 		return err
 	}
 	r.plan.Disks = disks
-	r.need = r.plan.need(written)
-	r.meter.expect(r.plan.Disks, written)
+	r.need = r.plan.need(r.written)
+	r.meter.expect(r.plan.Disks, r.written)
 	room, err := r.room()
 	if err != nil || room.fits(r.need) {
 		return err
@@ -46,11 +46,7 @@ func (r *run) measureDisks(ctx context.Context, disks []DiskPlan) error {
 
 // measureDisk replaces libvirt's estimate of a disk by what is data on it.
 func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
-	source, err := r.source(*d)
-	if err != nil {
-		return err
-	}
-	export, err := nbdcopy.Open(ctx, source)
+	export, err := r.openDisk(ctx, *d)
 	if err != nil {
 		return err
 	}
@@ -59,7 +55,7 @@ func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
 	if err != nil {
 		return err
 	}
-	r.Log.Debug(fmt.Sprintf("disk %s: of %s that are dirty %s are data", d.Target, sizeText(m.Data+m.Zero), sizeText(m.Data)))
+	r.Log.Debug(fmt.Sprintf("disk %s: of %s that are dirty %s are data", d.Target, bytesize.Text(m.Data+m.Zero), bytesize.Text(m.Data)))
 	d.Expected, d.zeros, d.measured = m.Data, m.Zero, true
 	return nil
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -15,7 +17,7 @@ func (r *run) warnOfRename(s State) error {
 	if len(s.Points) > 0 {
 		return nil
 	}
-	names, err := r.repo.NamesOf(r.domain.UUID())
+	names, err := r.repo.NamesOf(r.domain.Domain.UUID())
 	if err != nil {
 		return err
 	}
@@ -23,7 +25,7 @@ func (r *run) warnOfRename(s State) error {
 	if len(names) > 0 {
 		r.warn("domain %s was called %s when its earlier points were made: they stay under that name and restore, and a new chain begins "+
 			"(virsh domrename %s %s goes on with the old one; virtbackup release %s drops its checkpoints)",
-			r.Domain, strings.Join(names, ", "), r.word(), repository.ShellWord(names[0]), repository.ShellWord(names[0]))
+			r.Domain, strings.Join(names, ", "), r.word(), manifest.ShellWord(names[0]), manifest.ShellWord(names[0]))
 	}
 	return nil
 }
@@ -31,10 +33,10 @@ func (r *run) warnOfRename(s State) error {
 // hintOfRename adds to the error for a name that libvirt does not know what it calls the
 // domain of the points under that name now.
 func (r *run) hintOfRename(err error) error {
-	if !errors.Is(err, hypervisor.ErrNoDomain) || repository.ValidDomain(r.Domain) != nil {
+	if !errors.Is(err, hypervisor.ErrNoDomain) || manifest.ValidDomain(r.Domain) != nil {
 		return err
 	}
-	repo, openErr := repository.Open(r.dir)
+	repo, openErr := repository.Open(r.Repository)
 	if openErr != nil {
 		return err
 	}
@@ -42,9 +44,9 @@ func (r *run) hintOfRename(err error) error {
 	if ownerErr != nil || uuid == "" {
 		return err
 	}
-	domain, lookupErr := r.conn.DomainByUUID(uuid)
+	domain, lookupErr := r.Host.DomainByUUID(uuid)
 	if lookupErr != nil {
 		return err
 	}
-	return withHint(err, "libvirt calls the domain of these points %s now", repository.ShellWord(domain.Name()))
+	return fail.WithHint(err, "libvirt calls the domain of these points %s now", manifest.ShellWord(domain.Name()))
 }

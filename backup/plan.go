@@ -6,34 +6,38 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
 // State is what a plan is made from. Making it asks libvirt and the repository;
 // planning asks nobody.
 type State struct {
-	Disks       []xml.Disk              // all of the domain's
-	Sizes       map[string]int64        // virtual size in bytes, by target
-	Allocated   map[string]int64        // bytes that the image occupies on the host, by target
-	Images      map[string][]image      // what each disk is stored in, backing files last, by target
-	Checkpoints []checkpoint.Checkpoint // all of the domain's, with sizes
-	Points      []repository.Manifest   // all of the domain's, oldest first
-	Dir         string                  // of the domain's points, absolute
-	Next        int                     // number of the next point
-	Identity    string                  // of the next point
-	Damage      error                   // of the list of identities; nil: it is sound
+	Disks       []xml.Disk                // all of the domain's
+	Sizes       map[string]int64          // virtual size in bytes, by target
+	Allocated   map[string]int64          // bytes that the image occupies on the host, by target
+	Images      map[string][]source.Image // what each disk is stored in, backing files last, by target
+	Checkpoints []checkpoint.Checkpoint   // all of the domain's, with sizes
+	Points      []manifest.Manifest       // all of the domain's, oldest first
+	Dir         string                    // of the domain's points, absolute
+	Next        int                       // number of the next point
+	Identity    string                    // of the next point
+	Damage      error                     // of the list of identities; nil: it is sound
 }
 
 // Plan says what a run will copy and why.
 type Plan struct {
 	ID         string
 	Identity   string
-	Kind       repository.Kind      // full, inc, diff or copy
-	Base       *repository.Manifest // nil for a full or copy
-	Checkpoint string               // to be created; "" none
+	Kind       manifest.Kind      // full, inc, diff or copy
+	Base       *manifest.Manifest // nil for a full or copy
+	Checkpoint string             // to be created; "" none
 	Disks      []DiskPlan
-	LeftOut    []repository.LeftOut
+	LeftOut    []manifest.LeftOut
 	Gone       []string // disks of the base that the domain no longer has
 	Why        string   // how auto chose
 	Notes      []string
@@ -60,8 +64,8 @@ type DiskPlan struct {
 	base     []repository.Link // the chain of Parent, once it has been checked
 }
 
-// MakePlan decides what to do, disk by disk. It returns a *NotFoundError for a
-// disk or base that does not exist and a *UsageError for one that cannot be
+// MakePlan decides what to do, disk by disk. It returns a fail.NotFound for a
+// disk or base that does not exist and a fail.Usage for one that cannot be
 // used.
 func MakePlan(r Request, s State) (Plan, error) {
 	var p Plan
@@ -73,7 +77,7 @@ func MakePlan(r Request, s State) (Plan, error) {
 		return Plan{}, err
 	}
 	prefix := "check"
-	if p.Kind == repository.KindDiff || p.Kind == repository.KindCopy {
+	if p.Kind == manifest.KindDiff || p.Kind == manifest.KindCopy {
 		prefix = string(p.Kind)
 	}
 	p.ID, p.Identity = fmt.Sprintf("%s%d", prefix, s.Next), s.Identity
@@ -93,7 +97,7 @@ func MakePlan(r Request, s State) (Plan, error) {
 func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 	for _, target := range slices.Concat(r.Disks, r.Exclude) {
 		if !slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return d.Target == target }) {
-			return nil, notFound("it has "+listTargets(s.Disks), "domain %s has no disk %q", r.Domain, target)
+			return nil, fail.Errorf(fail.NotFound, "it has "+listTargets(s.Disks), "domain %s has no disk %q", r.Domain, target)
 		}
 	}
 	var chosen []xml.Disk
@@ -101,17 +105,17 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 		named := slices.Contains(r.Disks, d.Target)
 		switch unfit := d.Unfit(); {
 		case unfit != "" && named:
-			return nil, usageError("leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
+			return nil, fail.Errorf(fail.Usage, "leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
 		case unfit != "":
-			p.LeftOut = append(p.LeftOut, repository.LeftOut{Target: d.Target, Reason: unfit})
+			p.LeftOut = append(p.LeftOut, manifest.LeftOut{Target: d.Target, Reason: unfit})
 		case !r.chooses(d.Target):
-			p.LeftOut = append(p.LeftOut, repository.LeftOut{Target: d.Target, Reason: "not chosen"})
+			p.LeftOut = append(p.LeftOut, manifest.LeftOut{Target: d.Target, Reason: "not chosen"})
 		default:
 			chosen = append(chosen, d)
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, usageError("a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
+		return nil, fail.Errorf(fail.Usage, "a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
 	}
 	return chosen, nil
 }
@@ -144,7 +148,7 @@ func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
 	p.Kind = r.Kind
 	s.Disks = chosen // the base is for them
 	switch r.Kind {
-	case repository.KindInc, repository.KindDiff:
+	case manifest.KindInc, manifest.KindDiff:
 		base, err := findBase(r, s)
 		p.Base = base
 		return err
@@ -155,21 +159,21 @@ func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
 }
 
 // chooseKind is what auto does.
-func chooseKind(r Request, s State, chosen []xml.Disk) (repository.Kind, *repository.Manifest, string) {
-	r.Kind = repository.KindInc
+func chooseKind(r Request, s State, chosen []xml.Disk) (manifest.Kind, *manifest.Manifest, string) {
+	r.Kind = manifest.KindInc
 	base, err := findBase(r, s)
 	if err != nil {
 		if len(s.Points) == 0 {
-			return repository.KindFull, nil, "full: the first point of this domain"
+			return manifest.KindFull, nil, "full: the first point of this domain"
 		}
-		return repository.KindFull, nil, "full: " + err.Error()
+		return manifest.KindFull, nil, "full: " + err.Error()
 	}
 	trial := Plan{Base: base}
 	reason, rescan := "none of its disks can be incremental", false
 	for _, d := range chosen {
 		planned := trial.disk(r, d, s)
 		if planned.Incremental {
-			return repository.KindInc, base, "inc: since " + base.ID
+			return manifest.KindInc, base, "inc: since " + base.ID
 		}
 		if planned.Rescan {
 			rescan = true
@@ -177,23 +181,23 @@ func chooseKind(r Request, s State, chosen []xml.Disk) (repository.Kind, *reposi
 		reason = fmt.Sprintf("%s: %s", d.Target, planned.Reason)
 	}
 	if rescan {
-		return repository.KindInc, base, fmt.Sprintf("inc: compared with %s, as no bitmap says what changed since", base.ID)
+		return manifest.KindInc, base, fmt.Sprintf("inc: compared with %s, as no bitmap says what changed since", base.ID)
 	}
-	return repository.KindFull, nil, fmt.Sprintf("full: %s is no usable base (%s)", base.ID, reason)
+	return manifest.KindFull, nil, fmt.Sprintf("full: %s is no usable base (%s)", base.ID, reason)
 }
 
 // findBase returns the point that an inc or diff of the state's disks starts from:
 // the newest with a checkpoint where one of them can have a bitmap, else the newest
 // that they can be compared with.
-func findBase(r Request, s State) (*repository.Manifest, error) {
+func findBase(r Request, s State) (*manifest.Manifest, error) {
 	if r.Since != "" {
 		return namedBase(r, s)
 	}
-	var second *repository.Manifest
+	var second *manifest.Manifest
 	bitmaps := slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return noBitmaps(d) == "" })
 	for i := len(s.Points) - 1; i >= 0; i-- {
 		m := &s.Points[i]
-		if !m.IsBase() || r.Kind == repository.KindDiff && m.Kind != repository.KindFull {
+		if !m.IsBase() || r.Kind == manifest.KindDiff && m.Kind != manifest.KindFull {
 			continue
 		}
 		if _, ok := sealedCheckpoint(s, m); ok && bitmaps {
@@ -207,27 +211,27 @@ func findBase(r Request, s State) (*repository.Manifest, error) {
 		return second, nil
 	}
 	what := "full or inc"
-	if r.Kind == repository.KindDiff {
+	if r.Kind == manifest.KindDiff {
 		what = "full"
 	}
-	return nil, notFound("virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
+	return nil, fail.Errorf(fail.NotFound, "virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
 }
 
-func namedBase(r Request, s State) (*repository.Manifest, error) {
+func namedBase(r Request, s State) (*manifest.Manifest, error) {
 	point, err := resolveBase(r, s)
 	if err != nil {
 		return nil, err
 	}
 	m := &point
 	if !m.IsBase() {
-		return nil, usageError("virtbackup list "+r.word()+" shows the points; a full or inc can be a base",
+		return nil, fail.Errorf(fail.Usage, "virtbackup list "+r.word()+" shows the points; a full or inc can be a base",
 			"point %s is a %s and has no checkpoint: it cannot be a base", m.ID, m.Kind)
 	}
 	if canCompare(s, m) {
 		return m, nil
 	}
 	if _, ok := sealedCheckpoint(s, m); !ok {
-		return nil, notFound(fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.word(), r.word()),
+		return nil, fail.Errorf(fail.NotFound, fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.word(), r.word()),
 			"point %s has none of these disks: there is nothing to compare them with", m.ID)
 	}
 	return m, nil
@@ -235,21 +239,21 @@ func namedBase(r Request, s State) (*repository.Manifest, error) {
 
 // resolveBase finds the point that --since names: any by its id, and those that can be a
 // base by a time, or as the latest.
-func resolveBase(r Request, s State) (repository.Manifest, error) {
+func resolveBase(r Request, s State) (manifest.Manifest, error) {
 	since := strings.TrimPrefix(r.Since, r.Domain+"@")
-	if _, _, err := repository.ParsePointID(since); err == nil {
-		return repository.Resolve(r.Domain, s.Points, since)
+	if _, _, err := manifest.ParsePointID(since); err == nil {
+		return manifest.Resolve(r.Domain, s.Points, since)
 	}
-	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m repository.Manifest) bool { return !m.IsBase() })
+	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m manifest.Manifest) bool { return !m.IsBase() })
 	if len(bases) == 0 {
-		return repository.Manifest{}, notFound("virtbackup full "+r.word()+" makes one", "domain %s has no point that can be a base", r.Domain)
+		return manifest.Manifest{}, fail.Errorf(fail.NotFound, "virtbackup full "+r.word()+" makes one", "domain %s has no point that can be a base", r.Domain)
 	}
-	return repository.Resolve(r.Domain, bases, since)
+	return manifest.Resolve(r.Domain, bases, since)
 }
 
 // sealedCheckpoint is libvirt's checkpoint of a point, if it is there and its identity
 // stands.
-func sealedCheckpoint(s State, m *repository.Manifest) (checkpoint.Checkpoint, bool) {
+func sealedCheckpoint(s State, m *manifest.Manifest) (checkpoint.Checkpoint, bool) {
 	if m.Checkpoint == "" || m.Identity == "" { // points of format 1 are never bases by name
 		return checkpoint.Checkpoint{}, false
 	}
@@ -258,7 +262,7 @@ func sealedCheckpoint(s State, m *repository.Manifest) (checkpoint.Checkpoint, b
 }
 
 // noCheckpoint says why no checkpoint of libvirt's tells what changed since a point.
-func noCheckpoint(s State, m *repository.Manifest) string {
+func noCheckpoint(s State, m *manifest.Manifest) string {
 	c, there := checkpoint.Find(s.Checkpoints, m.Checkpoint)
 	switch {
 	case m.Checkpoint == "":
@@ -269,7 +273,7 @@ func noCheckpoint(s State, m *repository.Manifest) string {
 		return fmt.Sprintf("whether checkpoint %s is ours is not known: %v", m.ID, s.Damage)
 	case there && !c.Ours:
 		return fmt.Sprintf("checkpoint %s has our marks, but this repository does not know its identity: the point, or the list of identities, came here from a copy", m.ID)
-	case there && c.Instant.State == repository.Retired:
+	case there && c.Instant.State == instants.Retired:
 		return fmt.Sprintf("checkpoint %s is to be deleted", m.ID)
 	case there:
 		return fmt.Sprintf("checkpoint %s is of another instant than point %s", m.ID, m.ID)
@@ -300,13 +304,13 @@ func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
 		plan.Reason = fmt.Sprintf("point %s does not have this disk", p.Base.ID)
 		return plan
 	}
-	if plan.Reason = p.distrust(plan, base, s); plan.Reason != "" {
+	if plan.Reason = p.whyNoBitmap(plan, base, s); plan.Reason != "" {
 		plan.fallBack(r.Fallback, p.Base, base.Image)
 		return plan
 	}
 	c, _ := sealedCheckpoint(s, p.Base)
 	plan.Incremental, plan.Since = true, c.Name
-	plan.Parent = repository.ParentPath(p.Base.ID, base.Image)
+	plan.Parent = manifest.ParentPath(p.Base.ID, base.Image)
 	plan.BaseSize = base.VirtualSize
 	plan.Expected = c.Size(d.Target)
 	return plan
@@ -326,14 +330,14 @@ func noBitmaps(d xml.Disk) string {
 // setCheckpoint names the new checkpoint, if the kind has one and there is a
 // disk for it: libvirt would make one without disks, of no use to anyone.
 func (p *Plan) setCheckpoint() {
-	if p.Kind == repository.KindDiff || p.Kind == repository.KindCopy {
+	if p.Kind == manifest.KindDiff || p.Kind == manifest.KindCopy {
 		for i := range p.Disks {
 			p.Disks[i].Bitmap = false
 		}
 		return
 	}
 	if slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }) {
-		p.Checkpoint = repository.CheckpointName(p.ID, p.Identity)
+		p.Checkpoint = manifest.CheckpointName(p.ID, p.Identity)
 	}
 }
 
@@ -366,7 +370,7 @@ func (p *Plan) remark(s State) {
 
 // foresee notes, once, what incs of disks without bitmaps will cost.
 func (p *Plan) foresee(s State) {
-	if p.Kind != repository.KindFull || len(s.Points) > 0 {
+	if p.Kind != manifest.KindFull || len(s.Points) > 0 {
 		return
 	}
 	for _, d := range p.Disks {
@@ -413,7 +417,7 @@ func listTargets(disks []xml.Disk) string {
 	return s
 }
 
-func describeLeftOut(all []repository.LeftOut) string {
+func describeLeftOut(all []manifest.LeftOut) string {
 	s := ""
 	for i, l := range all {
 		if i > 0 {

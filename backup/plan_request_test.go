@@ -1,11 +1,11 @@
 package backup
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -44,13 +44,10 @@ func TestPlanRefuses(t *testing.T) {
 			}
 			tt.request.Domain = "vm1"
 			_, err := MakePlan(tt.request, s)
-			var usage *UsageError
-			var missing *NotFoundError
-			notFound := errors.As(err, &missing) || errors.Is(err, repository.ErrNoPoint)
-			if err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, &usage) != tt.usage || notFound == tt.usage {
+			if err == nil || !strings.Contains(err.Error(), tt.want) || fail.Is(err, fail.Usage) != tt.usage || fail.Is(err, fail.NotFound) == tt.usage {
 				t.Fatalf("got %T %v, want %q", err, err, tt.want)
 			}
-			if err.(interface{ Hint() string }).Hint() == "" {
+			if fail.HintOf(err) == "" {
 				t.Error("it has no hint")
 			}
 		})
@@ -63,10 +60,10 @@ func TestPlanSince(t *testing.T) {
 	s := history()
 	times := map[string]string{}
 	for _, m := range s.Points {
-		times[m.ID] = repository.TimeText(m.Time)
+		times[m.ID] = manifest.TimeText(m.Time)
 	}
 	for since, want := range map[string]string{
-		"check2": "check2", "vm1@check2": "check2", repository.Latest: "check3", times["check2"]: "check2", times["copy5"]: "check3",
+		"check2": "check2", "vm1@check2": "check2", manifest.Latest: "check3", times["check2"]: "check2", times["copy5"]: "check3",
 	} {
 		p, err := MakePlan(Request{Domain: "vm1", Kind: inc, Since: since}, s)
 		if err != nil || p.Base.ID != want {
@@ -79,7 +76,7 @@ func TestPlanSince(t *testing.T) {
 func TestPlanFails(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
-		kind   repository.Kind
+		kind   manifest.Kind
 		change func(*State)
 		want   string
 	}{
@@ -92,7 +89,7 @@ func TestPlanFails(t *testing.T) {
 		s := history()
 		tt.change(&s)
 		_, err := MakePlan(Request{Domain: "vm1", Kind: tt.kind, Fallback: FallbackFail}, s)
-		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.(interface{ Hint() string }).Hint(), "--fallback rescan") {
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(fail.HintOf(err), "--fallback rescan") {
 			t.Errorf("%s: got %v, want %q and a hint", tt.name, err, tt.want)
 		}
 	}

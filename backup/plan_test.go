@@ -9,15 +9,18 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
 const gib = 1 << 30
 
 // state is a domain with the disks vda and vdb, 1 GiB each, and no points.
-func state(points ...repository.Manifest) State {
-	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]image{}, Points: points}
+func state(points ...manifest.Manifest) State {
+	s := State{Sizes: map[string]int64{}, Allocated: map[string]int64{}, Images: map[string][]source.Image{}, Points: points}
 	s.add(qcow2Disk("vda"), gib)
 	s.add(qcow2Disk("vdb"), gib)
 	s.Next, s.Identity = len(points)+1, identityOf("next")
@@ -26,7 +29,7 @@ func state(points ...repository.Manifest) State {
 			continue
 		}
 		c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: m.Checkpoint}, Ours: true, Sealed: true,
-			Instant: repository.Instant{Point: m.ID, Identity: m.Identity, Checkpoint: true}}
+			Instant: instants.Instant{Point: m.ID, Identity: m.Identity, Checkpoint: true}}
 		for _, d := range m.Disks {
 			c.Disks = append(c.Disks, xml.CheckpointDisk{Target: d.Target, Bitmap: m.Checkpoint, Size: 1 << 20})
 		}
@@ -55,9 +58,9 @@ func (s *State) bitmap(point, target string) *xml.CheckpointDisk {
 }
 
 // base is what a point says of a disk.
-func (s *State) base(id, target string) *repository.Disk {
-	m := slices.IndexFunc(s.Points, func(m repository.Manifest) bool { return m.ID == id })
-	d := slices.IndexFunc(s.Points[m].Disks, func(d repository.Disk) bool { return d.Target == target })
+func (s *State) base(id, target string) *manifest.Disk {
+	m := slices.IndexFunc(s.Points, func(m manifest.Manifest) bool { return m.ID == id })
+	d := slices.IndexFunc(s.Points[m].Disks, func(d manifest.Disk) bool { return d.Target == target })
 	return &s.Points[m].Disks[d]
 }
 
@@ -79,22 +82,22 @@ func qcow2Disk(target string) xml.Disk {
 }
 
 // sealed is a point of vda and vdb.
-func sealed(id string, kind repository.Kind) repository.Manifest {
-	m := repository.Manifest{ID: id, Kind: kind, Identity: identityOf(id)}
+func sealed(id string, kind manifest.Kind) manifest.Manifest {
+	m := manifest.Manifest{ID: id, Kind: kind, Identity: identityOf(id)}
 	if m.IsBase() {
-		m.Checkpoint = repository.CheckpointName(id, m.Identity)
+		m.Checkpoint = manifest.CheckpointName(id, m.Identity)
 	}
 	for _, target := range []string{"vda", "vdb"} {
-		m.Disks = append(m.Disks, repository.Disk{Target: target, Image: target + ".qcow2", VirtualSize: gib})
+		m.Disks = append(m.Disks, manifest.Disk{Target: target, Image: target + ".qcow2", VirtualSize: gib})
 	}
 	return m
 }
 
 const (
-	full     = repository.KindFull
-	inc      = repository.KindInc
-	diff     = repository.KindDiff
-	kindCopy = repository.KindCopy
+	full     = manifest.KindFull
+	inc      = manifest.KindInc
+	diff     = manifest.KindDiff
+	kindCopy = manifest.KindCopy
 )
 
 // history is a full, two incs, a diff of the first and a copy.
@@ -202,16 +205,16 @@ func TestPlan(t *testing.T) {
 			"check6 inc since check3: vda inc, vdb rescan", "checkpoint check3 does not cover this disk"},
 		{"image at another place", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source = "/old"
-			s.Images["vda"] = []image{{"/vda", ""}}
+			s.Images["vda"] = []source.Image{{Source: "/vda", ID: ""}}
 		}, "check6 inc since check3: vda rescan, vdb inc", "its image was another one then (/old, now /vda)"},
 		{"swapped images", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vdb").Source = "/vda", "/vdb"
 			s.base("check3", "vda").SourceID, s.base("check3", "vdb").SourceID = "file:1", "file:2"
-			s.Images["vda"], s.Images["vdb"] = []image{{"/vda", "file:2"}}, []image{{"/vdb", "file:1"}}
+			s.Images["vda"], s.Images["vdb"] = []source.Image{{Source: "/vda", ID: "file:2"}}, []source.Image{{Source: "/vdb", ID: "file:1"}}
 		}, "check6 inc since check3: vda rescan, vdb rescan", "its image /vda was replaced by another file since"},
 		{"live snapshot", Request{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vda").SourceID = "/vda", "file:1"
-			s.Images["vda"] = []image{{"/new", "file:3"}, {"/other", "file:2"}, {"/vda", "file:1"}}
+			s.Images["vda"] = []source.Image{{Source: "/new", ID: "file:3"}, {Source: "/other", ID: "file:2"}, {Source: "/vda", ID: "file:1"}}
 		}, "check6 inc since check3: vda inc, vdb inc", ""},
 		{"inc since a point without checkpoint", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
 			"check6 inc since check2: vda rescan, vdb rescan", "point check2 has no checkpoint"},
@@ -221,9 +224,9 @@ func TestPlan(t *testing.T) {
 			"diff6 diff since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", "this repository does not know its identity"},
 		{"the checkpoint is of another identity", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.Identity = identityOf("other") },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"the checkpoint is retired", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = repository.Retired },
+		{"the checkpoint is retired", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"since a retired checkpoint", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = repository.Retired },
+		{"since a retired checkpoint", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is to be deleted"},
 		{"the point is of another identity", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.Points[2].Identity = identityOf("other") },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is of another instant"},
@@ -298,7 +301,7 @@ func checkPlan(t *testing.T, p Plan) {
 	if isCheck != (p.Kind == full || p.Kind == inc) || !isCheck && p.Checkpoint != "" {
 		t.Errorf("%s is a %s with the checkpoint %q", p.ID, p.Kind, p.Checkpoint)
 	}
-	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == repository.CheckpointName(p.ID, p.Identity)) {
+	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == manifest.CheckpointName(p.ID, p.Identity)) {
 		t.Errorf("%s: bitmaps %v, checkpoint %q", p.ID, covered, p.Checkpoint)
 	}
 	for _, d := range p.Disks {
@@ -350,15 +353,14 @@ func TestValidate(t *testing.T) {
 	for want, r := range map[string]Request{
 		"unknown kind":            {Kind: "half"},
 		"has no --since":          {Kind: full, Since: "check1"},
-		"--quiesce is":            {Kind: full, Quiesce: "maybe"},
+		"--quiesce is":            {Kind: full, Options: source.Options{Quiesce: "maybe"}},
 		"--fallback is":           {Kind: inc, Fallback: "maybe"},
-		"may have 56":             {Kind: full, SocketDir: "/" + strings.Repeat("x", 60)},
+		"may have 56":             {Kind: full, Options: source.Options{SocketDir: "/" + strings.Repeat("x", 60)}},
 		"-1 checkpoints":          {Kind: inc, KeepCheckpoints: -1},
 		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
 	} {
 		err := r.Validate()
-		var usage *UsageError
-		if !errors.As(err, &usage) || !strings.Contains(err.Error(), want) || usage.Hint() == "" {
+		if !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
 			t.Errorf("got %v, want %q and a hint", err, want)
 		}
 	}

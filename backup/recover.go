@@ -6,19 +6,10 @@ import (
 	"github.com/virtbackup/virtbackup/recovery"
 )
 
-// site is what recovery works on. The lock must be held.
-func (r *run) site() *recovery.Site {
-	return &recovery.Site{
-		Domain: r.domain, Repo: r.repo, Lock: r.lock,
-		SocketDir: r.SocketDir, ScratchDir: r.ScratchDir, AgentTimeout: r.AgentTimeout, Log: r.Log,
-		Own: r.instant.Identity,
-	}
-}
-
-// recover puts right what an earlier run of this domain left when it was killed,
-// and gives libvirt back the checkpoints that it has lost.
+// recover cleans up after an earlier run of this domain that was killed, and gives libvirt
+// back the checkpoints that it has lost.
 func (r *run) recover(ctx context.Context) error {
-	report, err := r.site().Recover(ctx, false)
+	report, err := recovery.Recover(ctx, r.domain, false)
 	r.result.Recovered = append(r.result.Recovered, report.Fixed...)
 	for _, left := range report.Left {
 		r.warn("left by an earlier run: %s", left)

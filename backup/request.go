@@ -6,25 +6,15 @@ import (
 	"slices"
 	"time"
 
-	"github.com/virtbackup/virtbackup/recovery"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/source"
 )
 
 // Auto asks for an incremental where a usable base exists, else for a full.
-const Auto repository.Kind = "auto"
-
-// Quiesce says whether the guest's file systems are frozen for the instant of
-// the point.
-type Quiesce string
-
-const (
-	// QuiesceTry freezes if the guest agent answers in time.
-	QuiesceTry Quiesce = "try"
-	// QuiesceRequire fails the run if the guest cannot be frozen.
-	QuiesceRequire Quiesce = "require"
-	// QuiesceNo does not talk to the guest.
-	QuiesceNo Quiesce = "no"
-)
+const Auto manifest.Kind = "auto"
 
 // DefaultKeepCheckpoints leaves a week of nights to start a diff from. Each checkpoint
 // costs QEMU 6 ms at the begin of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
@@ -34,7 +24,7 @@ const DefaultKeepCheckpoints = 8
 // Request is what a run is asked to do.
 type Request struct {
 	Domain string
-	Kind   repository.Kind // full, inc, diff, copy or Auto
+	Kind   manifest.Kind // full, inc, diff, copy or Auto
 	// Since names the point to start from, for inc and diff; "" chooses.
 	Since string
 	// Disks are the targets to copy, none means all that can be. Exclude are
@@ -45,29 +35,19 @@ type Request struct {
 	// MaxChain is how many images a chain may have: auto then begins a new one,
 	// inc and diff warn. 0 is [DefaultMaxChain].
 	MaxChain int
-	Quiesce  Quiesce // "" is QuiesceTry
-	// AgentTimeout bounds each call to the guest agent; 0 means 10 seconds,
-	// the time that Windows' VSS grants a freeze.
-	AgentTimeout time.Duration
-	// Wait is how long a job of someone else is waited for.
-	Wait time.Duration
-	// ScratchDir and SocketDir are directories that QEMU may write to; ""
-	// means [DefaultRunDir].
-	ScratchDir, SocketDir string
+	source.Options
 	// KeepCheckpoints is how many checkpoints of ours stay in libvirt, the newest, and
 	// besides them that of the newest full; 0 means DefaultKeepCheckpoints.
 	KeepCheckpoints int
-	// ScratchLimit is how many bytes the scratch files may take before the
-	// backup ends itself; 0 means as many as their file system has.
-	ScratchLimit int64
 	// StallTimeout is for how long nothing may be read or written before the
 	// backup ends itself; 0 means for ever.
 	StallTimeout time.Duration
 	Tuning
+	// Limits are shared with other runs of this process; nil: this run has its own, and
+	// its rate is not limited.
+	Limits *limit.Limits
 	// Version of virtbackup, for the manifest.
 	Version string
-	// Log gets what happens, step by step. nil means none.
-	Log *slog.Logger
 	// Progress, if set, is told how each disk gets on: bytes of the guest
 	// copied so far, and how many libvirt estimates there are. Calls come
 	// often, from several goroutines.
@@ -75,35 +55,35 @@ type Request struct {
 }
 
 // word is the domain's name as it is typed on a command line.
-func (r Request) word() string { return repository.ShellWord(r.Domain) }
+func (r Request) word() string { return manifest.ShellWord(r.Domain) }
 
 // Validate checks what can be checked without looking at the domain and returns
-// a *UsageError.
+// a fail.Usage.
 func (r Request) Validate() error {
 	switch {
-	case !slices.Contains([]repository.Kind{repository.KindFull, repository.KindInc, repository.KindDiff, repository.KindCopy, Auto}, r.Kind):
-		return usageError("virtbackup --help", "unknown kind of backup %q", r.Kind)
-	case r.Since != "" && r.Kind != repository.KindInc && r.Kind != repository.KindDiff:
-		return usageError("virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
-	case !slices.Contains([]Quiesce{"", QuiesceTry, QuiesceRequire, QuiesceNo}, r.Quiesce):
-		return usageError("virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
-	case len(r.SocketDir) > recovery.MaxSocketDir:
-		return usageError("name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), recovery.MaxSocketDir)
+	case !slices.Contains([]manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, Auto}, r.Kind):
+		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
+	case r.Since != "" && r.Kind != manifest.KindInc && r.Kind != manifest.KindDiff:
+		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
+	case !slices.Contains([]source.Quiesce{"", source.QuiesceTry, source.QuiesceRequire, source.QuiesceNo}, r.Quiesce):
+		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
+	case len(r.SocketDir) > guest.MaxSocketDir:
+		return fail.Errorf(fail.Usage, "name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), guest.MaxSocketDir)
 	case r.KeepCheckpoints < 0:
-		return usageError("--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
+		return fail.Errorf(fail.Usage, "--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
 	case r.MaxChain < 0:
-		return usageError("--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
+		return fail.Errorf(fail.Usage, "--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
 	case r.StallTimeout < 0:
-		return usageError("--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
+		return fail.Errorf(fail.Usage, "--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:
-		return usageError("--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
+		return fail.Errorf(fail.Usage, "--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
 	}
 	if err := errors.Join(r.Fallback.validate(), r.Tuning.validate()); err != nil {
 		return err
 	}
 	for _, target := range r.Disks {
 		if slices.Contains(r.Exclude, target) {
-			return usageError("leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
+			return fail.Errorf(fail.Usage, "leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
 		}
 	}
 	return nil
@@ -111,13 +91,16 @@ func (r Request) Validate() error {
 
 func (r Request) withDefaults() Request {
 	if r.Quiesce == "" {
-		r.Quiesce = QuiesceTry
+		r.Quiesce = source.QuiesceTry
 	}
 	if r.KeepCheckpoints == 0 {
 		r.KeepCheckpoints = DefaultKeepCheckpoints
 	}
 	if r.AgentTimeout == 0 {
-		r.AgentTimeout = 10 * time.Second
+		r.AgentTimeout = guest.DefaultAgentTimeout
+	}
+	if r.Limits == nil {
+		r.Limits = limit.New(0)
 	}
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)
@@ -130,16 +113,16 @@ func (r Request) withDefaults() Request {
 
 // Result is what a run did.
 type Result struct {
-	Point repository.Manifest `json:"point"`
+	Point manifest.Manifest `json:"point"`
 	// Why is how auto chose, "" otherwise.
 	Why string `json:"why,omitempty"`
 	// Notes are worth a line in the report, Warnings an exit code of their
 	// own; the manifest has the warnings, too.
 	Notes    []string `json:"notes,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
-	// Recovered says what an earlier run had left and this one put right.
+	// Recovered says what an earlier run had left and this one cleaned up.
 	Recovered []string `json:"recovered,omitempty"`
 	Seconds   float64  `json:"seconds"`
 	// Base is the parent, zero where there is none.
-	Base repository.Manifest `json:"-"`
+	Base manifest.Manifest `json:"-"`
 }

@@ -7,8 +7,9 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -17,7 +18,7 @@ import (
 // those of points that are older than the newest few. The point is sealed: what goes
 // wrong here is a warning.
 func (r *run) retire(context.Context) error {
-	all, err := r.survey(false)
+	all, err := r.domain.Survey(false)
 	if err != nil {
 		r.warn("list checkpoints to retire: %v", err)
 		return nil
@@ -27,12 +28,18 @@ func (r *run) retire(context.Context) error {
 		r.warn("look for checkpoints whose bitmaps are lost: %v", err)
 	}
 	old := r.old(all)
+	ledger, err := r.domain.Ledger()
+	if err != nil {
+		r.warn("look for checkpoints to retire: %v", err)
+		return nil
+	}
+	mayRemove := func(i instants.Instant) bool { return r.domain.MayRemove(ledger, i) }
 	for _, c := range all {
-		why := r.useless(c, r.site().MayRemove, dead, old)
+		why := r.useless(c, mayRemove, dead, old)
 		if why == "" {
 			continue
 		}
-		r.retireOne(c.Label(), why, func() error { return r.site().RetireCheckpoint(c.Instant) })
+		r.retireOne(c.Label(), why, func() error { return r.domain.RetireCheckpoint(c.Instant) })
 	}
 	r.retireEarlier(all)
 	return nil
@@ -40,7 +47,7 @@ func (r *run) retire(context.Context) error {
 
 // useless says why a checkpoint is deleted, or "" for one that stays. dead and old are
 // names of checkpoints.
-func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(repository.Instant) bool, dead, old []string) string {
+func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(instants.Instant) bool, dead, old []string) string {
 	switch {
 	case !c.Ours || c.Inherited:
 		return ""
@@ -75,7 +82,7 @@ func (r *run) old(all []checkpoint.Checkpoint) []string {
 }
 
 // oldCheckpoints is old for the checkpoints and points of a domain.
-func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, keep int) (names []string) {
+func oldCheckpoints(all []checkpoint.Checkpoint, points []manifest.Manifest, keep int) (names []string) {
 	numbers := map[string]int{}
 	full := ""
 	for _, m := range points { // oldest first
@@ -83,7 +90,7 @@ func oldCheckpoints(all []checkpoint.Checkpoint, points []repository.Manifest, k
 			continue
 		}
 		numbers[m.Checkpoint] = m.Number()
-		if m.Kind == repository.KindFull {
+		if m.Kind == manifest.KindFull {
 			full = m.Checkpoint
 		}
 	}
@@ -109,7 +116,7 @@ func (r *run) retireEarlier(all []checkpoint.Checkpoint) {
 		if m.Identity != "" || m.Checkpoint == "" || !ok || !checkpoint.RecordedBy(r.repo, m, c.Checkpoint) {
 			continue
 		}
-		r.retireOne(c.Name, "it has no identity", func() error { return checkpoint.Delete(r.domain, c.Name) })
+		r.retireOne(c.Name, "it has no identity", func() error { return checkpoint.Delete(r.domain.Domain, c.Name) })
 	}
 }
 
@@ -138,30 +145,26 @@ func deadBefore(names []string, before []checkpoint.Checkpoint) []string {
 
 // seemDead names the checkpoints of ours of which libvirt tells no size now.
 func (r *run) seemDead() ([]string, error) {
-	doc, err := r.domain.XML()
+	domain, err := r.domain.Describe()
 	if err != nil {
 		return nil, err
 	}
-	guest, err := xml.ParseDomain(doc)
+	all, err := r.domain.Survey(true)
 	if err != nil {
 		return nil, err
 	}
-	all, err := r.survey(true)
-	if err != nil {
-		return nil, err
-	}
-	return deadCheckpoints(all, r.plan.Checkpoint, guest), nil
+	return deadCheckpoints(all, r.plan.Checkpoint, domain), nil
 }
 
 // deadCheckpoints names the checkpoints of ours of which libvirt tells no size. It names
 // none unless it tells all of the new checkpoint, which is healthy: else the
 // domain has ended meanwhile, or the answer is worth nothing. Nor does it name one
 // with a disk that is detached, whose bitmap may be in its image.
-func deadCheckpoints(all []checkpoint.Checkpoint, made string, guest xml.Domain) (names []string) {
+func deadCheckpoints(all []checkpoint.Checkpoint, made string, domain xml.Domain) (names []string) {
 	if c, ok := checkpoint.Find(all, made); !ok || !c.Healthy() {
 		return nil
 	}
-	detached := func(target string) bool { _, has := guest.Disk(target); return !has }
+	detached := func(target string) bool { _, has := domain.Disk(target); return !has }
 	for _, c := range all {
 		if c.Ours && !c.Inherited && c.Dead() && !slices.ContainsFunc(c.Bitmaps(), detached) {
 			names = append(names, c.Name)

@@ -5,7 +5,8 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -60,7 +61,7 @@ func TestUseless(t *testing.T) {
 		{"inherited", inherited, false, named, named, ""},
 	} {
 		r := &run{Request: Request{KeepCheckpoints: 3}}
-		if got := r.useless(tt.c, func(repository.Instant) bool { return !tt.alive }, tt.dead, tt.old); got != tt.want {
+		if got := r.useless(tt.c, func(instants.Instant) bool { return !tt.alive }, tt.dead, tt.old); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
 	}
@@ -77,15 +78,15 @@ func TestDeadTwice(t *testing.T) {
 // The checkpoints that are kept are the newest few, and that of the newest full, which a
 // diff starts from.
 func TestOldCheckpoints(t *testing.T) {
-	kinds := map[string]repository.Kind{"check1": repository.KindFull, "check2": repository.KindInc, "check3": repository.KindFull,
-		"check4": repository.KindInc, "check5": repository.KindInc, "check6": repository.KindInc}
-	var points []repository.Manifest
+	kinds := map[string]manifest.Kind{"check1": manifest.KindFull, "check2": manifest.KindInc, "check3": manifest.KindFull,
+		"check4": manifest.KindInc, "check5": manifest.KindInc, "check6": manifest.KindInc}
+	var points []manifest.Manifest
 	var all []checkpoint.Checkpoint
 	for _, id := range []string{"check1", "check2", "check3", "check4", "check5", "check6"} {
-		points = append(points, repository.Manifest{ID: id, Kind: kinds[id], Checkpoint: id})
+		points = append(points, manifest.Manifest{ID: id, Kind: kinds[id], Checkpoint: id})
 		all = append(all, sized(id, 0))
 	}
-	all[1].Inherited, all[4].Instant.State = true, repository.Retired
+	all[1].Inherited, all[4].Instant.State = true, instants.Retired
 	foreign := sized("foreign", 0)
 	foreign.Ours = false
 	all = append(all, foreign)

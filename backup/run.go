@@ -21,57 +21,58 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// cleanupTime bounds each undo of a run, which no signal cuts short.
-const cleanupTime = 2 * time.Minute
+// Deps are what a run works with.
+type Deps struct {
+	Host guest.Host
+	// Repository is the directory of the repository. It is no opened one, as a full or copy
+	// makes a repository, but not for a domain that is unknown.
+	Repository string
+	// Source returns the source of a locked domain's disks. warn may be called by several
+	// goroutines.
+	Source func(d *guest.LockedDomain, options source.Options, warn func(string)) Source
+}
 
 // run is one run: what it was asked, what it works on, and how far it is.
 type run struct {
 	Request
-	conn *hypervisor.Conn
-	dir  string // of the repository
+	Deps
 
-	domain *hypervisor.Domain
-	guest  xml.Domain
+	domain *guest.LockedDomain
+	seen   xml.Domain // as libvirt shows it
 	repo   *repository.Repository
 	lock   *repository.Lock
-	points []repository.Manifest // of the domain, before this one
+	source Source
+	points []manifest.Manifest // of the domain, before this one
 	// checkpoints are those that the domain had then, with sizes.
 	checkpoints []checkpoint.Checkpoint
-	idleBy      time.Time // until when jobs of others are waited for
 	plan        Plan
-	instant     repository.Instant // that this run makes a point of; zero before it is issued
+	need        int64            // bytes that the point will take, about
+	doubtful    bool             // whether it fits is to be measured once the job shows its zeros
+	instant     instants.Instant // that this run makes a point of; zero before it is issued
 	partial     *repository.Partial
-	frozen      bool // the guest may be frozen
-	freezing    bool // the agent may still freeze it
-	quiesced    bool // the guest was frozen at the instant of the point
-	begun       bool // a job of ours may be running, a checkpoint of ours may exist
-	ended       bool // the job is over
-	job         xml.Job
-	// stateBefore is what the guest did before the job began.
-	stateBefore hypervisor.State
-	need        int64 // bytes that the point will take, about
-	doubtful    bool  // whether it fits is to be measured once the job shows its zeros
-	meter       meter // of the copy
-	stuck       bool  // the copy hangs for ever: its goroutines still use partial
-	off         bool  // the domain was shut off in mid-copy
-	// left: something of ours is left that only this repository tells to be ours.
-	left    bool
-	dropped bool // libvirt does not list the checkpoint of this run
-	sealed  bool
-	point   repository.Manifest
-	warnMu  sync.Mutex // of result.Warnings
-	result  Result
+	meter       stallMeter // of the copy
+	hung        bool       // the copy hangs for ever: its goroutines still use partial
+	left        bool       // an undo has failed: what it has left only this repository tells to be ours
+	sealed      bool
+	point       manifest.Manifest
+	warnMu      sync.Mutex // of result.Warnings
+	result      Result
 }
 
-// step is one step of a run. undo puts back what do changed, as far as do came
-// and as far as it is still wanted: it runs after success, too, and does nothing
-// then but give back what nobody keeps. It gets a context of its own.
+// step is one step of a run. undo reverts what do changed, also where do has failed half
+// way. It runs after success, too, and reverts then only what is not kept. It gets a context
+// of its own.
 type step struct {
 	name string
 	do   func(*run, context.Context) error
@@ -90,7 +91,7 @@ var steps = []step{
 	{name: "space", do: (*run).checkSpace},
 	{name: "issue", do: (*run).issue, undo: (*run).withdraw},
 	{name: "reserve", do: (*run).reserve, undo: (*run).discard},
-	{name: "directories", do: (*run).prepareRunDirs},
+	{name: "directories", do: (*run).prepare},
 	{name: "still idle", do: (*run).awaitStillIdle},
 	{name: "freeze", do: (*run).freeze, undo: (*run).thaw},
 	{name: "begin", do: (*run).begin, undo: (*run).abandon},
@@ -102,30 +103,29 @@ var steps = []step{
 	{name: "retire", do: (*run).retire},
 }
 
-// Run makes a point of a domain in the repository at dir, which a full or copy
-// creates if it does not exist but the directory above does. When it returns an error the repository
+// Run makes a point of a domain in a repository. When it returns an error the repository
 // lists what it listed before and the domain has the checkpoints it had before;
-// what could not be put back is part of the error. ctx ends it early.
+// what could not be undone is part of the error. Cancelling ctx stops it.
 //
-// Errors: *UsageError, *NotFoundError, hypervisor.ErrNoDomain, ErrNotRunning and
-// ErrBusy, *repository.LockedError, *repository.OtherDomainError, and whatever
+// Errors: those of kinds fail.Usage and fail.NotFound, hypervisor.ErrNoDomain, ErrNotRunning
+// and ErrBusy, *repository.LockedError, *repository.OtherDomainError, and whatever
 // libvirt, NBD or the file system reports.
-func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (result Result, err error) {
+func Run(ctx context.Context, deps Deps, request Request) (result Result, err error) {
 	if err := request.Validate(); err != nil {
 		return Result{}, err
 	}
 	start := time.Now()
-	r := &run{Request: request.withDefaults(), conn: conn, dir: dir}
-	err = r.take(ctx, steps)
+	r := &run{Request: request.withDefaults(), Deps: deps}
+	err = r.execute(ctx, steps)
 	r.result.Point = r.point
 	r.result.Seconds = time.Since(start).Seconds()
 	return r.result, err
 }
 
-// take does the steps, then runs the undos of all it began, last first. Once the
+// execute does the steps, then runs the undos of all it began, last first. Once the
 // point is sealed nothing can fail the run any more: what goes wrong after that
 // is a warning, and a signal comes too late.
-func (r *run) take(ctx context.Context, steps []step) (err error) {
+func (r *run) execute(ctx context.Context, steps []step) (err error) {
 	begun := 0
 	defer func() { err = errors.Join(err, r.undo(ctx, steps[:begun])) }()
 	for _, s := range steps {
@@ -165,11 +165,11 @@ func (r *run) undo(ctx context.Context, steps []step) error {
 // find looks the domain up: nothing is touched for one that is not there or not
 // running.
 func (r *run) find(context.Context) error {
-	domain, err := r.conn.Domain(r.Domain)
+	domain, err := r.Host.Domain(r.Domain)
 	if err != nil {
 		return r.hintOfRename(err)
 	}
-	if err := repository.ValidDomain(r.Domain); err != nil {
+	if err := manifest.ValidDomain(r.Domain); err != nil {
 		return err
 	}
 	active, err := domain.Active()
@@ -177,15 +177,11 @@ func (r *run) find(context.Context) error {
 		return err
 	}
 	if !active {
-		return withHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
+		return fail.WithHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
 			"backing up a domain that is shut off is not supported yet; virsh start %s", r.word())
 	}
-	doc, err := domain.XML()
-	if err != nil {
-		return err
-	}
-	r.domain = domain
-	r.guest, err = xml.ParseDomain(doc)
+	r.domain = &guest.LockedDomain{Domain: domain, SocketDir: r.SocketDir, ScratchDir: r.ScratchDir, AgentTimeout: r.AgentTimeout, Log: r.Log}
+	r.seen, err = guest.Describe(domain)
 	return err
 }
 
@@ -193,23 +189,23 @@ func (r *run) find(context.Context) error {
 // exists. What runs by itself every night never does: where the repository's file
 // system is not mounted, it would fill the one below.
 func (r *run) open(context.Context) (err error) {
-	r.repo, err = repository.Open(r.dir)
-	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != repository.KindFull && r.Kind != repository.KindCopy {
+	r.repo, err = repository.Open(r.Repository)
+	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != manifest.KindFull && r.Kind != manifest.KindCopy {
 		return err
 	}
-	above := filepath.Dir(filepath.Clean(r.dir))
+	above := filepath.Dir(filepath.Clean(r.Repository))
 	if _, missing := os.Stat(above); errors.Is(missing, fs.ErrNotExist) {
 		return fmt.Errorf("%w, nor does %s", err, above)
 	}
-	if r.repo, err = repository.Create(r.dir); err == nil && r.repo.IsNew() && r.repo.OnRoot() {
-		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), repository.ShellWord(r.repo.Dir()))
+	if r.repo, err = repository.Create(r.Repository); err == nil && r.repo.IsNew() && r.repo.OnRoot() {
+		r.warn("made a repository in %s, on the root file system: if another one belongs there, mount it and run virtbackup init %s", r.repo.Dir(), manifest.ShellWord(r.repo.Dir()))
 	}
 	return err
 }
 
 // close undoes open: a repository that this run has made and not used goes.
 func (r *run) close(context.Context) error {
-	if r.repo == nil || r.sealed || r.stuck || r.left {
+	if r.repo == nil || r.sealed || r.hung || r.left || r.source != nil && !r.source.Gone() {
 		return nil
 	}
 	return r.repo.RemoveIfUnused()
@@ -220,10 +216,12 @@ func (r *run) takeLock(context.Context) (err error) {
 	if r.lock, err = r.repo.Lock(r.Domain); err != nil {
 		return err
 	}
+	r.domain.Repo, r.domain.Lock = r.repo, r.lock
+	r.source = r.Source(r.domain, r.Options, r.warnOnce)
 	moved, err := r.repo.NotePlace()
 	if moved {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
-			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", repository.ShellWord(r.repo.Dir()))
+			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", manifest.ShellWord(r.repo.Dir()))
 	}
 	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
 		r.warn("%v", err)
@@ -232,7 +230,7 @@ func (r *run) takeLock(context.Context) (err error) {
 }
 
 func (r *run) releaseLock(context.Context) error {
-	if r.lock == nil || r.stuck { // the kernel releases it when this process ends
+	if r.lock == nil || r.hung { // the kernel releases it when this process ends
 		return nil
 	}
 	return r.lock.Unlock()
@@ -240,7 +238,7 @@ func (r *run) releaseLock(context.Context) error {
 
 // makePlan gathers what a plan is made from, and plans.
 func (r *run) makePlan(context.Context) error {
-	if err := r.repo.CheckOwner(r.Domain, r.domain.UUID()); err != nil {
+	if err := r.repo.CheckOwner(r.Domain, r.domain.Domain.UUID()); err != nil {
 		return err
 	}
 	points, err := r.repo.Points(r.Domain)
@@ -253,12 +251,12 @@ func (r *run) makePlan(context.Context) error {
 			return err
 		}
 	}
-	checkpoints, err := r.survey(true)
+	checkpoints, err := r.domain.Survey(true)
 	if err != nil {
 		return err
 	}
-	state := State{Disks: r.guest.Disks, Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: repository.NewIdentity()}
+	state := State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
+		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}
@@ -334,16 +332,12 @@ func (r *run) warnOnce(message string) {
 	r.Log.Warn(message)
 }
 
-// survey lists the domain's checkpoints.
-func (r *run) survey(sizes bool) ([]checkpoint.Checkpoint, error) {
-	return r.site().Survey(sizes)
-}
-
 // issue writes the identity of the point down, before anything of it is in libvirt.
 func (r *run) issue(context.Context) (err error) {
-	r.instant, err = r.lock.Issue(repository.Instant{
+	r.instant, err = r.lock.Issue(instants.Instant{
 		Point: r.plan.ID, Identity: r.plan.Identity, Checkpoint: r.plan.Checkpoint != "",
 	})
+	r.domain.Own = r.instant.Identity
 	return err
 }
 
@@ -351,8 +345,7 @@ func (r *run) issue(context.Context) (err error) {
 // job is over and there is no checkpoint of it. It comes after the partial point is
 // removed, which makes room in a full repository. What it leaves goes with the next run.
 func (r *run) withdraw(context.Context) error {
-	gone := !r.begun || r.dropped || r.ended && !r.instant.Checkpoint
-	if r.instant.Identity == "" || r.stuck || !gone {
+	if r.instant.Identity == "" || r.hung || !r.source.Gone() {
 		return nil
 	}
 	return r.lock.DropInstant(r.instant.Identity)
@@ -369,7 +362,7 @@ func (r *run) discard(context.Context) error {
 	if r.partial == nil || r.sealed {
 		return nil
 	}
-	if r.stuck {
+	if r.hung {
 		r.Log.Warn("the unfinished point " + r.plan.ID + " is left, because it cannot be removed now: the next run of this domain does that")
 		return nil
 	}

@@ -8,7 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/source/pull"
 )
 
 var errBoom = errors.New("boom")
@@ -49,14 +53,14 @@ func TestTakeUndoes(t *testing.T) {
 		}
 		t.Run(fmt.Sprintf("error in step %d", bad), func(t *testing.T) {
 			var did []string
-			err := newRun().take(context.Background(), fake(5, bad, func(*run) error { return errBoom }, &did))
+			err := newRun().execute(context.Background(), fake(5, bad, func(*run) error { return errBoom }, &did))
 			if got := strings.Join(did, ""); got != want || !errors.Is(err, errBoom) {
 				t.Errorf("got %s, %v, want %s", got, err, want)
 			}
 		})
 		t.Run(fmt.Sprintf("panic in step %d", bad), func(t *testing.T) {
 			var did []string
-			err := newRun().take(context.Background(), fake(5, bad, func(*run) error { panic(errBoom) }, &did))
+			err := newRun().execute(context.Background(), fake(5, bad, func(*run) error { panic(errBoom) }, &did))
 			var p *panics.Error
 			if got := strings.Join(did, ""); got != want || !errors.As(err, &p) || p.Value != errBoom {
 				t.Errorf("got %s, %v, want %s and the panic", got, err, want)
@@ -68,7 +72,7 @@ func TestTakeUndoes(t *testing.T) {
 			// The step itself may be done all the same; the undos get a
 			// context that is not cancelled.
 			steps := fake(6, bad, func(*run) error { cancel(errBoom); return nil }, &did)
-			err := newRun().take(ctx, steps)
+			err := newRun().execute(ctx, steps)
 			if got := strings.Join(did, ""); got != want || !errors.Is(err, errBoom) || strings.Contains(err.Error(), "clean up") {
 				t.Errorf("got %s, %v, want %s", got, err, want)
 			}
@@ -78,7 +82,7 @@ func TestTakeUndoes(t *testing.T) {
 
 func TestTakeUndoesAfterSuccess(t *testing.T) {
 	var did []string
-	if err := newRun().take(context.Background(), fake(3, -1, nil, &did)); err != nil {
+	if err := newRun().execute(context.Background(), fake(3, -1, nil, &did)); err != nil {
 		t.Fatal(err)
 	}
 	if got := strings.Join(did, ""); got != "+0+1+2-2-1-0" {
@@ -93,7 +97,7 @@ func TestTakeGoesOnAfterABadUndo(t *testing.T) {
 	bad := errors.New("bad undo")
 	steps[1].undo = func(*run, context.Context) error { return bad }
 	steps[2].undo = nil
-	err := newRun().take(context.Background(), steps)
+	err := newRun().execute(context.Background(), steps)
 	if got := strings.Join(did, ""); got != "+0+1+2-0" || !errors.Is(err, errBoom) || !errors.Is(err, bad) || !strings.Contains(err.Error(), "clean up: bad undo") {
 		t.Errorf("got %s, %v", got, err)
 	}
@@ -107,7 +111,7 @@ func TestTakeAfterTheSeal(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	steps := fake(3, 1, func(r *run) error { r.sealed = true; cancel(errBoom); return nil }, &did)
 	steps[0].undo = func(*run, context.Context) error { return errors.New("bad undo") }
-	err := r.take(ctx, steps)
+	err := r.execute(ctx, steps)
 	if got := strings.Join(did, ""); got != "+0+1+2-2-1" || err != nil || !slices.Equal(r.result.Warnings, []string{"clean up: bad undo"}) {
 		t.Errorf("got %s, %v, warnings %q", got, err, r.result.Warnings)
 	}
@@ -120,7 +124,7 @@ func TestTakeAfterAPanicBehindTheSeal(t *testing.T) {
 		var did []string
 		r := newRun()
 		steps := fake(4, bad, func(r *run) error { r.sealed = true; panic(errBoom) }, &did)
-		err := r.take(context.Background(), steps)
+		err := r.execute(context.Background(), steps)
 		if got := strings.Join(did, ""); got != "+0+1+2+3-3-2-1-0" || err != nil || len(r.result.Warnings) != 1 || !strings.Contains(r.result.Warnings[0], "internal error: boom") {
 			t.Errorf("got %s, %v, warnings %q", got, err, r.result.Warnings)
 		}
@@ -153,4 +157,11 @@ func TestUndosOfNothing(t *testing.T) {
 	}
 }
 
-func newRun() *run { return &run{Request: Request{Domain: "vm1"}.withDefaults()} }
+// newRun is a run of a domain that nothing can be asked about.
+func newRun() *run { return newRunWith(source.Options{}) }
+
+func newRunWith(options source.Options) *run {
+	r := &run{Request: Request{Domain: "vm1", Options: options}.withDefaults()}
+	r.source = pull.New(&guest.LockedDomain{Domain: &hypervisor.Domain{}}, r.Options, r.warnOnce)
+	return r
+}

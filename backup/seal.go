@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // seal makes the point durable and lists it.
@@ -26,9 +26,9 @@ func (r *run) seal(ctx context.Context) error {
 	return nil
 }
 
-// fillManifest completes what begin and copyDisks have entered.
+// fillManifest completes what begin and copyDisks have filled in.
 func (r *run) fillManifest() error {
-	libvirt, qemu, err := r.conn.Versions()
+	libvirt, qemu, err := r.Host.Versions()
 	if err != nil {
 		return err
 	}
@@ -37,14 +37,10 @@ func (r *run) fillManifest() error {
 	if r.plan.Base != nil {
 		m.Parent = r.plan.Base.ID
 	}
-	m.Domain, m.DomainUUID = r.Domain, r.domain.UUID()
+	m.Domain, m.DomainUUID = r.Domain, r.domain.Domain.UUID()
 	m.Finished = time.Now().UTC()
-	m.Consistency = repository.ConsistencyCrash
-	if r.quiesced {
-		m.Consistency = repository.ConsistencyFilesystem
-	}
-	m.Versions = repository.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
-	if odd := repository.OddClock(*m, r.points, time.Now()); odd != "" {
+	m.Versions = manifest.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
+	if odd := manifest.OddClock(*m, r.points, time.Now()); odd != "" {
 		r.warn("point %s: %s (--at TIME goes by it, --at latest by the number)", m.ID, odd)
 	}
 	m.Gone, m.LeftOut, m.Warnings = r.plan.Gone, r.plan.LeftOut, r.result.Warnings
@@ -64,7 +60,7 @@ func (r *run) writeDocuments() error {
 	if r.plan.Checkpoint == "" {
 		return nil
 	}
-	if doc, err = r.domain.CheckpointXML(r.plan.Checkpoint); err != nil {
+	if doc, err = r.domain.Domain.CheckpointXML(r.plan.Checkpoint); err != nil {
 		return err
 	}
 	return r.partial.WriteFile("checkpoint.xml", []byte(doc))
@@ -73,12 +69,12 @@ func (r *run) writeDocuments() error {
 // domainXML is the persistent configuration, which virsh define takes; that of a
 // transient domain is what runs.
 func (r *run) domainXML() (string, error) {
-	persistent, err := r.domain.Persistent()
+	persistent, err := r.domain.Domain.Persistent()
 	if err != nil {
 		return "", err
 	}
 	if persistent {
-		return r.domain.InactiveXML()
+		return r.domain.Domain.InactiveXML()
 	}
-	return r.domain.XML()
+	return r.domain.Domain.XML()
 }

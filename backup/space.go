@@ -2,14 +2,14 @@ package backup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/virtbackup/virtbackup/repository"
-	"github.com/virtbackup/virtbackup/xml"
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
+	"github.com/virtbackup/virtbackup/internal/diskspace"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/source"
 )
 
 // size is that of all disks that are copied, in bytes.
@@ -43,11 +43,11 @@ func (d DiskPlan) expected() int64 {
 
 // least is written, but for an incremental nothing: all that is dirty may be
 // zeros.
-func least(d DiskPlan) int64 {
+func (r *run) least(d DiskPlan) int64 {
 	if d.Incremental {
 		return 0
 	}
-	return written(d)
+	return r.written(d)
 }
 
 // takes is how many bytes an image of 64 KiB clusters and its hash list take with
@@ -66,14 +66,14 @@ func metadata(data, zeros, size int64) int64 {
 	clusters := (data + imageCluster - 1) / imageCluster
 	tables := min(clusters+(zeros+imageCluster-1)/imageCluster, (size+covered-1)/covered)
 	image := (4+tables)*imageCluster + 2*clusters
-	return image + repository.HashListBytes(data+image)
+	return image + hashlist.FileSize(data+image)
 }
 
 // checkSpace refuses, before a job begins, what will not fit: the guest should
 // not pay for a backup that fails in the end. Whether an incremental that looks
 // too large is so the job will show, where its zeros can be told from data.
 func (r *run) checkSpace(context.Context) error {
-	if err := r.checkScratch(); err != nil {
+	if err := r.source.CheckSpace(r.plan.size()); err != nil {
 		return err
 	}
 	room, err := r.room()
@@ -86,12 +86,12 @@ func (r *run) checkSpace(context.Context) error {
 		return nil
 	}
 	// The allocation of an image counts what is reserved for it, too.
-	r.need = r.plan.need(written)
-	r.meter.expect(r.plan.Disks, written)
+	r.need = r.plan.need(r.written)
+	r.meter.expect(r.plan.Disks, r.written)
 	if room.fits(r.need) {
 		return nil
 	}
-	if lowest := r.plan.need(least); lowest < r.need && room.fits(lowest) {
+	if lowest := r.plan.need(r.least); lowest < r.need && room.fits(lowest) {
 		r.doubtful = true
 		return nil
 	}
@@ -103,10 +103,10 @@ func (r *run) checkSpace(context.Context) error {
 func (r *run) tooSmall(room room) error {
 	beside := ""
 	if room.reserve > 0 {
-		beside = fmt.Sprintf(" besides %s for the scratch files, which are on the same file system", sizeText(room.reserve))
+		beside = fmt.Sprintf(" besides %s for the scratch files, which are on the same file system", bytesize.Text(room.reserve))
 	}
 	short := fmt.Sprintf("the repository at %s has too little space for %s of domain %s: it needs about %s and has %s%s",
-		r.dir, r.plan.ID, r.Domain, sizeText(r.need), sizeText(room.free), beside)
+		r.Repository, r.plan.ID, r.Domain, bytesize.Text(r.need), bytesize.Text(room.free), beside)
 	if r.Zstd != 0 {
 		r.warn("%s; compression may make it fit", short)
 		return nil
@@ -115,7 +115,7 @@ func (r *run) tooSmall(room room) error {
 	if r.need <= room.free+room.reserve {
 		hint = "name a directory on another file system for the scratch files (--scratch-dir), " + hint
 	}
-	return endCopy(hint, "%s (%s are missing)", short, sizeText(r.need-room.free))
+	return source.Ended(hint, "%s (%s are missing)", short, bytesize.Text(r.need-room.free))
 }
 
 // room is what the repository's file system has for a point, in bytes.
@@ -128,17 +128,13 @@ type room struct {
 func (r room) fits(need int64) bool { return !r.known || need <= r.free }
 
 func (r *run) room() (room, error) {
-	free, size, err := freeSpace(r.dir, os.Geteuid() == 0)
+	free, size, err := diskspace.Free(r.Repository, os.Geteuid() == 0)
 	if err != nil || size == 0 {
 		return room{}, err
 	}
 	all := room{known: true, free: free}
-	if !r.besideScratch() {
-		return all, nil
-	}
-	// What is kept for root is not for QEMU.
-	if free, size, err = freeSpace(runDir(r.ScratchDir), false); err == nil {
-		all.keep(min(scratchLeast(size), r.plan.size()), free)
+	if kept := r.source.Room(r.Repository, r.plan.size()); kept.Shared {
+		all.keep(kept.Reserve, kept.Free)
 	}
 	return all, nil
 }
@@ -150,26 +146,6 @@ func (r *room) keep(reserve, free int64) {
 	r.free = max(0, min(r.free, free-reserve))
 }
 
-// besideScratch says whether the repository and the scratch files share their space.
-// Subvolumes of btrfs, datasets of ZFS and overlays do under device numbers of their own.
-func (r *run) besideScratch() bool {
-	scratch := runDir(r.ScratchDir)
-	return sameDevice(r.dir, scratch) || sameFree(r.dir, scratch)
-}
-
-func sameDevice(a, b string) bool {
-	var of, other unix.Stat_t
-	return unix.Stat(a, &of) == nil && unix.Stat(b, &other) == nil && of.Dev == other.Dev
-}
-
-// sameFree says whether the same is free for two directories, while others may write.
-func sameFree(a, b string) bool {
-	before, _, err := freeSpace(a, false)
-	free, _, errOther := freeSpace(b, false)
-	after, _, errAgain := freeSpace(a, false)
-	return errors.Join(err, errOther, errAgain) == nil && min(before, after) <= free && free <= max(before, after)
-}
-
 // willTake is how many bytes the point takes at most, when the copy is done. A
 // disk of which more was copied than expected may be copied as a whole.
 func (r *run) willTake() (n int64) {
@@ -179,86 +155,30 @@ func (r *run) willTake() (n int64) {
 	return n
 }
 
-// checkScratch refuses a job that would have to end at once.
-func (r *run) checkScratch() error {
-	free, size, err := freeSpace(runDir(r.ScratchDir), false)
-	if err != nil || size == 0 {
-		return nil // prepareRunDirs makes it, or says what is wrong
-	}
-	w := scratchWatch{most: r.plan.size()}
-	w.note(scratchSample{free: free, size: size})
-	if free >= w.reserve() {
-		return nil
-	}
-	return withHint(fmt.Errorf("%s has too little space for scratch files: %s are free, and without at least %s the guest's writes could fail",
-		runDir(r.ScratchDir), sizeText(free), sizeText(w.reserve())), "free space there, or name another directory with --scratch-dir")
-}
-
 // explainFull adds to an error of a full file system how much is missing.
 func (r *run) explainFull(err error) error {
 	_, copied := r.meter.read()
 	missing := "how much is missing nobody knows"
 	switch left := r.need - copied; {
 	case left > 0 && r.Zstd != 0:
-		missing = fmt.Sprintf("at most about %s are missing", sizeText(left))
+		missing = fmt.Sprintf("at most about %s are missing", bytesize.Text(left))
 	case left > 0:
-		missing = fmt.Sprintf("about %s are missing", sizeText(left))
+		missing = fmt.Sprintf("about %s are missing", bytesize.Text(left))
 	}
-	return withHint(fmt.Errorf("the repository at %s is full after %s of about %s, %s: %w", r.dir, sizeText(copied), sizeText(r.need), missing, err),
+	return fail.WithHint(fmt.Errorf("the repository at %s is full after %s of about %s, %s: %w", r.Repository, bytesize.Text(copied), bytesize.Text(r.need), missing, err),
 		"free space there, or use another repository (--repo); what this run had written is removed")
-}
-
-// freeSpace is what the file system of a directory has, in bytes. all counts
-// the blocks that are kept for root, too.
-func freeSpace(dir string, all bool) (free, size int64, err error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil {
-		return 0, 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	block := s.Frsize
-	if block == 0 {
-		block = s.Bsize
-	}
-	blocks := s.Bavail
-	if all {
-		blocks = s.Bfree
-	}
-	return int64(blocks) * block, int64(s.Blocks) * block, nil
 }
 
 // written is expected, but for an image on this host that is copied in full what
 // has been written to it: space that is only reserved (preallocation=falloc,
 // fallocate(2)) reads as zeros and is not copied.
-func written(d DiskPlan) int64 {
+func (r *run) written(d DiskPlan) int64 {
 	if d.Incremental || d.Rescan || d.SourceType != "file" {
 		return d.expected()
 	}
-	n, err := dataBytes(d.Disk)
-	if err != nil {
+	n, ok := r.source.Written(d.Disk)
+	if !ok {
 		return d.Expected
 	}
 	return min(d.Expected, n)
-}
-
-// dataBytes counts the bytes of an image file that are not holes; unwritten
-// space counts as a hole (lseek(2), SEEK_DATA).
-func dataBytes(d xml.Disk) (n int64, err error) {
-	f, err := os.Open(d.Source)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = f.Close() }()
-	for end := int64(0); ; {
-		start, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
-		if err == unix.ENXIO { //nolint:errorlint // a bare errno: no more data
-			return n, nil
-		}
-		if err != nil {
-			return 0, err
-		}
-		if end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE); err != nil {
-			return 0, err
-		}
-		n += end - start
-	}
 }

@@ -9,8 +9,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
+	"github.com/virtbackup/virtbackup/internal/diskspace"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -52,8 +54,13 @@ func TestTakesCountsHashes(t *testing.T) {
 
 // runIn is a run into a directory whose one disk has that many bytes to copy.
 func runIn(dir string, expected int64) *run {
-	r := newRun()
-	r.dir, r.ScratchDir = dir, dir
+	return runBesides(dir, dir, expected)
+}
+
+// runBesides is runIn with another directory for scratch files.
+func runBesides(dir, scratch string, expected int64) *run {
+	r := newRunWith(source.Options{ScratchDir: scratch})
+	r.Repository = dir
 	r.plan = Plan{ID: "check2", Disks: []DiskPlan{{Disk: xml.Disk{Target: "vda"}, Size: expected, Expected: expected}}}
 	return r
 }
@@ -62,7 +69,7 @@ func runIn(dir string, expected int64) *run {
 // it that is a warning; what nobody knows is not refused.
 func TestCheckSpace(t *testing.T) {
 	dir := t.TempDir()
-	free, _, err := freeSpace(dir, os.Geteuid() == 0)
+	free, _, err := diskspace.Free(dir, os.Geteuid() == 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,17 +99,16 @@ func TestCheckSpace(t *testing.T) {
 // not the point's. An incremental that may be all zeros is not refused yet.
 func TestCheckSpaceBesideScratch(t *testing.T) {
 	dir := t.TempDir()
-	free, size, err := freeSpace(dir, false)
+	free, size, err := diskspace.Free(dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	just := free - scratchLeast(size)/2 // fits without the reserve only
+	just := free - min(256<<20, size/8)/2 // fits without the reserve only
 	if err := runIn(dir, just).checkSpace(t.Context()); err == nil || !strings.Contains(err.Error(), "which are on the same file system") {
 		t.Error(err)
 	}
-	other := runIn(dir, just)
-	other.ScratchDir = "/dev/shm"
-	if other.besideScratch() {
+	other := runBesides(dir, "/dev/shm", just)
+	if other.source.Room(dir, just).Shared {
 		t.Fatal("/dev/shm is no file system of its own")
 	}
 	if err := other.checkSpace(t.Context()); err != nil && strings.Contains(err.Error(), dir) {
@@ -145,7 +151,7 @@ func TestWillTake(t *testing.T) {
 	for _, c := range []struct{ copied, want int64 }{{0, 110}, {10 * mib, 110}, {10*mib + 1, 200}} {
 		r.meter.note("vda", c.copied)
 		if got := r.willTake(); got < c.want*mib || got > (c.want+2)*mib {
-			t.Errorf("%d bytes copied: %s, want %d MiB", c.copied, sizeText(got), c.want)
+			t.Errorf("%d bytes copied: %s, want %d MiB", c.copied, bytesize.Text(got), c.want)
 		}
 	}
 }
@@ -184,15 +190,15 @@ func TestWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := DiskPlan{Disk: xml.Disk{Source: path, SourceType: "file"}, Expected: 16 << 20}
-	if got := written(d); got < 1<<20 || got > 2<<20 {
+	if got := newRun().written(d); got < 1<<20 || got > 2<<20 {
 		t.Errorf("%d bytes, want 1 MiB", got)
 	}
 	d.Incremental = true
-	if got := written(d); got != 16<<20 {
+	if got := newRun().written(d); got != 16<<20 {
 		t.Errorf("incremental: %d bytes, want 16 MiB", got)
 	}
 	d.Incremental, d.Source = false, path+".absent"
-	if got := written(d); got != 16<<20 {
+	if got := newRun().written(d); got != 16<<20 {
 		t.Errorf("no image: %d bytes, want 16 MiB", got)
 	}
 }
@@ -200,10 +206,9 @@ func TestWritten(t *testing.T) {
 // A temporary file that finds no room is not the repository's.
 func TestFullTemporaryDirectory(t *testing.T) {
 	r := newRun()
-	r.dir, r.need = "/srv/backup", 10<<20
-	r.domain = &hypervisor.Domain{}
+	r.Repository, r.need = "/srv/backup", 10<<20
 	full := &os.PathError{Op: "write", Path: "/var/tmp/x", Err: syscall.ENOSPC}
-	if err := r.explainCopy(t.Context(), &repository.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
+	if err := r.explainCopy(t.Context(), &hashlist.TemporaryError{Dir: "/var/tmp", Err: full}); strings.Contains(err.Error(), "the repository at /srv/backup is full") {
 		t.Errorf("a temporary file: %v", err)
 	}
 	if err := r.explainCopy(t.Context(), full); !strings.Contains(err.Error(), "the repository at /srv/backup is full") {

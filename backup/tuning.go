@@ -1,13 +1,9 @@
 package backup
 
 import (
-	"time"
-
-	"golang.org/x/time/rate"
-
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/zstd"
-	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -16,9 +12,6 @@ type Tuning struct {
 	// Zstd is the level that images are compressed with, 1 to zstd.MaxLevel; 0:
 	// they are not.
 	Zstd int
-	// RateLimit is how many bytes a second are read, over all disks together;
-	// 0 is no limit.
-	RateLimit int64
 	// Connections per disk; 0 lets nbdcopy choose.
 	Connections int
 	// Direct says whether images are written past the page cache.
@@ -26,17 +19,14 @@ type Tuning struct {
 }
 
 func (t Tuning) validate() error {
-	switch {
-	case t.RateLimit < 0:
-		return usageError("--limit-rate 200M", "a rate limit of %d bytes per second is negative", t.RateLimit)
-	case t.Connections < 0 || t.Connections > maxConnections:
-		return usageError("", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
+	if t.Connections < 0 || t.Connections > maxConnections {
+		return fail.Errorf(fail.Usage, "", "%d connections per disk: at most %d, and 0 lets virtbackup choose", t.Connections, maxConnections)
 	}
 	if t.Zstd == 0 {
 		return nil
 	}
 	if err := zstd.ValidLevel(t.Zstd); err != nil {
-		return usageError("--compress zstd, --compress zstd:6 or --compress none", "%v", err)
+		return fail.Errorf(fail.Usage, "--compress zstd, --compress zstd:6 or --compress none", "%v", err)
 	}
 	return nil
 }
@@ -49,18 +39,6 @@ func (t Tuning) compressor() func() qcow2.Compressor {
 	return func() qcow2.Compressor { return zstd.New(t.Zstd) }
 }
 
-// maxConnections per disk: QEMU's NBD server takes 100 in all, and disksAtOnce
-// are copied, each with two more for block status.
+// maxConnections per disk: QEMU's NBD server takes 100 in all, and
+// limit.DisksAtOnce are copied, each with two more for block status.
 const maxConnections = 16
-
-// limiter is shared by all disks of a run; nil is no limit. Its bucket holds one
-// buffer, the least that can be asked for, and is empty in the beginning: a full
-// one would be a tenth more than the rate in the first ten seconds of 1 MiB/s.
-func (t Tuning) limiter() nbdcopy.Limiter {
-	if t.RateLimit == 0 {
-		return nil
-	}
-	l := rate.NewLimiter(rate.Limit(t.RateLimit), nbdcopy.MaxRead)
-	l.AllowN(time.Now(), nbdcopy.MaxRead)
-	return l
-}

@@ -8,7 +8,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/bounded"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/source"
 )
 
 // copyOf lets awaitCopy wait for f, in a bubble with a clock of its own.
@@ -54,19 +57,19 @@ func TestAwaitCopy(t *testing.T) {
 				<-ctx.Done()
 				return context.Cause(ctx)
 			})
-			if err == nil || !strings.Contains(err.Error(), "stalled: nothing was read or written for 1m0s, after 5.0 MiB") || r.stuck || took != time.Minute {
-				t.Errorf("%v after %v, stuck %v", err, took, r.stuck)
+			if err == nil || !strings.Contains(err.Error(), "stalled: nothing was read or written for 1m0s, after 5.0 MiB") || r.hung || took != time.Minute {
+				t.Errorf("%v after %v, stuck %v", err, took, r.hung)
 			}
 		})
 	})
 	t.Run("target hangs", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRun()
-			r.StallTimeout, r.dir, r.plan.ID = time.Minute, "/repo", "check2"
+			r.StallTimeout, r.Repository, r.plan.ID = time.Minute, "/repo", "check2"
 			hung := make(chan struct{})
 			took, err := copyOf(t, r, func(context.Context) error { <-hung; return nil })
-			if !errors.Is(err, ErrStuck) || !strings.Contains(err.Error(), "stalled") || !r.stuck || took != time.Minute+copyGrace {
-				t.Errorf("%v after %v, stuck %v", err, took, r.stuck)
+			if !errors.Is(err, ErrStuck) || !strings.Contains(err.Error(), "stalled") || !r.hung || took != time.Minute+copyGrace {
+				t.Errorf("%v after %v, stuck %v", err, took, r.hung)
 			}
 			close(hung)
 			synctest.Wait()
@@ -83,7 +86,7 @@ func TestAwaitCopy(t *testing.T) {
 	t.Run("rate limit", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRun()
-			r.StallTimeout, r.RateLimit = time.Minute, 1024 // a buffer takes 17 minutes
+			r.StallTimeout, r.Limits = time.Minute, limit.New(1024) // a buffer takes 17 minutes
 			_, err := copyOf(t, r, func(context.Context) error { time.Sleep(30 * time.Minute); return nil })
 			if err != nil {
 				t.Error(err)
@@ -121,9 +124,9 @@ func TestQuestionsEndWithTheWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, end := context.WithCancelCause(t.Context())
 		hung := make(chan struct{})
-		time.AfterFunc(time.Second, func() { end(endCopy("", "short of space")) })
+		time.AfterFunc(time.Second, func() { end(source.Ended("", "short of space")) })
 		start := time.Now()
-		err := withinContext(ctx, endTime, func() error { <-hung; return nil })
+		err := bounded.WithinContext(ctx, time.Minute, func() error { <-hung; return nil })
 		if took := time.Since(start); took != time.Second || err == nil || err.Error() != "short of space" {
 			t.Errorf("%v after %v", err, took)
 		}
@@ -141,8 +144,8 @@ func TestUndoThatHangs(t *testing.T) {
 		hung := make(chan struct{})
 		steps[1].undo = func(*run, context.Context) error { <-hung; return nil }
 		start := time.Now()
-		err := newRun().take(t.Context(), steps)
-		if got := strings.Join(did, ""); got != "+0+1+2-2-0" || !errors.Is(err, errBoom) || !errors.Is(err, errNoAnswer) {
+		err := newRun().execute(t.Context(), steps)
+		if got := strings.Join(did, ""); got != "+0+1+2-2-0" || !errors.Is(err, errBoom) || !errors.Is(err, bounded.ErrNoAnswer) {
 			t.Errorf("got %s, %v", got, err)
 		}
 		if took := time.Since(start); took > cleanupTime+time.Second {
@@ -156,7 +159,7 @@ func TestUndoThatHangs(t *testing.T) {
 // A run whose copy hangs touches the repository no more.
 func TestStuckRunLeavesTheRepositoryAlone(t *testing.T) {
 	r := newRun()
-	r.stuck = true
+	r.hung = true
 	if err := r.undo(t.Context(), steps); err != nil {
 		t.Error(err)
 	}

@@ -10,13 +10,15 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// mark begins the description of every checkpoint that we create. The id of the
-// repository and the point follow, for people and for other repositories: what
-// proves that a checkpoint is ours is the identity in its name.
+// mark begins the description of every checkpoint that we create. The id of the repository
+// and the point follow, for people and for other repositories. The proof that a checkpoint
+// is ours is the identity in its name.
 const mark = "virtbackup"
 
 // Description is the text of the checkpoint that belongs to a point of a
@@ -32,7 +34,7 @@ type Checkpoint struct {
 	// Ours: the repository has issued its identity. Instant is what it wrote down
 	// then, the zero value for a checkpoint that is not ours.
 	Ours    bool
-	Instant repository.Instant
+	Instant instants.Instant
 	// Sealed: the repository has the point it belongs to. Only then is it a
 	// base for later points.
 	Sealed bool
@@ -41,7 +43,7 @@ type Checkpoint struct {
 	Inherited bool
 }
 
-// Owner says whose the checkpoint is: "ours", "inherited", "foreign", "of a run" for one
+// Owner says who the checkpoint belongs to: "ours", "inherited", "foreign", "of a run" for one
 // of ours whose run has not sealed its point yet, "left over" where that run is dead or the
 // point is gone, or "retired" for one that is to be deleted.
 func (c Checkpoint) Owner() string {
@@ -54,13 +56,13 @@ func (c Checkpoint) Owner() string {
 		return "of a run"
 	case !c.Sealed:
 		return "left over"
-	case c.Instant.State == repository.Retired:
+	case c.Instant.State == instants.Retired:
 		return "retired"
 	}
 	return "ours"
 }
 
-// Label is how people name the checkpoint: by its point if it is ours.
+// Label is the checkpoint's name for people: its point's if it is ours.
 func (c Checkpoint) Label() string {
 	if c.Ours {
 		return c.Instant.Point
@@ -70,7 +72,7 @@ func (c Checkpoint) Label() string {
 
 // Base tells whether an incremental may start from it.
 func (c Checkpoint) Base() bool {
-	return c.Ours && c.Sealed && c.Instant.State != repository.Retired
+	return c.Ours && c.Sealed && c.Instant.State != instants.Retired
 }
 
 // Bitmap reports whether the checkpoint has a bitmap for the disk.
@@ -80,8 +82,8 @@ func (c Checkpoint) Bitmap(target string) bool {
 }
 
 // Broken lists the disks of the domain whose bitmap is lost or inconsistent:
-// libvirt leaves out their size. It means nothing for a domain that is not
-// running, of which libvirt knows no sizes at all.
+// libvirt omits their size. It is meaningless for a domain that is not running, for which
+// libvirt knows no sizes at all.
 func (c Checkpoint) Broken() []string {
 	var targets []string
 	for _, d := range c.Disks {
@@ -93,9 +95,9 @@ func (c Checkpoint) Broken() []string {
 }
 
 // Dead reports whether it covers disks and none of its bitmaps can be used, so
-// that no incremental can start from it. As [Checkpoint.Broken], it means nothing
-// unless libvirt was asked for sizes and could tell; and a bitmap of a disk that
-// the domain does not have now may be in its image all the same.
+// that no incremental can start from it. Like [Checkpoint.Broken], it is meaningful only if
+// libvirt was asked for sizes and knew them; and the bitmap of a disk that is detached now
+// may still be in its image.
 func (c Checkpoint) Dead() bool {
 	broken := c.Broken()
 	return len(broken) > 0 && len(broken) == len(c.Bitmaps())
@@ -121,8 +123,8 @@ func (c Checkpoint) Usable(target string) bool {
 	return ok && d.Bitmap != "" && d.Size >= 0
 }
 
-// Size is how many bytes of the disk an incremental since the checkpoint would
-// look at; -1 where libvirt does not know.
+// Size is how many bytes of the disk an incremental since the checkpoint would read; -1 if
+// libvirt does not know.
 func (c Checkpoint) Size(target string) int64 {
 	d, ok := c.disk(target)
 	if !ok || d.Bitmap == "" {
@@ -169,10 +171,10 @@ func (c *Checkpoint) claim(ledger *repository.Ledger) {
 
 // Issued returns the instant of a checkpoint that the repository has issued: name,
 // description and what is written down must agree.
-func Issued(c xml.Checkpoint, ledger *repository.Ledger) (repository.Instant, bool) {
-	point, identity, ok := repository.ParseCheckpointName(c.Name)
+func Issued(c xml.Checkpoint, ledger *repository.Ledger) (instants.Instant, bool) {
+	point, identity, ok := manifest.ParseCheckpointName(c.Name)
 	if !ok || !slices.ContainsFunc(ledger.RepositoryIDs(), func(id string) bool { return c.Description == Description(id, point) }) {
-		return repository.Instant{}, false
+		return instants.Instant{}, false
 	}
 	i, ok := ledger.Find(identity)
 	return i, ok && i.Checkpoint && i.Point == point

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -38,7 +39,7 @@ func ledger(t *testing.T) (*repository.Ledger, *repository.Lock) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = lock.Unlock() })
-	for _, i := range []repository.Instant{
+	for _, i := range []instants.Instant{
 		{Point: "check1", Identity: id1, Checkpoint: true}, {Point: "check2", Identity: id2, Checkpoint: true},
 		{Point: "diff3", Identity: id3}, {Point: "check4", Identity: id4, Checkpoint: true},
 	} {
@@ -46,7 +47,7 @@ func ledger(t *testing.T) (*repository.Ledger, *repository.Lock) {
 			t.Fatal(err)
 		}
 	}
-	if err := lock.SetInstantState(id4, repository.Retired); err != nil {
+	if err := lock.SetInstantState(id4, instants.Retired); err != nil {
 		t.Fatal(err)
 	}
 	for _, id := range []string{"check1", "check4"} { // cannot be read, so they count as sealed
@@ -146,7 +147,7 @@ func TestSurvey(t *testing.T) {
 // retired from the beginning.
 func TestDeleteIssued(t *testing.T) {
 	_, lock := ledger(t)
-	i, _ := instants(t, lock).Find(id1)
+	i, _ := issued(t, lock).Find(id1)
 	broken := errors.New("broken")
 	for _, tt := range []struct {
 		d    listed
@@ -154,18 +155,18 @@ func TestDeleteIssued(t *testing.T) {
 		left bool
 	}{
 		{listed{stays: true}, nil, true}, {listed{err: broken}, broken, true},
-		{listed{off: true}, hypervisor.ErrNotRunning, true}, // its bitmaps would stay, and nobody find them
+		{listed{off: true}, hypervisor.ErrNotRunning, true}, // its bitmaps would stay, and not be found again
 		{listed{}, nil, false},
 	} {
 		err := DeleteIssued(&tt.d, lock, i)
-		now, left := instants(t, lock).Find(id1)
-		if (err != nil) != tt.left || tt.want != nil && !errors.Is(err, tt.want) || left != tt.left || left && now.State != repository.Retired {
+		now, left := issued(t, lock).Find(id1)
+		if (err != nil) != tt.left || tt.want != nil && !errors.Is(err, tt.want) || left != tt.left || left && now.State != instants.Retired {
 			t.Errorf("%+v: %v, left %v %+v", tt.d, err, left, now)
 		}
 	}
 }
 
-func instants(t *testing.T, lock *repository.Lock) repository.Instants {
+func issued(t *testing.T, lock *repository.Lock) instants.List {
 	t.Helper()
 	is, damage, err := lock.Instants()
 	if err != nil || damage != nil {
@@ -253,8 +254,8 @@ func TestRefuse(t *testing.T) {
 		want string // "" not refused
 	}{
 		{"foreign", Checkpoint{Checkpoint: named}, "not made by virtbackup for this repository"},
-		{"needed", Checkpoint{Checkpoint: named, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1"}}, "point check1 needs it"},
-		{"retired", Checkpoint{Checkpoint: named, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1", State: repository.Retired}}, ""},
+		{"needed", Checkpoint{Checkpoint: named, Ours: true, Sealed: true, Instant: instants.Instant{Point: "check1"}}, "point check1 needs it"},
+		{"retired", Checkpoint{Checkpoint: named, Ours: true, Sealed: true, Instant: instants.Instant{Point: "check1", State: instants.Retired}}, ""},
 		{"inherited", Checkpoint{Checkpoint: named, Ours: true, Inherited: true}, "the original may need it"},
 		{"left over", Checkpoint{Checkpoint: named, Ours: true}, ""},
 	}

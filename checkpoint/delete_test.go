@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -106,14 +106,14 @@ func TestDelete(t *testing.T) {
 			"delete vda+vdb, validate vda+vdb, metadata", nil},
 		{"off before the last", deleter{missing: []string{"vdb"}, fails: map[string]error{"delete vda": hypervisor.ErrNotRunning, "metadata#3": hypervisor.ErrNoCheckpoint}},
 			"delete vda+vdb, validate vda+vdb, metadata, define vda, delete vda, metadata, metadata", nil},
-		// The record stays where bitmaps may stay.
+		// The record stays if bitmaps may stay.
 		{"another job", deleter{fails: map[string]error{"delete vda+vdb": hypervisor.ErrBusy}}, "delete vda+vdb", hypervisor.ErrBusy},
 		{"QEMU refuses", deleter{fails: map[string]error{"delete vda+vdb": locked}}, "delete vda+vdb", locked},
 		{"all bitmaps are there", deleter{fails: map[string]error{"delete vda+vdb": hypervisor.ErrMayLackBitmap}},
 			"delete vda+vdb, validate vda+vdb", hypervisor.ErrMayLackBitmap},
 		{"busy when asked why", deleter{missing: []string{"vdb"}, fails: map[string]error{"validate vda+vdb": hypervisor.ErrBusy}},
 			"delete vda+vdb, validate vda+vdb", hypervisor.ErrBusy},
-		// What cannot be told of one bitmap is not asked of the next.
+		// If one bitmap's state cannot be found out, the next is not tried.
 		{"another job comes", deleter{missing: []string{"vdb"}, fails: map[string]error{"delete vda": hypervisor.ErrBusy}},
 			"delete vda+vdb, validate vda+vdb, metadata, define vda, delete vda, metadata", hypervisor.ErrBusy},
 		{"it comes earlier", deleter{missing: []string{"vdb"}, fails: map[string]error{"define vda": hypervisor.ErrBusy}},
@@ -132,7 +132,7 @@ func TestDelete(t *testing.T) {
 // forgets the identity when nil is returned.
 func TestDeleteOrphans(t *testing.T) {
 	inUse := errors.New("Bitmap 'check1' is currently in use by another operation")
-	i := repository.Instant{Identity: id2, Point: "check2", Checkpoint: true}
+	i := instants.Instant{Identity: id2, Point: "check2", Checkpoint: true}
 	fails := func(at string, err error) map[string]error { return map[string]error{at: err} }
 	for name, tt := range map[string]struct {
 		d     deleter
@@ -145,7 +145,7 @@ func TestDeleteOrphans(t *testing.T) {
 		"define: not reached": {deleter{fails: fails("define vda", hypervisor.ErrUnreachable)}, "define vda", hypervisor.ErrUnreachable},
 		"define: shut off":    {deleter{fails: fails("define vdb", hypervisor.ErrNotRunning)}, "define vda, delete vda, define vdb", hypervisor.ErrNotRunning},
 		"define: any other":   {deleter{fails: fails("define vda", inUse)}, "define vda", inUse},
-		// The record that was made to delete the bitmap by does not stay.
+		// The record that was made to delete the bitmap does not stay.
 		"delete: another job":    {deleter{fails: fails("delete vda", hypervisor.ErrBusy)}, "define vda, delete vda, metadata", hypervisor.ErrBusy},
 		"delete: no such domain": {deleter{fails: fails("delete vda", hypervisor.ErrNoDomain)}, "define vda, delete vda, metadata", hypervisor.ErrNoDomain},
 		"delete: in use":         {deleter{fails: fails("delete vda", inUse)}, "define vda, delete vda, metadata", inUse},
@@ -160,8 +160,8 @@ func TestDeleteOrphans(t *testing.T) {
 	}
 }
 
-// killed is a domain whose QEMU was killed: its images have no bitmaps. libvirtd says so in
-// a language that nobody here reads; what is listed it tells by codes.
+// killed is a domain whose QEMU was killed: its images have no bitmaps. libvirtd says so in a
+// text that the code cannot read; whether a checkpoint is listed it tells by error codes.
 type killed struct{ listed map[string]string }
 
 func (d *killed) CheckpointXML(name string) (string, error) {
@@ -191,15 +191,15 @@ func (d *killed) RedefineCheckpoint(doc string, validate bool) error {
 	return err
 }
 
-// Bitmaps that are lost are told without libvirt's text: a checkpoint that has none goes,
-// and the look for others leaves nothing listed.
+// Lost bitmaps are recognised without libvirt's text: a checkpoint that has none is deleted,
+// and the search for others leaves nothing listed.
 func TestLostBitmapsInAnyLanguage(t *testing.T) {
 	name := "check1." + id1
 	d := &killed{map[string]string{name: doc(name, "x")}}
 	if err := Delete(d, name); err != nil || len(d.listed) > 0 {
 		t.Errorf("deleted: %v, listed %q", err, d.listed)
 	}
-	i := repository.Instant{Point: "check1", Identity: id1, Checkpoint: true}
+	i := instants.Instant{Point: "check1", Identity: id1, Checkpoint: true}
 	if err := DeleteOrphans(d, "repo", i, []xml.Disk{{Target: "vda"}, {Target: "vdb"}}); err != nil || len(d.listed) > 0 {
 		t.Errorf("looked for others: %v, listed %q", err, d.listed)
 	}

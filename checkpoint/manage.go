@@ -7,13 +7,23 @@ import (
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
+// Domain is what this package needs of a domain; *hypervisor.Domain is one.
+type Domain interface {
+	Deleter
+	Name() string
+	Active() (bool, error)
+	Checkpoints(sizes bool) ([]string, error)
+}
+
 // List surveys the checkpoints of a domain, with sizes if it runs. repo may be
 // nil: then none is ours.
-func List(domain *hypervisor.Domain, repo *repository.Repository) ([]Checkpoint, error) {
+func List(domain Domain, repo *repository.Repository) ([]Checkpoint, error) {
 	active, err := domain.Active()
 	if err != nil {
 		return nil, err
@@ -52,7 +62,7 @@ func Refuse(c Checkpoint) error {
 	case c.Inherited:
 		return &RefusedError{c.Name, "it was made before the repository was moved or copied, and the original may need it",
 			"then an inc since " + c.Label() + ", in this repository or the other, has to read the whole disks and compare"}
-	case c.Sealed && c.Instant.State != repository.Retired:
+	case c.Sealed && c.Instant.State != instants.Retired:
 		return &RefusedError{c.Label(), "point " + c.Label() + " needs it as the base of later backups",
 			"the point stays and restores, but an inc or diff since it has to read the whole disks and compare"}
 	}
@@ -69,8 +79,8 @@ func Choose(all []Checkpoint, name string) (Checkpoint, bool) {
 }
 
 // LeftOverError says that a checkpoint is not deleted alone, even with force: its run was
-// killed, and by the same identity recovery knows the job and the files of that run.
-// Without it a job would go on for ever that nobody may end.
+// killed, and recovery recognises the job and the files of that run by the same identity.
+// Without the identity the job would go on for ever.
 type LeftOverError struct{ Domain, Name string }
 
 // Error names the checkpoint.
@@ -80,14 +90,14 @@ func (e *LeftOverError) Error() string {
 
 // Hint says which command deletes it.
 func (e *LeftOverError) Hint() string {
-	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", repository.ShellWord(e.Domain))
+	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", manifest.ShellWord(e.Domain))
 }
 
-// Remove deletes the named checkpoint (see Choose) of a locked domain, if nothing
-// speaks against it or force is set, and says what is lost by that, or "". Errors:
+// Remove deletes the named checkpoint (see Choose) of a locked domain, unless Refuse refuses
+// and force is not set, and says what is lost by that, or "". Errors:
 // hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *LeftOverError, *RefusedError.
-func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
+func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
 	all, err := List(domain, lock.Repository())
 	if err != nil {
 		return "", err
@@ -125,7 +135,7 @@ func Remove(domain *hypervisor.Domain, lock *repository.Lock, name string, force
 func unknown(all []Checkpoint, domain, name string) error {
 	err := fmt.Errorf("domain %s: checkpoint %q: %w", domain, name, hypervisor.ErrNoCheckpoint)
 	for _, c := range all {
-		if point, _, ok := repository.ParseCheckpointName(c.Name); ok && point == name {
+		if point, _, ok := manifest.ParseCheckpointName(c.Name); ok && point == name {
 			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and is to be named in full", err, c.Owner())
 			return &NamedInFullError{err, c.Name}
 		}
@@ -147,10 +157,10 @@ func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 
 // DeleteIssued deletes the checkpoint of an instant that the repository has issued, and
 // forgets the identity once libvirt does not list the checkpoint any more. Until then
-// it is retired: neither a base, nor defined again. A full repository is no obstacle, as
-// deleting is what makes room: the identity is forgotten by the next run then.
-func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error {
-	if err := lock.SetInstantState(i.Identity, repository.Retired); err != nil && !isFull(err) {
+// it is retired: neither a base, nor defined again. A full repository is no obstacle, since
+// deleting makes room: then the next run forgets the identity.
+func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
+	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !isFull(err) {
 		return err
 	}
 	if err := DeleteForSure(d, i.CheckpointName()); err != nil {
@@ -162,10 +172,10 @@ func DeleteIssued(d Deleter, lock *repository.Lock, i repository.Instant) error 
 	return nil
 }
 
-// DeleteForSure deletes a checkpoint with its bitmaps and sees that libvirt does not
-// list it any more; no error if there is none. The error is hypervisor.ErrNotRunning, and
-// the checkpoint is left, where no QEMU is there to delete bitmaps: without libvirt's
-// record nobody would find them again. For other errors see Delete.
+// DeleteForSure deletes a checkpoint with its bitmaps and checks that libvirt does not list
+// it any more; no error if there is none. If no QEMU is running to delete bitmaps, the error
+// is hypervisor.ErrNotRunning and the checkpoint stays: without libvirt's record the bitmaps
+// would not be found again. For other errors see Delete.
 func DeleteForSure(d Deleter, name string) error {
 	err := deleteWithBitmaps(d, name)
 	if err == nil {
@@ -187,7 +197,7 @@ func isFull(err error) bool {
 // RecordedBy tells whether a checkpoint is the one that was made with a point of format
 // 1, which had no identity: name, repository and creation time are those that the point
 // recorded.
-func RecordedBy(repo *repository.Repository, m repository.Manifest, c xml.Checkpoint) bool {
+func RecordedBy(repo *repository.Repository, m manifest.Manifest, c xml.Checkpoint) bool {
 	if m.Identity != "" || c.Name != m.Checkpoint || c.Description != Description(m.Repository, m.ID) || !slices.Contains(repo.IDs(), m.Repository) {
 		return false
 	}

@@ -6,21 +6,32 @@ import (
 	"strings"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // The kinds of failure that callers treat differently; test with errors.Is. Every error of this package that libvirt caused
 // is, or wraps, an *Error whose text is libvirt's own message.
 var (
-	ErrNoDomain               = errors.New("no such domain")
+	ErrNoDomain = fail.Sentinel(fail.NotFound,
+		"virsh list --all shows the domains; is --connect right?",
+		"no such domain")
+	ErrNoCheckpoint = fail.Sentinel(fail.NotFound,
+		"virtbackup checkpoint list with the domain's name shows the checkpoints",
+		"no such checkpoint")
+	ErrUnreachable = fail.Sentinel(fail.Other,
+		"is libvirtd running (systemctl start libvirtd), is --connect right, and may this user connect?",
+		"libvirt cannot be reached")
+	ErrRemote = fail.Sentinel(fail.Usage,
+		"run virtbackup on the host that the domain runs on: the disks are read over a local socket",
+		"the connection leads to another host")
+	ErrNotRunning = fail.Sentinel(fail.Other, "virsh start DOMAIN", "the domain is not running")
+
 	ErrNoJob                  = errors.New("no backup job")
-	ErrNoCheckpoint           = errors.New("no such checkpoint")
 	ErrCheckpointInconsistent = errors.New("checkpoint without a usable bitmap")
 	ErrBusy                   = errors.New("another job holds the domain")
-	ErrUnreachable            = errors.New("libvirt cannot be reached")
-	ErrRemote                 = errors.New("the connection leads to another host")
 	ErrAgent                  = errors.New("guest agent not usable")
 	ErrFreezing               = errors.New("it may still freeze them")
-	ErrNotRunning             = errors.New("the domain is not running")
 	ErrCheckpointExists       = errors.New("a checkpoint or bitmap of that name exists")
 	ErrSocket                 = errors.New("QEMU cannot create the NBD socket")
 	ErrScratch                = errors.New("the scratch file cannot be created")
@@ -38,8 +49,8 @@ type Error struct {
 // Error returns libvirt's message alone: the caller's wrapping says what was tried and on what.
 func (e *Error) Error() string { return e.Message }
 
-// Is makes errors.Is(err, ErrBusy) and the like work.
-func (e *Error) Is(target error) bool { return e.Kind != nil && e.Kind == target }
+// Unwrap returns the sentinel, or nil.
+func (e *Error) Unwrap() error { return e.Kind }
 
 // kinds maps libvirt's codes (include/libvirt/virterror.h) to the sentinels.
 var kinds = map[libvirt.ErrorNumber]error{

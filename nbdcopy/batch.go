@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/virtbackup/virtbackup/extent"
 )
 
 // bufferSize is the size of a buffer and so of the largest write: smaller ones
@@ -39,13 +41,13 @@ type batch struct {
 // planner turns extents into batches. Zero extents go to the sink at once.
 type planner struct {
 	extents *extents
-	sink    Sink
+	sink    extent.Sink
 	pool    *pool
 	limiter Limiter // nil: none
 	out     chan<- *batch
 
 	current *batch
-	report  func(Extent)
+	report  func(extent.Extent)
 }
 
 // run plans the whole disk. It ends when ctx does, and closes out.
@@ -60,10 +62,11 @@ func (p *planner) run(ctx context.Context) error {
 			return err
 		}
 		switch e.Status {
-		case Data:
+		case extent.Data:
 			err = p.add(ctx, e)
-		case Zero:
-			err = e.emit(p.sink)
+		case extent.Zero:
+			zero := zeroRun{e.Offset, e.Length}
+			err = zero.emit(p.sink)
 		}
 		if err != nil {
 			return err
@@ -73,7 +76,7 @@ func (p *planner) run(ctx context.Context) error {
 }
 
 // add cuts a data extent into requests. Its offset is at a cluster boundary.
-func (p *planner) add(ctx context.Context, e Extent) error {
+func (p *planner) add(ctx context.Context, e extent.Extent) error {
 	for e.Length > 0 {
 		if err := p.ensure(ctx); err != nil {
 			return err
@@ -166,10 +169,10 @@ func (p *planner) flush(ctx context.Context) error {
 // store hands a filled batch to the sink: its all-zero clusters as zeros,
 // neighbours joined, the rest as data, moved together within the buffer.
 // It returns the bytes stored as data.
-func (b *batch) store(sink Sink, cluster int, size int64) (int64, error) {
+func (b *batch) store(sink extent.Sink, cluster int, size int64) (int64, error) {
 	b.padTail(cluster, size)
 	kept := 0
-	var zero Extent
+	var zero zeroRun
 	for i, off := range b.offsets {
 		p := b.buf[i*cluster : (i+1)*cluster]
 		if isZero(p) {
@@ -202,24 +205,27 @@ func (b *batch) padTail(cluster int, size int64) {
 	}
 }
 
-// join lengthens a run of zeros, or hands it to the sink and starts another.
-func (e *Extent) join(sink Sink, offset, length int64) error {
-	if e.Length > 0 && e.End() == offset {
-		e.Length += length
+// zeroRun is a run of zeros on its way to the sink.
+type zeroRun struct{ offset, length int64 }
+
+// join lengthens the run, or hands it to the sink and starts another.
+func (z *zeroRun) join(sink extent.Sink, offset, length int64) error {
+	if z.length > 0 && z.offset+z.length == offset {
+		z.length += length
 		return nil
 	}
-	err := e.emit(sink)
-	*e = Extent{Offset: offset, Length: length, Status: Zero}
+	err := z.emit(sink)
+	*z = zeroRun{offset, length}
 	return err
 }
 
-// emit hands a run of zeros to the sink.
-func (e *Extent) emit(sink Sink) error {
-	if e.Length == 0 {
+// emit hands the run to the sink.
+func (z *zeroRun) emit(sink extent.Sink) error {
+	if z.length == 0 {
 		return nil
 	}
-	if err := sink.Zero(e.Offset, e.Length); err != nil {
-		return fmt.Errorf("store %d bytes of zeros at guest offset %d: %w", e.Length, e.Offset, err)
+	if err := sink.Zero(z.offset, z.length); err != nil {
+		return fmt.Errorf("store %d bytes of zeros at guest offset %d: %w", z.length, z.offset, err)
 	}
 	return nil
 }

@@ -4,108 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"reflect"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
-
-// recorder is a sink that keeps what it was told, and fails if that breaks the
-// rules of Sink.
-type recorder struct {
-	cluster int
-	size    int64
-
-	mu     sync.Mutex
-	writes [][]int64 // offsets of each Write
-	ops    []Extent  // clusters and zeros, as they came
-	bytes  []byte    // nil: not kept
-	broken []string  // rules that were broken
-	fail   func(op string, offset int64) error
-}
-
-func (r *recorder) ClusterSize() int { return r.cluster }
-
-func (r *recorder) Write(offsets []int64, data []byte) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.fail != nil {
-		if err := r.fail("write", offsets[0]); err != nil {
-			return err
-		}
-	}
-	if len(data) != len(offsets)*r.cluster {
-		r.breaks("%d clusters with %d bytes", len(offsets), len(data))
-	}
-	if addr := addressOf(data); addr%4096 != 0 {
-		r.breaks("data at %#x is not page-aligned", addr)
-	}
-	r.writes = append(r.writes, slices.Clone(offsets))
-	for i, off := range offsets {
-		p := data[i*r.cluster : (i+1)*r.cluster]
-		n := min(int64(r.cluster), r.size-off)
-		if off%int64(r.cluster) != 0 || n <= 0 {
-			r.breaks("write at %d", off)
-			continue
-		}
-		if !isZero(p[n:]) {
-			r.breaks("the tail at %d is not zero", off)
-		}
-		if r.bytes != nil {
-			copy(r.bytes[off:], p[:n])
-		}
-		r.ops = append(r.ops, Extent{off, n, Data})
-	}
-	return nil
-}
-
-func (r *recorder) Zero(offset, length int64) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.fail != nil {
-		if err := r.fail("zero", offset); err != nil {
-			return err
-		}
-	}
-	end := offset + length
-	if length <= 0 || offset%int64(r.cluster) != 0 || (end%int64(r.cluster) != 0 && end != r.size) || end > r.size {
-		r.breaks("zero [%d, +%d)", offset, length)
-		return nil
-	}
-	if r.bytes != nil {
-		clear(r.bytes[offset:end])
-	}
-	r.ops = append(r.ops, Extent{offset, length, Zero})
-	return nil
-}
-
-func (r *recorder) breaks(format string, args ...any) {
-	r.broken = append(r.broken, fmt.Sprintf(format, args...))
-}
-
-// merged is all that the sink was told, in guest order, neighbours joined. No
-// byte may have come twice.
-func (r *recorder) merged(t *testing.T) []Extent {
-	t.Helper()
-	for _, rule := range r.broken {
-		t.Errorf("the sink was told: %s", rule)
-	}
-	slices.SortFunc(r.ops, func(a, b Extent) int { return int(a.Offset - b.Offset) })
-	var list []Extent
-	for _, op := range r.ops {
-		if n := len(list); n > 0 && list[n-1].End() > op.Offset {
-			t.Errorf("%v overlaps %v", op, list[n-1])
-		} else if n > 0 && list[n-1].End() == op.Offset && list[n-1].Status == op.Status {
-			list[n-1].Length += op.Length
-			continue
-		}
-		list = append(list, op)
-	}
-	return list
-}
 
 func testPool(t *testing.T, count, size int) *pool {
 	t.Helper()
@@ -123,11 +29,11 @@ func testPool(t *testing.T, count, size int) *pool {
 
 // planAll plans a disk of which zero says what is zero, into buffers of size
 // bytes, and never gives one back.
-func planAll(t *testing.T, x *extents, sink Sink, buffer int) []*batch {
+func planAll(t *testing.T, x *extents, sink extent.Sink, buffer int) []*batch {
 	t.Helper()
 	count := int(x.size/int64(buffer)) + 1
 	out := make(chan *batch, count)
-	p := &planner{extents: x, sink: sink, pool: testPool(t, count, buffer), out: out, report: func(Extent) {}}
+	p := &planner{extents: x, sink: sink, pool: testPool(t, count, buffer), out: out, report: func(extent.Extent) {}}
 	if err := p.run(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -163,7 +69,7 @@ func TestPlanner(t *testing.T) {
 			zero := parseFlags(tt.zero, cluster/2, size, wireZero)
 			x := &extents{size: size, cluster: cluster, alloc: zero.cursor(1<<30, stateZero)}
 			var got [][]request
-			for _, b := range planAll(t, x, &recorder{cluster: cluster, size: size}, buffer) {
+			for _, b := range planAll(t, x, &extenttest.Recorder{Cluster: cluster, Size: size}, buffer) {
 				got = append(got, b.requests)
 				if b.pending != len(b.requests) {
 					t.Errorf("%d requests pending, want %d", b.pending, len(b.requests))
@@ -182,7 +88,7 @@ func TestScatteredClustersAreOneWrite(t *testing.T) {
 	const cluster = bufferSize / 16
 	size := int64(2 * bufferSize)
 	zero := parseFlags(strings.Repeat("dZ", 16), cluster, size, wireZero)
-	sink := &recorder{cluster: cluster, size: size}
+	sink := &extenttest.Recorder{Cluster: cluster, Size: size}
 	list := planAll(t, &extents{size: size, cluster: cluster, alloc: zero.cursor(1<<30, stateZero)}, sink, bufferSize)
 	if len(list) != 1 || len(list[0].requests) != 16 || len(list[0].offsets) != 16 {
 		t.Fatalf("%d batches, want 1 of 16 requests", len(list))
@@ -191,8 +97,8 @@ func TestScatteredClustersAreOneWrite(t *testing.T) {
 	if n, err := list[0].store(sink, cluster, size); err != nil || n != bufferSize {
 		t.Errorf("store = %d, %v", n, err)
 	}
-	if len(sink.writes) != 1 || len(sink.writes[0]) != 16 {
-		t.Errorf("writes %v, want one", sink.writes)
+	if len(sink.Writes()) != 1 || len(sink.Writes()[0]) != 16 {
+		t.Errorf("writes %v, want one", sink.Writes())
 	}
 }
 
@@ -244,18 +150,18 @@ func TestStore(t *testing.T) {
 		content string // a rune per cluster: 0 is zero; _ is not in the batch
 		tail    int64  // bytes that the last cluster has, 0: all
 		writes  [][]int64
-		ops     []Extent
+		ops     []extent.Extent
 	}{
-		{"all data", "abc", 0, [][]int64{{0, 1, 2}}, []Extent{{0, 3, Data}}},
-		{"all zero", "000", 0, nil, []Extent{{0, 3, Zero}}},
+		{"all data", "abc", 0, [][]int64{{0, 1, 2}}, []extent.Extent{extenttest.Data(0, 3)}},
+		{"all zero", "000", 0, nil, []extent.Extent{extenttest.Zero(0, 3)}},
 		{"zeros between", "a00b0c", 0, [][]int64{{0, 3, 5}},
-			[]Extent{{0, 1, Data}, {1, 2, Zero}, {3, 1, Data}, {4, 1, Zero}, {5, 1, Data}}},
-		{"zeros first", "00ab", 0, [][]int64{{2, 3}}, []Extent{{0, 2, Zero}, {2, 2, Data}}},
-		{"zeros last", "ab00", 0, [][]int64{{0, 1}}, []Extent{{0, 2, Data}, {2, 2, Zero}}},
+			[]extent.Extent{extenttest.Data(0, 1), extenttest.Zero(1, 2), extenttest.Data(3, 1), extenttest.Zero(4, 1), extenttest.Data(5, 1)}},
+		{"zeros first", "00ab", 0, [][]int64{{2, 3}}, []extent.Extent{extenttest.Zero(0, 2), extenttest.Data(2, 2)}},
+		{"zeros last", "ab00", 0, [][]int64{{0, 1}}, []extent.Extent{extenttest.Data(0, 2), extenttest.Zero(2, 2)}},
 		{"zeros with a gap are two", "a0_0b", 0, [][]int64{{0, 4}},
-			[]Extent{{0, 1, Data}, {1, 1, Zero}, {3, 1, Zero}, {4, 1, Data}}},
-		{"short tail", "abc", 512, [][]int64{{0, 1, 2}}, []Extent{{0, 3, Data}}},
-		{"short zero tail", "ab0", 512, [][]int64{{0, 1}}, []Extent{{0, 2, Data}, {2, 1, Zero}}},
+			[]extent.Extent{extenttest.Data(0, 1), extenttest.Zero(1, 1), extenttest.Zero(3, 1), extenttest.Data(4, 1)}},
+		{"short tail", "abc", 512, [][]int64{{0, 1, 2}}, []extent.Extent{extenttest.Data(0, 3)}},
+		{"short zero tail", "ab0", 512, [][]int64{{0, 1}}, []extent.Extent{extenttest.Data(0, 2), extenttest.Zero(2, 1)}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,7 +169,7 @@ func TestStore(t *testing.T) {
 			if tt.tail > 0 {
 				size += tt.tail - cluster
 			}
-			sink := &recorder{cluster: cluster, size: size, bytes: bytes.Repeat([]byte{'_'}, int(size))}
+			sink := &extenttest.Recorder{Cluster: cluster, Size: size, Bytes: bytes.Repeat([]byte{'_'}, int(size))}
 			content := func(off int64) byte {
 				if r := tt.content[off/cluster]; r != '0' && off%cluster == cluster/16 {
 					return r // a single byte makes a cluster data
@@ -294,13 +200,13 @@ func TestStore(t *testing.T) {
 					t.Errorf("stored %d bytes, want %d", n, want)
 				}
 			}
-			if !reflect.DeepEqual(sink.writes, tt.writes) {
-				t.Errorf("writes %v, want %v", sink.writes, tt.writes)
+			if !reflect.DeepEqual(sink.Writes(), tt.writes) {
+				t.Errorf("writes %v, want %v", sink.Writes(), tt.writes)
 			}
-			if got := sink.merged(t); !reflect.DeepEqual(got, tt.ops) {
+			if got := sink.Extents(t); !reflect.DeepEqual(got, tt.ops) {
 				t.Errorf("operations %v, want %v", got, tt.ops)
 			}
-			for off, got := range sink.bytes {
+			for off, got := range sink.Bytes {
 				want := content(int64(off))
 				if tt.content[off/cluster] == '_' {
 					want = '_'
@@ -330,21 +236,21 @@ func TestBatchesKeepContent(t *testing.T) {
 				}
 			}
 		}
-		sink := &recorder{cluster: cluster, size: size, bytes: bytes.Repeat([]byte{0xdd}, int(size))}
+		sink := &extenttest.Recorder{Cluster: cluster, Size: size, Bytes: bytes.Repeat([]byte{0xdd}, int(size))}
 		for _, b := range planAll(t, &extents{size: size, cluster: cluster, alloc: zero.cursor(8*cluster, stateZero)}, sink, buffer) {
 			fillBatch(b, func(off int64) byte { return disk[off] })
 			if _, err := b.store(sink, cluster, size); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if !bytes.Equal(sink.bytes, disk) {
+		if !bytes.Equal(sink.Bytes, disk) {
 			t.Errorf("seed %d: the disk differs", seed)
 		}
-		var want []Extent // by cluster, from the disk alone
+		var want []extent.Extent // by cluster, from the disk alone
 		for off := int64(0); off < size; off += cluster {
-			e := Extent{off, min(cluster, size-off), Data}
+			e := extenttest.Data(off, min(cluster, size-off))
 			if isZero(disk[off:e.End()]) {
-				e.Status = Zero
+				e.Status = extent.Zero
 			}
 			if n := len(want); n > 0 && want[n-1].Status == e.Status {
 				want[n-1].Length += e.Length
@@ -352,7 +258,7 @@ func TestBatchesKeepContent(t *testing.T) {
 			}
 			want = append(want, e)
 		}
-		if got := sink.merged(t); !reflect.DeepEqual(got, want) {
+		if got := sink.Extents(t); !reflect.DeepEqual(got, want) {
 			t.Errorf("seed %d: operations %v, want %v", seed, got, want)
 		}
 	}
@@ -361,7 +267,7 @@ func TestBatchesKeepContent(t *testing.T) {
 func TestStoreErrors(t *testing.T) {
 	broken := errors.New("broken sink")
 	for _, op := range []string{"write", "zero"} {
-		sink := &recorder{cluster: 4096, size: 1 << 20, fail: func(o string, _ int64) error {
+		sink := &extenttest.Recorder{Cluster: 4096, Size: 1 << 20, Fail: func(o string, _ int64) error {
 			if o == op {
 				return broken
 			}
@@ -369,7 +275,7 @@ func TestStoreErrors(t *testing.T) {
 		}}
 		b := &batch{buf: <-testPool(t, 1, 8192).free, offsets: []int64{65536, 131072}}
 		b.buf[4096] = 1
-		_, err := b.store(sink, 4096, sink.size)
+		_, err := b.store(sink, 4096, sink.Size)
 		want := map[string]string{"write": "offset 131072", "zero": "offset 65536"}[op]
 		if !errors.Is(err, broken) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want the sink's, with %s", op, err, want)
@@ -382,8 +288,8 @@ func TestPlannerErrors(t *testing.T) {
 	const size = 1 << 20
 	zero := parseFlags("Z", size, size, wireZero)
 	p := &planner{extents: &extents{size: size, cluster: 4096, alloc: zero.cursor(1<<30, stateZero)},
-		sink: &recorder{cluster: 4096, size: size, fail: func(string, int64) error { return broken }},
-		pool: testPool(t, 1, 4096), out: make(chan *batch, 1), report: func(Extent) {}}
+		sink: &extenttest.Recorder{Cluster: 4096, Size: size, Fail: func(string, int64) error { return broken }},
+		pool: testPool(t, 1, 4096), out: make(chan *batch, 1), report: func(extent.Extent) {}}
 	err := p.run(context.Background())
 	if !errors.Is(err, broken) || !strings.Contains(err.Error(), "offset 0") {
 		t.Errorf("error %v, want the sink's, with the offset", err)
@@ -399,7 +305,7 @@ func TestPlannerEndsWithItsContext(t *testing.T) {
 	} {
 		ctx, cancel := context.WithCancelCause(context.Background())
 		p.extents = &extents{size: 1 << 20, cluster: 4096}
-		p.report = func(Extent) {}
+		p.report = func(extent.Extent) {}
 		done := make(chan error)
 		go func() { done <- p.run(ctx) }()
 		cancel(stop)

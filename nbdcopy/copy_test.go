@@ -13,6 +13,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
 
 const (
@@ -33,15 +36,15 @@ func TestMain(m *testing.M) {
 }
 
 // copyAll opens an export and copies it into a recorder of 64 KiB clusters.
-func copyAll(t *testing.T, src Source, o Options) (*recorder, Stats) {
+func copyAll(t *testing.T, src Source, o Options) (*extenttest.Recorder, Stats) {
 	t.Helper()
 	leaks := watchLeaks(t)
 	e, err := Open(context.Background(), src)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sink := &recorder{cluster: 64 * kib, size: e.Size(), bytes: make([]byte, e.Size())}
-	measured, err := e.Measure(context.Background(), sink.cluster, func() {})
+	sink := &extenttest.Recorder{Cluster: 64 * kib, Size: e.Size(), Bytes: make([]byte, e.Size())}
+	measured, err := e.Measure(context.Background(), sink.Cluster, func() {})
 	if err != nil {
 		t.Error(err)
 	}
@@ -50,10 +53,10 @@ func copyAll(t *testing.T, src Source, o Options) (*recorder, Stats) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stats.Size != sink.size {
-		t.Errorf("size %d in the statistics, want %d", stats.Size, sink.size)
+	if stats.Size != sink.Size {
+		t.Errorf("size %d in the statistics, want %d", stats.Size, sink.Size)
 	}
-	if want := (Measured{Data: stats.Read, Zero: sink.size - stats.Read - stats.Clean, Clean: stats.Clean}); measured != want {
+	if want := (Measured{Data: stats.Read, Zero: sink.Size - stats.Read - stats.Clean, Clean: stats.Clean}); measured != want {
 		t.Errorf("measured %+v beforehand, and copied %+v", measured, want)
 	}
 	leaks()
@@ -92,9 +95,9 @@ func contents(t *testing.T, format, path string) []byte {
 	return data
 }
 
-func wantOps(t *testing.T, sink *recorder, want []Extent) {
+func wantOps(t *testing.T, sink *extenttest.Recorder, want []extent.Extent) {
 	t.Helper()
-	if got := sink.merged(t); !reflect.DeepEqual(got, want) {
+	if got := sink.Extents(t); !reflect.DeepEqual(got, want) {
 		t.Errorf("operations %v, want %v", got, want)
 	}
 }
@@ -107,13 +110,13 @@ func TestCopyFull(t *testing.T) {
 				"write -P 4 20M 10M", "write -z 22M 1M", "write -P 5 33554432 1536")
 			s := qemuNBD(t, format, path)
 			sink, stats := copyAll(t, Source{Socket: s.socket, Export: "vda"}, Options{})
-			wantOps(t, sink, []Extent{
-				{0, 3 * mib, Data}, {3 * mib, mib, Zero}, {4 * mib, 64 * kib, Data},
-				{4*mib + 64*kib, 832 * kib, Zero}, {4*mib + 896*kib, 64 * kib, Data},
-				{5*mib - 64*kib, 15*mib + 64*kib, Zero}, {20 * mib, 2 * mib, Data}, {22 * mib, mib, Zero},
-				{23 * mib, 7 * mib, Data}, {30 * mib, 2 * mib, Zero}, {32 * mib, 1536, Data},
+			wantOps(t, sink, []extent.Extent{
+				extenttest.Data(0, 3*mib), extenttest.Zero(3*mib, mib), extenttest.Data(4*mib, 64*kib),
+				extenttest.Zero(4*mib+64*kib, 832*kib), extenttest.Data(4*mib+896*kib, 64*kib),
+				extenttest.Zero(5*mib-64*kib, 15*mib+64*kib), extenttest.Data(20*mib, 2*mib), extenttest.Zero(22*mib, mib),
+				extenttest.Data(23*mib, 7*mib), extenttest.Zero(30*mib, 2*mib), extenttest.Data(32*mib, 1536),
 			})
-			if !bytes.Equal(sink.bytes, contents(t, format, path)) {
+			if !bytes.Equal(sink.Bytes, contents(t, format, path)) {
 				t.Error("the copy differs from what qemu-img reads")
 			}
 			if want := int64(12*mib + 3*64*kib); stats.Data != want || stats.Clean != 0 {
@@ -137,15 +140,15 @@ func TestCopyIncremental(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	sink := &recorder{cluster: 64 * kib, size: e.Size()}
+	sink := &extenttest.Recorder{Cluster: 64 * kib, Size: e.Size()}
 	stats, err := e.Copy(context.Background(), sink, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantOps(t, sink, []Extent{
-		{mib, mib, Data}, {4 * mib, 64 * kib, Data}, {8 * mib, mib, Zero}, {10 * mib, 128 * kib, Zero},
-		{12 * mib, 64 * kib, Zero}, // data to the server, but all zero
-		{700 << 30, 64 * kib, Data}, {1023 << 30, 64 * kib, Zero},
+	wantOps(t, sink, []extent.Extent{
+		extenttest.Data(mib, mib), extenttest.Data(4*mib, 64*kib), extenttest.Zero(8*mib, mib), extenttest.Zero(10*mib, 128*kib),
+		extenttest.Zero(12*mib, 64*kib), // data to the server, but all zero
+		extenttest.Data(700<<30, 64*kib), extenttest.Zero(1023<<30, 64*kib),
 	})
 	want := Stats{Size: 1 << 40, Read: mib + 3*64*kib, Data: mib + 2*64*kib,
 		Clean: 1<<40 - (2*mib + 128*kib + 4*64*kib)}
@@ -163,10 +166,10 @@ func TestCopyFineBitmap(t *testing.T) {
 	change(t, "qcow2", path, "write -P 2 68k 4k", "write -P 2 124k 8k", "write -z 512k 4k", "write -P 0 1020k 8k")
 	s := qemuNBD(t, "qcow2", path, "--bitmap=b")
 	sink, _ := copyAll(t, Source{Socket: s.socket, Export: "vda", Bitmap: "b"}, Options{})
-	wantOps(t, sink, []Extent{{64 * kib, 128 * kib, Data}, {512 * kib, 64 * kib, Data}, {960 * kib, 128 * kib, Data}})
+	wantOps(t, sink, []extent.Extent{extenttest.Data(64*kib, 128*kib), extenttest.Data(512*kib, 64*kib), extenttest.Data(960*kib, 128*kib)})
 	disk := contents(t, "qcow2", path)
-	for _, op := range sink.ops {
-		if !bytes.Equal(sink.bytes[op.Offset:op.End()], disk[op.Offset:op.End()]) {
+	for _, op := range sink.Extents(t) {
+		if !bytes.Equal(sink.Bytes[op.Offset:op.End()], disk[op.Offset:op.End()]) {
 			t.Errorf("%v differs from what qemu-img reads", op)
 		}
 	}
@@ -178,7 +181,7 @@ func TestCopyDirtyFrom(t *testing.T) {
 	run(t, "qemu-img", "bitmap", "--add", "--enable", path, "b")
 	s := qemuNBD(t, "qcow2", path, "--bitmap=b")
 	sink, _ := copyAll(t, Source{Socket: s.socket, Export: "vda", Bitmap: "b", DirtyFrom: 6*mib + 512}, Options{})
-	wantOps(t, sink, []Extent{{6 * mib, 2 * mib, Data}})
+	wantOps(t, sink, []extent.Extent{extenttest.Data(6*mib, 2*mib)})
 }
 
 // More reads than buffers, connections and writers, of random sizes.
@@ -215,10 +218,10 @@ func TestCopyManyExtents(t *testing.T) {
 			copied.Store(max(copied.Load(), p.Copied))
 		}
 		sink, stats := copyAll(t, Source{Socket: s.socket, Export: "vda"}, o)
-		if !bytes.Equal(sink.bytes, disk) {
+		if !bytes.Equal(sink.Bytes, disk) {
 			t.Errorf("%+v: the copy differs", o)
 		}
-		if got := sink.merged(t); len(got) == 0 || got[len(got)-1].End() > size {
+		if got := sink.Extents(t); len(got) == 0 || got[len(got)-1].End() > size {
 			t.Errorf("%+v: operations end at %v", o, got)
 		}
 		if calls.Load() == 0 || copied.Load() != stats.Read {
@@ -235,9 +238,9 @@ func TestCopyEmptyDisk(t *testing.T) {
 func TestCopyTinyDisk(t *testing.T) {
 	s := nbdkit(t, "data", "1 2 3", "size=512")
 	sink, _ := copyAll(t, Source{Socket: s.socket}, Options{})
-	wantOps(t, sink, []Extent{{0, 512, Data}})
-	if !bytes.Equal(sink.bytes[:4], []byte{1, 2, 3, 0}) {
-		t.Errorf("read %v", sink.bytes[:4])
+	wantOps(t, sink, []extent.Extent{extenttest.Data(0, 512)})
+	if !bytes.Equal(sink.Bytes[:4], []byte{1, 2, 3, 0}) {
+		t.Errorf("read %v", sink.Bytes[:4])
 	}
 }
 
@@ -255,8 +258,8 @@ func TestCopyWithoutBlockStatus(t *testing.T) {
 			if stats.Read != 8*mib {
 				t.Errorf("read %d bytes, want all", stats.Read)
 			}
-			wantOps(t, sink, []Extent{{0, mib, Zero}, {mib, 128 * kib, Data},
-				{mib + 128*kib, 8*mib - 64*kib - mib - 128*kib, Zero}, {8*mib - 64*kib, 64 * kib, Data}})
+			wantOps(t, sink, []extent.Extent{extenttest.Zero(0, mib), extenttest.Data(mib, 128*kib),
+				extenttest.Zero(mib+128*kib, 8*mib-64*kib-mib-128*kib), extenttest.Data(8*mib-64*kib, 64*kib)})
 		})
 	}
 }
@@ -269,12 +272,12 @@ func TestCopyRefusesOptions(t *testing.T) {
 	}
 	defer e.Close()
 	for _, cluster := range []int{0, 256, 3 * 65536, 2 * mib} {
-		if _, err := e.Copy(context.Background(), &recorder{cluster: cluster}, Options{}); err == nil {
+		if _, err := e.Copy(context.Background(), &extenttest.Recorder{Cluster: cluster}, Options{}); err == nil {
 			t.Errorf("clusters of %d bytes are taken", cluster)
 		}
 	}
 	for _, o := range []Options{{Connections: -1}, {Requests: -1}, {Writers: -1}} {
-		if _, err := e.Copy(context.Background(), &recorder{cluster: 65536}, o); err == nil {
+		if _, err := e.Copy(context.Background(), &extenttest.Recorder{Cluster: 65536}, o); err == nil {
 			t.Errorf("%+v is taken", o)
 		}
 	}

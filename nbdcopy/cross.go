@@ -3,6 +3,8 @@ package nbdcopy
 import (
 	"context"
 	"io"
+
+	"github.com/virtbackup/virtbackup/extent"
 )
 
 const (
@@ -44,23 +46,23 @@ type extents struct {
 
 // next returns the next extent, or io.EOF behind the last. Neighbours may have
 // the same status.
-func (x *extents) next(ctx context.Context) (Extent, error) {
+func (x *extents) next(ctx context.Context) (extent.Extent, error) {
 	if x.pos >= x.size {
-		return Extent{}, io.EOF
+		return extent.Extent{}, io.EOF
 	}
 	if x.pos < x.inEnd {
 		return x.classify(ctx)
 	}
 	end, dirty, err := x.dirtyRun(ctx)
 	if err != nil {
-		return Extent{}, err
+		return extent.Extent{}, err
 	}
 	if dirty {
 		x.inEnd = x.alignUp(end)
 		return x.classify(ctx)
 	}
 	if end = x.alignDown(end); end > x.pos {
-		return x.yield(end, Clean), nil
+		return x.yield(end, extent.Clean), nil
 	}
 	// The cluster starts clean, and a later part of it is dirty.
 	x.inEnd = x.alignUp(x.pos + 1)
@@ -83,29 +85,29 @@ func (x *extents) dirtyRun(ctx context.Context) (end int64, dirty bool, err erro
 }
 
 // classify yields the next extent of a dirty range: data or zero.
-func (x *extents) classify(ctx context.Context) (Extent, error) {
+func (x *extents) classify(ctx context.Context) (extent.Extent, error) {
 	if x.alloc == nil {
-		return x.yield(min(x.inEnd, x.pos+allocationWindow), Data), nil
+		return x.yield(min(x.inEnd, x.pos+allocationWindow), extent.Data), nil
 	}
 	// No further than the reply at hand: copying starts before the whole disk
 	// has been asked for.
 	limit := min(x.inEnd, x.alloc.windowEnd(x.pos))
 	end, zero, err := x.alloc.run(ctx, x.pos, limit)
 	if err != nil {
-		return Extent{}, err
+		return extent.Extent{}, err
 	}
 	if !zero {
-		return x.yield(min(x.alignUp(end), x.inEnd), Data), nil
+		return x.yield(min(x.alignUp(end), x.inEnd), extent.Data), nil
 	}
 	if end = x.alignDown(end); end > x.pos {
-		return x.yield(end, Zero), nil
+		return x.yield(end, extent.Zero), nil
 	}
 	// The cluster starts with zeros, and a later part of it is data.
-	return x.yield(x.alignUp(x.pos+1), Data), nil
+	return x.yield(x.alignUp(x.pos+1), extent.Data), nil
 }
 
-func (x *extents) yield(end int64, s Status) Extent {
-	e := Extent{Offset: x.pos, Length: end - x.pos, Status: s}
+func (x *extents) yield(end int64, s extent.Status) extent.Extent {
+	e := extent.Extent{Offset: x.pos, Length: end - x.pos, Status: s}
 	x.pos = end
 	return e
 }

@@ -9,6 +9,9 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
 
 // What servers send, written down once more: by the constants of the code a test would
@@ -73,8 +76,8 @@ func (f *flags) cursor(window int64, flag uint32) *cursor {
 }
 
 // all collects what extents yields, and checks that it is in one piece.
-func all(x *extents) ([]Extent, error) {
-	var list []Extent
+func all(x *extents) ([]extent.Extent, error) {
+	var list []extent.Extent
 	pos := int64(0)
 	for {
 		e, err := x.next(context.Background())
@@ -96,7 +99,7 @@ func all(x *extents) ([]Extent, error) {
 }
 
 // clusters writes a list of extents as one letter per cluster.
-func clusters(list []Extent, cluster int64) string {
+func clusters(list []extent.Extent, cluster int64) string {
 	var b strings.Builder
 	for _, e := range list {
 		for off := e.Offset; off < e.End(); off += cluster {
@@ -180,7 +183,7 @@ func TestExtentsAskAllocationOnlyWhereDirty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Extent{{0, 1 << 30, Clean}, {1 << 30, 65536, Data}, {1<<30 + 65536, size - 1<<30 - 65536, Clean}}
+	want := []extent.Extent{extenttest.Clean(0, 1<<30), extenttest.Data(1<<30, 65536), extenttest.Clean(1<<30+65536, size-1<<30-65536)}
 	if !reflect.DeepEqual(list, want) {
 		t.Errorf("extents %v, want %v", list, want)
 	}

@@ -1,7 +1,7 @@
 // Package nbdcopy copies a disk that an NBD server exports: it asks block
 // status what holds data, what reads as zeros and what changed, reads only
 // that, over several connections with many requests in flight, and hands it to
-// a [Sink].
+// an [extent.Sink].
 //
 // It is the only package that uses libnbd; all but conn.go, reader.go and
 // copy.go builds without cgo. The way of the data:

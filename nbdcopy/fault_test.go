@@ -11,11 +11,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
 
 // failCopy opens and copies, wants an error within a few seconds, and nothing
 // left behind. Each of the texts must be in the error.
-func failCopy(t *testing.T, ctx context.Context, src Source, sink *recorder, texts ...string) error {
+func failCopy(t *testing.T, ctx context.Context, src Source, sink *extenttest.Recorder, texts ...string) error {
 	t.Helper()
 	leaks := watchLeaks(t)
 	start := time.Now()
@@ -25,7 +28,7 @@ func failCopy(t *testing.T, ctx context.Context, src Source, sink *recorder, tex
 			return err
 		}
 		defer e.Close()
-		sink.size = e.Size()
+		sink.Size = e.Size()
 		_, err = e.Copy(ctx, sink, Options{})
 		return err
 	}()
@@ -48,7 +51,7 @@ func failCopy(t *testing.T, ctx context.Context, src Source, sink *recorder, tex
 	return err
 }
 
-func newRecorder() *recorder { return &recorder{cluster: 64 * kib} }
+func newRecorder() *extenttest.Recorder { return &extenttest.Recorder{Cluster: 64 * kib} }
 
 func TestOpenErrors(t *testing.T) {
 	path := image(t, "qcow2", "1M")
@@ -121,9 +124,9 @@ func TestDelayedReplies(t *testing.T) {
 	if took := time.Since(start); took > 20*time.Second {
 		t.Errorf("took %v", took)
 	}
-	wantOps(t, sink, []Extent{{0, 64 * mib, Data}})
-	for off := 0; off < len(sink.bytes); off += 8 { // pattern is each offset as a big endian number
-		if sink.bytes[off+7] != byte(off) || sink.bytes[off+5] != byte(off>>16) {
+	wantOps(t, sink, []extent.Extent{extenttest.Data(0, 64*mib)})
+	for off := 0; off < len(sink.Bytes); off += 8 { // pattern is each offset as a big endian number
+		if sink.Bytes[off+7] != byte(off) || sink.Bytes[off+5] != byte(off>>16) {
 			t.Fatalf("wrong data at %d", off)
 		}
 	}
@@ -215,7 +218,7 @@ func TestSinkErrors(t *testing.T) {
 		t.Run(op, func(t *testing.T) {
 			s := nbdkit(t, "data", "( 0x55 )*67108864", "size=16G")
 			sink := newRecorder()
-			sink.fail = func(o string, offset int64) error {
+			sink.Fail = func(o string, offset int64) error {
 				if o == op && offset > 20*mib {
 					return full
 				}
@@ -234,17 +237,17 @@ func TestSlowSinkIsCancelled(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	sink := newRecorder()
-	sink.fail = func(string, int64) error { time.Sleep(20 * time.Millisecond); return nil }
+	sink.Fail = func(string, int64) error { time.Sleep(20 * time.Millisecond); return nil }
 	if err := failCopy(t, ctx, Source{Socket: s.socket}, sink); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	if n := len(sink.writes); n > 200 {
+	if n := len(sink.Writes()); n > 200 {
 		t.Errorf("%d writes", n)
 	}
 }
 
 // panicSink panics in a goroutine of the copy.
-type panicSink struct{ *recorder }
+type panicSink struct{ *extenttest.Recorder }
 
 func (panicSink) Write([]int64, []byte) error { panic("out of my depth") }
 

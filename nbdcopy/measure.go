@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"io"
+
+	"github.com/virtbackup/virtbackup/extent"
 )
 
 // Measured is how much of a disk a copy would read, store as zeros and leave out,
@@ -17,20 +19,20 @@ type Measured struct{ Data, Zero, Clean int64 }
 // is the size of the sink's clusters in bytes. moves is called for each extent.
 func (e *Export) Measure(ctx context.Context, cluster int, moves func()) (m Measured, err error) {
 	for x := e.extents(cluster); ; moves() {
-		extent, err := x.next(ctx)
+		part, err := x.next(ctx)
 		if errors.Is(err, io.EOF) {
 			return m, nil
 		}
 		if err != nil {
 			return m, err
 		}
-		switch extent.Status {
-		case Data:
-			m.Data += extent.Length
-		case Zero:
-			m.Zero += extent.Length
-		case Clean:
-			m.Clean += extent.Length
+		switch part.Status {
+		case extent.Data:
+			m.Data += part.Length
+		case extent.Zero:
+			m.Zero += part.Length
+		case extent.Clean:
+			m.Clean += part.Length
 		}
 	}
 }

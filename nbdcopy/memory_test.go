@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -68,7 +69,7 @@ func TestMemoryDoesNotGrowWithExtents(t *testing.T) {
 		alloc: &cursor{name: "alloc", status: allZero, size: size, window: allocationWindow, flag: stateZero}}
 	var seen int
 	var peak uint64
-	p := &planner{extents: x, sink: w, pool: testPool(t, 1, bufferSize), out: make(chan *batch, 1), report: func(Extent) {
+	p := &planner{extents: x, sink: w, pool: testPool(t, 1, bufferSize), out: make(chan *batch, 1), report: func(extent.Extent) {
 		if seen++; seen%100_000 == 0 {
 			var m runtime.MemStats
 			runtime.ReadMemStats(&m)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
 
 // Magic numbers and types of the NBD protocol (doc/proto.md).
@@ -199,9 +201,9 @@ func TestRepliesThatDoNotCoverARead(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer e.Close()
-				sink := &recorder{cluster: 64 * kib, size: e.Size(), bytes: make([]byte, e.Size())}
+				sink := &extenttest.Recorder{Cluster: 64 * kib, Size: e.Size(), Bytes: make([]byte, e.Size())}
 				_, err = e.Copy(ctx, sink, Options{})
-				if err == nil && !bytes.Equal(sink.bytes, bytes.Repeat([]byte{'d'}, 4*mib)) {
+				if err == nil && !bytes.Equal(sink.Bytes, bytes.Repeat([]byte{'d'}, 4*mib)) {
 					t.Error("the copy is not what the disk holds, and no error")
 				}
 				if !stubborn && err != nil {
@@ -240,14 +242,14 @@ func TestBlockStatusTwice(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer e.Close()
-		sink := &recorder{cluster: 64 * kib, size: e.Size(), bytes: make([]byte, e.Size())}
+		sink := &extenttest.Recorder{Cluster: 64 * kib, Size: e.Size(), Bytes: make([]byte, e.Size())}
 		_, err = e.Copy(ctx, sink, Options{})
 		switch {
 		case times > 1:
 			if err == nil || !strings.Contains(err.Error(), errStatusTwice.Error()) {
 				t.Errorf("%d times: error %v, want %v", times, err, errStatusTwice)
 			}
-		case err != nil || !bytes.Equal(sink.bytes, append(make([]byte, zeros), content(size-zeros)...)):
+		case err != nil || !bytes.Equal(sink.Bytes, append(make([]byte, zeros), content(size-zeros)...)):
 			t.Errorf("once: the copy is not what the disk holds, error %v", err)
 		}
 	}

@@ -9,14 +9,17 @@ import (
 	"testing"
 )
 
+// asked is what a block status was asked for, in bytes.
+type asked struct{ offset, length int64 }
+
 // script is a statusFunc that gives prepared replies and keeps the requests.
 type script struct {
 	replies  [][]entry
-	requests []Extent // Status means nothing here
+	requests []asked
 }
 
 func (s *script) status(_ context.Context, offset, length int64) ([]entry, error) {
-	s.requests = append(s.requests, Extent{Offset: offset, Length: length})
+	s.requests = append(s.requests, asked{offset, length})
 	if len(s.replies) == 0 {
 		return nil, errors.New("unexpected request")
 	}
@@ -44,49 +47,49 @@ func TestCursor(t *testing.T) {
 		size     int64
 		window   int64
 		replies  [][]entry
-		requests []Extent
+		requests []asked
 		runs     []string
 	}{
 		{
 			name: "one reply", size: 100, window: 1000,
 			replies:  [][]entry{{{40, 0}, {60, 1}}},
-			requests: []Extent{{0, 100, 0}},
+			requests: []asked{{0, 100}},
 			runs:     []string{"0-40:false", "40-100:true"},
 		},
 		{
 			name: "short replies", size: 100, window: 1000,
 			replies:  [][]entry{{{10, 1}}, {{20, 1}, {5, 0}}, {{65, 0}}},
-			requests: []Extent{{0, 100, 0}, {10, 90, 0}, {35, 65, 0}},
+			requests: []asked{{0, 100}, {10, 90}, {35, 65}},
 			runs:     []string{"0-30:true", "30-100:false"},
 		},
 		{
 			name: "the overshoot of a request is used", size: 100, window: 40,
 			replies:  [][]entry{{{10, 0}, {70, 1}}, {{20, 0}}},
-			requests: []Extent{{0, 40, 0}, {80, 20, 0}},
+			requests: []asked{{0, 40}, {80, 20}},
 			runs:     []string{"0-10:false", "10-80:true", "80-100:false"},
 		},
 		{
 			name: "the overshoot of the disk is cut", size: 100, window: 1000,
 			replies:  [][]entry{{{90, 0}, {4096, 1}}},
-			requests: []Extent{{0, 100, 0}},
+			requests: []asked{{0, 100}},
 			runs:     []string{"0-90:false", "90-100:true"},
 		},
 		{
 			name: "requests end at windows", size: 100, window: 40,
 			replies:  [][]entry{{{40, 0}}, {{40, 0}}, {{20, 1}}},
-			requests: []Extent{{0, 40, 0}, {40, 40, 0}, {80, 20, 0}},
+			requests: []asked{{0, 40}, {40, 40}, {80, 20}},
 			runs:     []string{"0-80:false", "80-100:true"},
 		},
 		{
 			name: "what stands before an empty entry is good", size: 100, window: 1000,
 			replies:  [][]entry{{{10, 1}, {0, 0}, {90, 0}}, {{90, 0}}},
-			requests: []Extent{{0, 100, 0}, {10, 90, 0}},
+			requests: []asked{{0, 100}, {10, 90}},
 			runs:     []string{"0-10:true", "10-100:false"},
 		},
 		{
 			name: "other flags do not end a run", size: 100, window: 1000,
 			replies:  [][]entry{{{10, 1}, {10, 3}, {10, 2}, {70, 0}}},
-			requests: []Extent{{0, 100, 0}},
+			requests: []asked{{0, 100}},
 			runs:     []string{"0-20:true", "20-100:false"},
 		},
 	}
@@ -173,7 +176,7 @@ func TestCursorSkips(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if want := []Extent{{5, 95, 0}, {530, 70, 0}}; !reflect.DeepEqual(s.requests, want) {
+	if want := []asked{{5, 95}, {530, 70}}; !reflect.DeepEqual(s.requests, want) {
 		t.Errorf("requests %v, want %v: nothing between", s.requests, want)
 	}
 }
@@ -182,9 +185,9 @@ func TestCursorSkips(t *testing.T) {
 // on asks for more and more.
 func TestCursorLooksAhead(t *testing.T) {
 	const gib = 1 << 30
-	var requests []Extent
+	var requests []asked
 	status := func(_ context.Context, offset, length int64) ([]entry, error) {
-		requests = append(requests, Extent{Offset: offset, Length: length})
+		requests = append(requests, asked{offset, length})
 		return []entry{{length, 1}}, nil
 	}
 	c := &cursor{status: status, size: 1 << 40, window: 8 * firstLook, flag: 1}
@@ -193,11 +196,11 @@ func TestCursorLooksAhead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	want := []Extent{{gib, firstLook, 0}, // a jump
-		{gib + firstLook, 2 * firstLook, 0},   // goes on
-		{gib + 4*firstLook, 4 * firstLook, 0}, // a small gap, and the window's end
-		{9 * gib, firstLook, 0},               // a jump
-		{20*gib - 512, 512, 0},                // a window's end
+	want := []asked{{gib, firstLook}, // a jump
+		{gib + firstLook, 2 * firstLook},   // goes on
+		{gib + 4*firstLook, 4 * firstLook}, // a small gap, and the window's end
+		{9 * gib, firstLook},               // a jump
+		{20*gib - 512, 512},                // a window's end
 	}
 	if !reflect.DeepEqual(requests, want) {
 		t.Errorf("requests %v, want %v", requests, want)

@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,21 +10,23 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// onDomain is newSite for a throwaway domain.
-func onDomain(t *testing.T) (*Site, *testdomain.Domain) {
+// onDomain is newLocked for a throwaway domain.
+func onDomain(t *testing.T) (*locked, *testdomain.Domain) {
 	t.Helper()
-	s, d := newSite(t), testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20})
+	s, d := newLocked(t), testdomain.New(t, testdomain.Disk{Target: "vda", Size: 1 << 20})
 	conn, err := hypervisor.Connect(testdomain.URI)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	if s.Domain, err = conn.Domain(d.Name); err != nil {
+	if s.Domain, err = guest.Libvirt(conn).Domain(d.Name); err != nil {
 		t.Fatal(err)
 	}
 	return s, d
@@ -44,7 +45,7 @@ func TestCheckpointsAreProven(t *testing.T) {
 	make("somebody's")
 	for _, identity := range []string{"", i.Identity} {
 		s.Own = identity
-		for way, remove := range map[string]func(repository.Instant) error{"delete": s.DeleteCheckpoint, "retire": s.RetireCheckpoint} {
+		for way, remove := range map[string]func(instants.Instant) error{"delete": s.DeleteCheckpoint, "retire": s.RetireCheckpoint} {
 			if err := remove(i); err == nil || len(d.Checkpoints()) != 1 {
 				t.Errorf("%s, own %q: %v, left %v", way, identity, err, d.Checkpoints())
 			}
@@ -86,14 +87,14 @@ func TestRecoverOfALiveRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Lock.Unlock() })
-	testdomain.Virsh(t, "checkpoint-create-as", d.Name, repository.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
+	testdomain.Virsh(t, "checkpoint-create-as", d.Name, manifest.CheckpointName("check1", other), checkpoint.Description(s.Repo.ID(), "check1"))
 	s.SocketDir, s.ScratchDir = t.TempDir(), t.TempDir()
 	for _, path := range []string{s.Socket(other), s.Scratch(other, "vda")} {
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	report, err := s.Recover(t.Context(), false)
+	report, err := Recover(t.Context(), s.LockedDomain, false)
 	if err != nil || len(report.Fixed)+len(report.Left) > 0 || s.left(t, d) != 4 {
 		t.Errorf("alive: %+v, %v; %d things are there, want 4", report, err, s.left(t, d))
 	}
@@ -102,15 +103,15 @@ func TestRecoverOfALiveRun(t *testing.T) {
 	}
 	for i := s.issued(t); i.Process.Alive(); time.Sleep(time.Millisecond) {
 	}
-	report, err = s.Recover(t.Context(), false)
+	report, err = Recover(t.Context(), s.LockedDomain, false)
 	if err != nil || len(report.Fixed) != 3 || len(report.Left) > 0 || s.left(t, d) != 0 {
 		t.Errorf("dead: %+v, %v; %d things are there", report, err, s.left(t, d))
 	}
 }
 
-func (s *Site) issued(t *testing.T) repository.Instant {
+func (s *locked) issued(t *testing.T) instants.Instant {
 	t.Helper()
-	ledger, err := s.ledger()
+	ledger, err := s.Ledger()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +120,7 @@ func (s *Site) issued(t *testing.T) repository.Instant {
 }
 
 // left counts what there is of the other run: checkpoint, identity, socket, scratch file.
-func (s *Site) left(t *testing.T, d *testdomain.Domain) (n int) {
+func (s *locked) left(t *testing.T, d *testdomain.Domain) (n int) {
 	t.Helper()
 	n = len(d.Checkpoints())
 	if s.issued(t).Identity != "" {
@@ -133,43 +134,20 @@ func (s *Site) left(t *testing.T, d *testdomain.Domain) (n int) {
 	return n
 }
 
-// Where the agent does not answer, the guest may still be frozen: the mark goes only if the
-// domain was started anew since.
-func TestThawWithoutAnAgent(t *testing.T) {
-	t.Parallel()
-	s, d := onDomain(t)
-	testdomain.Virsh(t, "resume", d.Name)
-	id, err := s.Domain.RunID()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for mark, stays := range map[uint]bool{id: true, 0: true, id + 1: false} {
-		if err := s.Freezing(); err != nil {
-			t.Fatal(err)
-		}
-		err := s.tryThaw(guestMark{RunID: mark})
-		_, left, markErr := s.Lock.Mark(markFrozen)
-		var later *laterError
-		if markErr != nil || left != stays || errors.As(err, &later) != stays || err != nil && !stays {
-			t.Errorf("run %d, marked in run %d: %v, the mark is there: %v", id, mark, err, left)
-		}
-	}
-}
-
 // A point's checkpoint.xml that is that of another point is not given to libvirt, though it
 // is what was written: bitmaps of another instant would be taken for those of the point.
 func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 	t.Parallel()
 	s, _ := onDomain(t)
 	first := s.issue(t, own)
-	second, err := s.Lock.Issue(repository.Instant{Point: "check2", Identity: other, Checkpoint: true})
+	second, err := s.Lock.Issue(instants.Instant{Point: "check2", Identity: other, Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, i := range []repository.Instant{first, second} {
+	for _, i := range []instants.Instant{first, second} {
 		m := s.seal(t, i, fmt.Sprintf("<domaincheckpoint><name>%s</name><description>%s</description><disks><disk name='vda' checkpoint='bitmap'/><disk name='vdx' checkpoint='bitmap'/></disks></domaincheckpoint>",
 			second.CheckpointName(), checkpoint.Description(s.Repo.ID(), second.Point)))
-		c, err := s.document(absent{m, i})
+		c, err := newRecoverer(s.LockedDomain).document(absent{m, i})
 		var gone *goneError
 		if errors.As(err, &gone) != (i == first) || err != nil && i == second {
 			t.Errorf("%s: %v", i.Point, err)
@@ -181,40 +159,19 @@ func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 }
 
 // seal makes a point without disks.
-func (s *Site) seal(t *testing.T, i repository.Instant, checkpointXML string) repository.Manifest {
+func (s *locked) seal(t *testing.T, i instants.Instant, checkpointXML string) manifest.Manifest {
 	t.Helper()
 	p, err := s.Lock.Begin(i.Point, i.Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := repository.Manifest{ID: i.Point, Kind: repository.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
-		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: repository.ConsistencyCrash}
-	if err := errors.Join(p.WriteFile(repository.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
+	m := manifest.Manifest{ID: i.Point, Kind: manifest.KindFull, Checkpoint: i.CheckpointName(), Domain: "vm1",
+		DomainUUID: s.Domain.UUID(), Time: i.Time, Consistency: manifest.ConsistencyCrash}
+	if err := errors.Join(p.WriteFile(manifest.DomainXML, []byte("<domain/>")), p.WriteFile("checkpoint.xml", []byte(checkpointXML)), p.Seal(m)); err != nil {
 		t.Fatal(err)
 	}
 	if m, err = s.Repo.Point("vm1", i.Point); err != nil {
 		t.Fatal(err)
 	}
 	return m
-}
-
-// A freeze that was asked for a moment ago may still go on, and the agent answers nothing
-// meanwhile: it is asked again until that cannot be.
-func TestThawAwaitsAFreeze(t *testing.T) {
-	t.Parallel()
-	s, d := onDomain(t)
-	testdomain.Virsh(t, "resume", d.Name)
-	mark, err := json.Marshal(guestMark{Since: time.Now().Add(1500*time.Millisecond - thawTime)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Lock.SetMark(markFrozen, mark); err != nil {
-		t.Fatal(err)
-	}
-	start := time.Now()
-	err = s.thaw(t.Context())
-	var later *laterError
-	if took := time.Since(start); !errors.As(err, &later) || took < time.Second || took > thawTime/2 {
-		t.Errorf("%v after %v", err, took)
-	}
 }

@@ -5,29 +5,31 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"syscall"
 
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Report is what was found, and what became of it.
 type Report struct {
 	Domain string `json:"domain"`
 	DryRun bool   `json:"dry_run,omitempty"`
-	// Fixed is what was put right; in a dry run, what would be.
+	// Fixed is what was cleaned up; in a dry run, what would be.
 	Fixed []string `json:"fixed"`
-	// Left is what could not be put right yet, and why.
+	// Left is what could not be cleaned up yet, and why.
 	Left []string `json:"left"`
 	// Lost are checkpoints whose bitmaps are gone, and why that is known: their
 	// points restore, and are a base no more.
 	Lost []string `json:"lost"`
 }
 
-// finding is one thing that an earlier run left behind, and how to put it right.
+// finding is one thing that an earlier run left behind, and how to clean it up.
 type finding struct {
 	what  string
 	later string // why that cannot be done now; "" if it can
@@ -36,7 +38,7 @@ type finding struct {
 	silent bool
 }
 
-// laterError is why something cannot be put right now, and keeps nothing else
+// laterError is why something cannot be cleaned up now, and keeps nothing else
 // from being done.
 type laterError struct{ why string }
 
@@ -45,25 +47,44 @@ func (e *laterError) Error() string { return e.why }
 // unknownWhileOff is why no checkpoint is defined again for a domain that is off.
 const unknownWhileOff = "whether its bitmaps are still valid can be told only while the domain runs"
 
-// Look finds what there is to put right, and changes nothing.
-func (s *Site) Look() (Report, error) {
-	report := s.newReport()
+// recoverer is one recovery.
+type recoverer struct {
+	*guest.LockedDomain
+	log *slog.Logger
+	// busy says that another job holds the domain, once libvirt has waited for it in
+	// vain: see ifNotRefused.
+	busy *laterError
+}
+
+func newRecoverer(d *guest.LockedDomain) *recoverer {
+	r := &recoverer{LockedDomain: d, log: d.Log}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	return r
+}
+
+// Look finds what there is to clean up, and changes nothing.
+func Look(d *guest.LockedDomain) (Report, error) { return newRecoverer(d).look() }
+
+func (r *recoverer) look() (Report, error) {
+	report := r.newReport()
 	report.DryRun = true
-	if err := s.Repo.CheckOwner(s.Lock.Domain(), s.Domain.UUID()); err != nil {
+	if err := r.Repo.CheckOwner(r.Lock.Domain(), r.Domain.UUID()); err != nil {
 		return report, err
 	}
-	found, err := s.find()
+	found, err := r.find()
 	if err != nil {
 		return report, fmt.Errorf("look for what an earlier run left: %w", err)
 	}
 	for _, f := range found {
 		report.add(f)
 	}
-	missing, err := s.missing()
+	missing, err := r.missing()
 	if err != nil {
 		return report, err
 	}
-	later, err := s.whileOff(unknownWhileOff)
+	later, err := r.whileOff(unknownWhileOff)
 	if err != nil {
 		return report, err
 	}
@@ -73,47 +94,50 @@ func (s *Site) Look() (Report, error) {
 	return report, nil
 }
 
-func (s *Site) newReport() Report {
-	return Report{Domain: s.Lock.Domain(), Fixed: []string{}, Left: []string{}, Lost: []string{}}
+func (r *recoverer) newReport() Report {
+	return Report{Domain: r.Lock.Domain(), Fixed: []string{}, Left: []string{}, Lost: []string{}}
 }
 
-func (r *Report) add(f finding) {
-	if f.silent {
-		return
+func (report *Report) add(f finding) {
+	switch {
+	case f.silent:
+	case f.later != "":
+		report.Left = append(report.Left, f.what+": "+f.later)
+	default:
+		report.Fixed = append(report.Fixed, f.what)
 	}
-	if f.later != "" {
-		r.Left = append(r.Left, f.what+": "+f.later)
-		return
-	}
-	r.Fixed = append(r.Fixed, f.what)
 }
 
-// Recover puts right what an earlier run of this domain left when it was killed,
-// and gives libvirt back the checkpoints that it has lost. again tries those,
-// too, that were found to be lost for good before. Errors end it; what was done
-// until then is in the report, and a further Recover goes on.
-func (s *Site) Recover(ctx context.Context, again bool) (Report, error) {
-	report := s.newReport()
-	if err := s.Repo.CheckOwner(s.Lock.Domain(), s.Domain.UUID()); err != nil {
+// Recover cleans up after earlier runs of a domain that were killed, and gives libvirt
+// back the checkpoints that it has lost. again tries those, too, that were found to be lost
+// for good before. Errors end it; what was done until then is in the report, and a
+// further Recover goes on.
+func Recover(ctx context.Context, d *guest.LockedDomain, again bool) (Report, error) {
+	return newRecoverer(d).recover(ctx, again)
+}
+
+func (r *recoverer) recover(ctx context.Context, again bool) (Report, error) {
+	report := r.newReport()
+	if err := r.Repo.CheckOwner(r.Lock.Domain(), r.Domain.UUID()); err != nil {
 		return report, err
 	}
-	found, err := s.find()
+	found, err := r.find()
 	if err != nil {
 		return report, fmt.Errorf("look for what an earlier run left: %w", err)
 	}
 	for _, f := range found {
-		if err := s.fix(ctx, f, &report); err != nil {
+		if err := r.fix(ctx, f, &report); err != nil {
 			return report, fmt.Errorf("clean up after an earlier run: %s: %w", f.what, err)
 		}
 	}
 	// Until format 2 this mark held what instants.json has now.
-	if err := s.Lock.ClearMark("lost"); err != nil {
+	if err := r.Lock.ClearMark("lost"); err != nil {
 		return report, err
 	}
-	return report, s.redefine(again, &report)
+	return report, r.redefine(again, &report)
 }
 
-func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
+func (r *recoverer) fix(ctx context.Context, f finding, report *Report) error {
 	var later *laterError
 	if f.later == "" {
 		err := fault.Around("recover", func() error { return f.fix(ctx) })
@@ -123,11 +147,11 @@ func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
 	}
 	if later != nil {
 		f.later = later.why
-		s.log().Debug(f.what + ": " + f.later)
+		r.log.Debug(f.what + ": " + f.later)
 	}
 	report.add(f)
 	if f.later == "" && !f.silent {
-		s.log().Info("cleaned up after an earlier run: " + f.what)
+		r.log.Info("cleaned up after an earlier run: " + f.what)
 	}
 	return nil
 }
@@ -135,9 +159,9 @@ func (s *Site) fix(ctx context.Context, f finding, report *Report) error {
 // find lists what is provably ours and belongs to no sealed point, in the order
 // in which it must go: the guest first, and a checkpoint cannot be deleted while
 // a job runs.
-func (s *Site) find() ([]finding, error) {
+func (r *recoverer) find() ([]finding, error) {
 	var all []finding
-	for _, look := range []func() ([]finding, error){s.findGuest, s.findCheckpoints, s.findPartials, s.findFiles, s.findForgotten} {
+	for _, look := range []func() ([]finding, error){r.findGuest, r.findCheckpoints, r.findPartials, r.findFiles, r.findForgotten} {
 		some, err := look()
 		if err != nil {
 			return nil, err
@@ -147,44 +171,62 @@ func (s *Site) find() ([]finding, error) {
 	return all, nil
 }
 
-func (s *Site) findGuest() ([]finding, error) {
+func (r *recoverer) findGuest() ([]finding, error) {
+	left, err := r.FindLeftover()
+	if err != nil {
+		return nil, err
+	}
+	wake := func(context.Context) error { return notPausedAgain(left.Wake()) }
+	end := func(ctx context.Context) error {
+		if err := left.End(ctx); err != nil {
+			return err
+		}
+		return wake(ctx)
+	}
 	var all []finding
-	_, job, err := s.OurJob()
-	if err != nil {
-		return nil, err
-	}
-	paused, err := s.Domain.PausedForIO()
-	if err != nil {
-		return nil, err
-	}
-	_, wasPaused, pausedErr := s.readMark(markPaused)
-	_, frozen, frozenErr := s.readMark(markFrozen)
 	switch {
-	case job && paused:
-		all = append(all, finding{what: "a backup job, with the guest paused by an I/O error", fix: s.EndJob})
-	case job:
-		all = append(all, finding{what: "a backup job", fix: s.EndJob})
-	case wasPaused && paused:
-		all = append(all, finding{what: "the guest, paused by an I/O error", fix: s.resume})
-	case wasPaused:
-		all = append(all, finding{what: "a note that an I/O error had paused the guest", fix: s.resume})
+	case left.Job && left.Paused:
+		all = append(all, finding{what: "a backup job, with the guest paused by an I/O error", fix: end})
+	case left.Job:
+		all = append(all, finding{what: "a backup job", fix: end})
+	case left.WasPaused && left.Paused:
+		all = append(all, finding{what: "the guest, paused by an I/O error", fix: wake})
+	case left.WasPaused:
+		all = append(all, finding{what: "a note that an I/O error had paused the guest", fix: wake})
 	}
-	if frozen {
-		all = append(all, finding{what: "a freeze of the guest's file systems", fix: s.thaw})
+	if left.Frozen() {
+		all = append(all, finding{what: "a freeze of the guest's file systems", fix: func(ctx context.Context) error { return laterIfSilent(ctx, left.Thaw(ctx)) }})
 	}
-	return all, errors.Join(pausedErr, frozenErr)
+	return all, nil
 }
 
-func (s *Site) findCheckpoints() ([]finding, error) {
-	checkpoints, err := s.Survey(false)
+// notPausedAgain ignores that the guest has paused again: it would without us.
+func notPausedAgain(err error) error {
+	if errors.Is(err, guest.ErrPausedAgain) {
+		return nil
+	}
+	return err
+}
+
+// laterIfSilent leaves the thaw to a later run where the agent does not answer.
+func laterIfSilent(ctx context.Context, err error) error {
+	var silent *guest.SilentError
+	if errors.As(err, &silent) && ctx.Err() == nil {
+		return &laterError{silent.Error()}
+	}
+	return err
+}
+
+func (r *recoverer) findCheckpoints() ([]finding, error) {
+	checkpoints, err := r.Survey(false)
 	if err != nil {
 		return nil, err
 	}
-	later, err := s.whileOff("its bitmaps can be deleted only while the domain runs")
+	later, err := r.whileOff("its bitmaps can be deleted only while the domain runs")
 	if err != nil {
 		return nil, err
 	}
-	ledger, err := s.ledger()
+	ledger, err := r.Ledger()
 	if err != nil {
 		return nil, err
 	}
@@ -192,15 +234,15 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 	for _, c := range checkpoints {
 		what := "checkpoint " + c.Label()
 		switch {
-		case !c.Ours || c.Inherited || !s.mayRemove(ledger, c.Instant):
+		case !c.Ours || c.Inherited || !r.MayRemove(ledger, c.Instant):
 			continue
-		case c.Instant.State == repository.Retired:
+		case c.Instant.State == instants.Retired:
 			what += ", which is retired"
 		case c.Sealed:
 			continue
 		}
 		all = append(all, finding{what: what, later: later, fix: func(context.Context) error {
-			return s.ifNotRefused(func() error { return s.DeleteCheckpoint(c.Instant) })
+			return r.ifNotRefused(func() error { return r.DeleteCheckpoint(c.Instant) })
 		}})
 	}
 	return all, nil
@@ -211,9 +253,9 @@ func (s *Site) findCheckpoints() ([]finding, error) {
 // identity, and the next run tries again. libvirt waits 30 s for another job on the domain
 // to end: where it has once, the others are not tried. Where libvirt cannot be reached, or
 // does not have the domain, nothing else can be done either, and the error stays what it is.
-func (s *Site) ifNotRefused(do func() error) error {
-	if s.busy != nil {
-		return s.busy
+func (r *recoverer) ifNotRefused(do func() error) error {
+	if r.busy != nil {
+		return r.busy
 	}
 	err := do()
 	var refused *hypervisor.Error
@@ -225,7 +267,7 @@ func (s *Site) ifNotRefused(do func() error) error {
 	}
 	later := &laterError{err.Error() + "; the next run does it"}
 	if errors.Is(err, hypervisor.ErrBusy) {
-		s.busy = later
+		r.busy = later
 	}
 	return later
 }
@@ -234,41 +276,41 @@ func (s *Site) ifNotRefused(do func() error) error {
 // fixes before are done: their point was not sealed, or their checkpoint was retired. An
 // entry of a sealed point stays: its checkpoint may be defined again. These come last, as
 // they write to the repository: what is removed before makes room.
-func (s *Site) findForgotten() ([]finding, error) {
-	ledger, err := s.ledger()
+func (r *recoverer) findForgotten() ([]finding, error) {
+	ledger, err := r.Ledger()
 	if err != nil {
 		return nil, err
 	}
 	var all []finding
 	for _, i := range ledger.Issued {
-		if !s.mayRemove(ledger, i) || i.Identity == s.Own || i.Checkpoint && ledger.Sealed(i) && i.State != repository.Retired {
+		if !r.MayRemove(ledger, i) || i.Identity == r.Own || i.Checkpoint && ledger.Sealed(i) && i.State != instants.Retired {
 			continue
 		}
-		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return s.forgetInstant(i) }, silent: true})
+		all = append(all, finding{what: "the note of " + i.Point, fix: func(context.Context) error { return r.forgetInstant(i) }, silent: true})
 	}
 	return all, nil
 }
 
-// forgetInstant drops an identity, unless libvirt lists its checkpoint, or nobody can tell
+// forgetInstant drops an identity, unless libvirt lists its checkpoint, or it is unknown
 // now whether there are bitmaps of it (*laterError): the domain is off, or another job
 // holds it.
-func (s *Site) forgetInstant(i repository.Instant) error {
+func (r *recoverer) forgetInstant(i instants.Instant) error {
 	if i.Checkpoint {
-		if _, err := s.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		if _, err := r.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 			return err
 		}
-		if err := s.ifNotRefused(func() error { return s.deleteOrphans(i) }); err != nil {
+		if err := r.ifNotRefused(func() error { return r.DeleteOrphans(i) }); err != nil {
 			return err
 		}
 	}
-	return s.unlessFull(s.Lock.DropInstant(i.Identity))
+	return r.unlessFull(r.Lock.DropInstant(i.Identity))
 }
 
-// unlessFull lets an error of a full repository pass: a note that cannot be taken now is
+// unlessFull ignores an error of a full repository: a note that cannot be taken now is
 // taken by a later run, and must not keep this one from making room.
-func (s *Site) unlessFull(err error) error {
+func (r *recoverer) unlessFull(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		s.log().Debug(err.Error())
+		r.log.Debug(err.Error())
 		return nil
 	}
 	return err
@@ -276,22 +318,22 @@ func (s *Site) unlessFull(err error) error {
 
 // whileOff is why something cannot be done to a domain that is shut off, and ""
 // for one that runs.
-func (s *Site) whileOff(why string) (string, error) {
-	active, err := s.Domain.Active()
+func (r *recoverer) whileOff(why string) (string, error) {
+	active, err := r.Domain.Active()
 	if err != nil || active {
 		return "", err
 	}
 	return why + "; the next run does it", nil
 }
 
-func (s *Site) findPartials() ([]finding, error) {
-	partials, err := s.Lock.Leftovers()
+func (r *recoverer) findPartials() ([]finding, error) {
+	partials, err := r.Lock.Leftovers()
 	if err != nil {
 		return nil, err
 	}
 	var all []finding
 	for _, name := range partials {
-		all = append(all, finding{what: "the unfinished point " + name, fix: func(context.Context) error { return s.Lock.RemoveLeftover(name) }})
+		all = append(all, finding{what: "the unfinished point " + name, fix: func(context.Context) error { return r.Lock.RemoveLeftover(name) }})
 	}
 	return all, nil
 }
@@ -299,14 +341,14 @@ func (s *Site) findPartials() ([]finding, error) {
 // findFiles lists sockets and scratch files of ours, and the directories of the
 // servers that disks were compared with. Those of a job that runs are not there
 // any more when their turn comes.
-func (s *Site) findFiles() ([]finding, error) {
+func (r *recoverer) findFiles() ([]finding, error) {
 	var all []finding
-	ledger, err := s.ledger()
+	ledger, err := r.Ledger()
 	if err != nil {
 		return nil, err
 	}
 	seen := map[string]bool{}
-	for _, dir := range []string{RunDir(s.SocketDir), RunDir(s.ScratchDir), os.TempDir()} {
+	for _, dir := range []string{guest.RunDir(r.SocketDir), guest.RunDir(r.ScratchDir), os.TempDir()} {
 		if seen[dir] {
 			continue
 		}
@@ -317,17 +359,10 @@ func (s *Site) findFiles() ([]finding, error) {
 		}
 		for _, e := range entries {
 			path := filepath.Join(dir, e.Name())
-			if s.ours(ledger, path) {
+			if r.IsOurs(ledger, path) {
 				all = append(all, finding{what: path, fix: func(context.Context) error { return os.RemoveAll(path) }})
 			}
 		}
 	}
 	return all, nil
-}
-
-func removeIfExists(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }

@@ -8,8 +8,10 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -17,8 +19,8 @@ import (
 // was undefined and defined again, is transient and was created again, was
 // renamed, has migrated; or somebody has deleted the checkpoint.
 type absent struct {
-	point   repository.Manifest
-	instant repository.Instant
+	point   manifest.Manifest
+	instant instants.Instant
 }
 
 func (a absent) what() string {
@@ -28,24 +30,23 @@ func (a absent) what() string {
 func (a absent) name() string { return a.instant.CheckpointName() }
 
 // missing lists the absent checkpoints whose identities stand, oldest first.
-func (s *Site) missing() ([]absent, error) {
-	there, err := s.Survey(false)
+func (r *recoverer) missing() ([]absent, error) {
+	there, err := r.Survey(false)
 	if err != nil {
 		return nil, err
 	}
-	ledger, err := s.ledger()
+	ledger, err := r.Ledger()
 	if err != nil {
 		return nil, err
 	}
 	var all []absent
 	for _, i := range ledger.Issued { // in the order of their numbers
-		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == repository.Retired {
+		if _, listed := checkpoint.Find(there, i.CheckpointName()); listed || !i.Checkpoint || i.State == instants.Retired {
 			continue
 		}
-		m, err := s.Repo.Point(s.Lock.Domain(), i.Point)
-		var damaged *repository.DamagedError
+		m, err := r.Repo.Point(r.Lock.Domain(), i.Point)
 		switch {
-		case errors.Is(err, repository.ErrNoPoint), errors.As(err, &damaged), err == nil && m.Identity != i.Identity:
+		case errors.Is(err, manifest.ErrNoPoint), fail.Is(err, fail.Damaged), err == nil && m.Identity != i.Identity:
 			continue // not sealed, or not to be trusted
 		case err != nil:
 			return nil, err
@@ -59,17 +60,17 @@ func (s *Site) missing() ([]absent, error) {
 // valid, oldest first. A bitmap is persistent: QEMU keeps it in the image, and
 // goes on recording, whether libvirt knows of it or not. What libvirt refuses now is
 // left for the next run (see ifNotRefused).
-func (s *Site) redefine(again bool, report *Report) error {
-	missing, err := s.missing()
+func (r *recoverer) redefine(again bool, report *Report) error {
+	missing, err := r.missing()
 	if err != nil {
 		return err
 	}
-	later, err := s.whileOff(unknownWhileOff)
+	later, err := r.whileOff(unknownWhileOff)
 	if err != nil {
 		return err
 	}
 	for _, a := range missing {
-		if a.instant.State == repository.Lost && !again {
+		if a.instant.State == instants.Lost && !again {
 			continue // found out before
 		}
 		if later != "" {
@@ -77,29 +78,29 @@ func (s *Site) redefine(again bool, report *Report) error {
 			continue
 		}
 		var what string
-		err := s.ifNotRefused(func() (err error) {
-			what, err = s.redefineOne(a)
+		err := r.ifNotRefused(func() (err error) {
+			what, err = r.redefineOne(a)
 			return err
 		})
 		var gone *goneError
 		var refused *laterError
-		state := repository.Issued
+		state := instants.Issued
 		switch {
 		case errors.As(err, &refused):
 			report.add(finding{what: a.what(), later: refused.why})
 			continue
 		case errors.As(err, &gone):
-			state = repository.Lost
+			state = instants.Lost
 			report.Lost = append(report.Lost, fmt.Sprintf("checkpoint %s: %s", a.point.ID, gone.why))
-			s.log().Debug(fmt.Sprintf("checkpoint %s is lost: %s", a.name(), gone.why))
+			r.log.Debug(fmt.Sprintf("checkpoint %s is lost: %s", a.name(), gone.why))
 		case err != nil:
 			return fmt.Errorf("define checkpoint %s again: %w", a.point.ID, err)
 		default:
 			report.add(finding{what: what})
-			s.log().Info("defined again: " + what)
+			r.log.Info("defined again: " + what)
 		}
 		if state != a.instant.State {
-			if err := s.unlessFull(s.Lock.SetInstantState(a.instant.Identity, state)); err != nil {
+			if err := r.unlessFull(r.Lock.SetInstantState(a.instant.Identity, state)); err != nil {
 				return err
 			}
 		}
@@ -115,8 +116,8 @@ func (e *goneError) Error() string { return e.why }
 // redefineOne defines a checkpoint again if at least one of its bitmaps is
 // valid. Where another is not, libvirt lists a checkpoint with a broken bitmap,
 // as after a crash of QEMU, and that disk alone does without.
-func (s *Site) redefineOne(a absent) (what string, err error) {
-	c, err := s.document(a)
+func (r *recoverer) redefineOne(a absent) (what string, err error) {
+	c, err := r.document(a)
 	if err != nil {
 		return "", err
 	}
@@ -124,27 +125,27 @@ func (s *Site) redefineOne(a absent) (what string, err error) {
 	if err != nil {
 		return "", &goneError{err.Error()}
 	}
-	err = s.Domain.RedefineCheckpoint(doc, true)
+	err = r.Domain.RedefineCheckpoint(doc, true)
 	if err == nil {
 		return a.what(), nil
 	}
 	if !errors.Is(err, hypervisor.ErrCheckpointInconsistent) {
 		return "", refusal(err)
 	}
-	if err := s.Domain.RedefineCheckpoint(doc, false); err != nil {
+	if err := r.Domain.RedefineCheckpoint(doc, false); err != nil {
 		return "", refusal(err)
 	}
 	if err := fault.Point("redefined"); err != nil {
 		return "", err
 	}
-	broken, valid, err := s.bitmaps(c.Name)
+	broken, valid, err := r.bitmaps(c.Name)
 	if err != nil {
 		return "", err
 	}
 	if valid > 0 {
 		return fmt.Sprintf("%s (without the bitmap of %s, which is missing or broken)", a.what(), strings.Join(broken, " and ")), nil
 	}
-	if err := s.dropRecord(a); err != nil {
+	if err := r.dropRecord(a); err != nil {
 		return "", err
 	}
 	return "", &goneError{"its bitmaps are missing or broken"}
@@ -152,15 +153,15 @@ func (s *Site) redefineOne(a absent) (what string, err error) {
 
 // dropRecord takes back the record of a checkpoint that has no valid bitmap, with the
 // broken ones. Those of an inherited one are not ours to delete.
-func (s *Site) dropRecord(a absent) error {
-	ledger, err := s.ledger()
+func (r *recoverer) dropRecord(a absent) error {
+	ledger, err := r.Ledger()
 	if err != nil {
 		return err
 	}
 	if ledger.Inherited(a.instant) {
-		return s.Domain.DeleteCheckpoint(a.name(), true)
+		return r.Domain.DeleteCheckpoint(a.name(), true)
 	}
-	return checkpoint.DeleteForSure(s.Domain, a.name())
+	return checkpoint.DeleteForSure(r.Domain, a.name())
 }
 
 // refusal tells what libvirt will not take from what only failed now.
@@ -175,10 +176,9 @@ func refusal(err error) error {
 
 // document is the checkpoint as the point recorded it, for the disks that the
 // domain has now.
-func (s *Site) document(a absent) (xml.Checkpoint, error) {
-	data, err := s.Repo.ReadFile(a.point, "checkpoint.xml")
-	var damaged *repository.DamagedError
-	if errors.As(err, &damaged) {
+func (r *recoverer) document(a absent) (xml.Checkpoint, error) {
+	data, err := r.Repo.ReadFile(a.point, "checkpoint.xml")
+	if fail.Is(err, fail.Damaged) {
 		return xml.Checkpoint{}, &goneError{err.Error()}
 	}
 	if err != nil {
@@ -188,42 +188,34 @@ func (s *Site) document(a absent) (xml.Checkpoint, error) {
 	if err != nil {
 		return c, &goneError{err.Error()}
 	}
-	ledger, err := s.ledger()
+	ledger, err := r.Ledger()
 	if err != nil {
 		return c, err
 	}
 	if i, ok := checkpoint.Issued(c, ledger); !ok || i.Identity != a.instant.Identity {
 		return c, &goneError{"the point's checkpoint.xml is that of another"}
 	}
-	guest, err := s.guest()
+	domain, err := r.Describe()
 	if err != nil {
 		return c, err
 	}
 	c.Disks = slices.DeleteFunc(c.Disks, func(d xml.CheckpointDisk) bool {
-		_, has := guest.Disk(d.Target)
+		_, has := domain.Disk(d.Target)
 		return !has
 	})
 	if !slices.ContainsFunc(c.Disks, func(d xml.CheckpointDisk) bool { return d.Bitmap != "" }) {
 		return c, &goneError{"the domain has none of its disks any more"}
 	}
-	return c, s.setParent(&c)
-}
-
-func (s *Site) guest() (xml.Domain, error) {
-	doc, err := s.Domain.XML()
-	if err != nil {
-		return xml.Domain{}, err
-	}
-	return xml.ParseDomain(doc)
+	return c, r.setParent(&c)
 }
 
 // setParent drops a parent that libvirt does not list: it would refuse that. The
 // parent is of no use but for display, as each bitmap records by itself.
-func (s *Site) setParent(c *xml.Checkpoint) error {
+func (r *recoverer) setParent(c *xml.Checkpoint) error {
 	if c.Parent == "" {
 		return nil
 	}
-	_, err := s.Domain.CheckpointXML(c.Parent)
+	_, err := r.Domain.CheckpointXML(c.Parent)
 	if errors.Is(err, hypervisor.ErrNoCheckpoint) {
 		c.Parent = ""
 		return nil
@@ -234,8 +226,8 @@ func (s *Site) setParent(c *xml.Checkpoint) error {
 // bitmaps tells the disks of a checkpoint with a broken bitmap, and how many
 // have a valid one. It is an error where libvirt cannot tell now: the domain has ended,
 // or another job holds it.
-func (s *Site) bitmaps(name string) (broken []string, valid int, err error) {
-	doc, err := s.Domain.CheckpointSizes(name)
+func (r *recoverer) bitmaps(name string) (broken []string, valid int, err error) {
+	doc, err := r.Domain.CheckpointSizes(name)
 	if err != nil {
 		return nil, 0, err
 	}

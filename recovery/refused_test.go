@@ -26,7 +26,7 @@ func TestIfNotRefused(t *testing.T) {
 		{refused(hypervisor.ErrUnreachable), false, false},
 		{refused(hypervisor.ErrNoDomain), false, false},
 	} {
-		s := &Site{}
+		s := &recoverer{}
 		err := s.ifNotRefused(func() error { return tt.err })
 		var later *laterError
 		if errors.As(err, &later) != tt.later || !tt.later && !errors.Is(err, tt.err) {

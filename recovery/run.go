@@ -7,7 +7,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -16,26 +16,21 @@ type Request struct {
 	Domain string
 	// DryRun only looks.
 	DryRun bool
-	// As in Site.
+	// As in guest.LockedDomain.
 	SocketDir, ScratchDir string
 	AgentTimeout          time.Duration
 	Log                   *slog.Logger
 }
 
-// Run puts right what earlier runs of a domain left, running or shut off, and
-// gives libvirt back the checkpoints that it has lost, those that were found to
-// be lost for good before among them. It may be repeated at will.
+// Run cleans up after earlier runs of a domain, running or shut off, and gives libvirt
+// back the checkpoints that it has lost, those that were found to be lost for good before
+// among them. It may be repeated at will.
 //
-// Errors: hypervisor.ErrNoDomain, repository.ErrNotRepository,
-// *repository.LockedError while a run of the domain is alive,
+// Errors: hypervisor.ErrNoDomain, *repository.LockedError while a run of the domain is alive,
 // *repository.OtherDomainError, and whatever libvirt or the file system reports.
-func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (report Report, err error) {
+func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (report Report, err error) {
 	report.Domain = request.Domain
-	domain, err := conn.Domain(request.Domain)
-	if err != nil {
-		return report, err
-	}
-	repo, err := repository.Open(dir)
+	domain, err := host.Domain(request.Domain)
 	if err != nil {
 		return report, err
 	}
@@ -44,29 +39,25 @@ func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request
 		return report, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	site := &Site{
+	locked := &guest.LockedDomain{
 		Domain: domain, Repo: repo, Lock: lock, Log: request.Log,
 		SocketDir: request.SocketDir, ScratchDir: request.ScratchDir, AgentTimeout: request.AgentTimeout,
 	}
 	if request.DryRun {
-		return site.Look()
+		return Look(locked)
 	}
-	return site.Recover(ctx, true)
+	return Recover(ctx, locked, true)
 }
 
 // Domains lists the domains that have a directory in the repository: those that
 // libvirt knows, and those that it does not (undefined, renamed, on another
 // host).
-func Domains(conn *hypervisor.Conn, dir string) (known, unknown []string, err error) {
-	repo, err := repository.Open(dir)
-	if err != nil {
-		return nil, nil, err
-	}
+func Domains(host guest.Host, repo *repository.Repository) (known, unknown []string, err error) {
 	here, err := repo.Domains()
 	if err != nil {
 		return nil, nil, err
 	}
-	all, err := conn.Domains()
+	all, err := host.Domains()
 	if err != nil {
 		return nil, nil, err
 	}

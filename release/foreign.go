@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -39,19 +41,14 @@ type ForeignResult struct {
 	Deleted []string            `json:"deleted"`
 }
 
-// Foreign lists the checkpoints that virtbackup made for other repositories than that at
-// dir, and deletes those that are named, all or, where one of the names is not among
-// them, none.
+// Foreign lists the checkpoints that virtbackup made for other repositories than repo, and
+// deletes those that are named: all, or none where one of the names is not among them.
 //
 // Errors: hypervisor.ErrNoDomain, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *NotForeignError, *repository.LockedError, and what libvirt reports.
-func Foreign(conn *hypervisor.Conn, dir string, request ForeignRequest) (result ForeignResult, err error) {
+func Foreign(host guest.Host, repo *repository.Repository, request ForeignRequest) (result ForeignResult, err error) {
 	result = ForeignResult{Domain: request.Domain, DryRun: request.DryRun, Foreign: []ForeignCheckpoint{}, Deleted: []string{}}
-	repo, err := repository.Open(dir)
-	if err != nil {
-		return result, err
-	}
-	domain, err := conn.Domain(request.Domain)
+	domain, err := host.Domain(request.Domain)
 	if err != nil {
 		return result, err
 	}
@@ -98,5 +95,5 @@ func (e *NotForeignError) Unwrap() error { return hypervisor.ErrNoCheckpoint }
 
 // Hint says where the names are.
 func (e *NotForeignError) Hint() string {
-	return fmt.Sprintf("virtbackup release %s --foreign lists those that there are, with their full names", repository.ShellWord(e.Domain))
+	return fmt.Sprintf("virtbackup release %s --foreign lists those that there are, with their full names", manifest.ShellWord(e.Domain))
 }

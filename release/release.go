@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -27,7 +29,7 @@ type Request struct {
 	Points bool
 	// DryRun removes nothing.
 	DryRun bool
-	// As in recovery.Site.
+	// As in guest.LockedDomain.
 	SocketDir, ScratchDir string
 	AgentTimeout          time.Duration
 	Log                   *slog.Logger
@@ -48,10 +50,10 @@ type Result struct {
 // work is one request under way.
 type work struct {
 	Request
-	conn   *hypervisor.Conn
+	host   guest.Host
 	repo   *repository.Repository
 	lock   *repository.Lock
-	domain *hypervisor.Domain // nil where libvirt does not know it
+	domain guest.Domain // nil where libvirt does not know it
 	active bool
 	owned  bool // the points tell whose they are
 	// namesake: libvirt has another domain of that name.
@@ -67,18 +69,14 @@ type work struct {
 // be done again.
 //
 // Errors: hypervisor.ErrNoDomain where neither libvirt nor the repository knows
-// the domain, repository.ErrNoPoint, *repository.NeededError for a point that
+// the domain, manifest.ErrNoPoint, *repository.NeededError for a point that
 // others need, *repository.LockedError, and whatever libvirt or the file system
 // reports.
-func Run(ctx context.Context, conn *hypervisor.Conn, dir string, request Request) (result Result, retErr error) {
-	w := &work{Request: request, conn: conn}
+func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
+	w := &work{Request: request, host: host, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
 	if w.Log == nil {
 		w.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
-	}
-	var err error
-	if w.repo, err = repository.Open(dir); err != nil {
-		return w.result, err
 	}
 	if err := w.find(); err != nil {
 		return w.result, err
@@ -121,13 +119,13 @@ func (w *work) find() error {
 	ids, _ := w.repo.PointIDs(w.Domain)
 	w.owned = uuid != "" || len(ids) == 0
 	if uuid == "" {
-		w.domain, err = w.conn.Domain(w.Domain)
+		w.domain, err = w.host.Domain(w.Domain)
 	} else {
-		w.domain, err = w.conn.DomainByUUID(uuid)
+		w.domain, err = w.host.DomainByUUID(uuid)
 	}
 	if errors.Is(err, hypervisor.ErrNoDomain) && slices.Contains(here, w.Domain) {
 		w.domain = nil
-		_, err := w.conn.Domain(w.Domain)
+		_, err := w.host.Domain(w.Domain)
 		w.namesake = err == nil
 		return nil
 	}
@@ -168,7 +166,7 @@ func (w *work) points() ([]string, error) {
 	case err != nil || w.Point == "":
 		return all, err
 	case !slices.Contains(all, w.Point):
-		return nil, fmt.Errorf("%w: %s of domain %s", repository.ErrNoPoint, w.Point, w.Domain)
+		return nil, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, w.Point, w.Domain)
 	}
 	return []string{w.Point}, nil
 }
@@ -179,11 +177,11 @@ func (w *work) recover(ctx context.Context) error {
 	if w.domain == nil || w.DryRun || !w.owned {
 		return nil
 	}
-	site := &recovery.Site{
+	locked := &guest.LockedDomain{
 		Domain: w.domain, Repo: w.repo, Lock: w.lock, Log: w.Log,
 		SocketDir: w.SocketDir, ScratchDir: w.ScratchDir, AgentTimeout: w.AgentTimeout,
 	}
-	report, err := site.Recover(ctx, true)
+	report, err := recovery.Recover(ctx, locked, true)
 	w.result.Recovered = report.Fixed
 	return err
 }
@@ -235,7 +233,7 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 	switch {
 	case c.Inherited:
 		w.note("checkpoint %s stays: it was made before the repository was moved or copied, and the original may need it "+
-			"(virtbackup checkpoint delete %s %s --force)", point, repository.ShellWord(w.domain.Name()), c.Name)
+			"(virtbackup checkpoint delete %s %s --force)", point, manifest.ShellWord(w.domain.Name()), c.Name)
 		return nil, false, nil
 	case c.Ours && w.active:
 		return func() error { return checkpoint.DeleteIssued(w.domain, w.lock, c.Instant) }, true, nil

@@ -2,20 +2,22 @@ package repository
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
-	"strings"
-	"time"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // Link is one image of a chain.
 type Link struct {
-	Point Manifest
-	Disk  Disk
+	Point manifest.Manifest
+	Disk  manifest.Disk
 	Path  string // of the image
 }
 
@@ -52,17 +54,6 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	}
 }
 
-// ChainOptions say who is told of what while a chain is read. Calls come from
-// several goroutines.
-type ChainOptions struct {
-	// Warn, if set, is told of what was read wrong once, and of hash lists that are
-	// damaged.
-	Warn func(message string)
-	// Progress, if set, is called after each piece of an image or a hash list that was
-	// read: a reader of few bytes may have to read a whole image, see OpenChain.
-	Progress func()
-}
-
 // OpenChain opens the images of Links. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
 // digests in the manifests: what is wrong when read again is a
@@ -70,83 +61,95 @@ type ChainOptions struct {
 // ctx stops readers that read much more than they were asked for: a whole image, because
 // its list is damaged.
 //
-// Memory and open files are bounded whatever the number of links: mostCached bytes
-// of ranges, mostListMemory bytes of computed lists and mostOpen files, besides what
-// qcow2.Chain keeps of each image. Each link has a proof, for CheckOptions. The caller
-// closes the chain when nobody reads it any more.
-func OpenChain(ctx context.Context, links []Link, o ChainOptions) (_ *qcow2.Chain, proofs []*Proof, close func(), err error) {
-	shared := newReading(ctx, func(string) {})
-	if o.Warn != nil {
-		shared.warn = o.Warn
-	}
-	if o.Progress != nil {
-		shared.progress = o.Progress
-	}
+// Memory and open files are bounded whatever the number of links: what Readers share, and
+// mostOpen files, besides what qcow2.Chain keeps of each image. Each link has the ranges
+// that were proven, for CheckOptions. The caller closes the chain when nobody reads it any
+// more.
+func OpenChain(ctx context.Context, links []Link, o hashlist.ReadOptions) (_ *qcow2.Chain, proven []*hashlist.ProvenRanges, close func(), err error) {
+	files := newChainFiles(ctx, o)
 	var images []io.ReaderAt
 	for _, link := range links {
-		r := shared.reader(link)
-		images, proofs = append(images, r), append(proofs, r.proof)
+		r := files.open(link)
+		images, proven = append(images, r), append(proven, r.Proven())
 	}
 	chain, err := qcow2.OpenChain(images)
 	if err != nil {
-		shared.close()
+		files.close()
 		return nil, nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
 	}
-	return chain, proofs, shared.close, nil
+	return chain, proven, files.close, nil
+}
+
+// chainFiles are the files of a chain and what their readers share.
+type chainFiles struct {
+	pool    *filePool
+	readers *hashlist.Readers
+}
+
+func newChainFiles(ctx context.Context, o hashlist.ReadOptions) *chainFiles {
+	return &chainFiles{newFilePool(), hashlist.NewReaders(ctx, o)}
+}
+
+func (c *chainFiles) close() {
+	c.pool.close()
+	c.readers.Close()
+}
+
+// open returns a reader of the image of a link. Its files are opened when they are read.
+func (c *chainFiles) open(l Link) *linkReader {
+	file := func(name string) hashlist.File {
+		return hashlist.File{Name: nameOf(l.Point, l.Disk, name), ReaderAt: pooledPath{c.pool, filepath.Join(filepath.Dir(l.Path), name)}}
+	}
+	return &linkReader{c.readers.Open(file(filepath.Base(l.Path)), file(l.Disk.HashesFile()), listOf(l.Disk)), l}
+}
+
+// linkReader reads the image of a link. Its errors say which point is damaged.
+type linkReader struct {
+	*hashlist.Reader
+	link Link
+}
+
+// ReadAt is that of io.ReaderAt. Damage is a *DamagedError.
+func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
+	n, err := r.Reader.ReadAt(p, off)
+	var damage *hashlist.DamageError
+	if errors.As(err, &damage) {
+		m, d := r.link.Point, r.link.Disk
+		err = DamagedBy([]Damage{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),
+			Disk: d.Target, Offset: damage.Offset, Length: damage.Length, What: damage.What, WholeDisk: true}})
+	}
+	return n, err
 }
 
 // damagedFile is the error for a file that is not as it was sealed. err itself is
 // returned where it says nothing of the file.
-func damagedFile(m Manifest, name string, err error) error {
-	if cannotCheck(err) {
+func damagedFile(m manifest.Manifest, name string, err error) error {
+	if localfile.CannotCheck(err) {
 		return err
 	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
 }
 
-func (r *Repository) parentOf(m Manifest, d Disk) (Manifest, Disk, error) {
+func (r *Repository) parentOf(m manifest.Manifest, d manifest.Disk) (manifest.Manifest, manifest.Disk, error) {
 	id, _, err := d.ParentImage()
 	if err != nil {
-		return Manifest{}, Disk{}, damagedPoint(m.Domain, m.ID, err)
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, m.ID, err)
 	}
 	parent, err := r.readManifest(m.Domain, id)
 	if err != nil {
-		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
 	}
-	pd, err := m.parentDisk(d, parent)
+	pd, err := m.ParentDisk(d, parent)
 	if err != nil {
-		return Manifest{}, Disk{}, damagedPoint(m.Domain, id, err)
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, err)
 	}
 	return parent, pd, nil
 }
 
-// parentDisk finds, in the parent point, the disk that d is chained onto, and
-// sees that the parent is the one that was there when the point was made.
-func (m Manifest) parentDisk(d Disk, parent Manifest) (Disk, error) {
-	_, image, err := d.ParentImage()
-	switch {
-	case err != nil:
-		return Disk{}, err
-	case !strings.EqualFold(parent.DomainUUID, m.DomainUUID):
-		return Disk{}, fmt.Errorf("%s needs it, but it is of another domain: UUID %s, not %s", m.ID, parent.DomainUUID, m.DomainUUID)
-	case m.ParentIdentity != "" && m.ParentIdentity != parent.Identity:
-		return Disk{}, fmt.Errorf("%s needs the point of identity %s, but this one has %q: put here by hand", m.ID, m.ParentIdentity, parent.Identity)
-	case !m.ParentTime.IsZero() && !m.ParentTime.Equal(parent.Time):
-		return Disk{}, fmt.Errorf("%s needs the point of %s, but this one shows %s: put here by hand", m.ID,
-			m.ParentTime.Format(time.RFC3339Nano), parent.Time.Format(time.RFC3339Nano))
-	}
-	for _, pd := range parent.Disks {
-		if pd.Image == image {
-			return pd, nil
-		}
-	}
-	return Disk{}, fmt.Errorf("%s needs its image %s, which its manifest does not have", m.ID, image)
-}
-
 // checkHeader holds the header of an image against its manifest.
-func checkHeader(path string, d Disk) error {
+func checkHeader(path string, d manifest.Disk) error {
 	h, err := readHeader(path)
-	if unreadable(err) {
+	if localfile.Unreadable(err) {
 		h, err = readHeader(path)
 	}
 	if err != nil {
@@ -156,7 +159,7 @@ func checkHeader(path string, d Disk) error {
 }
 
 func readHeader(path string) (qcow2.Header, error) {
-	f, err := openRegular(path)
+	f, err := localfile.OpenRegular(path)
 	if err != nil {
 		return qcow2.Header{}, err
 	}
@@ -168,7 +171,7 @@ func readHeader(path string) (qcow2.Header, error) {
 	return h, err
 }
 
-func compareHeader(path string, h qcow2.Header, d Disk) error {
+func compareHeader(path string, h qcow2.Header, d manifest.Disk) error {
 	switch {
 	case h.BackingFile != d.Parent:
 		return fmt.Errorf("%s: backing file is %q, the manifest says %q", path, h.BackingFile, d.Parent)

@@ -18,7 +18,11 @@ import (
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // checkedLength is that of the image of oneImage: three ranges and a short one.
@@ -26,11 +30,11 @@ func checkedLength(unit int64) int64 { return 3*unit + unit/16 }
 
 // oneImage makes a repository with one point of one image, whose content is no
 // qcow2 image but for its header, and whose hash list has ranges of this length.
-func oneImage(t testing.TB, unit int64) (*Repository, Manifest) {
+func oneImage(t testing.TB, unit int64) (*Repository, manifest.Manifest) {
 	t.Helper()
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
-	p, m := makePartial(t, l, point{id: "check1", kind: KindFull})
+	p, m := makePartial(t, l, point{id: "check1", kind: manifest.KindFull})
 	im, err := p.CreateImage("vda", directio.Auto)
 	if err != nil {
 		t.Fatal(err)
@@ -43,14 +47,14 @@ func oneImage(t testing.TB, unit int64) (*Repository, Manifest) {
 	if _, _, err := im.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	m.Disks = []Disk{{Target: "vda", Kind: KindFull, VirtualSize: 8 << 20}}
+	m.Disks = []manifest.Disk{{Target: "vda", Kind: manifest.KindFull, VirtualSize: 8 << 20}}
 	if err := p.Seal(m); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	if unit == firstRangeLength {
+	if unit == hashlist.FirstRangeLength {
 		asFormat1(t, r, "check1")
 	}
 	m, err = r.Point("vm1", "check1")
@@ -68,6 +72,30 @@ func contentOf(unit int64) (content []byte) {
 	return content
 }
 
+// Where the hashes of a list begin, and how long each is (docs/format.md).
+const (
+	firstHash  = 32
+	hashLength = 32
+)
+
+// writtenList is the hash list of an image, without the tree of a long one, by
+// docs/format.md.
+func writtenList(image []byte, unit int) []byte {
+	version := uint32(2)
+	if unit == 1<<20 {
+		version = 1
+	}
+	list := binary.LittleEndian.AppendUint32([]byte("VBHASHES"), version)
+	list = binary.LittleEndian.AppendUint32(list, 1)
+	list = binary.LittleEndian.AppendUint64(list, uint64(unit))
+	list = binary.LittleEndian.AppendUint64(list, uint64(len(image)))
+	for at := 0; at < len(image); at += unit {
+		sum := blake3.Sum256(image[at:min(at+unit, len(image))])
+		list = append(list, sum[:]...)
+	}
+	return list
+}
+
 // asFormat1 gives the images of a point hash lists as they were first written,
 // with a hash for each MiB, and a manifest that goes with them.
 func asFormat1(t testing.TB, r *Repository, id string) {
@@ -81,28 +109,23 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list := []byte("VBHASHES\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x10\x00\x00\x00\x00\x00")
-		list = binary.LittleEndian.AppendUint64(list, uint64(len(data)))
-		for at := 0; at < len(data); at += 1 << 20 {
-			sum := blake3.Sum256(data[at:min(at+1<<20, len(data))])
-			list = append(list, sum[:]...)
-		}
+		list := writtenList(data, 1<<20)
 		mustWrite(t, filepath.Join(r.PointDir("vm1", id), d.HashesFile()), string(list))
-		m.Disks[i].Hashes, m.Disks[i].HashRange = digestBytes(list), 0
+		m.Disks[i].Hashes, m.Disks[i].HashRange = digest.Of(list), 0
 	}
-	data, err := encodeManifest(m)
+	data, err := manifest.Encode(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustWrite(t, filepath.Join(r.PointDir("vm1", id), ManifestName), string(data))
+	mustWrite(t, filepath.Join(r.PointDir("vm1", id), manifest.FileName), string(data))
 }
 
 // checkOf checks the image of oneImage, once as it is and once after somebody has
 // read parts of it, which makes no difference.
-func checkOf(t *testing.T, r *Repository, m Manifest, written []byte) []Damage {
+func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []Damage {
 	t.Helper()
-	check := func(p *Proof) []Damage {
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p,
+	check := func(p *hashlist.ProvenRanges) []Damage {
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p,
 			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
@@ -118,13 +141,13 @@ func checkOf(t *testing.T, r *Repository, m Manifest, written []byte) []Damage {
 
 // proofOf reads parts of the image, of whole ranges and fewer bytes. What it gets
 // is what was written, or damage.
-func proofOf(t *testing.T, r *Repository, m Manifest, content []byte) *Proof {
+func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *hashlist.ProvenRanges {
 	t.Helper()
-	unit := m.Disks[0].layout().unit
+	unit := listOf(m.Disks[0]).Range
 	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	shared := newReading(context.Background(), func(string) {})
-	defer shared.close()
-	reader := shared.reader(link)
+	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
+	defer files.close()
+	reader := files.open(link)
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for range 20 {
@@ -137,11 +160,11 @@ func proofOf(t *testing.T, r *Repository, m Manifest, content []byte) *Proof {
 		n, err := reader.ReadAt(p, at)
 		want := content[min(at, int64(len(content))):min(at+length, int64(len(content)))]
 		var damaged *DamagedError
-		if !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err != nil) || err != nil && err != io.EOF && !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotRegular) {
+		if !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err != nil) || err != nil && err != io.EOF && !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, localfile.ErrNotRegular) {
 			t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, n, err)
 		}
 	}
-	return reader.proof
+	return reader.Proven()
 }
 
 func describe(found []Damage) string {
@@ -176,13 +199,13 @@ func flip(t testing.TB, path string, at int64) {
 // Every kind of damage is found with its place; damage of the list alone is told
 // from damage of the image.
 func TestCheckImage(t *testing.T) {
-	t.Run("format 1", func(t *testing.T) { testCheckImage(t, firstRangeLength) })
-	t.Run("now", func(t *testing.T) { testCheckImage(t, RangeLength) })
+	t.Run("format 1", func(t *testing.T) { testCheckImage(t, hashlist.FirstRangeLength) })
+	t.Run("now", func(t *testing.T) { testCheckImage(t, hashlist.RangeLength) })
 }
 
 // The numbers in what is wanted are those of ranges of 1 MiB.
 func testCheckImage(t *testing.T, unit int64) {
-	const list = hashesHeaderSize + 4*hashSize
+	const list = firstHash + 4*hashLength
 	length := checkedLength(unit)
 	var pairs []string
 	for at1, at := range map[int64]int64{1 << 20: unit, 2 << 20: 2 * unit, 3 << 20: 3 * unit, 3211264: length, 65536: unit / 16,
@@ -229,7 +252,7 @@ func testCheckImage(t *testing.T, unit int64) {
 		},
 			[]string{"is not a regular file"}},
 		"a hash": {func(t *testing.T, image, hashes string) error {
-			flip(t, hashes, hashesHeaderSize+2*hashSize)
+			flip(t, hashes, firstHash+2*hashLength)
 			return nil
 		},
 			[]string{"vda.hashes: 32 bytes at offset 96: differs from what was written; the image it belongs to is sound by the manifest [harmless]"}},
@@ -243,7 +266,7 @@ func testCheckImage(t *testing.T, unit int64) {
 			[]string{"vda.hashes: 32 bytes at offset 160: was appended later; the image it belongs to is sound by the manifest [harmless]"}},
 		"image and a hash": {func(t *testing.T, image, hashes string) error {
 			flip(t, image, 0)
-			flip(t, hashes, hashesHeaderSize+hashSize)
+			flip(t, hashes, firstHash+hashLength)
 			return nil
 		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]",
 			"vda.qcow2: 2097152 bytes at offset 0: differs from what was written, or its hash list does, which is damaged too"}},
@@ -251,7 +274,7 @@ func testCheckImage(t *testing.T, unit int64) {
 			[]string{"vda.hashes: missing [harmless]", "vda.qcow2: 3211264 bytes at offset 0: differs from what was written; where, its hash list would tell, which is gone"}},
 		"both of another point": {func(t *testing.T, image, hashes string) error {
 			data := pageAligned(int(length), 77)
-			sums := appendHashes(layout{length, unit}.header(), data, unit)
+			sums := writtenList(data, int(unit))
 			return errors.Join(os.WriteFile(image, data, 0o600), os.WriteFile(hashes, sums, 0o600))
 		}, []string{"vda.hashes: 160 bytes at offset 0: does not match the manifest [harmless]", "vda.qcow2: 3211264 bytes at offset 0: is not the image that was written"}},
 	}
@@ -282,40 +305,40 @@ func testCheckImage(t *testing.T, unit int64) {
 
 // Every byte of a list of hashes and of a small file counts.
 func TestEveryByteOfSmallFiles(t *testing.T) {
-	r, m := oneImage(t, RangeLength)
+	r, m := oneImage(t, hashlist.RangeLength)
 	dir := r.PointDir("vm1", "check1")
-	for at := range int64(hashesHeaderSize + 4*hashSize) {
+	for at := range int64(firstHash + 4*hashLength) {
 		flip(t, filepath.Join(dir, "vda.hashes"), at)
-		if got := checkOf(t, r, m, contentOf(RangeLength)); len(got) != 1 || !got[0].Harmless || at < got[0].Offset || at >= got[0].Offset+got[0].Length {
+		if got := checkOf(t, r, m, contentOf(hashlist.RangeLength)); len(got) != 1 || !got[0].Harmless || at < got[0].Offset || at >= got[0].Offset+got[0].Length {
 			t.Fatalf("byte %d of the list: %s", at, describe(got))
 		}
 		flip(t, filepath.Join(dir, "vda.hashes"), at)
 	}
 	for at := range int64(len("<domain/>")) {
-		flip(t, filepath.Join(dir, DomainXML), at)
-		if got, err := r.CheckFile(m, DomainXML); err != nil || len(got) != 1 || got[0].Harmless {
-			t.Fatalf("byte %d of %s: %s, %v", at, DomainXML, describe(got), err)
+		flip(t, filepath.Join(dir, manifest.DomainXML), at)
+		if got, err := r.CheckFile(m, manifest.DomainXML); err != nil || len(got) != 1 || got[0].Harmless {
+			t.Fatalf("byte %d of %s: %s, %v", at, manifest.DomainXML, describe(got), err)
 		}
 		var damaged *DamagedError
-		if _, err := r.ReadFile(m, DomainXML); !errors.As(err, &damaged) {
-			t.Fatalf("byte %d of %s: read with %v", at, DomainXML, err)
+		if _, err := r.ReadFile(m, manifest.DomainXML); !errors.As(err, &damaged) {
+			t.Fatalf("byte %d of %s: read with %v", at, manifest.DomainXML, err)
 		}
-		flip(t, filepath.Join(dir, DomainXML), at)
+		flip(t, filepath.Join(dir, manifest.DomainXML), at)
 	}
-	if data, err := r.ReadFile(m, DomainXML); err != nil || string(data) != "<domain/>" {
+	if data, err := r.ReadFile(m, manifest.DomainXML); err != nil || string(data) != "<domain/>" {
 		t.Errorf("read %q, %v", data, err)
 	}
-	if got := checkOf(t, r, m, contentOf(RangeLength)); len(got) != 0 {
+	if got := checkOf(t, r, m, contentOf(hashlist.RangeLength)); len(got) != 0 {
 		t.Errorf("nothing is damaged any more: %s", describe(got))
 	}
 }
 
 func TestCheckImageEndsWithItsContext(t *testing.T) {
-	r, m := oneImage(t, RangeLength)
+	r, m := oneImage(t, hashlist.RangeLength)
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(why)
-	if _, err := r.CheckImage(ctx, m, m.Disks[0], CheckOptions{}); !errors.Is(err, why) {
+	if _, err := r.CheckImage(ctx, m, m.Disks[0], hashlist.CheckOptions{}); !errors.Is(err, why) {
 		t.Errorf("got %v, want the cause", err)
 	}
 }

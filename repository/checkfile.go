@@ -1,30 +1,18 @@
 package repository
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-)
 
-// reason is an error without the path, which the damage has already.
-func reason(err error) string {
-	var path *fs.PathError
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "missing"
-	case errors.Is(err, errNotRegular):
-		return err.Error()
-	case errors.As(err, &path):
-		return fmt.Sprintf("cannot be read: %v", path.Err)
-	}
-	return fmt.Sprintf("cannot be read: %v", err)
-}
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
+)
 
 // CheckHeader holds the header of an image against its manifest: sizes, backing
 // file, features. Damage is a *DamagedError.
-func (r *Repository) CheckHeader(m Manifest, d Disk) error {
+func (r *Repository) CheckHeader(m manifest.Manifest, d manifest.Disk) error {
 	if err := checkHeader(filepath.Join(r.PointDir(m.Domain, m.ID), d.Image), d); err != nil {
 		return damagedFile(m, d.Image, err)
 	}
@@ -33,10 +21,10 @@ func (r *Repository) CheckHeader(m Manifest, d Disk) error {
 
 // CheckFile holds a small file of a point (domain.xml) against the digest in the
 // manifest. Damage found is not an error.
-func (r *Repository) CheckFile(m Manifest, name string) ([]Damage, error) {
+func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]Damage, error) {
 	path := filepath.Join(r.PointDir(m.Domain, m.ID), name)
-	d := Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != DomainXML}
-	digest, err := Digest(path)
+	d := Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != manifest.DomainXML}
+	digest, err := localfile.Digest(path)
 	switch {
 	case err == nil && digest == m.Files[name]:
 		return nil, nil
@@ -45,27 +33,27 @@ func (r *Repository) CheckFile(m Manifest, name string) ([]Damage, error) {
 		if info, err := os.Lstat(path); err == nil {
 			d.Length = info.Size()
 		}
-	case cannotCheck(err):
+	case localfile.CannotCheck(err):
 		return nil, err
 	default:
-		d.What = reason(err)
+		d.What = localfile.Reason(err)
 	}
 	return []Damage{d}, nil
 }
 
 // ReadFile returns a small file of a point, held against the digest in the
 // manifest. Damage is a *DamagedError.
-func (r *Repository) ReadFile(m Manifest, name string) ([]byte, error) {
-	data, err := readSmall(filepath.Join(r.PointDir(m.Domain, m.ID), name))
+func (r *Repository) ReadFile(m manifest.Manifest, name string) ([]byte, error) {
+	data, err := localfile.ReadSmall(filepath.Join(r.PointDir(m.Domain, m.ID), name))
 	switch {
-	case err != nil && cannotCheck(err):
+	case err != nil && localfile.CannotCheck(err):
 		return nil, fmt.Errorf("read %s of %s: %w", name, m.ID, err)
-	case err == nil && digestBytes(data) != m.Files[name]:
+	case err == nil && digest.Of(data) != m.Files[name]:
 		return nil, damagedFile(m, name, fmt.Errorf("%s: differs from what was written", filepath.Join(m.Domain, m.ID, name)))
 	case err == nil:
 		return data, nil
 	}
-	return nil, damagedFile(m, name, fmt.Errorf("%s: %s", filepath.Join(m.Domain, m.ID, name), reason(err)))
+	return nil, damagedFile(m, name, fmt.Errorf("%s: %s", filepath.Join(m.Domain, m.ID, name), localfile.Reason(err)))
 }
 
 // DamagedBy is the error for damage that was found; nil for none, or only such

@@ -12,7 +12,9 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -37,11 +39,11 @@ func newCompressor() qcow2.Compressor {
 // compressedImage makes a point whose image has compressed clusters only, and a
 // raw file with what the disk held. The last cluster of the disk comes first in
 // the image, the first one last.
-func compressedImage(t *testing.T) (r *Repository, m Manifest, raw string, order []int64) {
+func compressedImage(t *testing.T) (r *Repository, m manifest.Manifest, raw string, order []int64) {
 	t.Helper()
 	r = newRepository(t)
 	l := mustLock(t, r, "vm1")
-	p, m := makePartial(t, l, point{id: "check1", kind: KindFull})
+	p, m := makePartial(t, l, point{id: "check1", kind: manifest.KindFull})
 	im, err := p.CreateImage("vda", directio.Auto)
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +66,7 @@ func compressedImage(t *testing.T) (r *Repository, m Manifest, raw string, order
 	if _, _, err := im.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	m.Disks = []Disk{{Target: "vda", Kind: KindFull, VirtualSize: compressedDisk}}
+	m.Disks = []manifest.Disk{{Target: "vda", Kind: manifest.KindFull, VirtualSize: compressedDisk}}
 	if err := p.Seal(m); err != nil {
 		t.Fatal(err)
 	}
@@ -120,11 +122,11 @@ func TestDamageInCompressedData(t *testing.T) {
 	}
 	// The first range has the header, the last has the tables: with one of them
 	// more of the disk is lost than what lies there.
-	last := int64(len(whole)-1) &^ (RangeLength - 1)
+	last := int64(len(whole)-1) &^ (hashlist.RangeLength - 1)
 	flipped := 0
 	for i := 0; i+1 < len(starts); i += 29 {
 		at := (starts[i] + starts[i+1]) / 2 // its middle: none is as small as the gaps between them
-		if at < RangeLength || starts[i+1] >= last {
+		if at < hashlist.RangeLength || starts[i+1] >= last {
 			continue
 		}
 		flip(t, image, at)
@@ -132,7 +134,7 @@ func TestDamageInCompressedData(t *testing.T) {
 			t.Errorf("qemu-img check sees byte %d: %v\n%s", at, err, out)
 		}
 		got := checkOf(t, r, m, whole)
-		if want := at &^ (RangeLength - 1); len(got) != 1 || got[0].Harmless || got[0].Offset != want || got[0].Length != RangeLength {
+		if want := at &^ (hashlist.RangeLength - 1); len(got) != 1 || got[0].Harmless || got[0].Offset != want || got[0].Length != hashlist.RangeLength {
 			t.Fatalf("byte %d: %s, want the range at %d", at, describe(got), want)
 		}
 		wantClusters(t, got[0], starts, order)
@@ -145,7 +147,7 @@ func TestDamageInCompressedData(t *testing.T) {
 	if flipped < 5 {
 		t.Errorf("only %d bytes of %d were flipped", flipped, len(whole))
 	}
-	if got, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{}); err != nil || len(got) != 0 {
+	if got, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{}); err != nil || len(got) != 0 {
 		t.Errorf("nothing is damaged any more: %s, %v", describe(got), err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
 // mostOpen files of a chain are open at a time, whatever its length, besides
@@ -57,6 +58,21 @@ func (p *filePool) with(path string, do func(*directio.Reader) error) error {
 	return do(f.reader)
 }
 
+// pooledPath is a file that is opened when it is read.
+type pooledPath struct {
+	pool *filePool
+	path string
+}
+
+// ReadAt is that of io.ReaderAt.
+func (f pooledPath) ReadAt(p []byte, off int64) (n int, err error) {
+	err = f.pool.with(f.path, func(r *directio.Reader) (err error) {
+		n, err = r.ReadAt(p, off)
+		return err
+	})
+	return n, err
+}
+
 func (p *filePool) take(path string) (*pooledFile, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +98,7 @@ func (p *filePool) take(path string) (*pooledFile, error) {
 }
 
 func openPooled(path string) (*pooledFile, error) {
-	file, err := openRegular(path)
+	file, err := localfile.OpenRegular(path)
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,7 @@ func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 	}
 	pool := newFilePool()
 	wantContent := func(r *directio.Reader) {
-		p := directio.Buffer(pageSize)
+		p := directio.Buffer(4096)
 		if n, _ := r.ReadAt(p, 0); string(p[:n]) != "content" {
 			t.Errorf("read %q", p[:n])
 		}

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // NamesOf lists the domains whose points carry this UUID, sorted: more than one
@@ -32,7 +34,7 @@ func (r *Repository) quickOwner(domain string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(NextNumber(b), NextNumber(a)) })
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Compare(manifest.NextNumber(b), manifest.NextNumber(a)) })
 	for _, id := range ids {
 		if m, err := r.readManifest(domain, id); err == nil {
 			return m.DomainUUID, nil

@@ -3,18 +3,15 @@ package repository
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"sync"
 
-	"lukechampine.com/blake3"
-
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
-
-// segmentRanges are what the common write has: package qcow2 writes 1 MiB at once.
-const segmentRanges = (1 << 20) / RangeLength
 
 // Image is an image file that is written and hashed at once. Each write carries
 // whole ranges of RangeLength bytes and puts their hashes straight into the
@@ -22,26 +19,27 @@ const segmentRanges = (1 << 20) / RangeLength
 type Image struct {
 	file   *directio.File
 	hashes *os.File
+	list   *hashlist.Writer
 
 	mu       sync.Mutex
-	size     int64
-	short    map[int64]int64 // ranges written in part: offset -> end
 	closed   bool
 	complete bool
+	size     int64 // once it is complete
 	digest   string
 }
 
 // createImage makes path.qcow2 and path.hashes; neither may exist.
 func createImage(path string, mode directio.Mode) (_ *Image, err error) {
-	im := &Image{short: map[int64]int64{}}
-	if im.file, err = directio.Create(path+imageSuffix, fileMode, mode); err != nil {
+	im := &Image{}
+	if im.file, err = directio.Create(path+manifest.ImageSuffix, localfile.FileMode, mode); err != nil {
 		return nil, err
 	}
 	im.file.Grow()
-	im.hashes, err = os.OpenFile(path+hashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, fileMode)
+	im.hashes, err = os.OpenFile(path+manifest.HashesSuffix, os.O_RDWR|os.O_CREATE|os.O_EXCL, localfile.FileMode)
 	if err != nil {
 		return nil, errors.Join(err, im.file.Close())
 	}
+	im.list = hashlist.NewWriter(im.file.Name(), im.hashes)
 	return im, nil
 }
 
@@ -52,7 +50,7 @@ func (im *Image) Direct() bool { return im.file.Direct() }
 // most. It asks no file system, which may hang.
 func (im *Image) Taken() int64 {
 	image := im.file.Taken()
-	return image + HashListBytes(image)
+	return image + hashlist.FileSize(image)
 }
 
 // WriteAt hashes and writes whole ranges: off is a multiple of RangeLength
@@ -61,12 +59,11 @@ func (im *Image) Taken() int64 {
 // may be written again; its hash is replaced. p belongs to the caller and is
 // not kept. Concurrent calls for different ranges are safe.
 func (im *Image) WriteAt(p []byte, off int64) (int, error) {
-	if err := im.note(off, int64(len(p))); err != nil {
-		return 0, err
+	if im.isClosed() {
+		return 0, fmt.Errorf("write at offset %d of %s: %w", off, im.file.Name(), os.ErrClosed)
 	}
-	var sums [segmentRanges * hashSize]byte
-	if _, err := im.hashes.WriteAt(appendHashes(sums[:0], p, RangeLength), layout{unit: RangeLength}.hashOffset(off)); err != nil {
-		return 0, fmt.Errorf("write hash of offset %d: %w", off, err)
+	if err := im.list.Add(p, off); err != nil {
+		return 0, err
 	}
 	if err := fault.Point("write image"); err != nil {
 		return 0, fmt.Errorf("write %d bytes at offset %d: %w", len(p), off, err)
@@ -76,29 +73,6 @@ func (im *Image) WriteAt(p []byte, off int64) (int, error) {
 		return n, fmt.Errorf("write %d bytes at offset %d: %w", len(p), off, err)
 	}
 	return n, nil
-}
-
-// note checks a write and records what Finish must know of it.
-func (im *Image) note(off, length int64) error {
-	if off < 0 || off%RangeLength != 0 || length == 0 || length%512 != 0 || off > maxImage-length {
-		return fmt.Errorf("write %d bytes at offset %d of %s: not whole ranges", length, off, im.file.Name())
-	}
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	if im.closed {
-		return fmt.Errorf("write at offset %d of %s: %w", off, im.file.Name(), os.ErrClosed)
-	}
-	end := off + length
-	im.size = max(im.size, end)
-	for start := range im.short {
-		if off <= start && start < end {
-			delete(im.short, start)
-		}
-	}
-	if tail := end % RangeLength; tail != 0 {
-		im.short[end-tail] = end
-	}
-	return nil
 }
 
 // ReadAt reads back what was written, at any offset and into any memory. It
@@ -113,21 +87,19 @@ func (im *Image) Sync() error { return im.file.Sync() }
 // bytes. Every range must have been written, and no write may be under way. A
 // failed image is closed by the point's Discard.
 func (im *Image) Finish() (hashes string, size int64, err error) {
-	if err := im.checkRanges(); err != nil {
+	if im.isClosed() {
+		return "", 0, fmt.Errorf("finish %s: %w", im.file.Name(), os.ErrClosed)
+	}
+	if size, err = im.list.Size(); err != nil {
 		return "", 0, fmt.Errorf("finish %s: %w", im.file.Name(), err)
 	}
-	if err := im.file.Truncate(im.size); err != nil { // space was allocated ahead
+	if err := im.file.Truncate(size); err != nil { // space was allocated ahead
 		return "", 0, fmt.Errorf("finish image: %w", err)
 	}
-	list := layout{im.size, RangeLength}
-	if _, err := im.hashes.WriteAt(list.header(), 0); err != nil {
-		return "", 0, fmt.Errorf("finish hash list: %w", err)
-	}
-	digest, err := finishHashes(im.hashes, list)
-	if err != nil {
+	if hashes, err = im.list.Finish(); err != nil {
 		return "", 0, fmt.Errorf("finish %s: %w", im.hashes.Name(), err)
 	}
-	if err := errors.Join(im.file.Sync(), syncFile(im.hashes)); err != nil {
+	if err := errors.Join(im.file.Sync(), localfile.Sync(im.hashes)); err != nil {
 		return "", 0, fmt.Errorf("finish image: %w", err)
 	}
 	if err := im.Close(); err != nil {
@@ -135,60 +107,14 @@ func (im *Image) Finish() (hashes string, size int64, err error) {
 	}
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	im.complete, im.digest = true, digest
-	return digest, im.size, nil
+	im.complete, im.digest, im.size = true, hashes, size
+	return hashes, size, nil
 }
 
-func (im *Image) checkRanges() error {
+func (im *Image) isClosed() bool {
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	if im.closed {
-		return os.ErrClosed
-	}
-	for start, end := range im.short {
-		if end != im.size {
-			return fmt.Errorf("the range at offset %d was written in part", start)
-		}
-	}
-	return nil
-}
-
-// finishHashes reads the whole list once, for its digest and to find ranges that
-// were never written: those have a hash of 32 zero bytes, which no data has. It
-// writes the tree behind the list, if that has one.
-func finishHashes(f *os.File, l layout) (string, error) {
-	h := blake3.New(hashSize, nil)
-	buf := make([]byte, pieceOfList)
-	var tree listTree
-	for at, end := int64(0), l.hashesSize(); at < end; at += pieceOfList {
-		piece := buf[:min(pieceOfList, end-at)]
-		if _, err := f.ReadAt(piece, at); err != nil {
-			if errors.Is(err, io.EOF) {
-				err = errors.New("the last range was never written")
-			}
-			return "", err
-		}
-		if i := zeroHash(piece); i >= 0 {
-			return "", fmt.Errorf("the range at offset %d was never written", ((at-hashesHeaderSize)/hashSize+int64(i))*l.unit)
-		}
-		h.Write(piece)
-		tree.add(piece)
-	}
-	if l.treeSize() > 0 {
-		if _, err := f.WriteAt(tree.encode(), l.hashesSize()); err != nil {
-			return "", err
-		}
-	}
-	return formatDigest(h.Sum(nil)), nil
-}
-
-func zeroHash(sums []byte) int {
-	for i := 0; i+hashSize <= len(sums); i += hashSize {
-		if [hashSize]byte(sums[i:]) == [hashSize]byte{} {
-			return i / hashSize
-		}
-	}
-	return -1
+	return im.closed
 }
 
 // finished returns what Finish returned, ok only where it succeeded.

@@ -15,7 +15,10 @@ import (
 
 	"github.com/zeebo/blake3"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // pageAligned returns n bytes that O_DIRECT takes, filled from seed.
@@ -43,11 +46,11 @@ func newImage(t testing.TB, mode directio.Mode) (*Image, string) {
 // damagedRanges compares an image with its hash list, by docs/format.md.
 func damagedRanges(t testing.TB, path string) []int64 {
 	t.Helper()
-	list, err := os.ReadFile(path + hashesSuffix)
+	list, err := os.ReadFile(path + manifest.HashesSuffix)
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(path + imageSuffix)
+	data, err := os.ReadFile(path + manifest.ImageSuffix)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,13 +75,13 @@ func TestImageConcurrentWritesInAnyOrder(t *testing.T) {
 				t.Error("direct although never")
 			}
 			const ranges = 40 + 8
-			want := pageAligned((ranges-1)*RangeLength+4096, 7)
+			want := pageAligned((ranges-1)*hashlist.RangeLength+4096, 7)
 			var wg sync.WaitGroup
 			for w := range 4 {
 				wg.Go(func() {
 					for i := ranges - 1 - w; i >= 0; i -= 4 {
-						off := i * RangeLength
-						if _, err := im.WriteAt(want[off:min(off+RangeLength, len(want))], int64(off)); err != nil {
+						off := i * hashlist.RangeLength
+						if _, err := im.WriteAt(want[off:min(off+hashlist.RangeLength, len(want))], int64(off)); err != nil {
 							t.Error(err)
 						}
 					}
@@ -95,13 +98,13 @@ func TestImageConcurrentWritesInAnyOrder(t *testing.T) {
 			if size != int64(len(want)) {
 				t.Errorf("size %d, want %d", size, len(want))
 			}
-			if d, err := Digest(path + hashesSuffix); err != nil || d != digest {
+			if d, err := localfile.Digest(path + manifest.HashesSuffix); err != nil || d != digest {
 				t.Errorf("digest of the list %s, %v, Finish said %s", d, err, digest)
 			}
-			if info, err := os.Stat(path + hashesSuffix); err != nil || info.Size() != HashListBytes(size) {
-				t.Errorf("the hash list of %d bytes is not %d long: %+v, %v", size, HashListBytes(size), info, err)
+			if info, err := os.Stat(path + manifest.HashesSuffix); err != nil || info.Size() != hashlist.FileSize(size) {
+				t.Errorf("the hash list of %d bytes is not %d long: %+v, %v", size, hashlist.FileSize(size), info, err)
 			}
-			got, err := os.ReadFile(path + imageSuffix)
+			got, err := os.ReadFile(path + manifest.ImageSuffix)
 			if err != nil || !bytes.Equal(got, want) {
 				t.Errorf("image differs from what was written (%v)", err)
 			}
@@ -114,24 +117,24 @@ func TestImageConcurrentWritesInAnyOrder(t *testing.T) {
 
 func TestFlippedByteIsSeenWithItsOffset(t *testing.T) {
 	im, path := newImage(t, directio.Auto)
-	data := pageAligned(3*RangeLength+4096, 3)
+	data := pageAligned(3*hashlist.RangeLength+4096, 3)
 	if _, err := im.WriteAt(data, 0); err != nil { // several ranges in one write
 		t.Fatal(err)
 	}
 	if _, _, err := im.Finish(); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.OpenFile(path+imageSuffix, os.O_RDWR, 0)
+	f, err := os.OpenFile(path+manifest.ImageSuffix, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	for _, at := range []int64{0, RangeLength - 1, RangeLength, 2*RangeLength + 12345, 3*RangeLength + 4095} {
+	for _, at := range []int64{0, hashlist.RangeLength - 1, hashlist.RangeLength, 2*hashlist.RangeLength + 12345, 3*hashlist.RangeLength + 4095} {
 		flip := []byte{data[at] ^ 0x10}
 		if _, err := f.WriteAt(flip, at); err != nil {
 			t.Fatal(err)
 		}
-		want := at / RangeLength * RangeLength
+		want := at / hashlist.RangeLength * hashlist.RangeLength
 		if damaged := damagedRanges(t, path); len(damaged) != 1 || damaged[0] != want {
 			t.Errorf("byte %d flipped: damage at %d, want %d", at, damaged, want)
 		}
@@ -146,7 +149,7 @@ func TestImageRewriteReplacesTheHash(t *testing.T) {
 	for _, w := range []struct {
 		off    int64
 		length int
-	}{{0, RangeLength}, {RangeLength, 512 * 3}, {RangeLength, RangeLength}, {2 * RangeLength, 4096}, {0, RangeLength}} {
+	}{{0, hashlist.RangeLength}, {hashlist.RangeLength, 512 * 3}, {hashlist.RangeLength, hashlist.RangeLength}, {2 * hashlist.RangeLength, 4096}, {0, hashlist.RangeLength}} {
 		data := pageAligned(w.length, uint64(w.off)+uint64(w.length))
 		if _, err := im.WriteAt(data, w.off); err != nil { // auto falls back where 512 bytes are too few
 			t.Fatal(err)
@@ -157,10 +160,10 @@ func TestImageRewriteReplacesTheHash(t *testing.T) {
 		}
 	}
 	got := make([]byte, 100)
-	if _, err := im.ReadAt(got, RangeLength+77); err != nil {
+	if _, err := im.ReadAt(got, hashlist.RangeLength+77); err != nil {
 		t.Fatal(err)
 	}
-	if want := pageAligned(RangeLength, 2*RangeLength)[77:177]; !bytes.Equal(got, want) {
+	if want := pageAligned(hashlist.RangeLength, 2*hashlist.RangeLength)[77:177]; !bytes.Equal(got, want) {
 		t.Error("read back something else than was written last")
 	}
 	if _, _, err := im.Finish(); err != nil {
@@ -185,7 +188,7 @@ func TestImageRefusesWritesThatAreNotWholeRanges(t *testing.T) {
 	for _, w := range []struct {
 		off    int64
 		length int
-	}{{4096, 4096}, {-RangeLength, 4096}, {0, 100}, {0, 0}, {maxImage, 4096}} {
+	}{{4096, 4096}, {-hashlist.RangeLength, 4096}, {0, 100}, {0, 0}, {hashlist.MaxImage, 4096}} {
 		if _, err := im.WriteAt(make([]byte, w.length), w.off); err == nil {
 			t.Errorf("%d bytes at %d were accepted", w.length, w.off)
 		}
@@ -197,10 +200,10 @@ func TestFinishRefusesWhatIsNotCovered(t *testing.T) {
 		writes [][2]int64 // offset, length
 		want   string
 	}{
-		"range missing in the middle": {[][2]int64{{0, RangeLength}, {2 * RangeLength, RangeLength}}, "range at offset 65536 was never written"},
-		"first range missing":         {[][2]int64{{RangeLength, RangeLength}}, "range at offset 0 was never written"},
-		"short range in the middle":   {[][2]int64{{0, 4096}, {RangeLength, RangeLength}}, "offset 0 was written in part"},
-		"last range cut down later":   {[][2]int64{{0, RangeLength}, {0, 4096}}, "offset 0 was written in part"},
+		"range missing in the middle": {[][2]int64{{0, hashlist.RangeLength}, {2 * hashlist.RangeLength, hashlist.RangeLength}}, "range at offset 65536 was never written"},
+		"first range missing":         {[][2]int64{{hashlist.RangeLength, hashlist.RangeLength}}, "range at offset 0 was never written"},
+		"short range in the middle":   {[][2]int64{{0, 4096}, {hashlist.RangeLength, hashlist.RangeLength}}, "offset 0 was written in part"},
+		"last range cut down later":   {[][2]int64{{0, hashlist.RangeLength}, {0, 4096}}, "offset 0 was written in part"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -239,15 +242,15 @@ func BenchmarkImage(b *testing.B) {
 			im, _ := newImage(b, mode)
 			bufs := make(chan []byte, 4)
 			for i := range cap(bufs) {
-				bufs <- pageAligned(segmentRanges*RangeLength, uint64(i))
+				bufs <- pageAligned(hashlist.SegmentRanges*hashlist.RangeLength, uint64(i))
 			}
-			b.SetBytes(segmentRanges * RangeLength)
+			b.SetBytes(hashlist.SegmentRanges * hashlist.RangeLength)
 			b.ResetTimer()
 			var wg sync.WaitGroup
 			for i := range int64(b.N) {
 				buf := <-bufs
 				wg.Go(func() {
-					if _, err := im.WriteAt(buf, i*segmentRanges*RangeLength); err != nil {
+					if _, err := im.WriteAt(buf, i*hashlist.SegmentRanges*hashlist.RangeLength); err != nil {
 						b.Error(err)
 					}
 					bufs <- buf
@@ -268,7 +271,7 @@ func TestImageErrorsKeepTheirCause(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = im.hashes.Close()
-	im.hashes = full
+	im.hashes, im.list = full, hashlist.NewWriter("vda.qcow2", full)
 	_, err = im.WriteAt(pageAligned(4096, 1), 0)
 	if !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "offset 0") {
 		t.Errorf("got %v, want ENOSPC with the offset", err)

@@ -1,21 +1,20 @@
 package repository
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // locked is a new repository with the lock of vm1.
@@ -38,9 +37,9 @@ func lockOf(t *testing.T, r *Repository) *Lock {
 	return l
 }
 
-func issue(t *testing.T, l *Lock, point string) Instant {
+func issue(t *testing.T, l *Lock, point string) instants.Instant {
 	t.Helper()
-	i, err := l.Issue(Instant{Point: point, Identity: NewIdentity(), Checkpoint: true})
+	i, err := l.Issue(instants.Instant{Point: point, Identity: manifest.NewIdentity(), Checkpoint: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,11 +69,11 @@ func TestNextNumberOfDomain(t *testing.T) {
 		t.Errorf("after check4, which is forgotten: %d", n)
 	}
 	for _, point := range []string{"check4", "copy3", "check", "check5x"} {
-		if _, err := l.Issue(Instant{Point: point, Identity: NewIdentity()}); err == nil {
+		if _, err := l.Issue(instants.Instant{Point: point, Identity: manifest.NewIdentity()}); err == nil {
 			t.Errorf("%s was issued", point)
 		}
 	}
-	if _, err := l.Issue(Instant{Point: "check5", Identity: "check5"}); err == nil {
+	if _, err := l.Issue(instants.Instant{Point: "check5", Identity: "check5"}); err == nil {
 		t.Error("an identity that is none was issued")
 	}
 	for _, name := range []string{"diff7", ".partial-check9", "snapshot33", "check11x"} {
@@ -90,7 +89,7 @@ func TestNextNumberOfDomain(t *testing.T) {
 func TestInstants(t *testing.T) {
 	l := locked(t)
 	one, two := issue(t, l, "check1"), issue(t, l, "check2")
-	if err := l.SetInstantState(two.Identity, Retired); err != nil {
+	if err := l.SetInstantState(two.Identity, instants.Retired); err != nil {
 		t.Fatal(err)
 	}
 	is, damage, err := l.Instants()
@@ -98,7 +97,7 @@ func TestInstants(t *testing.T) {
 		t.Fatalf("%+v, %v, %v", is, damage, err)
 	}
 	got, ok := is.Find(two.Identity)
-	if !ok || got.State != Retired || got.Place == "" || !got.Process.Alive() || got.CheckpointName() != "check2."+two.Identity {
+	if !ok || got.State != instants.Retired || got.Place == "" || !got.Process.Alive() || got.CheckpointName() != "check2."+two.Identity {
 		t.Errorf("%+v", got)
 	}
 	if _, ok := is.Find(""); ok {
@@ -109,7 +108,7 @@ func TestInstants(t *testing.T) {
 		t.Errorf("check1 is sealed or inherited: %v", err)
 	}
 	// A point of the number is there, of another identity: that seals nothing.
-	makePoint(t, l, point{id: "check1", kind: KindFull, targets: []string{"vda"}})
+	makePoint(t, l, point{id: "check1", kind: manifest.KindFull, targets: []string{"vda"}})
 	sealed := one
 	sealed.Identity = testIdentity
 	if ledger.Sealed(one) || !ledger.Sealed(sealed) {
@@ -121,7 +120,7 @@ func TestInstants(t *testing.T) {
 func TestInstantsDamaged(t *testing.T) {
 	l := locked(t)
 	issue(t, l, "check1")
-	path := filepath.Join(l.repo.domainDir("vm1"), InstantsName)
+	path := filepath.Join(l.repo.domainDir("vm1"), instants.FileName)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -158,18 +157,6 @@ func TestInstantsDamaged(t *testing.T) {
 	}
 	if _, damage, _ := l.Instants(); damage == nil {
 		t.Error("a directory in its place is no damage")
-	}
-}
-
-func TestParseCheckpointName(t *testing.T) {
-	for name, want := range map[string]string{
-		"check2.0123456789abcdef": "check2 0123456789abcdef", "check2": "", "check2.": "", "check2.0123456789abcdeF": "",
-		"check2.0123456789abcdef.x": "", "x.0123456789abcdef": "", "copy12.0123456789abcdef": "copy12 0123456789abcdef",
-	} {
-		point, identity, ok := ParseCheckpointName(name)
-		if got := strings.TrimSpace(point + " " + identity); got != want || ok != (want != "") {
-			t.Errorf("%s: %q, %v", name, got, ok)
-		}
 	}
 }
 
@@ -246,7 +233,7 @@ func TestDescriptionChangesSideBySide(t *testing.T) {
 // A repository of format 1 has no place; it gets one without a word.
 func TestPlaceOfFormat1(t *testing.T) {
 	dir := t.TempDir()
-	path := filepath.Join(dir, descriptionName)
+	path := filepath.Join(dir, manifest.DescriptionName)
 	if err := os.WriteFile(path, []byte(`{"format":1,"id":"`+testRepository+`","created":"2026-11-01T00:00:00Z"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +245,7 @@ func TestPlaceOfFormat1(t *testing.T) {
 		t.Errorf("%v, %v", moved, err)
 	}
 	d, err := readDescription(dir)
-	if err != nil || d.Format != Format || d.Place == nil || d.ID != testRepository {
+	if err != nil || d.Format != manifest.Format || d.Place == nil || d.ID != testRepository {
 		t.Errorf("%+v, %v", d, err)
 	}
 }
@@ -271,7 +258,7 @@ func TestUnlockWithInstants(t *testing.T) {
 	if err := l.Unlock(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, InstantsName)); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, instants.FileName)); err != nil {
 		t.Errorf("an identity is gone with the lock: %v", err)
 	}
 	l, err := l.repo.Lock("vm1")
@@ -285,73 +272,4 @@ func TestUnlockWithInstants(t *testing.T) {
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is there: %v", err)
 	}
-}
-
-func TestProcessAlive(t *testing.T) {
-	self, err := Self()
-	if err != nil || !self.Alive() {
-		t.Fatalf("%+v, %v", self, err)
-	}
-	cmd := exec.Command("sleep", "60")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	now, err := readStat(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	child := Process{BootID: self.BootID, PID: cmd.Process.Pid, Start: now.start}
-	other, before := child, child
-	other.Start-- // its number was given to the child since
-	before.BootID = "another"
-	if !child.Alive() || other.Alive() || before.Alive() {
-		t.Errorf("child %v, one of its number that began earlier %v, one of another boot %v", child.Alive(), other.Alive(), before.Alive())
-	}
-	_ = cmd.Process.Kill()
-	// Its parent may never wait for it, as the first process of some containers.
-	for deadline := time.Now().Add(10 * time.Second); child.Alive(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Error("a process that was killed is alive until it is waited for")
-			break
-		}
-	}
-	_ = cmd.Wait()
-	if child.Alive() {
-		t.Error("a dead process is alive")
-	}
-}
-
-// Whatever instants.json holds: what is read is what would be written, and no identity of
-// it is one that a file or a checkpoint cannot be named after.
-func FuzzInstants(f *testing.F) {
-	data, err := encodeSelfDigested(Instants{Format: Format, Highest: 2, Issued: []Instant{
-		{Identity: "0123456789abcdef", Point: "check2", Checkpoint: true, State: Retired, Process: Process{PID: 1}},
-	}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(data[:len(data)-selfDigestLength])
-	f.Add(bytes.Replace(data[:len(data)-selfDigestLength], []byte(`"retired"`), []byte(`"tired"`), 1))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		is, err := parseInstants(slices.Concat(body, []byte(selfDigestTail(body))))
-		if err != nil {
-			return
-		}
-		for _, i := range is.Issued {
-			if !slices.Contains([]InstantState{Issued, Lost, Retired}, i.State) {
-				t.Errorf("state %q", i.State)
-			}
-			point, identity, ok := ParseCheckpointName(i.CheckpointName())
-			if _, n, err := ParsePointID(point); !ok || identity != i.Identity || point != i.Point || err != nil || n > is.Highest {
-				t.Errorf("%+v is not refused, the highest number is %d", i, is.Highest)
-			}
-		}
-		written, err := encodeSelfDigested(is)
-		if err != nil {
-			return // a year that JSON does not take
-		}
-		if again, err := parseInstants(written); err != nil || len(again.Issued) != len(is.Issued) || again.Highest != is.Highest {
-			t.Errorf("read again: %+v, %v", again, err)
-		}
-	})
 }

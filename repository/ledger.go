@@ -1,11 +1,16 @@
 package repository
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
+)
 
 // Ledger is what a repository knows of a domain's instants: which identities it has
 // issued, at the moment of asking, and which of them belong to a sealed point.
 type Ledger struct {
-	Instants
+	instants.List
 	// Damage says why instants.json cannot be used, if it is there: then nothing in
 	// libvirt is known to be ours.
 	Damage error
@@ -15,15 +20,15 @@ type Ledger struct {
 
 // Ledger reads the ledger of a domain. A damaged instants.json is as good as none.
 func (r *Repository) Ledger(domain string) (*Ledger, error) {
-	if ValidDomain(domain) != nil { // nothing of it can be ours
+	if manifest.ValidDomain(domain) != nil { // nothing of it can be ours
 		return &Ledger{repo: r, domain: domain}, nil
 	}
-	is, err := r.readInstants(domain)
-	var bad *instantsError
+	is, err := instants.Read(r.domainDir(domain))
+	var bad *instants.DamagedError
 	if err != nil && !errors.As(err, &bad) {
 		return nil, err
 	}
-	l := &Ledger{Instants: is, repo: r, domain: domain}
+	l := &Ledger{List: is, repo: r, domain: domain}
 	if bad != nil {
 		l.Damage = bad
 	}
@@ -35,10 +40,10 @@ func (l *Ledger) RepositoryIDs() []string { return l.repo.IDs() }
 
 // Sealed tells whether the point of an instant is there. One that cannot be read
 // counts: its checkpoint is not ours to throw away.
-func (l *Ledger) Sealed(i Instant) bool {
+func (l *Ledger) Sealed(i instants.Instant) bool {
 	m, err := l.repo.Point(l.domain, i.Point)
 	if err != nil {
-		return !errors.Is(err, ErrNoPoint)
+		return !errors.Is(err, manifest.ErrNoPoint)
 	}
 	return m.Identity == i.Identity
 }
@@ -46,4 +51,4 @@ func (l *Ledger) Sealed(i Instant) bool {
 // Inherited tells whether an instant was issued where the repository is not any more:
 // it was moved, or it is a copy, and the original may need the checkpoint. A place that
 // is not known is another than any that is.
-func (l *Ledger) Inherited(i Instant) bool { return i.Place != placeOf(l.repo.place) }
+func (l *Ledger) Inherited(i instants.Instant) bool { return i.Place != placeOf(l.repo.place) }

@@ -3,6 +3,8 @@ package repository
 import (
 	"errors"
 	"slices"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // ImageRef names an image within a domain.
@@ -15,10 +17,10 @@ type ImageRef struct {
 // manifests say. What the images themselves say, Links checks.
 type Lineage struct {
 	Domain     string
-	Points     []Manifest     // those that can be read, oldest first
-	Unreadable []DamagedPoint // directories that should be points and cannot be read
+	Points     []manifest.Manifest // those that can be read, oldest first
+	Unreadable []DamagedPoint      // directories that should be points and cannot be read
 
-	byID map[string]Manifest
+	byID map[string]manifest.Manifest
 }
 
 // Lineage reads the manifests of a domain. A damaged point is no error here: what
@@ -29,7 +31,7 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
-	l := &Lineage{Domain: domain, Points: points, byID: map[string]Manifest{}}
+	l := &Lineage{Domain: domain, Points: points, byID: map[string]manifest.Manifest{}}
 	if damaged != nil {
 		if damaged.Points[0].ID == "" {
 			return nil, err
@@ -43,14 +45,14 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 }
 
 // Point finds a point that can be read.
-func (l *Lineage) Point(id string) (Manifest, bool) {
+func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
 	m, ok := l.byID[id]
 	return m, ok
 }
 
 // Parent finds the parent of a disk of a point. ref is the zero value where the
 // disk has none, and err says why a parent that there should be is not there.
-func (l *Lineage) Parent(m Manifest, d Disk) (ref ImageRef, err error) {
+func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref ImageRef, err error) {
 	if d.Parent == "" {
 		return ImageRef{}, nil
 	}
@@ -61,9 +63,9 @@ func (l *Lineage) Parent(m Manifest, d Disk) (ref ImageRef, err error) {
 	ref = ImageRef{id, image}
 	parent, ok := l.byID[id]
 	if !ok {
-		return ref, ErrNoPoint
+		return ref, manifest.ErrNoPoint
 	}
-	_, err = m.parentDisk(d, parent)
+	_, err = m.ParentDisk(d, parent)
 	return ref, err
 }
 
@@ -109,7 +111,7 @@ func (l *Lineage) unchained(ref ImageRef) bool {
 
 // Needs returns the points that a point needs, itself included, oldest first, as
 // far as they can be read.
-func (l *Lineage) Needs(id string) []Manifest {
+func (l *Lineage) Needs(id string) []manifest.Manifest {
 	need := map[string]bool{id: true}
 	for _, m := range slices.Backward(l.Points) { // children before their parents
 		if !need[m.ID] {
@@ -121,7 +123,7 @@ func (l *Lineage) Needs(id string) []Manifest {
 			}
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(l.Points), func(m Manifest) bool { return !need[m.ID] })
+	return slices.DeleteFunc(slices.Clone(l.Points), func(m manifest.Manifest) bool { return !need[m.ID] })
 }
 
 // Explain adds to a *DamagedError what follows from it for the other points of

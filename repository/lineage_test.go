@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // What is damaged in one point takes along those that need it, and no others.
@@ -16,7 +18,9 @@ func TestExplain(t *testing.T) {
 		spoil      func(r *Repository) error
 		lost, left string
 	}{
-		"a manifest": {func(r *Repository) error { return os.Remove(filepath.Join(r.PointDir("vm1", "check1"), ManifestName)) }, "check1 check2 diff3", "copy10"},
+		"a manifest": {func(r *Repository) error {
+			return os.Remove(filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName))
+		}, "check1 check2 diff3", "copy10"},
 		"a parent":   {func(r *Repository) error { return os.RemoveAll(r.PointDir("vm1", "check1")) }, "check2 diff3", "copy10"},
 		"domain.xml": {func(r *Repository) error { return nil }, "check1", "check2 diff3 copy10"},
 		"one that verify has found damaged": {func(r *Repository) error {
@@ -28,7 +32,7 @@ func TestExplain(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := copyOf(t, whole)
-			e := &DamagedError{Points: []DamagedPoint{{Domain: "vm1", ID: "check1", File: DomainXML, Err: fs.ErrInvalid}}}
+			e := &DamagedError{Points: []DamagedPoint{{Domain: "vm1", ID: "check1", File: manifest.DomainXML, Err: fs.ErrInvalid}}}
 			if err := tt.spoil(r); err != nil {
 				t.Fatal(err)
 			}
@@ -65,11 +69,11 @@ func TestParentOfAnotherIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Identity = "fedcba9876543210"
-	data, err := encodeManifest(m)
+	data, err := manifest.Encode(m)
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustWrite(t, filepath.Join(r.PointDir("vm1", "check1"), ManifestName), string(data))
+	mustWrite(t, filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName), string(data))
 	_, err = r.Links("vm1", "diff3", "vda")
 	var damaged *DamagedError
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "needs the point of identity "+testIdentity) {

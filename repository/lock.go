@@ -12,6 +12,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/eintr"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 const lockName = "lock"
@@ -48,7 +54,15 @@ func (e *LockedError) Error() string {
 		return fmt.Sprintf("domain %s is locked by another run", e.Domain)
 	}
 	return fmt.Sprintf("domain %s is locked by process %d on %s since %s",
-		e.Domain, e.PID, e.Host, TimeText(e.Since))
+		e.Domain, e.PID, e.Host, manifest.TimeText(e.Since))
+}
+
+// Kind is fail.Locked.
+func (e *LockedError) Kind() fail.Kind { return fail.Locked }
+
+// Hint says to wait.
+func (e *LockedError) Hint() string {
+	return "another run of virtbackup works on this domain: wait until it has ended"
 }
 
 // holder is the content of a lock file. It informs people only: what locks is
@@ -63,7 +77,7 @@ type holder struct {
 // directory where it is absent. The error is a *LockedError where another run
 // has it, in this process or another.
 func (r *Repository) Lock(domain string) (*Lock, error) {
-	if err := ValidDomain(domain); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return nil, err
 	}
 	made := false
@@ -92,9 +106,8 @@ func (r *Repository) Lock(domain string) (*Lock, error) {
 }
 
 func lockError(domain string, err error) error {
-	var locked *LockedError
 	switch {
-	case errors.As(err, &locked):
+	case fail.Is(err, fail.Locked):
 		return err
 	case errors.Is(err, unix.EROFS):
 		return fmt.Errorf("lock domain %s: the repository is on a file system mounted read-only: %w", domain, err)
@@ -105,7 +118,7 @@ func lockError(domain string, err error) error {
 }
 
 func (r *Repository) makeDomainDir(domain string) (made bool, err error) {
-	err = os.Mkdir(r.domainDir(domain), dirMode)
+	err = os.Mkdir(r.domainDir(domain), localfile.DirMode)
 	if !errors.Is(err, fs.ErrExist) {
 		return err == nil, err
 	}
@@ -139,7 +152,7 @@ func (r *Repository) lockPath(domain string) string {
 }
 
 func (r *Repository) openLock(domain string) (*os.File, error) {
-	f, err := os.OpenFile(r.lockPath(domain), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode) // os adds O_CLOEXEC
+	f, err := os.OpenFile(r.lockPath(domain), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, localfile.FileMode) // os adds O_CLOEXEC
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errLockMoved
 	}
@@ -161,7 +174,7 @@ func (r *Repository) lockOpened(domain string, f *os.File) error {
 }
 
 func flock(f *os.File) error {
-	err := retryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+	err := eintr.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
 	if err != nil {
 		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}
@@ -207,6 +220,9 @@ func lockedBy(domain string, f *os.File) error {
 // Repository is the repository that the lock belongs to.
 func (l *Lock) Repository() *Repository { return l.repo }
 
+// dir is the directory of the locked domain.
+func (l *Lock) dir() string { return l.repo.domainDir(l.domain) }
+
 // Domain is the name of the locked domain.
 func (l *Lock) Domain() string { return l.domain }
 
@@ -240,11 +256,11 @@ func (l *Lock) removeIfEmpty() error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != lockName && (e.Name() != InstantsName || !l.unissued()) {
+		if e.Name() != lockName && (e.Name() != instants.FileName || !instants.Unissued(dir)) {
 			return nil
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, InstantsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(filepath.Join(dir, instants.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {

@@ -8,6 +8,9 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
@@ -24,7 +27,7 @@ func (l *Lock) SetMark(name string, data []byte) error {
 	if err != nil {
 		return fmt.Errorf("set mark %q: %w", name, err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, fileMode)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW|unix.O_NONBLOCK, localfile.FileMode)
 	if err != nil {
 		return fmt.Errorf("set mark: %w", err)
 	}
@@ -39,7 +42,7 @@ func (l *Lock) SetMark(name string, data []byte) error {
 func (l *Lock) Mark(name string) (data []byte, ok bool, err error) {
 	path, err := l.markPath(name)
 	if err == nil {
-		data, err = readSmall(path)
+		data, err = localfile.ReadSmall(path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, false, nil
@@ -66,7 +69,7 @@ func (l *Lock) markPath(name string) (string, error) {
 	if err := l.check(); err != nil {
 		return "", err
 	}
-	if err := ValidName(name); err != nil {
+	if err := manifest.ValidName(name); err != nil {
 		return "", err
 	}
 	return filepath.Join(l.repo.domainDir(l.domain), markPrefix+name), nil

@@ -8,15 +8,16 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
-const (
-	imageSuffix  = ".qcow2"
-	hashesSuffix = ".hashes"
-)
+const partialPrefix = ".partial-"
 
 // Partial is a point in the making: a directory that nothing lists. Its methods
 // are safe for concurrent use.
@@ -39,7 +40,7 @@ func (l *Lock) Begin(id, identity string) (*Partial, error) {
 	if err := l.check(); err != nil {
 		return nil, fmt.Errorf("begin point %q: %w", id, err)
 	}
-	if _, _, err := ParsePointID(id); err != nil {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return nil, fmt.Errorf("begin point: %w", err)
 	}
 	sealed := l.repo.PointDir(l.domain, id)
@@ -47,7 +48,7 @@ func (l *Lock) Begin(id, identity string) (*Partial, error) {
 		return nil, fmt.Errorf("begin point %s: %w", id, &fs.PathError{Op: "mkdir", Path: sealed, Err: fs.ErrExist})
 	}
 	dir := filepath.Join(l.repo.domainDir(l.domain), partialPrefix+id)
-	if err := os.Mkdir(dir, dirMode); err != nil {
+	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
 		return nil, fmt.Errorf("begin point %s: %w", id, err)
 	}
 	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]*Image{}}, nil
@@ -63,7 +64,7 @@ func (p *Partial) Dir() string { return p.dir }
 // CreateImage makes TARGET.qcow2 and its hash list. Seal wants every image
 // finished; Discard closes and removes those that are not.
 func (p *Partial) CreateImage(target string, direct directio.Mode) (*Image, error) {
-	if err := ValidName(target); err != nil {
+	if err := manifest.ValidName(target); err != nil {
 		return nil, fmt.Errorf("create image: disk: %w", err)
 	}
 	p.mu.Lock()
@@ -82,10 +83,10 @@ func (p *Partial) CreateImage(target string, direct directio.Mode) (*Image, erro
 // WriteFile adds a small file (domain.xml, checkpoint.xml) to the point, on
 // stable storage. Seal puts its digest into the manifest.
 func (p *Partial) WriteFile(name string, data []byte) error {
-	if err := ValidName(name); err != nil {
+	if err := manifest.ValidName(name); err != nil {
 		return fmt.Errorf("write file of point %s: %w", p.id, err)
 	}
-	if name == ManifestName {
+	if name == manifest.FileName {
 		return fmt.Errorf("write file of point %s: %s is written by Seal", p.id, name)
 	}
 	p.mu.Lock()
@@ -93,10 +94,10 @@ func (p *Partial) WriteFile(name string, data []byte) error {
 	if p.done {
 		return fmt.Errorf("write %s: point %s is closed", name, p.id)
 	}
-	if err := writeFile(filepath.Join(p.dir, name), data); err != nil {
+	if err := localfile.Write(filepath.Join(p.dir, name), data); err != nil {
 		return fmt.Errorf("write file of point %s: %w", p.id, err)
 	}
-	p.files[name] = digestBytes(data)
+	p.files[name] = digest.Of(data)
 	return nil
 }
 
@@ -121,15 +122,15 @@ type sealStep struct {
 //     so that a power cut cannot leave a listed point with a file missing.
 //  6. fsync of DOMAIN: the rename is durable. Only now may the run count on the
 //     point, and drop what it needed to make it again.
-func (p *Partial) sealSteps(manifest []byte) []sealStep {
+func (p *Partial) sealSteps(content []byte) []sealStep {
 	repo, domain := p.lock.repo, p.lock.domain
 	sealed := repo.PointDir(domain, p.id)
 	return []sealStep{
-		{"write manifest", func() error { return writeFile(filepath.Join(p.dir, ManifestName), manifest) }},
-		{"sync point", func() error { return syncDir(p.dir) }},
-		{"sync repository", func() error { return syncDir(repo.dir) }},
-		{"rename point", func() error { return RenameExclusive(p.dir, sealed) }},
-		{"sync domain", func() error { return syncDir(repo.domainDir(domain)) }},
+		{"write manifest", func() error { return localfile.Write(filepath.Join(p.dir, manifest.FileName), content) }},
+		{"sync point", func() error { return localfile.SyncDir(p.dir) }},
+		{"sync repository", func() error { return localfile.SyncDir(repo.dir) }},
+		{"rename point", func() error { return localfile.RenameExclusive(p.dir, sealed) }},
+		{"sync domain", func() error { return localfile.SyncDir(repo.domainDir(domain)) }},
 	}
 }
 
@@ -138,7 +139,7 @@ func (p *Partial) sealSteps(manifest []byte) []sealStep {
 // of its disks, are filled in
 // from what was written; the rest must be valid. After an error nothing is
 // listed and the caller discards the point.
-func (p *Partial) Seal(m Manifest) error {
+func (p *Partial) Seal(m manifest.Manifest) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.done {
@@ -169,14 +170,14 @@ func (p *Partial) unseal() error {
 	if _, err := os.Lstat(p.dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil // not renamed yet
 	}
-	return RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
+	return localfile.RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
 }
 
-func (p *Partial) completeManifest(m Manifest) ([]byte, error) {
+func (p *Partial) completeManifest(m manifest.Manifest) ([]byte, error) {
 	if m.ID != p.id || m.Domain != p.lock.domain {
 		return nil, fmt.Errorf("the manifest is that of %s of domain %s", m.ID, m.Domain)
 	}
-	m.Format = Format
+	m.Format = manifest.Format
 	m.Repository = p.lock.repo.id
 	m.Identity = p.identity
 	m.Files = p.files
@@ -195,11 +196,11 @@ func (p *Partial) completeManifest(m Manifest) ([]byte, error) {
 	if err := m.Validate(); err != nil {
 		return nil, err
 	}
-	return encodeManifest(m)
+	return manifest.Encode(m)
 }
 
-func (p *Partial) completeDisks(disks []Disk) ([]Disk, error) {
-	complete := make([]Disk, 0, len(disks))
+func (p *Partial) completeDisks(disks []manifest.Disk) ([]manifest.Disk, error) {
+	complete := make([]manifest.Disk, 0, len(disks))
 	for _, d := range disks {
 		im := p.images[d.Target]
 		if im == nil {
@@ -209,7 +210,7 @@ func (p *Partial) completeDisks(disks []Disk) ([]Disk, error) {
 		if !ok {
 			return nil, fmt.Errorf("the image of disk %q is not finished", d.Target)
 		}
-		d.Image, d.ImageBytes, d.Hashes, d.HashRange = d.Target+imageSuffix, size, hashes, RangeLength
+		d.Image, d.ImageBytes, d.Hashes, d.HashRange = d.Target+manifest.ImageSuffix, size, hashes, hashlist.RangeLength
 		complete = append(complete, d)
 	}
 	if len(disks) != len(p.images) {

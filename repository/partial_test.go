@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -17,25 +19,25 @@ import (
 // point describes a point to make in a test.
 type point struct {
 	id, parent string
-	kind       Kind
+	kind       manifest.Kind
 	targets    []string
 }
 
 // makePartial writes everything of a point but its seal.
-func makePartial(t testing.TB, l *Lock, pt point) (*Partial, Manifest) {
+func makePartial(t testing.TB, l *Lock, pt point) (*Partial, manifest.Manifest) {
 	t.Helper()
 	p, err := l.Begin(pt.id, testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := Manifest{
+	m := manifest.Manifest{
 		ID: pt.id, Kind: pt.kind, Parent: pt.parent, Domain: l.Domain(), DomainUUID: testDomainUUID,
-		Time: time.Now().UTC(), Finished: time.Now().UTC(), Consistency: ConsistencyCrash,
+		Time: time.Now().UTC(), Finished: time.Now().UTC(), Consistency: manifest.ConsistencyCrash,
 	}
 	for _, target := range pt.targets {
-		d := Disk{Target: target, Kind: KindFull, VirtualSize: 1 << 20}
+		d := manifest.Disk{Target: target, Kind: manifest.KindFull, VirtualSize: 1 << 20}
 		if pt.parent != "" {
-			d.Kind, d.Parent = KindInc, ParentPath(pt.parent, target+".qcow2")
+			d.Kind, d.Parent = manifest.KindInc, manifest.ParentPath(pt.parent, target+".qcow2")
 		}
 		im, err := p.CreateImage(target, directio.Auto)
 		if err != nil {
@@ -64,17 +66,17 @@ func makePoint(t testing.TB, l *Lock, pt point) {
 func TestSealListsThePoint(t *testing.T) {
 	r := newRepository(t)
 	l := mustLock(t, r, "my guest")
-	makePoint(t, l, point{id: "check1", kind: KindFull, targets: []string{"vda", "vdb"}})
+	makePoint(t, l, point{id: "check1", kind: manifest.KindFull, targets: []string{"vda", "vdb"}})
 	points, err := r.Points("my guest")
 	if err != nil || len(points) != 1 {
 		t.Fatalf("points %+v, %v", points, err)
 	}
 	m := points[0]
-	if m.Format != Format || m.Repository != r.ID() {
+	if m.Format != manifest.Format || m.Repository != r.ID() {
 		t.Errorf("format %d, repository %s", m.Format, m.Repository)
 	}
 	dir := r.PointDir("my guest", "check1")
-	if d, err := Digest(filepath.Join(dir, "domain.xml")); err != nil || m.Files["domain.xml"] != d {
+	if d, err := localfile.Digest(filepath.Join(dir, "domain.xml")); err != nil || m.Files["domain.xml"] != d {
 		t.Errorf("digest of domain.xml %s, %v, manifest says %s", d, err, m.Files["domain.xml"])
 	}
 	for _, d := range m.Disks {
@@ -82,7 +84,7 @@ func TestSealListsThePoint(t *testing.T) {
 		if err != nil || info.Size() != d.ImageBytes || d.Image != d.Target+".qcow2" {
 			t.Errorf("image of %+v: %v", d, err)
 		}
-		if sum, err := Digest(filepath.Join(dir, d.HashesFile())); err != nil || sum != d.Hashes {
+		if sum, err := localfile.Digest(filepath.Join(dir, d.HashesFile())); err != nil || sum != d.Hashes {
 			t.Errorf("digest of hash list %s, %v, manifest says %s", sum, err, d.Hashes)
 		}
 	}
@@ -98,7 +100,7 @@ func TestDeathAfterEachStepOfSeal(t *testing.T) {
 	for died := range steps + 1 {
 		r := newRepository(t)
 		l := mustLock(t, r, "vm1")
-		pt := point{id: "check1", kind: KindFull, targets: []string{"vda"}}
+		pt := point{id: "check1", kind: manifest.KindFull, targets: []string{"vda"}}
 		p, m := makePartial(t, l, pt)
 		manifest, err := p.completeManifest(m)
 		if err != nil {
@@ -134,30 +136,32 @@ func TestDeathAfterEachStepOfSeal(t *testing.T) {
 
 func TestSealRefuses(t *testing.T) {
 	tests := map[string]struct {
-		spoil func(t *testing.T, p *Partial, m *Manifest)
+		spoil func(t *testing.T, p *Partial, m *manifest.Manifest)
 		want  string
 	}{
-		"other id":       {func(_ *testing.T, _ *Partial, m *Manifest) { m.ID = "check9" }, "manifest is that of check9"},
-		"other domain":   {func(_ *testing.T, _ *Partial, m *Manifest) { m.Domain = "vm2" }, "of domain vm2"},
-		"invalid":        {func(_ *testing.T, _ *Partial, m *Manifest) { m.Consistency = "" }, "consistency"},
-		"disk too many":  {func(_ *testing.T, _ *Partial, m *Manifest) { m.Disks = append(m.Disks, Disk{Target: "vdz"}) }, "has no image"},
-		"image too many": {func(_ *testing.T, _ *Partial, m *Manifest) { m.Disks = nil }, "1 images"},
-		"image not finished": {func(t *testing.T, p *Partial, m *Manifest) {
+		"other id":     {func(_ *testing.T, _ *Partial, m *manifest.Manifest) { m.ID = "check9" }, "manifest is that of check9"},
+		"other domain": {func(_ *testing.T, _ *Partial, m *manifest.Manifest) { m.Domain = "vm2" }, "of domain vm2"},
+		"invalid":      {func(_ *testing.T, _ *Partial, m *manifest.Manifest) { m.Consistency = "" }, "consistency"},
+		"disk too many": {func(_ *testing.T, _ *Partial, m *manifest.Manifest) {
+			m.Disks = append(m.Disks, manifest.Disk{Target: "vdz"})
+		}, "has no image"},
+		"image too many": {func(_ *testing.T, _ *Partial, m *manifest.Manifest) { m.Disks = nil }, "1 images"},
+		"image not finished": {func(t *testing.T, p *Partial, m *manifest.Manifest) {
 			if _, err := p.CreateImage("vdb", directio.Auto); err != nil {
 				t.Fatal(err)
 			}
-			m.Disks = append(m.Disks, Disk{Target: "vdb", Kind: KindFull})
+			m.Disks = append(m.Disks, manifest.Disk{Target: "vdb", Kind: manifest.KindFull})
 		}, "not finished"},
-		"over a point": {func(t *testing.T, p *Partial, _ *Manifest) {
+		"over a point": {func(t *testing.T, p *Partial, _ *manifest.Manifest) {
 			mustMkdir(t, p.lock.repo.PointDir("vm1", "check1"))
 		}, "file exists"},
-		"lock released": {func(t *testing.T, p *Partial, _ *Manifest) { p.lock.Unlock() }, "lock was released"},
+		"lock released": {func(t *testing.T, p *Partial, _ *manifest.Manifest) { p.lock.Unlock() }, "lock was released"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := newRepository(t)
 			l := mustLock(t, r, "vm1")
-			p, m := makePartial(t, l, point{id: "check1", kind: KindFull, targets: []string{"vda"}})
+			p, m := makePartial(t, l, point{id: "check1", kind: manifest.KindFull, targets: []string{"vda"}})
 			tt.spoil(t, p, &m)
 			if err := p.Seal(m); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
@@ -178,7 +182,7 @@ func TestSealRefuses(t *testing.T) {
 func TestUnsealTakesTheRenameBack(t *testing.T) {
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
-	p, m := makePartial(t, l, point{id: "check1", kind: KindFull})
+	p, m := makePartial(t, l, point{id: "check1", kind: manifest.KindFull})
 	if err := p.Seal(m); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +201,7 @@ func TestUnsealTakesTheRenameBack(t *testing.T) {
 func TestDiscardIsIdempotentAndSparesASealedPoint(t *testing.T) {
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
-	p, m := makePartial(t, l, point{id: "check1", kind: KindFull, targets: []string{"vda"}})
+	p, m := makePartial(t, l, point{id: "check1", kind: manifest.KindFull, targets: []string{"vda"}})
 	if err := p.Seal(m); err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +238,7 @@ func TestDiscardIsIdempotentAndSparesASealedPoint(t *testing.T) {
 func TestBeginRefuses(t *testing.T) {
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
-	makePoint(t, l, point{id: "check1", kind: KindFull})
+	makePoint(t, l, point{id: "check1", kind: manifest.KindFull})
 	p, err := l.Begin("check2", testIdentity)
 	if err != nil {
 		t.Fatal(err)
@@ -249,7 +253,7 @@ func TestBeginRefuses(t *testing.T) {
 			t.Errorf("%q was begun", id)
 		}
 	}
-	for _, name := range []string{"", "../x", ManifestName, "a/b"} {
+	for _, name := range []string{"", "../x", manifest.FileName, "a/b"} {
 		if p.WriteFile(name, nil) == nil {
 			t.Errorf("file %q was written", name)
 		}
@@ -268,7 +272,7 @@ func TestBeginRefuses(t *testing.T) {
 }
 
 // writeTestImage writes a qcow2 image with one cluster of data.
-func writeTestImage(t testing.TB, im *Image, d Disk) {
+func writeTestImage(t testing.TB, im *Image, d manifest.Disk) {
 	t.Helper()
 	o := qcow2.Options{VirtualSize: d.VirtualSize, BackingFile: d.Parent}
 	if d.Parent != "" {
@@ -286,5 +290,10 @@ func writeTestImage(t testing.TB, im *Image, d Disk) {
 	}
 }
 
-// testIdentity is that of all points: they are told by their ids here.
-const testIdentity = "0123456789abcdef"
+const (
+	testRepository = "0b6a2c2e-9a43-4d1c-8d6c-1f3b5b1d7a11"
+	testDomainUUID = "5d5a1f4e-3a3b-4a57-9d2e-6c0a6d1b2c33"
+
+	// testIdentity is that of all points: they are told by their ids here.
+	testIdentity = "0123456789abcdef"
+)

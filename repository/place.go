@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // NotePlace notes where the repository is, and tells whether that was another place
@@ -20,7 +21,7 @@ import (
 func (r *Repository) NotePlace() (moved bool, err error) {
 	now := placeOf(r.place)
 	d, err := readDescription(r.dir)
-	if err == nil && d.Format == Format && placeOf(d.Place) == now {
+	if err == nil && d.Format == manifest.Format && placeOf(d.Place) == now {
 		return false, nil
 	}
 	if err == nil {

@@ -1,7 +1,6 @@
 package repository
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // DamagedPoint is one directory that should be a point and cannot be read as
@@ -51,6 +54,9 @@ func (e *DamagedError) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Kind is fail.Damaged.
+func (e *DamagedError) Kind() fail.Kind { return fail.Damaged }
+
 // Hint says what still restores, as far as that is known.
 func (e *DamagedError) Hint() string {
 	if len(e.Points) > 0 && e.Points[0].ID == "" {
@@ -59,39 +65,22 @@ func (e *DamagedError) Hint() string {
 	if len(e.Lost) == 0 {
 		return "virtbackup verify shows what is damaged, what is lost with it, and what still restores"
 	}
-	domain := ShellWord(e.Points[0].Domain)
+	domain := manifest.ShellWord(e.Points[0].Domain)
 	if len(e.Left) == 0 {
 		return fmt.Sprintf("virtbackup verify %s shows which disks of these points still restore (restore --disk)", domain)
 	}
 	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR; virtbackup verify %s checks all points", domain, e.Left[len(e.Left)-1], domain)
 }
 
-// has tells whether a point is among the damaged ones.
-func (e *DamagedError) has(id string) bool {
-	return slices.ContainsFunc(e.Points, func(p DamagedPoint) bool { return p.ID == id })
-}
-
 // NotNow is the first of the errors that says nothing of its point, nil if there is none:
 // the point could not be read now, and may be sound.
 func (e *DamagedError) NotNow() error {
 	for _, p := range e.Points {
-		if cannotCheck(p.Err) {
+		if localfile.CannotCheck(p.Err) {
 			return fmt.Errorf("read point %s of domain %s: %w", p.ID, p.Domain, p.Err)
 		}
 	}
 	return nil
-}
-
-// ShellWord is a name as it is typed on a command line.
-func ShellWord(name string) string {
-	if strings.ContainsFunc(name, func(c rune) bool { return !strings.ContainsRune("+-./:=@_", c) && !isAlnum(c) }) {
-		return "'" + strings.ReplaceAll(name, "'", `'\''`) + "'"
-	}
-	return name
-}
-
-func isAlnum(c rune) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
 // Unwrap gives errors.Is and errors.As the causes.
@@ -110,12 +99,12 @@ func (e *DamagedError) Unwrap() []error {
 // The order is that of the numbers, not of the clock: numbers only grow, under
 // the lock, and so a parent always stands before its children, whatever the
 // host's clock did.
-func (r *Repository) Points(domain string) ([]Manifest, error) {
+func (r *Repository) Points(domain string) ([]manifest.Manifest, error) {
 	ids, err := r.pointIDs(domain)
 	if err != nil {
 		return nil, err
 	}
-	var points []Manifest
+	var points []manifest.Manifest
 	damaged := &DamagedError{}
 	for _, id := range ids {
 		m, err := r.readManifest(domain, id)
@@ -125,7 +114,7 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 		}
 		points = append(points, m)
 	}
-	slices.SortFunc(points, compareAge)
+	slices.SortFunc(points, manifest.CompareAge)
 	if len(damaged.Points) > 0 {
 		return points, damaged
 	}
@@ -135,7 +124,7 @@ func (r *Repository) Points(domain string) ([]Manifest, error) {
 // pointIDs lists what should be the points of a domain, in no order; none where the
 // domain has no directory.
 func (r *Repository) pointIDs(domain string) ([]string, error) {
-	if err := ValidDomain(domain); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return nil, err
 	}
 	info, err := os.Lstat(r.domainDir(domain))
@@ -158,36 +147,32 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 	return ids, nil
 }
 
-func compareAge(a, b Manifest) int {
-	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
-}
-
 // looksLikePoint: every visible directory should be a point, and whatever has a
 // point's name should be a directory. Dot names are runs under way, or somebody
 // else's.
 func looksLikePoint(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") || e.Name() == lostFound {
+	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound {
 		return false
 	}
-	_, _, err := ParsePointID(e.Name())
+	_, _, err := manifest.ParsePointID(e.Name())
 	return e.IsDir() || err == nil
 }
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
 // there is no such directory, a *DamagedError where it cannot be read as one.
-func (r *Repository) Point(domain, id string) (Manifest, error) {
-	if err := ValidDomain(domain); err != nil {
-		return Manifest{}, err
+func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
+	if err := manifest.ValidDomain(domain); err != nil {
+		return manifest.Manifest{}, err
 	}
-	if _, _, err := ParsePointID(id); err != nil {
-		return Manifest{}, fmt.Errorf("%w: %w", ErrNoPoint, err)
+	if _, _, err := manifest.ParsePointID(id); err != nil {
+		return manifest.Manifest{}, fmt.Errorf("%w: %w", manifest.ErrNoPoint, err)
 	}
 	if _, err := os.Lstat(r.PointDir(domain, id)); errors.Is(err, fs.ErrNotExist) {
-		return Manifest{}, fmt.Errorf("%w: %s of domain %s", ErrNoPoint, id, domain)
+		return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
 	}
 	m, err := r.readManifest(domain, id)
 	if err != nil {
-		return Manifest{}, damagedPoint(domain, id, err)
+		return manifest.Manifest{}, damagedPoint(domain, id, err)
 	}
 	return m, nil
 }
@@ -195,7 +180,7 @@ func (r *Repository) Point(domain, id string) (Manifest, error) {
 // damagedPoint is the error for a point that cannot be read as one. err itself is
 // returned where it says nothing of the point.
 func damagedPoint(domain, id string, err error) error {
-	if cannotCheck(err) {
+	if localfile.CannotCheck(err) {
 		return err
 	}
 	return &DamagedError{Points: []DamagedPoint{{Domain: domain, ID: id, Err: err}}}
@@ -203,30 +188,30 @@ func damagedPoint(domain, id string, err error) error {
 
 // readManifest reads the manifest of a directory and holds it against its
 // place.
-func (r *Repository) readManifest(domain, id string) (Manifest, error) {
-	if _, _, err := ParsePointID(id); err != nil {
-		return Manifest{}, err
+func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
+		return manifest.Manifest{}, err
 	}
 	dir := r.PointDir(domain, id)
 	for _, dir := range []string{r.domainDir(domain), dir} {
 		info, err := os.Lstat(dir)
 		if err != nil {
-			return Manifest{}, err
+			return manifest.Manifest{}, err
 		}
 		if !info.IsDir() { // a symbolic link may lead outside
-			return Manifest{}, fmt.Errorf("%s is not a directory", dir)
+			return manifest.Manifest{}, fmt.Errorf("%s is not a directory", dir)
 		}
 	}
-	data, err := readSmall(filepath.Join(dir, ManifestName))
+	data, err := localfile.ReadSmall(filepath.Join(dir, manifest.FileName))
 	if err != nil {
-		return Manifest{}, err
+		return manifest.Manifest{}, err
 	}
-	m, err := ParseManifest(data)
+	m, err := manifest.Parse(data)
 	if err != nil {
-		return Manifest{}, fmt.Errorf("%s: %w", ManifestName, err)
+		return manifest.Manifest{}, fmt.Errorf("%s: %w", manifest.FileName, err)
 	}
 	if m.ID != id || m.Domain != domain {
-		return Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", ManifestName, m.ID, m.Domain)
+		return manifest.Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
 	}
 	return m, nil
 }
@@ -242,6 +227,11 @@ type OtherDomainError struct {
 // Error names both UUIDs.
 func (e *OtherDomainError) Error() string {
 	return fmt.Sprintf("the points of domain %s belong to the UUID %s, this domain has %s", e.Name, e.Have, e.Want)
+}
+
+// Hint says how to keep the two apart.
+func (e *OtherDomainError) Hint() string {
+	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
 }
 
 // Owner is the UUID that the directory of a domain belongs to: that of its

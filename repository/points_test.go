@@ -14,6 +14,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // chainOfThree makes check1 <- check2 <- diff3 and copy10, each with vda.
@@ -22,10 +24,10 @@ func chainOfThree(t testing.TB) *Repository {
 	r := newRepository(t)
 	l := mustLock(t, r, "vm1")
 	for _, pt := range []point{
-		{id: "copy10", kind: KindCopy}, // first on the clock: the order is that of the numbers
-		{id: "check1", kind: KindFull},
-		{id: "check2", kind: KindInc, parent: "check1"},
-		{id: "diff3", kind: KindDiff, parent: "check2"},
+		{id: "copy10", kind: manifest.KindCopy}, // first on the clock: the order is that of the numbers
+		{id: "check1", kind: manifest.KindFull},
+		{id: "check2", kind: manifest.KindInc, parent: "check1"},
+		{id: "diff3", kind: manifest.KindDiff, parent: "check2"},
 	} {
 		pt.targets = []string{"vda"}
 		makePoint(t, l, pt)
@@ -51,7 +53,7 @@ func copyOf(t testing.TB, r *Repository) *Repository {
 	return c
 }
 
-func ids(points []Manifest) string {
+func ids(points []manifest.Manifest) string {
 	var s []string
 	for _, m := range points {
 		s = append(s, m.ID)
@@ -74,26 +76,26 @@ func TestPointsInOrderOfNumbers(t *testing.T) {
 }
 
 func TestPointsShowsDamageBesideTheRest(t *testing.T) {
-	manifest := func(r *Repository, id string) string { return filepath.Join(r.PointDir("vm1", id), ManifestName) }
+	manifestPath := func(r *Repository, id string) string { return filepath.Join(r.PointDir("vm1", id), manifest.FileName) }
 	tests := map[string]struct {
 		spoil func(t *testing.T, r *Repository) error
 		id    string // listed as damaged
 		want  string
 		rest  string
 	}{
-		"manifest missing": {func(t *testing.T, r *Repository) error { return os.Remove(manifest(r, "check2")) },
+		"manifest missing": {func(t *testing.T, r *Repository) error { return os.Remove(manifestPath(r, "check2")) },
 			"check2", "no such file", "check1 diff3 copy10"},
-		"manifest truncated": {func(t *testing.T, r *Repository) error { return os.Truncate(manifest(r, "check2"), 100) },
+		"manifest truncated": {func(t *testing.T, r *Repository) error { return os.Truncate(manifestPath(r, "check2"), 100) },
 			"check2", "parse", "check1 diff3 copy10"},
-		"manifest empty": {func(t *testing.T, r *Repository) error { return os.Truncate(manifest(r, "check1"), 0) },
+		"manifest empty": {func(t *testing.T, r *Repository) error { return os.Truncate(manifestPath(r, "check1"), 0) },
 			"check1", "parse", "check2 diff3 copy10"},
 		"manifest edited": {func(t *testing.T, r *Repository) error {
-			data, err := os.ReadFile(manifest(r, "check1"))
+			data, err := os.ReadFile(manifestPath(r, "check1"))
 			if err != nil {
 				return err
 			}
 			edited := strings.Replace(string(data), `"virtual_size": 1048576`, `"virtual_size": 1048575`, 1)
-			return os.WriteFile(manifest(r, "check1"), []byte(edited), 0o600)
+			return os.WriteFile(manifestPath(r, "check1"), []byte(edited), 0o600)
 		}, "check1", "does not match its digest", "check2 diff3 copy10"},
 		"directory renamed": {func(t *testing.T, r *Repository) error {
 			return os.Rename(r.PointDir("vm1", "check2"), r.PointDir("vm1", "check7"))
@@ -112,11 +114,11 @@ func TestPointsShowsDamageBesideTheRest(t *testing.T) {
 			return os.Symlink(r.PointDir("vm1", "check1"), r.PointDir("vm1", "check11"))
 		}, "check11", "not a directory", "check1 check2 diff3 copy10"},
 		"a link in place of a manifest": {func(t *testing.T, r *Repository) error {
-			return errors.Join(os.Remove(manifest(r, "check2")), os.Symlink(manifest(r, "check1"), manifest(r, "check2")))
+			return errors.Join(os.Remove(manifestPath(r, "check2")), os.Symlink(manifestPath(r, "check1"), manifestPath(r, "check2")))
 		}, "check2", "symbolic link", "check1 diff3 copy10"},
 		"leftovers and foreign files are no damage": {func(t *testing.T, r *Repository) error {
 			mustMkdir(t, filepath.Join(r.Dir(), "vm1", ".partial-check11"))
-			mustMkdir(t, filepath.Join(r.Dir(), "vm1", lostFound))
+			mustMkdir(t, filepath.Join(r.Dir(), "vm1", manifest.LostFound))
 			return os.WriteFile(filepath.Join(r.Dir(), "vm1", "notes.txt"), nil, 0o600)
 		}, "", "", "check1 check2 diff3 copy10"},
 	}
@@ -163,7 +165,7 @@ func TestPointFromAnotherDomainIsDamage(t *testing.T) {
 
 func TestDamagedErrorKeepsCauses(t *testing.T) {
 	r := chainOfThree(t)
-	if err := os.Remove(filepath.Join(r.PointDir("vm1", "check1"), ManifestName)); err != nil {
+	if err := os.Remove(filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := r.Points("vm1"); !errors.Is(err, fs.ErrNotExist) {
@@ -173,11 +175,11 @@ func TestDamagedErrorKeepsCauses(t *testing.T) {
 
 func TestPoint(t *testing.T) {
 	r := chainOfThree(t)
-	if m, err := r.Point("vm1", "diff3"); err != nil || m.Kind != KindDiff || m.Number() != 3 || m.IsBase() {
+	if m, err := r.Point("vm1", "diff3"); err != nil || m.Kind != manifest.KindDiff || m.Number() != 3 || m.IsBase() {
 		t.Errorf("%+v, %v", m, err)
 	}
 	for _, id := range []string{"check9", "nonsense", "../vm1/check1", ""} {
-		if _, err := r.Point("vm1", id); !errors.Is(err, ErrNoPoint) {
+		if _, err := r.Point("vm1", id); !errors.Is(err, manifest.ErrNoPoint) {
 			t.Errorf("%q: got %v, want ErrNoPoint", id, err)
 		}
 	}
@@ -202,7 +204,7 @@ func TestOwner(t *testing.T) {
 		t.Errorf("a domain without points: %v", err)
 	}
 	for _, id := range []string{"check1", "check2", "diff3", "copy10"} {
-		if err := os.Remove(filepath.Join(r.PointDir("vm1", id), ManifestName)); err != nil {
+		if err := os.Remove(filepath.Join(r.PointDir("vm1", id), manifest.FileName)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -228,7 +230,7 @@ func TestChain(t *testing.T) {
 	if got, err := r.Links("vm1", "copy10", "vda"); err != nil || len(got) != 1 {
 		t.Errorf("chain of the copy %v, %v", got, err)
 	}
-	if _, err := r.Links("vm1", "check9", "vda"); !errors.Is(err, ErrNoPoint) {
+	if _, err := r.Links("vm1", "check9", "vda"); !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("got %v, want ErrNoPoint", err)
 	}
 	if _, err := r.Links("vm1", "check1", "vdz"); !errors.Is(err, ErrNoDisk) {

@@ -5,15 +5,15 @@ import (
 	"context"
 	"errors"
 	"io"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Who reads all data of a chain has proven all of its image but refcounts: a check
@@ -24,7 +24,7 @@ func TestProofSparesTheCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, proofs, closeChain, err := OpenChain(context.Background(), links, ChainOptions{Warn: func(place string) { t.Error(place) }})
+	chain, proofs, closeChain, err := OpenChain(context.Background(), links, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,18 +40,18 @@ func TestProofSparesTheCheck(t *testing.T) {
 			t.Fatalf("the cluster at %d: %v, or it is another", at, err)
 		}
 	}
-	proven := []int64{}
-	for i := range m.Disks[0].layout().ranges() {
-		if proofs[0].has(i) {
+	proven, all := []int64{}, (m.Disks[0].ImageBytes+hashlist.RangeLength-1)/hashlist.RangeLength
+	for i := range all {
+		if proofs[0].Has(i) {
 			proven = append(proven, i)
 		}
 	}
-	if all := m.Disks[0].layout().ranges(); int64(len(proven)) < all-3 {
+	if int64(len(proven)) < all-3 {
 		t.Fatalf("%d of %d ranges are proven", len(proven), all)
 	}
-	flip(t, links[0].Path, proven[len(proven)/2]*RangeLength+12345)
-	check := func(p *Proof) []Damage {
-		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p})
+	flip(t, links[0].Path, proven[len(proven)/2]*hashlist.RangeLength+12345)
+	check := func(p *hashlist.ProvenRanges) []Damage {
+		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,23 +66,23 @@ func TestProofSparesTheCheck(t *testing.T) {
 }
 
 // proofOfAll has read all of the image of oneImage.
-func proofOfAll(t *testing.T, r *Repository, m Manifest) *Proof {
+func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *hashlist.ProvenRanges {
 	t.Helper()
-	shared := newReading(context.Background(), func(string) {})
-	defer shared.close()
-	reader := shared.reader(Link{m, m.Disks[0], filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")})
-	if _, err := reader.ReadAt(directio.Buffer(int(m.Disks[0].ImageBytes+pageSize)), 0); err != io.EOF {
+	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
+	defer files.close()
+	reader := files.open(Link{m, m.Disks[0], filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")})
+	if _, err := reader.ReadAt(directio.Buffer(int(m.Disks[0].ImageBytes+4096)), 0); err != io.EOF {
 		t.Fatal(err)
 	}
-	return reader.proof
+	return reader.Proven()
 }
 
 // A hash list that is damaged after it has proven the image is no damage of the image.
 func TestListDamagedAfterTheProof(t *testing.T) {
-	r, m := oneImage(t, RangeLength)
+	r, m := oneImage(t, hashlist.RangeLength)
 	proof := proofOfAll(t, r, m)
-	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), hashesHeaderSize+hashSize)
-	found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: proof})
+	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
+	found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: proof})
 	if err != nil || len(found) != 1 || !found[0].Harmless {
 		t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 	}
@@ -91,11 +91,11 @@ func TestListDamagedAfterTheProof(t *testing.T) {
 // What a computed list has proven is not what the list on disk says: a check takes
 // nothing of it, and so reads the image once.
 func TestProofOfAComputedList(t *testing.T) {
-	r, m := oneImage(t, RangeLength)
-	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), hashesHeaderSize+hashSize)
-	read := func(p *Proof) (bytes int64) {
+	r, m := oneImage(t, hashlist.RangeLength)
+	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
+	read := func(p *hashlist.ProvenRanges) (bytes int64) {
 		var sum atomic.Int64
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], CheckOptions{Proof: p, Progress: func(n int64) { sum.Add(n) }})
+		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p, Progress: func(n int64) { sum.Add(n) }})
 		if err != nil || len(found) != 1 || !found[0].Harmless {
 			t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 		}
@@ -106,69 +106,18 @@ func TestProofOfAComputedList(t *testing.T) {
 	}
 }
 
-// Readers side by side, of more ranges than the cache holds, get what the file
-// has, and the end of the file where it is.
 // What storage cannot read is damage, and no reason to try it every night again: an
 // incremental leaves such a base. The memory of a process cannot be read at 0: EIO.
-func TestProvingReaderOfWhatCannotBeRead(t *testing.T) {
-	l := layout{1 << 20, firstRangeLength}
-	shared := newReading(context.Background(), func(place string) { t.Error(place) })
-	defer shared.close()
-	reader := shared.reader(Link{Point: Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
-		Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length}})
-	for _, p := range [][]byte{directio.Buffer(firstRangeLength), make([]byte, 512)} {
+func TestLinkReaderOfWhatCannotBeRead(t *testing.T) {
+	files := newChainFiles(context.Background(), hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
+	defer files.close()
+	reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
+		Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
+	for _, p := range [][]byte{directio.Buffer(hashlist.FirstRangeLength), make([]byte, 512)} {
 		_, err := reader.ReadAt(p, 0)
 		var damaged *DamagedError
 		if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "cannot be read: input/output error") || damaged.Points[0].ID != "check1" {
 			t.Errorf("%d bytes: %v", len(p), err)
 		}
-	}
-}
-
-func TestProvingReadersSideBySide(t *testing.T) {
-	const ranges = 64
-	const unit = firstRangeLength // so that there are more than the cache holds
-	content := make([]byte, ranges*unit-4096)
-	_, _ = rand.NewChaCha8([32]byte{1}).Read(content)
-	path := filepath.Join(t.TempDir(), "vda.qcow2")
-	mustWrite(t, path, string(content))
-	l := layout{int64(len(content)), unit}
-	list := appendHashes(l.header(), content, unit)
-	mustWrite(t, filepath.Join(filepath.Dir(path), "vda.hashes"), string(list))
-	shared := newReading(context.Background(), func(place string) { t.Error(place) })
-	defer shared.close()
-	reader := shared.reader(Link{Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: l.length, Hashes: digestBytes(list)}, Path: path})
-	seed := rand.Uint64()
-	var all sync.WaitGroup
-	for n := range uint64(8) {
-		rnd := rand.New(rand.NewPCG(seed, n))
-		all.Go(func() {
-			buf := directio.Buffer(2 * unit)
-			for range 100 {
-				at, length := rnd.IntN(len(content)+unit), 1+rnd.IntN(len(buf))
-				if rnd.IntN(3) == 0 {
-					at &^= unit - 1
-				}
-				got, err := reader.ReadAt(buf[:length], int64(at))
-				want := content[min(at, len(content)):min(at+length, len(content))]
-				if !bytes.Equal(buf[:got], want) || (got < length) != (err == io.EOF) {
-					t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, got, err)
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
-	if n := shared.cache.bytes; n > mostCached {
-		t.Errorf("%d bytes are kept", n)
-	}
-	proven := 0
-	for i := range int64(ranges) {
-		if reader.proof.has(i) {
-			proven++
-		}
-	}
-	if proven < ranges/2 {
-		t.Errorf("%d of %d ranges are proven", proven, ranges)
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // readErrorChild names, in the environment of a test that strace runs, what it reads.
@@ -38,11 +40,11 @@ func verdict(what string, err error) {
 // A bad sector that is read past the page cache is ENODATA: damage, as EIO is.
 func TestBadSectorIsDamage(t *testing.T) {
 	if path := os.Getenv(readErrorChild); path != "" {
-		shared := newReading(context.Background(), func(string) {})
-		defer shared.close()
-		reader := shared.reader(Link{Point: Manifest{ID: "check1", Domain: "vm1"}, Path: path,
-			Disk: Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
-		_, err := reader.ReadAt(directio.Buffer(firstRangeLength), 0)
+		files := newChainFiles(context.Background(), hashlist.ReadOptions{})
+		defer files.close()
+		reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
+			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
+		_, err := reader.ReadAt(directio.Buffer(hashlist.FirstRangeLength), 0)
 		verdict("image", err)
 		return
 	}
@@ -71,7 +73,7 @@ func TestReadThatFailsOnce(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	if out, err := exec.Command("tar", "xzf", "../tests/testdata/repositories/format2.tar.gz", "-C", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "xzf", "../tests/chains/testdata/repositories/format2.tar.gz", "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	dir = filepath.Join(dir, "repo")

@@ -7,6 +7,10 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/eintr"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // changeDescription replaces repository.json by a changed one of today's format, on stable
@@ -22,11 +26,11 @@ func changeDescription(dir string, change func(*description)) (err error) {
 		return err
 	}
 	change(&d)
-	d.Format = Format
+	d.Format = manifest.Format
 	if err := d.put(dir, os.Rename); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return localfile.SyncDir(dir)
 }
 
 // lockDescription waits for whoever changes repository.json, which takes some
@@ -35,11 +39,11 @@ func changeDescription(dir string, change func(*description)) (err error) {
 func lockDescription(dir string) (unlock func() error, err error) {
 	path := filepath.Join(dir, temporaryPrefix+"lock")
 	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, fileMode)
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, localfile.FileMode)
 		if err != nil {
 			return nil, err
 		}
-		err = retryInterrupted(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
+		err = eintr.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
 		if err != nil {
 			return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, f.Close())
 		}

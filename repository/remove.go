@@ -8,6 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // NeededError says why a point is not removed: others are chained onto it.
@@ -48,12 +52,12 @@ func (r *Repository) PointIDs(domain string) ([]string, error) {
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
-			if _, _, err := ParsePointID(d.ID); err == nil {
+			if _, _, err := manifest.ParsePointID(d.ID); err == nil {
 				ids = append(ids, d.ID)
 			}
 		}
 	}
-	slices.SortStableFunc(ids, func(a, b string) int { return NextNumber(a) - NextNumber(b) })
+	slices.SortStableFunc(ids, func(a, b string) int { return manifest.NextNumber(a) - manifest.NextNumber(b) })
 	return ids, nil
 }
 
@@ -68,13 +72,13 @@ func (r *Repository) CheckUnneeded(domain string, ids []string) error {
 	for _, id := range ids {
 		needed := &NeededError{Domain: domain, ID: id}
 		for _, m := range points {
-			if !slices.Contains(ids, m.ID) && m.needs(id) {
+			if !slices.Contains(ids, m.ID) && m.Needs(id) {
 				needed.By = append(needed.By, m.ID)
 			}
 		}
 		if damaged != nil {
 			for _, d := range damaged.Points {
-				if !slices.Contains(ids, d.ID) && NextNumber(d.ID) > NextNumber(id) {
+				if !slices.Contains(ids, d.ID) && manifest.NextNumber(d.ID) > manifest.NextNumber(id) {
 					needed.Unreadable = append(needed.Unreadable, d.ID)
 				}
 			}
@@ -84,17 +88,6 @@ func (r *Repository) CheckUnneeded(domain string, ids []string) error {
 		}
 	}
 	return nil
-}
-
-// needs says whether the point is chained onto that one.
-func (m Manifest) needs(id string) bool {
-	if m.Parent == id {
-		return true
-	}
-	return slices.ContainsFunc(m.Disks, func(d Disk) bool {
-		parent, _, err := d.ParentImage()
-		return err == nil && parent == id
-	})
 }
 
 // RemovePoints removes sealed points, the last of ids first: pass them oldest
@@ -120,7 +113,7 @@ func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 }
 
 func (l *Lock) removePoint(id string) error {
-	if _, _, err := ParsePointID(id); err != nil {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return err
 	}
 	aside := partialPrefix + id
@@ -128,14 +121,14 @@ func (l *Lock) removePoint(id string) error {
 		return err
 	}
 	dir := l.repo.domainDir(l.domain)
-	err := RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	err := localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
 	if errors.Is(err, fs.ErrNotExist) {
-		return ErrNoPoint
+		return manifest.ErrNoPoint
 	}
 	if err != nil {
 		return err
 	}
-	if err := syncDir(dir); err != nil {
+	if err := localfile.SyncDir(dir); err != nil {
 		return err
 	}
 	return l.RemoveLeftover(aside)
@@ -154,7 +147,7 @@ func (l *Lock) GiveUp() error {
 		return fmt.Errorf("give up domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
-		if e.Name() != VerifiedName && e.Name() != InstantsName+damagedSuffix && (e.Name() != InstantsName || !l.unissued()) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instantsTemporary},
+		if e.Name() != VerifiedName && e.Name() != instants.DamagedName && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {
 			continue
 		}

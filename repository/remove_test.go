@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // ofChain makes check1 <- check2 <- check3 and check1 <- diff4 of domain vm1.
@@ -21,8 +23,8 @@ func ofChain(t *testing.T) (*Repository, *Lock) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Unlock() })
-	for _, pt := range []point{{id: "check1", kind: KindFull}, {id: "check2", kind: KindInc, parent: "check1"},
-		{id: "check3", kind: KindInc, parent: "check2"}, {id: "diff4", kind: KindDiff, parent: "check1"}} {
+	for _, pt := range []point{{id: "check1", kind: manifest.KindFull}, {id: "check2", kind: manifest.KindInc, parent: "check1"},
+		{id: "check3", kind: manifest.KindInc, parent: "check2"}, {id: "diff4", kind: manifest.KindDiff, parent: "check1"}} {
 		makePoint(t, l, pt)
 	}
 	return r, l
@@ -60,7 +62,7 @@ func TestRemovePoints(t *testing.T) {
 		t.Errorf("told of %q", told)
 	}
 	wantIDs(t, r, "check1", "diff4")
-	if err := l.RemovePoints([]string{"check2"}, nil); !errors.Is(err, ErrNoPoint) {
+	if err := l.RemovePoints([]string{"check2"}, nil); !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("removed again: %v", err)
 	}
 	if err := l.RemovePoints([]string{"../vm2"}, nil); err == nil {
@@ -88,7 +90,7 @@ func TestRemovePointsAfterADeath(t *testing.T) {
 // Nobody knows what a point needs whose manifest cannot be read.
 func TestRemovePointsBesideDamage(t *testing.T) {
 	r, l := ofChain(t)
-	if err := os.WriteFile(filepath.Join(r.PointDir("vm1", "check3"), ManifestName), []byte("{}"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.PointDir("vm1", "check3"), manifest.FileName), []byte("{}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	wantIDs(t, r, "check1", "check2", "check3", "diff4")
@@ -189,7 +191,7 @@ func TestNamesOf(t *testing.T) {
 	if names, err := r.NamesOf(strings.ToUpper(uuid)); err != nil || !slices.Equal(names, []string{"vm1"}) {
 		t.Errorf("got %q, %v", names, err)
 	}
-	makePoint(t, other, point{id: "check1", kind: KindFull})
+	makePoint(t, other, point{id: "check1", kind: manifest.KindFull})
 	if names, err := r.NamesOf(uuid); err != nil || !slices.Equal(names, []string{"vm1", "vm2"}) {
 		t.Errorf("got %q, %v", names, err)
 	}

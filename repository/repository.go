@@ -9,7 +9,7 @@
 //	REPO/DOMAIN/.partial-check2/ ...       a run under way, or what a crash left
 //
 // Names that come from outside (a domain's, a disk's, a manifest's) are checked
-// with ValidName before they become part of a path.
+// with manifest.ValidName before they become part of a path.
 package repository
 
 import (
@@ -25,34 +25,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// Format is the newest layout this package reads and the one it writes. It
-// grows only when an older reader would go wrong; added fields do not count.
-// Format 2 has identities, and hash lists of other ranges than 1 MiB.
-const Format = 2
-
-const (
-	descriptionName = "repository.json"
-	temporaryPrefix = ".repository.json-"
-	// lostFound is what mkfs.ext4 leaves in the root of a file system, which is
-	// where a repository on a disk of its own starts.
-	lostFound = "lost+found"
-
-	dirMode  = 0o700 // backups hold every secret that the guests hold
-	fileMode = 0o600
-)
+const temporaryPrefix = ".repository.json-"
 
 // Errors that callers tell apart with errors.Is.
 var (
-	ErrNotRepository = errors.New("not a virtbackup repository")
-	ErrAbsent        = errors.New("the directory does not exist") // always with ErrNotRepository
-	ErrNewerFormat   = errors.New("made by a newer virtbackup")
-	ErrNoPoint       = errors.New("no such restore point")
-	ErrNoDisk        = errors.New("no such disk in the restore point")
+	ErrNotRepository = fail.Sentinel(fail.Usage,
+		"is its file system mounted, and is --repo right? virtbackup init DIR makes a repository in a directory that is new or empty",
+		"not a virtbackup repository")
+	ErrAbsent = fail.Sentinel(fail.Usage, // is an ErrNotRepository, too
+		"is its file system mounted, and is --repo right? virtbackup init DIR makes a repository",
+		"%w: the directory does not exist", ErrNotRepository)
+	ErrNoDisk = fail.Sentinel(fail.NotFound, "", "no such disk in the restore point")
 )
 
 // Repository is an opened repository. It holds no descriptors and is safe for
@@ -89,7 +81,7 @@ func Create(dir string) (*Repository, error) {
 	if !errors.Is(err, ErrNotRepository) {
 		return r, err
 	}
-	made := absentDirs(dir)
+	made := localfile.AbsentDirs(dir)
 	isNew := false
 	err = panics.Catch(func() (err error) {
 		if isNew, err = create(dir); err != nil {
@@ -103,9 +95,9 @@ func Create(dir string) (*Repository, error) {
 	})
 	if err != nil {
 		if isNew {
-			_ = os.Remove(filepath.Join(dir, descriptionName))
+			_ = os.Remove(filepath.Join(dir, manifest.DescriptionName))
 		}
-		return nil, errors.Join(fmt.Errorf("create repository: %w", err), removeDirs(made))
+		return nil, errors.Join(fmt.Errorf("create repository: %w", err), localfile.RemoveDirs(made))
 	}
 	if isNew {
 		r.isNew, r.made = true, made
@@ -114,7 +106,7 @@ func Create(dir string) (*Repository, error) {
 }
 
 func create(dir string) (isNew bool, err error) {
-	if err := makeDir(dir); err != nil {
+	if err := localfile.MakeDir(dir); err != nil {
 		return false, err
 	}
 	if err := checkEmpty(dir); err != nil {
@@ -132,15 +124,15 @@ func (r *Repository) RemoveIfUnused() error {
 	// First put repository.json aside, then look. Whoever opened the repository
 	// before makes a directory first and looks for repository.json then (see
 	// Lock): one of the two always sees the other.
-	path, aside := filepath.Join(r.dir, descriptionName), filepath.Join(r.dir, temporaryPrefix+r.id)
+	path, aside := filepath.Join(r.dir, manifest.DescriptionName), filepath.Join(r.dir, temporaryPrefix+r.id)
 	if err := os.Rename(path, aside); err != nil {
 		return fmt.Errorf("remove the unused repository: %w", err)
 	}
 	if err := checkEmpty(r.dir); err != nil {
-		return RenameExclusive(aside, path)
+		return localfile.RenameExclusive(aside, path)
 	}
 	r.isNew = false
-	return errors.Join(os.Remove(aside), removeDirs(r.made))
+	return errors.Join(os.Remove(aside), localfile.RemoveDirs(r.made))
 }
 
 // check finds out that the repository has not been removed since it was opened.
@@ -176,55 +168,43 @@ func Open(dir string) (*Repository, error) {
 
 // readDescription reads repository.json. Damage is a *DamagedError.
 func readDescription(dir string) (description, error) {
-	path := filepath.Join(dir, descriptionName)
-	data, err := readSmall(path)
+	path := filepath.Join(dir, manifest.DescriptionName)
+	data, err := localfile.ReadSmall(path)
 	if err != nil {
 		return description{}, err
 	}
 	d, err := parseDescription(data)
-	if err != nil && !errors.Is(err, ErrNewerFormat) {
-		err = &DamagedError{Points: []DamagedPoint{{File: descriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
+	if err != nil && !errors.Is(err, manifest.ErrNewerFormat) {
+		err = &DamagedError{Points: []DamagedPoint{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
 	}
 	return d, err
 }
 
 func notRepository(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: %w", ErrNotRepository, ErrAbsent)
+		return ErrAbsent
 	}
-	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, descriptionName)
+	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, manifest.DescriptionName)
 }
 
 func parseDescription(data []byte) (description, error) {
 	var d description
-	if hasSelfDigest(data) {
-		if err := parseSelfDigested(data, &d, func() int { return d.Format }); err != nil {
+	if digest.EndsJSON(data) {
+		if err := digest.ParseJSON(data, &d); err != nil {
 			return d, err
 		}
-	} else { // format 1, or written anew by hand
-		if err := json.Unmarshal(data, &d); err != nil {
-			return d, fmt.Errorf("parse: %w", err)
-		}
-		if err := checkFormat(d.Format); err != nil {
-			return d, err
-		}
+	} else if err := json.Unmarshal(data, &d); err != nil { // format 1, or written anew by hand
+		return d, fmt.Errorf("parse: %w", err)
+	}
+	if err := manifest.CheckFormat(d.Format); err != nil {
+		return d, err
 	}
 	for _, id := range append([]string{d.ID}, d.FormerIDs...) {
-		if !validUUID(id) {
+		if !manifest.ValidUUID(id) {
 			return d, fmt.Errorf("%q is not a UUID", id)
 		}
 	}
 	return d, nil
-}
-
-func checkFormat(format int) error {
-	switch {
-	case format > Format:
-		return fmt.Errorf("%w: format %d, this one reads up to %d", ErrNewerFormat, format, Format)
-	case format < 1:
-		return fmt.Errorf("unknown format %d", format)
-	}
-	return nil
 }
 
 // IsNew says whether Create made the repository.
@@ -261,7 +241,7 @@ func (r *Repository) Domains() ([]string, error) {
 	}
 	var names []string
 	for _, e := range entries {
-		if e.IsDir() && ValidName(e.Name()) == nil {
+		if e.IsDir() && manifest.ValidName(e.Name()) == nil {
 			names = append(names, e.Name())
 		}
 	}
@@ -278,7 +258,7 @@ func checkEmpty(dir string) error {
 	for _, e := range entries {
 		name := e.Name()
 		// Another Create may have won since Open looked.
-		if name == lostFound || name == descriptionName || strings.HasPrefix(name, temporaryPrefix) {
+		if name == manifest.LostFound || name == manifest.DescriptionName || strings.HasPrefix(name, temporaryPrefix) {
 			continue
 		}
 		return fmt.Errorf("%s: %w, and not empty (it holds %q)", dir, ErrNotRepository, name)
@@ -289,20 +269,20 @@ func checkEmpty(dir string) error {
 // writeDescription puts repository.json in place, or leaves the one that
 // another process put there at the same moment.
 func writeDescription(dir string) (isNew bool, err error) {
-	d := description{Format: Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
+	d := description{Format: manifest.Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
 	if d.Place, err = findPlace(dir); err != nil {
 		return false, err
 	}
-	err = d.put(dir, RenameExclusive)
+	err = d.put(dir, localfile.RenameExclusive)
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return false, err
 	}
-	return err == nil, syncDir(dir)
+	return err == nil, localfile.SyncDir(dir)
 }
 
 // put writes repository.json to a file of another name, and gives it its own.
 func (d description) put(dir string, rename func(from, to string) error) error {
-	data, err := encodeSelfDigested(d)
+	data, err := digest.EncodeJSON(d)
 	if err != nil {
 		return err
 	}
@@ -311,10 +291,10 @@ func (d description) put(dir string, rename func(from, to string) error) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // no-op once renamed
-	if err := finishFile(f, data); err != nil {
+	if err := localfile.Finish(f, data); err != nil {
 		return err
 	}
-	return rename(f.Name(), filepath.Join(dir, descriptionName))
+	return rename(f.Name(), filepath.Join(dir, manifest.DescriptionName))
 }
 
 // newUUID returns a random UUID (RFC 9562, version 4).

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 func TestCreateMakesParentsAndOpensAgain(t *testing.T) {
@@ -16,7 +19,7 @@ func TestCreateMakesParentsAndOpensAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !validUUID(r.ID()) {
+	if !manifest.ValidUUID(r.ID()) {
 		t.Errorf("id %q is not a UUID", r.ID())
 	}
 	info, err := os.Stat(dir)
@@ -44,14 +47,14 @@ func TestCreateRefusesOtherContent(t *testing.T) {
 	if !errors.Is(err, ErrNotRepository) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v, want ErrNotRepository with the path", err)
 	}
-	if _, err := os.Stat(filepath.Join(dir, descriptionName)); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, manifest.DescriptionName)); err == nil {
 		t.Error("repository.json was written all the same")
 	}
 }
 
 func TestCreateAcceptsAFreshFileSystemAndADeadCreate(t *testing.T) {
 	dir := t.TempDir()
-	mustMkdir(t, filepath.Join(dir, lostFound))
+	mustMkdir(t, filepath.Join(dir, manifest.LostFound))
 	mustWrite(t, filepath.Join(dir, temporaryPrefix+"123"), `{"form`)
 	r, err := Create(dir)
 	if err != nil {
@@ -91,7 +94,7 @@ func TestOpenRefuses(t *testing.T) {
 		text          string
 	}{
 		{"absent", "", ErrNotRepository, "not a virtbackup repository"},
-		{"newer", `{"format":3,"id":"x"}`, ErrNewerFormat, "format 3, this one reads up to 2"},
+		{"newer", `{"format":3,"id":"x"}`, manifest.ErrNewerFormat, "format 3, this one reads up to 2"},
 		{"no format", `{}`, nil, "unknown format 0"},
 		{"no JSON", `{"format":`, nil, "parse"},
 		{"no UUID", `{"format":1,"id":"../x"}`, nil, "not a UUID"},
@@ -100,7 +103,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			if tt.content != "" {
-				mustWrite(t, filepath.Join(dir, descriptionName), tt.content)
+				mustWrite(t, filepath.Join(dir, manifest.DescriptionName), tt.content)
 			}
 			_, err := Open(dir)
 			if err == nil || !strings.Contains(err.Error(), tt.text) || !strings.Contains(err.Error(), dir) {
@@ -121,7 +124,7 @@ func TestOpenRefuses(t *testing.T) {
 // checkpoint belongs.
 func TestDescriptionEveryFlippedByteIsSeen(t *testing.T) {
 	r := newRepository(t)
-	path := filepath.Join(r.Dir(), descriptionName)
+	path := filepath.Join(r.Dir(), manifest.DescriptionName)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -131,7 +134,7 @@ func TestDescriptionEveryFlippedByteIsSeen(t *testing.T) {
 		torn[at] ^= 1
 		mustWrite(t, path, string(torn))
 		again, err := Open(r.Dir())
-		if err == nil && (again.ID() != r.ID() || at < len(whole)-selfDigestLength) || errors.Is(err, ErrNewerFormat) {
+		if err == nil && (again.ID() != r.ID() || at < len(whole)-digest.TailLength) || errors.Is(err, manifest.ErrNewerFormat) {
 			t.Errorf("byte %d: %+v, %v", at, again, err)
 		}
 	}
@@ -205,47 +208,6 @@ func mustCreate(t *testing.T, dir string) *Repository {
 		t.Fatal(err)
 	}
 	return r
-}
-
-func TestValidName(t *testing.T) {
-	for _, name := range []string{"vm1", "my guest", "vda", "gäst", "a.b", "-x", "check1", strings.Repeat("n", 200)} {
-		if err := ValidName(name); err != nil {
-			t.Errorf("%q: %v", name, err)
-		}
-	}
-	for _, name := range []string{
-		"", ".", "..", ".hidden", "a/b", "/", "../x", "a\x00b", "a\nb", "\x7f", "a\u0085b", "\xff", lostFound, descriptionName, strings.Repeat("n", 201),
-	} {
-		if ValidName(name) == nil {
-			t.Errorf("%q was accepted", name)
-		}
-	}
-}
-
-func TestParsePointID(t *testing.T) {
-	for id, want := range map[string]int{"check1": 1, "diff20": 20, "copy999999999": 999999999} {
-		prefix, n, err := ParsePointID(id)
-		if err != nil || n != want || !strings.HasPrefix(id, prefix) {
-			t.Errorf("%s: %q %d %v", id, prefix, n, err)
-		}
-	}
-	for _, id := range []string{
-		"", "check", "check0", "check01", "check-1", "check+1", "check1 ", " check1", "checks1", "full1", "check1a",
-		"check1000000000", "Check1", "check١", "1", "check1/../x", strings.Repeat("9", 500),
-	} {
-		if _, _, err := ParsePointID(id); err == nil {
-			t.Errorf("%q was accepted", id)
-		}
-	}
-}
-
-func TestNextNumber(t *testing.T) {
-	if n := NextNumber(); n != 1 {
-		t.Errorf("none: %d, want 1", n)
-	}
-	if n := NextNumber("check2", "copy7", "diff3", "virtnbdbackup.40", "check99999999999"); n != 8 {
-		t.Errorf("got %d, want 8", n)
-	}
 }
 
 func mustWrite(t testing.TB, path, content string) {

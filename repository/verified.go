@@ -9,6 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // VerifiedName is the file, beside a domain's points, that says when they were
@@ -83,19 +86,19 @@ func (r *Repository) ClearDoubts(domain string, points []string, target string) 
 
 // ManifestDigest is the digest of a point's manifest.json as it is now.
 func (r *Repository) ManifestDigest(domain, id string) (string, error) {
-	if _, _, err := ParsePointID(id); err != nil {
+	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return "", err
 	}
-	return Digest(filepath.Join(r.PointDir(domain, id), ManifestName))
+	return localfile.Digest(filepath.Join(r.PointDir(domain, id), manifest.FileName))
 }
 
 func (r *Repository) readVerified(domain string) map[string]Verification {
-	data, err := readSmall(filepath.Join(r.domainDir(domain), VerifiedName))
+	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), VerifiedName))
 	if err != nil {
 		return nil
 	}
 	var f verifiedFile
-	if json.Unmarshal(data, &f) != nil || checkFormat(f.Format) != nil {
+	if json.Unmarshal(data, &f) != nil || manifest.CheckFormat(f.Format) != nil {
 		return nil
 	}
 	return f.Points
@@ -105,13 +108,13 @@ func (r *Repository) readVerified(domain string) map[string]Verification {
 // are gone. The file is replaced at once; of two calls at the same time one may
 // be lost.
 func (r *Repository) SetVerified(domain string, points map[string]Verification) error {
-	if err := ValidDomain(domain); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return err
 	}
-	all := verifiedFile{Format: Format, Points: map[string]Verification{}}
+	all := verifiedFile{Format: manifest.Format, Points: map[string]Verification{}}
 	for _, some := range []map[string]Verification{r.readVerified(domain), points} {
 		for id, v := range some {
-			if _, _, err := ParsePointID(id); err != nil {
+			if _, _, err := manifest.ParsePointID(id); err != nil {
 				continue
 			}
 			if _, err := os.Lstat(r.PointDir(domain, id)); !errors.Is(err, fs.ErrNotExist) {
@@ -136,11 +139,11 @@ func (r *Repository) replaceVerified(domain string, all verifiedFile) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // no-op once renamed
-	if err := finishFile(f, append(data, '\n')); err != nil {
+	if err := localfile.Finish(f, append(data, '\n')); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), filepath.Join(dir, VerifiedName)); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return localfile.SyncDir(dir)
 }

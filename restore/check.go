@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -19,16 +21,14 @@ import (
 // what was copied only where both succeeded. Damage is the error that counts: a
 // copy from a damaged image may fail in any way.
 func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
-	var bug *panics.Error
-	if copyErr != nil && (r.isOurs(copyErr) || errors.As(copyErr, &bug)) {
+	if copyErr != nil && (r.isOurs(copyErr) || fail.Is(copyErr, fail.Bug)) {
 		return copyErr
 	}
 	checkErr := r.check(ctx, chains)
-	var damaged *repository.DamagedError
 	switch {
 	case ctx.Err() != nil && errors.Join(copyErr, checkErr) != nil:
 		return context.Cause(ctx) // all fails then; what was seen first is chance
-	case copyErr == nil || errors.As(checkErr, &damaged):
+	case copyErr == nil || fail.Is(checkErr, fail.Damaged):
 		return checkErr
 	}
 	return r.explain(copyErr)
@@ -47,39 +47,40 @@ func (r *restorer) isOurs(err error) bool {
 // check reads what is not proven yet of every image of the chains. The error is a
 // *repository.DamagedError where what a restore reads is not as it was written.
 func (r *restorer) check(ctx context.Context, chains [][]link) error {
-	var mu sync.Mutex
-	var found []repository.Damage
-	group, ctx := panics.WithContext(ctx)
-	group.SetLimit(disksAtOnce)
-	for _, chain := range chains {
-		group.Go(func() error {
-			for _, link := range chain {
-				if err := fault.Point("restore: check image"); err != nil {
-					return err
-				}
-				damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, repository.CheckOptions{Proof: link.proof, Misread: r.warn})
-				if err != nil {
-					return err
-				}
-				mu.Lock()
-				found = append(found, damage...)
-				mu.Unlock()
-				if err := repository.DamagedBy(damage); err != nil {
-					return nil // the others of the chain are of no use
-				}
-			}
-			return nil
-		})
-	}
-	if err := group.Wait(); err != nil {
+	damage := make([][]repository.Damage, len(chains))
+	err := r.Limits.EachDisk(ctx, len(chains), func(ctx context.Context, i int) (err error) {
+		damage[i], err = r.checkChain(ctx, chains[i])
+		return err
+	})
+	if err != nil {
 		return err
 	}
+	found := slices.Concat(damage...)
 	for _, d := range found {
 		if d.Harmless {
 			r.warn(d.String())
 		}
 	}
 	return r.explain(repository.DamagedBy(found))
+}
+
+// checkChain reads what is not proven yet of the images of a chain, up to the first that
+// is damaged: the others are of no use then.
+func (r *restorer) checkChain(ctx context.Context, chain []link) (found []repository.Damage, err error) {
+	for _, link := range chain {
+		if err := fault.Point("restore: check image"); err != nil {
+			return nil, err
+		}
+		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, damage...)
+		if repository.DamagedBy(damage) != nil {
+			break
+		}
+	}
+	return found, nil
 }
 
 // warn says what is no obstacle to the restore but worth reading.
@@ -102,37 +103,24 @@ func (r *restorer) explain(err error) error {
 // readXML reads the domain's XML, before anything is written. Where disks are named,
 // their images are what is wanted, and damaged XML is only a warning; nil then.
 func (r *restorer) readXML() ([]byte, error) {
-	doc, err := r.repo.ReadFile(r.point, repository.DomainXML)
-	var damaged *repository.DamagedError
+	doc, err := r.repo.ReadFile(r.point, manifest.DomainXML)
 	switch {
 	case err == nil:
 		return doc, nil
-	case !errors.As(err, &damaged):
+	case !fail.Is(err, fail.Damaged):
 		return nil, fmt.Errorf("the domain's XML: %w", err)
 	case len(r.Disks) > 0:
 		r.warn(fmt.Sprintf("the domain's XML is not restored: %v", err))
 		return nil, nil
 	}
-	return nil, &xmlError{r.explain(err), r.imagesAlone()}
+	return nil, fail.WithHint(fmt.Errorf("the domain's XML: %w", r.explain(err)), "%s", r.imagesAlone())
 }
 
 // imagesAlone is the command that restores the images and no XML.
 func (r *restorer) imagesAlone() string {
 	var disks strings.Builder
 	for _, d := range r.disks {
-		disks.WriteString(" --disk " + repository.ShellWord(d.Target))
+		disks.WriteString(" --disk " + manifest.ShellWord(d.Target))
 	}
-	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", repository.ShellWord(r.Domain), r.point.ID, &disks)
+	return fmt.Sprintf("virtbackup restore %s --at %s --to DIR%s restores the images alone", manifest.ShellWord(r.Domain), r.point.ID, &disks)
 }
-
-// xmlError says that the domain's XML is damaged.
-type xmlError struct {
-	err  error
-	hint string
-}
-
-func (e *xmlError) Error() string { return fmt.Sprintf("the domain's XML: %v", e.err) }
-func (e *xmlError) Unwrap() error { return e.err }
-
-// Hint says how to get the images all the same.
-func (e *xmlError) Hint() string { return e.hint }

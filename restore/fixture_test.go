@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 func must(t testing.TB, err error) {
@@ -24,8 +24,8 @@ func offsetOf(entry []byte) int64 {
 }
 
 // testManifest is that of a full point without disks.
-func testManifest(id string) repository.Manifest {
+func testManifest(id string) manifest.Manifest {
 	n, _ := strconv.Atoi(id[len("check"):])
-	return repository.Manifest{ID: id, Kind: repository.KindFull, Domain: "vm1", DomainUUID: "11111111-2222-3333-4444-555555555555",
-		Time: time.Date(2026, 1, 1, 0, 0, n, 0, time.UTC), Consistency: repository.ConsistencyCrash}
+	return manifest.Manifest{ID: id, Kind: manifest.KindFull, Domain: "vm1", DomainUUID: "11111111-2222-3333-4444-555555555555",
+		Time: time.Date(2026, 1, 1, 0, 0, n, 0, time.UTC), Consistency: manifest.ConsistencyCrash}
 }

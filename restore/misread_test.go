@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -57,16 +58,16 @@ func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets
 	t.Helper()
 	id := func(link int) string { return "check" + itoa(link+1) }
 	m := testManifest(id(link))
-	disk := repository.Disk{Target: "vda", Kind: repository.KindFull, VirtualSize: size}
+	disk := manifest.Disk{Target: "vda", Kind: manifest.KindFull, VirtualSize: size}
 	o := qcow2.Options{VirtualSize: size}
 	if link > 0 {
-		m.Kind, m.Parent, disk.Kind = repository.KindInc, id(link-1), repository.KindInc
-		disk.Parent = repository.ParentPath(m.Parent, "vda.qcow2")
+		m.Kind, m.Parent, disk.Kind = manifest.KindInc, id(link-1), manifest.KindInc
+		disk.Parent = manifest.ParentPath(m.Parent, "vda.qcow2")
 		o.BackingFile, o.BackingFormat = disk.Parent, "qcow2"
 	}
 	p, err := lock.Begin(m.ID, "0123456789abcdef")
 	must(t, err)
-	must(t, p.WriteFile(repository.DomainXML, []byte("<domain/>")))
+	must(t, p.WriteFile(manifest.DomainXML, []byte("<domain/>")))
 	im, err := p.CreateImage("vda", directio.Auto)
 	must(t, err)
 	w, err := qcow2.NewWriter(im, o)
@@ -82,7 +83,7 @@ func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets
 	must(t, err)
 	_, _, err = im.Finish()
 	must(t, err)
-	m.Disks = []repository.Disk{disk}
+	m.Disks = []manifest.Disk{disk}
 	must(t, p.Seal(m))
 }
 

@@ -2,11 +2,11 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -26,9 +26,8 @@ func TestRestoreIntoARepository(t *testing.T) {
 		links + "/repo/new", links + "/vm1/new", other.Dir() + "/new", "new", ".", links + "/../" + filepath.Base(links) + "/vm1/new"} {
 		before, err := os.ReadDir(repo.Dir() + "/vm1")
 		must(t, err)
-		var usage *UsageError
-		if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir}); !errors.As(err, &usage) {
-			t.Errorf("%s: got %v, want a *UsageError", dir, err)
+		if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir}); !fail.Is(err, fail.Usage) {
+			t.Errorf("%s: got %v, want fail.Usage", dir, err)
 		}
 		if after, _ := os.ReadDir(repo.Dir() + "/vm1"); len(after) != len(before) {
 			t.Errorf("%s: something was made", dir)
@@ -53,9 +52,8 @@ func TestRestoreToWhatIsBesideALink(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(links, "full"), 0o700))
 	must(t, os.WriteFile(filepath.Join(links, "full", "something"), nil, 0o600))
 	for _, dir := range []string{links + "/vm1/../out", links + "/vm1/../full"} {
-		var usage *UsageError
-		if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir}); !errors.As(err, &usage) {
-			t.Errorf("%s: got %v, want a *UsageError", dir, err)
+		if _, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir}); !fail.Is(err, fail.Usage) {
+			t.Errorf("%s: got %v, want fail.Usage", dir, err)
 		}
 		if _, err := os.Stat(filepath.Join(repo.Dir(), filepath.Base(dir))); err == nil {
 			t.Errorf("%s: a directory was made in the repository", dir)

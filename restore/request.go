@@ -1,11 +1,12 @@
 package restore
 
 import (
-	"fmt"
 	"log/slog"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Format of the images that a restore makes.
@@ -20,16 +21,18 @@ const (
 // Request is what a restore is asked to do.
 type Request struct {
 	Domain string
-	// At is a point ("check3"), a time (see [repository.Resolve]), or "latest"; "" is
+	// At is a point ("check3"), a time (see [manifest.Resolve]), or "latest"; "" is
 	// "latest".
 	At string
 	// Dir takes the images. It must be empty, or not exist. Symbolic links are
-	// followed as the kernel follows them (repository.RealPath).
+	// followed as the kernel follows them (localfile.RealPath).
 	Dir string
 	// Disks are the targets to restore, none means all. Where some are named, they are
 	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
+	// Limits are shared with other runs of this process; nil: this one has its own.
+	Limits *limit.Limits
 	// Log gets what happens. nil means none.
 	Log *slog.Logger
 	// Progress, if set, is told how many bytes of a disk are restored, and how
@@ -37,40 +40,25 @@ type Request struct {
 	Progress func(target string, copied, expected int64)
 }
 
-// UsageError is a request that cannot be carried out as it was worded.
-type UsageError struct{ message, hint string }
-
-// Error returns the message.
-func (e *UsageError) Error() string { return e.message }
-
-// Hint says what to do.
-func (e *UsageError) Hint() string { return e.hint }
-
-// NotFoundError says that a domain, point or disk is not in the repository.
-type NotFoundError struct{ message, hint string }
-
-// Error returns the message.
-func (e *NotFoundError) Error() string { return e.message }
-
-// Hint says what to do.
-func (e *NotFoundError) Hint() string { return e.hint }
-
 func (r Request) validate() error {
 	switch {
 	case r.Dir == "":
-		return &UsageError{"no directory to restore to", "--to DIR"}
+		return fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
 	case r.Format != QCOW2 && r.Format != Raw:
-		return &UsageError{fmt.Sprintf("unknown format %q", r.Format), "--format qcow2 or --format raw"}
+		return fail.Errorf(fail.Usage, "--format qcow2 or --format raw", "unknown format %q", r.Format)
 	}
 	return nil
 }
 
 func (r Request) withDefaults() Request {
 	if r.At == "" {
-		r.At = repository.Latest
+		r.At = manifest.Latest
 	}
 	if r.Format == "" {
 		r.Format = QCOW2
+	}
+	if r.Limits == nil {
+		r.Limits = limit.New(0)
 	}
 	if r.Log == nil {
 		r.Log = slog.New(slog.DiscardHandler)

@@ -14,9 +14,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -24,17 +28,12 @@ import (
 // partialSuffix ends the name of an image that is not complete.
 const partialSuffix = ".partial"
 
-// disksAtOnce are restored side by side; each takes some 40 MiB of memory, of which
-// 8 are ranges that were read (repository.OpenChain), and up to 8 more where hash lists
-// are damaged.
-const disksAtOnce = 4
-
 // restorer is one restore.
 type restorer struct {
 	Request
 	repo  *repository.Repository
-	point repository.Manifest
-	disks []repository.Disk
+	point manifest.Manifest
+	disks []manifest.Disk
 	xml   []byte
 
 	mu       sync.Mutex // of what follows
@@ -48,7 +47,7 @@ type restorer struct {
 // files that it was made from have been read and held against their hashes; what
 // a failed restore made is removed.
 //
-// Errors: *UsageError, *NotFoundError, *repository.DamagedError, and whatever
+// Errors: fail.Usage, fail.NotFound, *repository.DamagedError, and whatever
 // the file system reports.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
 	start := time.Now()
@@ -78,7 +77,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 			err = errors.Join(err, r.removeMade())
 		}
 	}()
-	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, repository.TimeText(r.point.Time)))
+	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, manifest.TimeText(r.point.Time)))
 	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
 	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
 		return Result{}, err
@@ -88,7 +87,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	if err := errors.Join(syncDir(r.Dir), fault.Point("restore: done")); err != nil {
+	if err := errors.Join(localfile.SyncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
 	}
 	done = true
@@ -103,8 +102,7 @@ func (r *restorer) choose() error {
 	}
 	for _, target := range r.Disks {
 		if _, ok := r.point.Disk(target); !ok {
-			return &NotFoundError{fmt.Sprintf("point %s of domain %s has no disk %q", r.point.ID, r.Domain, target),
-				"virtbackup show " + repository.ShellWord(r.Domain+"@"+r.point.ID)}
+			return fail.Errorf(fail.NotFound, "virtbackup show "+manifest.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
 		}
 	}
 	for _, d := range r.point.Disks {
@@ -118,7 +116,7 @@ func (r *restorer) choose() error {
 // link is one image of a chain, and what was proven of it; nil is nothing.
 type link struct {
 	repository.Link
-	proof *repository.Proof
+	proven *hashlist.ProvenRanges
 }
 
 // chains lists the images of each disk, base first. Their headers are checked
@@ -143,9 +141,9 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proofs, closeImages, err := repository.OpenChain(ctx, links, repository.ChainOptions{Warn: r.warn})
-	for i, proof := range proofs {
-		chain[i].proof = proof
+	images, proven, closeImages, err := repository.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
+	for i, ranges := range proven {
+		chain[i].proven = ranges
 	}
 	return images, closeImages, err
 }
@@ -154,11 +152,11 @@ func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain,
 // one or another: what is restored there would be damage to it, or a domain. From then
 // on Dir is the path without symbolic links, so that all steps use the same directory.
 func (r *restorer) checkDir() (err error) {
-	if r.Dir, err = repository.RealPath(r.Dir); err != nil {
+	if r.Dir, err = localfile.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
 	}
 	if repo := repository.Containing(r.Dir); repo != "" {
-		return &UsageError{fmt.Sprintf("%s is in the repository %s: nothing is restored into a repository", r.Dir, repo), "name a directory elsewhere with --to"}
+		return fail.Errorf(fail.Usage, "name a directory elsewhere with --to", "%s is in the repository %s: nothing is restored into a repository", r.Dir, repo)
 	}
 	return nil
 }
@@ -170,11 +168,11 @@ func (r *restorer) makeDir() error {
 	case errors.Is(err, fs.ErrNotExist):
 		return r.makeDirs()
 	case errors.Is(err, syscall.ENOTDIR):
-		return &UsageError{r.Dir + " is not a directory", "name a new directory with --to"}
+		return fail.Errorf(fail.Usage, "name a new directory with --to", "%s is not a directory", r.Dir)
 	case err != nil:
 		return fmt.Errorf("directory to restore to: %w", err)
 	case len(entries) > 0:
-		return &UsageError{fmt.Sprintf("%s is not empty (it has %s)", r.Dir, entries[0].Name()), "name a new directory with --to; nothing is ever overwritten"}
+		return fail.Errorf(fail.Usage, "name a new directory with --to; nothing is ever overwritten", "%s is not empty (it has %s)", r.Dir, entries[0].Name())
 	}
 	return nil
 }
@@ -182,28 +180,20 @@ func (r *restorer) makeDir() error {
 // makeDirs makes the directory and those above it that are missing. The name of each is
 // durable only after an fsync of the directory above (fsync(2)).
 func (r *restorer) makeDirs() error {
-	for _, dir := range absentDirs(r.Dir) {
+	for _, dir := range localfile.AbsentDirs(r.Dir) {
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
 			continue
 		}
 		if err == nil {
 			r.makes(dir)
-			err = syncDir(filepath.Dir(dir))
+			err = localfile.SyncDir(filepath.Dir(dir))
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
 		}
 	}
 	return nil
-}
-
-// absentDirs are the directories that are to be made, outermost first.
-func absentDirs(dir string) []string {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
-		return nil
-	}
-	return append(absentDirs(filepath.Dir(dir)), dir)
 }
 
 // makes takes what is to be removed if the restore fails, once it is made: another
@@ -238,24 +228,20 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 			return nil, err
 		}
 	}
-	group, copying := panics.WithContext(ctx)
-	group.SetLimit(disksAtOnce)
-	for i := range disks {
-		group.Go(func() error {
-			if err := r.restoreDisk(copying, chains[i], &disks[i]); err != nil {
-				return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
-			}
-			return nil
-		})
-	}
-	if err := r.checkAfter(ctx, group.Wait(), chains); err != nil {
+	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) error {
+		if err := r.restoreDisk(ctx, chains[i], &disks[i]); err != nil {
+			return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
+		}
+		return nil
+	})
+	if err := r.checkAfter(ctx, err, chains); err != nil {
 		return nil, err
 	}
 	if err := fault.Point("restore: name images"); err != nil {
 		return nil, err
 	}
 	for _, d := range disks {
-		if err := repository.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
+		if err := localfile.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
 			return nil, err
 		}
 		r.makes(d.Image)
@@ -303,7 +289,7 @@ func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copi
 		return 0, err
 	}
 	raw := &rawImage{file: file, size: images.Size(), cluster: images.ClusterSize()}
-	err := flatten(ctx, images, raw, copied)
+	err := flatten.Copy(ctx, images, raw, copied)
 	return raw.data.Load(), err
 }
 
@@ -313,7 +299,7 @@ func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, co
 	if err != nil {
 		return 0, err
 	}
-	if err := flatten(ctx, images, writer, copied); err != nil {
+	if err := flatten.Copy(ctx, images, writer, copied); err != nil {
 		return 0, err
 	}
 	stats, err := writer.Finish(file.Sync)
@@ -342,12 +328,4 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", err
 	}
 	return path, f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

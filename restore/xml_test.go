@@ -2,13 +2,13 @@ package restore
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // A point whose domain.xml is damaged is not restored as a whole; its disks are, where
@@ -20,12 +20,10 @@ func TestDamagedXML(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
-			must(t, spoil(filepath.Join(repo.PointDir("vm1", "check1"), repository.DomainXML)))
+			must(t, spoil(filepath.Join(repo.PointDir("vm1", "check1"), manifest.DomainXML)))
 			dir := filepath.Join(t.TempDir(), "out")
 			_, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir})
-			var damaged *repository.DamagedError
-			var hint interface{ Hint() string }
-			if !errors.As(err, &damaged) || !errors.As(err, &hint) || !strings.Contains(hint.Hint(), "restore vm1 --at check1 --to DIR --disk vda ") {
+			if !fail.Is(err, fail.Damaged) || !strings.Contains(fail.HintOf(err), "restore vm1 --at check1 --to DIR --disk vda ") {
 				t.Errorf("without --disk: got %v, want damage, and a hint", err)
 			}
 			result, err := Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir, Disks: []string{"vda"}})

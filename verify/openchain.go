@@ -9,13 +9,14 @@ import (
 	"sort"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 // image is one image of a chain.
 type image struct {
-	point repository.Manifest
-	disk  repository.Disk
+	point manifest.Manifest
+	disk  manifest.Disk
 }
 
 // checkChains lets qemu-img open each chain from its tip, by the backing names in
@@ -63,7 +64,7 @@ func (d *domainRun) chains(damaged map[repository.ImageRef]bool) (chains [][]ima
 }
 
 // chain is that of one image, base first; nil where it is not whole and sound.
-func (d *domainRun) chain(m repository.Manifest, disk repository.Disk, damaged map[repository.ImageRef]bool) (chain []image) {
+func (d *domainRun) chain(m manifest.Manifest, disk manifest.Disk, damaged map[repository.ImageRef]bool) (chain []image) {
 	for {
 		if damaged[repository.ImageRef{Point: m.ID, Image: disk.Image}] {
 			return nil

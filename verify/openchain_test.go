@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -26,9 +27,9 @@ func TestChainTooLongForQemuImg(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Unlock()
-	makePoint(t, l, "check1", repository.KindFull, "", 2, "vda")
+	makePoint(t, l, "check1", manifest.KindFull, "", 2, "vda")
 	for n := 2; n <= links; n++ {
-		makePoint(t, l, fmt.Sprintf("check%d", n), repository.KindInc, fmt.Sprintf("check%d", n-1), 1, "vda")
+		makePoint(t, l, fmt.Sprintf("check%d", n), manifest.KindInc, fmt.Sprintf("check%d", n-1), 1, "vda")
 	}
 	info := func(n int) error {
 		return exec.Command("qemu-img", "info", "--backing-chain", filepath.Join(r.PointDir("vm1", fmt.Sprintf("check%d", n)), "vda.qcow2")).Run()

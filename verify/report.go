@@ -2,12 +2,13 @@ package verify
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -46,18 +47,17 @@ type DomainReport struct {
 
 // Point is what was found of a point.
 type Point struct {
-	ID       string          `json:"id"`
-	Kind     repository.Kind `json:"kind,omitempty"`
-	Time     time.Time       `json:"time,omitzero"` // the instant that it shows
-	Status   Status          `json:"status"`
-	Restores bool            `json:"restores"` // whole, proven by this verification
+	ID       string        `json:"id"`
+	Kind     manifest.Kind `json:"kind,omitempty"`
+	Time     time.Time     `json:"time,omitzero"` // the instant that it shows
+	Status   Status        `json:"status"`
+	Restores bool          `json:"restores"` // whole, proven by this verification
 	// Disks that do not restore any more; the others do (restore --disk).
 	LostDisks []string `json:"lost_disks,omitempty"`
 	Disks     []string `json:"disks,omitempty"`
 }
 
-// DamagedError says that there is damage; the report has all of it. It unwraps to
-// a *repository.DamagedError.
+// DamagedError says that there is damage; the report has all of it.
 type DamagedError struct {
 	report Report
 }
@@ -82,23 +82,17 @@ func (e *DamagedError) Error() string {
 	return fmt.Sprintf("damage in %s; %s cannot be restored whole", count(len(e.report.Damage), "place"), count(lost, "point"))
 }
 
+// Kind is fail.Damaged.
+func (e *DamagedError) Kind() fail.Kind { return fail.Damaged }
+
 // Hint says what still restores.
 func (e *DamagedError) Hint() string {
 	for _, d := range e.report.Domains {
 		if len(d.Lost) > 0 && d.Newest != "" {
-			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, repository.ShellWord(d.Domain), d.Newest)
+			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, manifest.ShellWord(d.Domain), d.Newest)
 		}
 	}
 	return ""
-}
-
-// Unwrap is the damage as other parts of the program tell of it.
-func (e *DamagedError) Unwrap() error {
-	damaged := &repository.DamagedError{}
-	for _, d := range e.report.Damage {
-		damaged.Points = append(damaged.Points, repository.DamagedPoint{Domain: d.Domain, ID: d.Point, Err: errors.New(d.String())})
-	}
-	return damaged
 }
 
 // sorted is the damage in the order of the tree, each with the points it breaks.
@@ -118,7 +112,7 @@ func (r *run) sorted(domains []*domainRun) []repository.Damage {
 }
 
 func number(id string) int {
-	_, n, _ := repository.ParsePointID(id)
+	_, n, _ := manifest.ParsePointID(id)
 	return n
 }
 

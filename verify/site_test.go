@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -33,35 +34,35 @@ func site(t testing.TB) *repository.Repository {
 		t.Fatal(err)
 	}
 	defer l.Unlock()
-	makePoint(t, l, "check1", repository.KindFull, "", 40, "vda", "vdb")
-	makePoint(t, l, "check2", repository.KindInc, "check1", 10, "vda", "vdb")
-	makePoint(t, l, "check3", repository.KindInc, "check2", 10, "vda", "vdb")
-	makePoint(t, l, "diff4", repository.KindDiff, "check2", 10, "vda")
-	makePoint(t, l, "copy5", repository.KindCopy, "", 40, "vda")
+	makePoint(t, l, "check1", manifest.KindFull, "", 40, "vda", "vdb")
+	makePoint(t, l, "check2", manifest.KindInc, "check1", 10, "vda", "vdb")
+	makePoint(t, l, "check3", manifest.KindInc, "check2", 10, "vda", "vdb")
+	makePoint(t, l, "diff4", manifest.KindDiff, "check2", 10, "vda")
+	makePoint(t, l, "copy5", manifest.KindCopy, "", 40, "vda")
 	return r
 }
 
 // makePoint seals a point whose disks have a number of clusters, scattered.
-func makePoint(t testing.TB, l *repository.Lock, id string, kind repository.Kind, parent string, clusters int, targets ...string) {
+func makePoint(t testing.TB, l *repository.Lock, id string, kind manifest.Kind, parent string, clusters int, targets ...string) {
 	t.Helper()
 	p, err := l.Begin(id, testIdentity)
 	if err != nil {
 		t.Fatal(err)
 	}
 	now := time.Now().UTC()
-	m := repository.Manifest{ID: id, Kind: kind, Parent: parent, Domain: l.Domain(), DomainUUID: uuid,
-		Time: now, Finished: now, Consistency: repository.ConsistencyCrash}
+	m := manifest.Manifest{ID: id, Kind: kind, Parent: parent, Domain: l.Domain(), DomainUUID: uuid,
+		Time: now, Finished: now, Consistency: manifest.ConsistencyCrash}
 	for _, target := range targets {
-		d := repository.Disk{Target: target, Kind: repository.KindFull, VirtualSize: diskSize}
+		d := manifest.Disk{Target: target, Kind: manifest.KindFull, VirtualSize: diskSize}
 		o := qcow2.Options{VirtualSize: diskSize}
 		if parent != "" {
-			d.Kind, d.Parent = repository.KindInc, repository.ParentPath(parent, target+".qcow2")
+			d.Kind, d.Parent = manifest.KindInc, manifest.ParentPath(parent, target+".qcow2")
 			o.BackingFile, o.BackingFormat = d.Parent, "qcow2"
 		}
 		writeImage(t, p, target, o, clusters)
 		m.Disks = append(m.Disks, d)
 	}
-	for _, name := range []string{repository.DomainXML, "checkpoint.xml"} {
+	for _, name := range []string{manifest.DomainXML, "checkpoint.xml"} {
 		if err := p.WriteFile(name, []byte("<"+name+"/>")); err != nil {
 			t.Fatal(err)
 		}

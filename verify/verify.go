@@ -16,8 +16,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -58,7 +62,7 @@ type run struct {
 type domainRun struct {
 	*run
 	lineage *repository.Lineage
-	chosen  []repository.Manifest // with those that they need, oldest first
+	chosen  []manifest.Manifest // with those that they need, oldest first
 
 	mu       sync.Mutex
 	read     int64
@@ -67,7 +71,7 @@ type domainRun struct {
 
 // Run verifies points. Damage is no error here but in the report, all of it;
 // what was found is noted in the repository, if it can be written to. Errors are
-// repository.ErrNoPoint for a name that is not there, a *repository.DamagedError
+// manifest.ErrNoPoint for a name that is not there, a *repository.DamagedError
 // for a domain whose points cannot even be listed, the cause of the end of ctx,
 // and what kept files from being read.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (Report, error) {
@@ -113,11 +117,10 @@ func (r *run) choose() ([]*domainRun, error) {
 	}
 	if r.Domain != "" {
 		if !slices.Contains(names, r.Domain) {
-			var damaged *repository.DamagedError
-			if _, err := r.repo.Points(r.Domain); errors.As(err, &damaged) {
+			if _, err := r.repo.Points(r.Domain); fail.Is(err, fail.Damaged) {
 				return nil, err
 			}
-			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), repository.ErrNoPoint)
+			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), manifest.ErrNoPoint)
 		}
 		names = []string{r.Domain}
 	}
@@ -154,7 +157,7 @@ func (d *domainRun) choosePoint(id string) error {
 		d.chosen = nil
 		return nil
 	}
-	return fmt.Errorf("%w: %s of domain %s", repository.ErrNoPoint, id, d.lineage.Domain)
+	return fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, d.lineage.Domain)
 }
 
 // what says what is about to be done.
@@ -206,12 +209,12 @@ func (d *domainRun) verify(ctx context.Context) error {
 // checkDisk reads an image and its hash list, and looks at the image's structure
 // meanwhile: starting qemu-img takes longer than reading most increments. What
 // it says counts only of an image that is as it was written.
-func (d *domainRun) checkDisk(ctx context.Context, m repository.Manifest, disk repository.Disk) error {
+func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk manifest.Disk) error {
 	var damage []repository.Damage
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		damage, err = d.repo.CheckImage(ctx, m, disk, repository.CheckOptions{Progress: d.progress, Misread: d.warn})
+		damage, err = d.repo.CheckImage(ctx, m, disk, hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
 	})
 	group.Go(func() (err error) {
@@ -234,7 +237,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m repository.Manifest, disk r
 
 // checkStructure says what is wrong with the header of an image, or, as qemu-img
 // sees it, with the rest; "" is nothing.
-func (d *domainRun) checkStructure(ctx context.Context, m repository.Manifest, disk repository.Disk) (faults string, err error) {
+func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, err error) {
 	var damaged *repository.DamagedError
 	if err := d.repo.CheckHeader(m, disk); errors.As(err, &damaged) {
 		return damaged.Points[0].Err.Error(), nil
@@ -256,7 +259,7 @@ func (d *domainRun) checkManifests() {
 		if d.Point != "" && p.ID != d.Point && !d.needs(p.ID) {
 			continue
 		}
-		d.found(repository.Damage{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, repository.ManifestName),
+		d.found(repository.Damage{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, manifest.FileName),
 			What: fmt.Sprintf("the point cannot be read, nor could its other files be checked: %v", p.Err)})
 	}
 	for _, m := range d.chosen {
@@ -264,7 +267,7 @@ func (d *domainRun) checkManifests() {
 			parent, err := d.lineage.Parent(m, disk)
 			switch {
 			case err == nil || d.isUnreadable(parent.Point):
-			case errors.Is(err, repository.ErrNoPoint):
+			case errors.Is(err, manifest.ErrNoPoint):
 				d.missing(repository.Damage{Domain: domain, Point: parent.Point, File: filepath.Join(domain, parent.Point),
 					What: fmt.Sprintf("the point is missing; %s needs it", m.ID)})
 			default:
@@ -302,7 +305,7 @@ func (d *domainRun) needs(id string) bool {
 }
 
 // checkFiles checks the small files of a point.
-func (d *domainRun) checkFiles(m repository.Manifest) error {
+func (d *domainRun) checkFiles(m manifest.Manifest) error {
 	for name := range m.Files {
 		damage, err := d.repo.CheckFile(m, name)
 		if err != nil {
@@ -329,7 +332,7 @@ func (d *domainRun) checkInstants() {
 	case err != nil: // of it alone: what else was found is worth more
 		d.warn(err.Error())
 	case ledger.Damage != nil:
-		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, repository.InstantsName), Harmless: true,
+		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, instants.FileName), Harmless: true,
 			What: fmt.Sprintf("%v; the next backup reads the disks and compares them", ledger.Damage)})
 	}
 }

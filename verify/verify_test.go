@@ -15,7 +15,10 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -91,7 +94,7 @@ func TestOnePoint(t *testing.T) {
 		t.Errorf("noted are %v", known)
 	}
 	for _, request := range []Request{{Domain: "vm9"}, {Domain: "vm1", Point: "check9"}, {Domain: "../vm1"}, {Domain: "vm1", Point: "../check1"}} {
-		if _, err := Run(context.Background(), r, request); !errors.Is(err, repository.ErrNoPoint) {
+		if _, err := Run(context.Background(), r, request); !errors.Is(err, manifest.ErrNoPoint) {
 			t.Errorf("%+v: got %v, want ErrNoPoint", request, err)
 		}
 	}
@@ -164,9 +167,8 @@ func TestDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			report := verified(t, r, Request{})
-			var damaged *repository.DamagedError
-			if err := report.Err(); !errors.As(err, &damaged) {
-				t.Errorf("got %v, want a *repository.DamagedError", err)
+			if err := report.Err(); !fail.Is(err, fail.Damaged) {
+				t.Errorf("got %v, want damage", err)
 			}
 			if got := outcome(report.Domains[0]); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
@@ -316,12 +318,12 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	const clusters = 16 << 10 // 1 GiB
 	writeImage(b, p, "vda", qcow2.Options{VirtualSize: 64 << 30}, clusters)
-	if err := p.WriteFile(repository.DomainXML, nil); err != nil {
+	if err := p.WriteFile(manifest.DomainXML, nil); err != nil {
 		b.Fatal(err)
 	}
 	now := time.Now().UTC()
-	if err := p.Seal(repository.Manifest{ID: "check1", Kind: repository.KindFull, Domain: "vm1", DomainUUID: uuid, Time: now, Finished: now,
-		Consistency: repository.ConsistencyCrash, Disks: []repository.Disk{{Target: "vda", Kind: repository.KindFull, VirtualSize: 64 << 30}}}); err != nil {
+	if err := p.Seal(manifest.Manifest{ID: "check1", Kind: manifest.KindFull, Domain: "vm1", DomainUUID: uuid, Time: now, Finished: now,
+		Consistency: manifest.ConsistencyCrash, Disks: []manifest.Disk{{Target: "vda", Kind: manifest.KindFull, VirtualSize: 64 << 30}}}); err != nil {
 		b.Fatal(err)
 	}
 	image := filepath.Join(r.Dir(), "vm1/check1/vda.qcow2")
@@ -384,10 +386,10 @@ func TestDamageIsToldWithoutInstants(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Larger than what is read of it, and no matter of its content.
-	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", repository.InstantsName), nil, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", instants.FileName), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(filepath.Join(r.Dir(), "vm1", repository.InstantsName), 256<<20); err != nil {
+	if err := os.Truncate(filepath.Join(r.Dir(), "vm1", instants.FileName), 256<<20); err != nil {
 		t.Fatal(err)
 	}
 	report, err := Run(t.Context(), r, Request{})

@@ -6,13 +6,13 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
 func TestCheckpointRows(t *testing.T) {
 	all := []checkpoint.Checkpoint{
-		{Checkpoint: xml.Checkpoint{Name: "check1", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check1", Size: 65536}, {Target: "vdb"}}}, Ours: true, Sealed: true, Instant: repository.Instant{Point: "check1"}},
+		{Checkpoint: xml.Checkpoint{Name: "check1", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check1", Size: 65536}, {Target: "vdb"}}}, Ours: true, Sealed: true, Instant: instants.Instant{Point: "check1"}},
 		{Checkpoint: xml.Checkpoint{Name: "check2", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check2", Size: -1}}}, Ours: true},
 		{Checkpoint: xml.Checkpoint{Name: "theirs", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "theirs"}}}},
 	}

@@ -10,6 +10,9 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -36,7 +39,7 @@ func list(c *cli.Context) error {
 		return err
 	}
 	all := []listedPoint{}
-	var shown []string // domains of which a point can be read, or that have none
+	var shown []string // domains with a point that can be read, or without points
 	var damage error
 	warned := false
 	for _, domain := range domains {
@@ -64,7 +67,7 @@ func list(c *cli.Context) error {
 		all = append(all, of...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
-		if damage != nil && len(shown) == 0 { // all that there is to say
+		if damage != nil && len(shown) == 0 { // the error says it all
 			return nil
 		}
 		return printList(c, w, shown, all)
@@ -78,12 +81,11 @@ func list(c *cli.Context) error {
 	return warnedIf(warned)
 }
 
-// addLost adds which disks of the points of a domain do not restore any more, as far as
-// their manifests tell.
+// addLost adds the disks of a domain's points that can no longer be restored, as far as
+// manifests tell.
 func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
 	lineage, err := repo.Lineage(domain)
-	var damaged *repository.DamagedError
-	if errors.As(err, &damaged) { // was said
+	if fail.Is(err, fail.Damaged) { // already reported
 		return nil
 	}
 	if err != nil {
@@ -96,27 +98,27 @@ func addLost(repo *repository.Repository, domain string, points []listedPoint) e
 	return nil
 }
 
-// listedPoint is a point as list shows it.
+// listedPoint is a point with what list shows.
 type listedPoint struct {
-	repository.Manifest
-	// Verified is what the last verification found; nil where there was none.
+	manifest.Manifest
+	// Verified is the result of the last verification, nil if there was none.
 	Verified *repository.Verification `json:"verified,omitempty"`
-	// HasCheckpoint: libvirt has a checkpoint of it, as far as the repository knows.
+	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
 	HasCheckpoint bool `json:"has_checkpoint"`
-	// Lost are the disks that do not restore, because a point that they need is missing
-	// or damaged.
+	// Lost are the disks that cannot be restored, because a point that they need is
+	// missing or damaged.
 	Lost []string `json:"lost,omitempty"`
-	// Clock says what is odd about the point's time, "" where nothing is.
+	// Clock says what is odd about the point's time, "" if nothing is.
 	Clock string `json:"clock,omitempty"`
 }
 
-// asListed adds to the points of one domain what is not in their manifests.
-func asListed(points []repository.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
+// asListed adds to the points of a domain what their manifests do not contain.
+func asListed(points []manifest.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
 	var all []listedPoint
 	for _, m := range points {
-		p := listedPoint{Manifest: m, Clock: repository.OddClock(m, points, now)}
+		p := listedPoint{Manifest: m, Clock: manifest.OddClock(m, points, now)}
 		if i, ok := ledger.Find(m.Identity); ok {
-			p.HasCheckpoint = i.Checkpoint && i.State == repository.Issued
+			p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
 		}
 		if v, ok := verified[m.ID]; ok {
 			p.Verified = &v
@@ -126,7 +128,7 @@ func asListed(points []repository.Manifest, verified map[string]repository.Verif
 	return all
 }
 
-// listed is the domain asked for, or all.
+// listed returns the domain that was asked for, or all domains.
 func listed(repo *repository.Repository, domain string) ([]string, error) {
 	domains, err := repo.Domains()
 	if err != nil || domain == "" {
@@ -135,9 +137,9 @@ func listed(repo *repository.Repository, domain string) ([]string, error) {
 	if slices.Contains(domains, domain) {
 		return []string{domain}, nil
 	}
-	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), repository.ErrNoPoint)
-	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && repository.IsPointName(at) {
-		err = &hintedError{err, "virtbackup show " + repository.ShellWord(domain)}
+	err = fmt.Errorf("domain %s has no points in repository %s: %w", domain, repo.Dir(), manifest.ErrNoPoint)
+	if name, at, ok := strings.Cut(domain, "@"); ok && slices.Contains(domains, name) && manifest.IsPointName(at) {
+		err = fail.WithHint(err, "virtbackup show %s", manifest.ShellWord(domain))
 	}
 	return nil, err
 }

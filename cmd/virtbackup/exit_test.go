@@ -14,9 +14,10 @@ import (
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
-	"github.com/virtbackup/virtbackup/restore"
 )
 
 func TestReport(t *testing.T) {
@@ -31,26 +32,26 @@ func TestReport(t *testing.T) {
 		{"done", nil, 0, ""},
 		{"warnings", errWarned, 3, ""},
 		{"anything", errors.New("boom"), 1, ""},
-		{"command line", &usageError{"wrong", "virtbackup --help"}, 2, "virtbackup --help"},
+		{"command line", fail.Errorf(fail.Usage, "virtbackup --help", "wrong"), 2, "virtbackup --help"},
 		{"request of a backup", backup.Request{Kind: "nonsense"}.Validate(), 2, "virtbackup --help"},
-		{"request of a restore", &restore.UsageError{}, 2, ""},
+		{"request of a restore", fail.Errorf(fail.Usage, "", ""), 2, ""},
 		{"remote", hypervisor.ErrRemote, 2, "on the host that the domain runs on"},
 		{"not a repository", repository.ErrNotRepository, 2, "--repo"},
-		{"absent repository", fmt.Errorf("%w: %w", repository.ErrNotRepository, repository.ErrAbsent), 2, "virtbackup init DIR makes"},
+		{"absent repository", repository.ErrAbsent, 2, "virtbackup init DIR makes"},
 		{"too many open files", fmt.Errorf("open: %w", syscall.EMFILE), 1, "LimitNOFILE"},
 		{"locked", &repository.LockedError{Domain: "vm1", PID: 7}, 4, "another run"},
 		{"damaged", damaged, 5, "virtbackup verify"},
-		{"damaged, and not found", errors.Join(damaged, &restore.NotFoundError{}), 5, "virtbackup verify"},
-		{"no disk or point", &backup.NotFoundError{}, 6, ""},
-		{"nothing to restore", &restore.NotFoundError{}, 6, ""},
+		{"damaged, and not found", errors.Join(damaged, fail.Errorf(fail.NotFound, "", "")), 5, "virtbackup verify"},
+		{"no disk or point", fail.Errorf(fail.NotFound, "", ""), 6, ""},
+		{"nothing to restore", fail.Errorf(fail.NotFound, "", ""), 6, ""},
 		{"no domain", hypervisor.ErrNoDomain, 6, "virsh list"},
 		{"no checkpoint", hypervisor.ErrNoCheckpoint, 6, "checkpoint list"},
-		{"no point", repository.ErrNoPoint, 6, "virtbackup list"},
+		{"no point", manifest.ErrNoPoint, 6, "virtbackup list"},
 		{"no disk in a point", repository.ErrNoDisk, 6, ""},
 		{"unreachable", hypervisor.ErrUnreachable, 1, "libvirtd"},
 		{"not running", hypervisor.ErrNotRunning, 1, "virsh start"},
 		{"another UUID", &repository.OtherDomainError{Name: "vm1"}, 1, "another repository"},
-		{"newer format", repository.ErrNewerFormat, 1, "newest virtbackup"},
+		{"newer format", manifest.ErrNewerFormat, 1, "newest virtbackup"},
 		{"refused checkpoint", checkpoint.Refuse(checkpoint.Checkpoint{}), 1, "--force"},
 		{"disk full", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.ENOSPC}, 1, "free space"},
 		{"file too large", &fs.PathError{Op: "write", Path: "/r/vda", Err: syscall.EFBIG}, 1, "ulimit -f"},

@@ -1,9 +1,10 @@
 package main
 
 import (
-	"errors"
 	"slices"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 func TestPointArg(t *testing.T) {
@@ -21,8 +22,7 @@ func TestPointArg(t *testing.T) {
 	}
 	// An empty shell variable behind the @ must not mean all points.
 	for _, in := range []string{"vm1@check2", "vm1@", "new@"} {
-		var usage *usageError
-		if domain, at, err := pointArg(in, known); !errors.As(err, &usage) || usage.hint == "" {
+		if domain, at, err := pointArg(in, known); !fail.Is(err, fail.Usage) || fail.HintOf(err) == "" {
 			t.Errorf("pointArg(%q) = %q, %q, %v", in, domain, at, err)
 		}
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,48 +8,42 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/fleet"
 )
 
-// several is what is done for several domains, one after the other.
-type several struct {
-	what string // is not done for those that fail: "backed up"
-	// do returns what was done for one, and whether it has warnings.
-	do func(domain string) (result any, warned bool, err error)
-	// print is for people.
-	print func(w io.Writer, result any) error
+// several is a command for several domains.
+type several[R any] struct {
+	what string // was not done if it fails: "backed up"
+	do   fleet.Do[R]
+	// print prints a result for people.
+	print func(w io.Writer, result R) error
 }
 
-// run goes on after a failure. In JSON a domain that failed stands in the array as a
-// [failure] in the place of its result. The error is a
-// *severalError where some of several failed.
-func (s several) run(c *cli.Context, domains []string) error {
-	results := []any{}
+// run works on each domain and reports each as soon as it has ended. In the array of JSON, a
+// [failure] takes the place of the result of a domain that failed. The error is a
+// *severalError if there are several domains and some failed.
+func (s several[R]) run(c *cli.Context, domains []string) error {
 	sum := &severalError{of: len(domains), what: s.what}
-	for i, domain := range domains {
-		result, warned, err := s.one(domain)
-		if err = forSession(c, err); err != nil {
-			if len(domains) > 1 {
-				report(c.App.ErrWriter, named(domain, err))
-			}
-			sum.add(domain, err)
-			f := failed(err)
-			f.Domain = domain
-			results = append(results, f)
-			if c.Context.Err() != nil || errors.Is(err, backup.ErrStuck) {
-				sum.left = domains[i+1:]
-				break
-			}
-			continue
-		}
-		results = append(results, result)
-		sum.warned = sum.warned || warned
-		if !c.Bool("json") {
-			err := printDone(c, nil, func(w io.Writer) error { return s.print(w, result) })
-			sum.warned = sum.warned || err != nil
-		}
+	results := []any{}
+	do := func(domain string) (R, bool, error) {
+		result, warned, err := s.do(domain)
+		return result, warned, forSession(c, err)
 	}
+	summary := fleet.Run(c.Context, domains, do, func(o fleet.Outcome[R]) {
+		switch {
+		case o.Err == nil:
+			results = append(results, o.Result)
+			sum.warned = s.printOne(c, o.Result) != nil || o.Warned || sum.warned
+			return
+		case len(domains) > 1:
+			report(c.App.ErrWriter, named(o.Domain, o.Err))
+		}
+		sum.add(o.Domain, o.Err)
+		f := failed(o.Err)
+		f.Domain = o.Domain
+		results = append(results, f)
+	})
+	sum.left = summary.Left
 	if c.Bool("json") {
 		sum.warned = printDone(c, results, nil) != nil || sum.warned
 	}
@@ -63,8 +56,25 @@ func (s several) run(c *cli.Context, domains []string) error {
 	return warnedIf(sum.warned)
 }
 
-// named is an error that says which domain it is about. A name alone may be in a text by
-// chance.
+// printOne prints a result for people. JSON is one array at the end.
+func (s several[R]) printOne(c *cli.Context, result R) error {
+	if c.Bool("json") {
+		return nil
+	}
+	return printDone(c, nil, func(w io.Writer) error { return s.print(w, result) })
+}
+
+// nameOfSeveral returns the name of a domain, or "" if it is the only one: then it cannot be
+// confused with another.
+func nameOfSeveral(domain string, domains []string) string {
+	if len(domains) == 1 {
+		return ""
+	}
+	return domain
+}
+
+// named adds the domain to an error, unless its text names it. The name without the word
+// "domain" may be in the text by chance.
 func named(domain string, err error) error {
 	for _, rest := range strings.Split(err.Error(), "domain "+domain)[1:] {
 		if rest == "" || strings.ContainsRune(" :,;)\n", rune(rest[0])) {
@@ -74,24 +84,14 @@ func named(domain string, err error) error {
 	return fmt.Errorf("domain %s: %w", domain, err)
 }
 
-// one does it for one domain. A panic is its failure: the others have their turn.
-func (s several) one(domain string) (result any, warned bool, err error) {
-	err = panics.Catch(func() error {
-		result, warned, err = s.do(domain)
-		return err
-	})
-	return result, warned, err
-}
-
-// severalError is what is left to say after some of several domains failed, each
-// with an error that was printed at once.
+// severalError sums up the errors of several domains. Each was printed when it occurred.
 type severalError struct {
 	of     int
 	what   string // was not done
 	names  []string
 	errs   []error
-	left   []string // had no turn
-	warned bool     // about others
+	left   []string // not begun
+	warned bool     // a domain that did not fail has warnings
 }
 
 func (e *severalError) add(domain string, err error) {
@@ -106,7 +106,7 @@ func (e *severalError) Error() string {
 	return text
 }
 
-// exitCode is the gravest of all.
+// exitCode is the gravest exit code of all domains.
 func (e *severalError) exitCode() int {
 	codes := []int{exitDone}
 	if e.warned {
@@ -118,7 +118,8 @@ func (e *severalError) exitCode() int {
 	return gravest(codes)
 }
 
-// byGravity are the exit codes that one of several domains gives all, below those of signals.
+// byGravity are the exit codes in the order in which that of one domain becomes that of all.
+// Signals come before them.
 var byGravity = []int{exitBug, exitDamaged, exitFailed, exitUsage, exitNotFound, exitLocked, exitWarning, exitDone}
 
 func gravest(codes []int) int {

@@ -6,46 +6,47 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 // point makes a manifest as list shows it.
-func point(id string, kind repository.Kind, parent string, disks ...repository.Disk) repository.Manifest {
-	m := repository.Manifest{ID: id, Kind: kind, Parent: parent, Domain: "vm1", Consistency: repository.ConsistencyCrash, Disks: disks}
+func point(id string, kind manifest.Kind, parent string, disks ...manifest.Disk) manifest.Manifest {
+	m := manifest.Manifest{ID: id, Kind: kind, Parent: parent, Domain: "vm1", Consistency: manifest.ConsistencyCrash, Disks: disks}
 	m.Time = time.Date(2026, 11, 20, 2, m.Number(), 0, 0, time.Local)
 	return m
 }
 
 const (
-	full = repository.KindFull
-	inc  = repository.KindInc
-	diff = repository.KindDiff
+	full = manifest.KindFull
+	inc  = manifest.KindInc
+	diff = manifest.KindDiff
 )
 
 func TestTree(t *testing.T) {
 	tests := []struct {
 		name   string
-		points []repository.Manifest
+		points []manifest.Manifest
 		want   string
 	}{
-		{"one", []repository.Manifest{point("check1", full, "")}, "check1"},
-		{"a chain is one column", []repository.Manifest{
+		{"one", []manifest.Manifest{point("check1", full, "")}, "check1"},
+		{"a chain is one column", []manifest.Manifest{
 			point("check1", full, ""), point("check2", inc, "check1"), point("check3", inc, "check2")}, `
 check1
 ├─ check2
 └─ check3`},
-		{"a diff stands to the side", []repository.Manifest{
+		{"a diff stands to the side", []manifest.Manifest{
 			point("check1", full, ""), point("diff2", diff, "check1"), point("check3", inc, "check1"), point("check4", inc, "check3")}, `
 check1
 │  └─ diff2
 ├─ check3
 └─ check4`},
-		{"only diffs", []repository.Manifest{
+		{"only diffs", []manifest.Manifest{
 			point("check1", full, ""), point("diff2", diff, "check1"), point("diff3", diff, "check1")}, `
 check1
 │  └─ diff2
 └─ diff3`},
-		{"side branches with points of their own", []repository.Manifest{
+		{"side branches with points of their own", []manifest.Manifest{
 			point("check1", full, ""), point("check2", inc, "check1"), point("check3", inc, "check2"),
 			point("diff4", diff, "check1"), point("check5", inc, "check1")}, `
 check1
@@ -53,13 +54,13 @@ check1
 │  │  └─ check3
 │  └─ diff4
 └─ check5`},
-		{"several chains", []repository.Manifest{
-			point("check1", full, ""), point("copy2", repository.KindCopy, ""), point("check3", full, ""), point("check4", inc, "check3")}, `
+		{"several chains", []manifest.Manifest{
+			point("check1", full, ""), point("copy2", manifest.KindCopy, ""), point("check3", full, ""), point("check4", inc, "check3")}, `
 check1
 copy2
 check3
 └─ check4`},
-		{"the parent is lost", []repository.Manifest{point("check3", inc, "check2"), point("check4", inc, "check3")}, `
+		{"the parent is lost", []manifest.Manifest{point("check3", inc, "check2"), point("check4", inc, "check3")}, `
 check3
 └─ check4`},
 	}
@@ -77,9 +78,9 @@ check3
 }
 
 func TestPrintTrees(t *testing.T) {
-	vda := repository.Disk{Target: "vda", Kind: full, DataBytes: 3 << 20, ImageBytes: 3<<20 + 512<<10}
-	vdb := repository.Disk{Target: "vdb", Kind: inc, DataBytes: 1 << 30, ImageBytes: 1 << 30}
-	points := asListed([]repository.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", repository.KindDiff, "check2", vda)},
+	vda := manifest.Disk{Target: "vda", Kind: full, DataBytes: 3 << 20, ImageBytes: 3<<20 + 512<<10}
+	vdb := manifest.Disk{Target: "vdb", Kind: inc, DataBytes: 1 << 30, ImageBytes: 1 << 30}
+	points := asListed([]manifest.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", manifest.KindDiff, "check2", vda)},
 		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}},
 		&repository.Ledger{}, time.Date(2026, 11, 20, 2, 2, 59, 0, time.Local))
 	var b bytes.Buffer

@@ -6,17 +6,18 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/eintr"
 )
 
-// behindRanges is how many writes may be in the page cache before the oldest is
-// waited for and dropped. 32 of 1 MiB keep any disk's queue full; a guest's
-// host has better use for more.
+// behindRanges is how many writes may be in the page cache before the oldest is waited for
+// and dropped. 32 of 1 MiB keep any disk's queue full; more would take memory from the
+// guests.
 const behindRanges = 32
 
-// writeBehind spares the host's page cache where O_DIRECT does not work: each
-// write is started on its way to the disk at once, and its pages are dropped
-// once it is there. Without it a backup pushes the page cache of every guest's
-// host out, and ends in one long fsync.
+// writeBehind keeps the host's page cache small where O_DIRECT does not work: writeback of
+// each write is started at once, and its pages are dropped when it is done. Without it a
+// backup evicts the host's page cache, and ends in one long fsync.
 type writeBehind struct {
 	mu    sync.Mutex
 	queue [behindRanges]span // ring, oldest at next
@@ -49,19 +50,9 @@ func (b *writeBehind) wrote(f *os.File, offset, length int64) error {
 // syncRange does not swallow write errors: sync_file_range(2) reports an error
 // of earlier writeback once, and the fsync that follows would not see it again.
 func syncRange(f *os.File, s span, flags int) error {
-	err := retryInterrupted(func() error { return unix.SyncFileRange(int(f.Fd()), s.offset, s.length, flags) })
+	err := eintr.Retry(func() error { return unix.SyncFileRange(int(f.Fd()), s.offset, s.length, flags) })
 	if err == nil || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESPIPE) {
 		return nil
 	}
 	return &os.PathError{Op: "sync_file_range", Path: f.Name(), Err: err}
-}
-
-// retryInterrupted repeats a system call that a signal interrupted, as package
-// os does: the Go runtime sends itself signals.
-func retryInterrupted(call func() error) error {
-	for {
-		if err := call(); !errors.Is(err, unix.EINTR) {
-			return err
-		}
-	}
 }

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
@@ -98,7 +98,7 @@ func (s *stage) overNBD(since string, c contestant) contestant {
 func (s *stage) checkpoint(point string) string {
 	s.t.Helper()
 	for _, name := range s.Checkpoints() {
-		if p, _, ok := repository.ParseCheckpointName(name); ok && p == point {
+		if p, _, ok := manifest.ParseCheckpointName(name); ok && p == point {
 			return name
 		}
 	}

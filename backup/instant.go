@@ -1,0 +1,95 @@
+package backup
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/source"
+)
+
+// awaitIdle waits, before anything is planned, until no job of others is on the domain
+// and on the disks to be copied.
+func (r *run) awaitIdle(ctx context.Context) (err error) {
+	r.seen, err = r.source.AwaitIdle(ctx, chosenTargets(r.Request, r.seen.Disks))
+	return err
+}
+
+func (r *run) awaitStillIdle(ctx context.Context) error {
+	return r.source.StillIdle(ctx, r.plan.targets())
+}
+
+func (r *run) prepare(context.Context) error { return r.source.Prepare() }
+
+func (r *run) freeze(ctx context.Context) error { return r.source.Freeze(ctx) }
+
+func (r *run) thaw(ctx context.Context) error {
+	if r.source == nil {
+		return nil
+	}
+	return r.source.Thaw(ctx)
+}
+
+// begin begins the job: the instant of the point.
+func (r *run) begin(ctx context.Context) error {
+	begun, err := r.source.Begin(ctx, r.job())
+	if err != nil {
+		return err
+	}
+	r.point.Time = begun.Time
+	r.point.Consistency = manifest.ConsistencyCrash
+	if begun.Quiesced {
+		r.point.Consistency = manifest.ConsistencyFilesystem
+	}
+	if begun.NotQuiesced != "" {
+		r.noteCrash(begun.NotQuiesced)
+	}
+	covered := false
+	for i := range r.plan.Disks {
+		d := &r.plan.Disks[i]
+		d.Bitmap = d.Bitmap && begun.Refused[d.Target] == nil
+		covered = covered || d.Bitmap
+	}
+	if !covered {
+		r.plan.Checkpoint = ""
+	}
+	return nil
+}
+
+// job is what the source is asked for.
+func (r *run) job() source.Job {
+	job := source.Job{Instant: r.instant, Checkpoint: r.plan.Checkpoint}
+	for _, d := range r.plan.Disks {
+		job.Disks = append(job.Disks, source.JobDisk{Target: d.Target, Since: d.Since, DirtyFrom: d.BaseSize, Bitmap: d.Bitmap})
+	}
+	for _, l := range r.plan.LeftOut {
+		job.LeftOut = append(job.LeftOut, l.Target)
+	}
+	return job
+}
+
+// abandon undoes begin.
+func (r *run) abandon(ctx context.Context) error {
+	if r.source == nil {
+		return nil
+	}
+	return r.source.Abandon(ctx, r.sealed, r.hung)
+}
+
+func (r *run) end(ctx context.Context) error { return r.source.End(ctx) }
+
+// open opens the export of a disk.
+func (r *run) openDisk(ctx context.Context, d DiskPlan) (source.Export, error) {
+	return r.source.Open(ctx, d.Target, d.Incremental)
+}
+
+// noteCrash says why the point is only crash consistent. Where the point before is, too,
+// that is no news, and only --verbose shows it.
+func (r *run) noteCrash(why string) {
+	level := slog.LevelInfo
+	if n := len(r.points); n > 0 && r.points[n-1].Consistency == manifest.ConsistencyCrash {
+		level = slog.LevelDebug
+	}
+	r.noteAt(level, fmt.Sprintf("the point is crash consistent: %s", why))
+}

@@ -1,0 +1,88 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/internal/panics"
+)
+
+// One failure does not stop the others, nor does a panic; the end of the context does, and
+// what hangs.
+func TestRun(t *testing.T) {
+	for line, want := range map[string]struct{ outcomes, left string }{
+		"a b":             {"a: done, b: done", ""},
+		"a warned b":      {"a: done, warned: done with warnings, b: done", ""},
+		"broken a":        {"broken: boom, a: done", ""},
+		"buggy a":         {"buggy: internal error: out of my depth, a: done", ""},
+		"a cut b c":       {"a: done, cut: context canceled", "b c"},
+		"a done-at-end b": {"a: done, done-at-end: done, b: context canceled", ""},
+		"stuck b":         {"stuck: disk vda: " + backup.ErrStuck.Error(), "b"},
+		"":                {"", ""},
+	} {
+		t.Run(line, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			var told []string
+			s := Run(ctx, strings.Fields(line), endsAs(ctx, cancel), func(o Outcome[string]) { told = append(told, text(o)) })
+			var listed []string
+			for _, o := range s.Outcomes {
+				listed = append(listed, text(o))
+			}
+			if got := strings.Join(told, ", "); got != want.outcomes || !slices.Equal(told, listed) {
+				t.Errorf("told %s, want %s; listed %v", got, want.outcomes, listed)
+			}
+			if left := strings.Join(s.Left, " "); left != want.left {
+				t.Errorf("left: %s, want %s", left, want.left)
+			}
+		})
+	}
+}
+
+// endsAs is how a domain of that name ends.
+func endsAs(ctx context.Context, cancel func()) Do[string] {
+	return func(domain string) (string, bool, error) {
+		switch domain {
+		case "broken":
+			return "", false, errors.New("boom")
+		case "buggy":
+			panic("out of my depth")
+		case "stuck":
+			return "", false, fmt.Errorf("disk vda: %w", backup.ErrStuck)
+		case "cut":
+			cancel()
+		case "done-at-end": // the signal came too late for it
+			cancel()
+			return "done", false, nil
+		}
+		return "done", domain == "warned", ctx.Err()
+	}
+}
+
+func text(o Outcome[string]) string {
+	switch {
+	case o.Err != nil:
+		return o.Domain + ": " + o.Err.Error()
+	case o.Warned:
+		return o.Domain + ": " + o.Result + " with warnings"
+	}
+	return o.Domain + ": " + o.Result
+}
+
+// A panic keeps its stack, and what was done before an error is told with it.
+func TestOutcomes(t *testing.T) {
+	var bug *panics.Error
+	s := Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { panic("boom") }, func(Outcome[int]) {})
+	if err := s.Outcomes[0].Err; !errors.As(err, &bug) || !strings.Contains(string(bug.Stack), "fleet_test.go") {
+		t.Errorf("a panic: %v", err)
+	}
+	s = Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { return 7, true, errors.New("boom") }, func(Outcome[int]) {})
+	if o := s.Outcomes[0]; o.Result != 7 || o.Err == nil {
+		t.Errorf("a failure: %+v", o)
+	}
+}

@@ -1,0 +1,92 @@
+package guest
+
+import (
+	"context"
+	"time"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+)
+
+// Domain is a domain as libvirt shows it: *hypervisor.Domain, which documents each
+// method, or a fake of package tests/fakelibvirt.
+type Domain interface {
+	Name() string
+	UUID() string
+	XML() (string, error)
+	InactiveXML() (string, error)
+	Persistent() (bool, error)
+	// Allocation returns the virtual size of a disk and what its image occupies, in bytes.
+	Allocation(target string) (capacity, allocation int64, err error)
+	// OldImages names QEMU's nodes that are qcow2 images of version 2.
+	OldImages() ([]string, error)
+
+	Execution
+	Jobs
+	Checkpoints
+}
+
+// Execution is whether the guest runs, and what its agent does.
+type Execution interface {
+	Active() (bool, error)
+	State() (hypervisor.State, error)
+	RunID() (uint, error)
+	WhyShutOff() (string, error)
+	Resume() error
+	OutOfSpace() (targets []string, err error)
+	Freeze(timeout time.Duration) (filesystems int, err error)
+	Thaw(timeout time.Duration) (filesystems int, err error)
+}
+
+// Jobs are what is done to the domain's disks.
+type Jobs interface {
+	BackupBegin(backupXML, checkpointXML string) error
+	BackupJob() (string, error)
+	ProveBackup(target string) error
+	EndBackup(ctx context.Context) error
+	JobStats() (hypervisor.JobStats, error)
+	RunningJob() (string, error)
+	BlockJob(target string) (hypervisor.BlockJob, error)
+}
+
+// Checkpoints are libvirt's records of the domain's checkpoints, and their bitmaps.
+type Checkpoints interface {
+	Checkpoints(sizes bool) ([]string, error)
+	CheckpointXML(name string) (string, error)
+	CheckpointSizes(name string) (string, error)
+	CreateCheckpoint(doc string) error
+	DeleteCheckpoint(name string, metadataOnly bool) error
+	RedefineCheckpoint(doc string, validate bool) error
+}
+
+var _ Domain = (*hypervisor.Domain)(nil)
+
+// Host is where the domains run.
+type Host interface {
+	// Domain and DomainByUUID look a domain up: hypervisor.ErrNoDomain if there is none.
+	Domain(name string) (Domain, error)
+	DomainByUUID(uuid string) (Domain, error)
+	// Domains names all that are defined or run.
+	Domains() ([]string, error)
+	Versions() (libvirt, qemu string, err error)
+}
+
+// Libvirt is the host behind a connection.
+func Libvirt(conn *hypervisor.Conn) Host { return libvirtHost{conn} }
+
+type libvirtHost struct{ *hypervisor.Conn }
+
+func (h libvirtHost) Domain(name string) (Domain, error) {
+	d, err := h.Conn.Domain(name)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (h libvirtHost) DomainByUUID(uuid string) (Domain, error) {
+	d, err := h.Conn.DomainByUUID(uuid)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}

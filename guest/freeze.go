@@ -1,0 +1,123 @@
+package guest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/bounded"
+	"github.com/virtbackup/virtbackup/manifest"
+)
+
+// thawTime is how long a freeze may go on after it was asked for: it first writes
+// out what the guest has cached, which took 20 s on a slow disk that was tried,
+// and the agent answers nothing meanwhile.
+const thawTime = time.Minute
+
+// answerTime is what libvirt may need besides the agent's time: it waits 30 s
+// for another call that holds the domain.
+const answerTime = 40 * time.Second
+
+// freeze is what is known of a freeze of the guest's file systems.
+type freeze struct {
+	runID uint // of the domain then (Domain.RunID); 0 is unknown
+	// patience is how long an agent that does not answer is asked again.
+	patience time.Duration
+	// doubtful: the agent has not answered, so that probably nothing is frozen.
+	doubtful bool
+}
+
+// Frozen tells whether the guest's file systems may be frozen.
+func (s *Session) Frozen() bool { return s.frozen != nil }
+
+// Freeze freezes the guest's file systems through its agent, and returns how many.
+// A mark says so before, for recovery. Call Thaw whatever Freeze returns.
+//
+// The error is hypervisor.ErrAgent where the agent does not answer, and
+// hypervisor.ErrFreezing, too, where it was asked and may freeze the guest yet.
+func (s *Session) Freeze() (filesystems int, err error) {
+	if err := s.d.setMark(markFrozen); err != nil {
+		return 0, err
+	}
+	// Set first: an error does not say that nothing is frozen.
+	s.frozen = &freeze{patience: thawTime}
+	timeout := s.d.AgentWait()
+	err = bounded.Within(2*timeout+answerTime, func() (err error) {
+		filesystems, err = s.d.Domain.Freeze(timeout)
+		return err
+	})
+	s.frozen.doubtful = err != nil && !errors.Is(err, hypervisor.ErrFreezing)
+	return filesystems, err
+}
+
+// SilentError says why the guest cannot be thawed yet: its agent does not answer.
+type SilentError struct {
+	Why  string
+	Hint string // a command
+	err  error
+}
+
+// Error names the reason and the command.
+func (e *SilentError) Error() string { return e.Why + "; " + e.Hint }
+
+// Unwrap returns what libvirt said, or nil.
+func (e *SilentError) Unwrap() error { return e.err }
+
+// Thaw lets the guest's file systems go on, if they may be frozen. An agent that does not
+// answer is asked again as long as the freeze may still be under way; then the error is a
+// *SilentError. Cancelling ctx stops that. [ErrStarved] says that the job has to end first.
+func (s *Session) Thaw(ctx context.Context) error {
+	if s.frozen == nil {
+		return nil
+	}
+	deadline := time.Now().Add(s.frozen.patience)
+	for {
+		err := s.tryThaw()
+		var silent *SilentError
+		switch {
+		case !errors.As(err, &silent), time.Now().After(deadline):
+			return err
+		case s.Starved():
+			return ErrStarved
+		}
+		s.d.log().Debug(fmt.Sprintf("thaw the guest, again: %v", err))
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return fmt.Errorf("%w; %w", context.Cause(ctx), err)
+		}
+	}
+}
+
+func (s *Session) tryThaw() error {
+	timeout, n := s.d.AgentWait(), 0
+	var state hypervisor.State
+	err := bounded.Within(timeout+answerTime, func() (err error) {
+		if state, err = s.d.Domain.State(); err == nil && state == hypervisor.Running {
+			n, err = s.d.Domain.Thaw(timeout)
+		}
+		return err
+	})
+	name := manifest.ShellWord(s.d.Domain.Name())
+	switch {
+	case err == nil && state == hypervisor.ShutOff: // the freeze has gone with the guest
+	case err == nil && state != hypervisor.Running:
+		return &SilentError{fmt.Sprintf("the domain is %s, and its guest agent cannot answer", state), "virsh resume " + name, nil}
+	case err == nil:
+		s.d.log().Debug(fmt.Sprintf("thawed %d file systems", n))
+	case !errors.Is(err, hypervisor.ErrAgent):
+		return err
+	case !s.frozen.doubtful && !s.startedAnew():
+		return &SilentError{err.Error(), "virsh domfsthaw " + name, err}
+	}
+	s.frozen = nil
+	return s.d.Lock.ClearMark(markFrozen)
+}
+
+// startedAnew tells whether the guest was started since it was frozen.
+func (s *Session) startedAnew() bool {
+	id, err := s.d.Domain.RunID()
+	return err == nil && s.frozen.runID != 0 && id != s.frozen.runID
+}

@@ -1,0 +1,31 @@
+package repository
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/manifest"
+)
+
+// Beside a point that cannot be read only another that is named by its id is found: never
+// silently an older one than what was asked for.
+func TestFindBesideDamage(t *testing.T) {
+	r := chainOfThree(t)
+	whole, err := r.Point("vm1", "check2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, filepath.Join(r.PointDir("vm1", "copy10"), manifest.FileName), "{}")
+	for _, at := range []string{"", manifest.Latest, "copy10", "check99", whole.Time.Local().Format(time.RFC3339Nano), "2099-01-01"} {
+		m, err := r.Find("vm1", at)
+		var damaged *DamagedError
+		if !errors.As(err, &damaged) || !damaged.has("copy10") {
+			t.Errorf("%q: %s, %v", at, m.ID, err)
+		}
+	}
+	if m, err := r.Find("vm1", "check2"); err != nil || m.ID != "check2" {
+		t.Errorf("by its id: %s, %v", m.ID, err)
+	}
+}

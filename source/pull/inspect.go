@@ -1,0 +1,151 @@
+package pull
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// Inspect looks at those of the disks that can be copied, and leaves the others as they are.
+func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
+	all := make([]source.Disk, len(disks))
+	for i, d := range disks {
+		all[i].Disk = d
+		if d.Unfit() != "" {
+			continue
+		}
+		size, allocated, err := s.d.Domain.Allocation(d.Target)
+		if err != nil {
+			return nil, err
+		}
+		all[i].Size, all[i].Allocated, all[i].Images = size, allocated, imagesOf(d)
+	}
+	s.findOldImages(all)
+	return all, nil
+}
+
+// Written returns how many bytes of a disk's image have been written to: space that
+// is only reserved (preallocation=falloc, fallocate(2)) reads as zeros and is not
+// copied. ok is false where that cannot be told.
+func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
+	if d.SourceType != "file" {
+		return 0, false
+	}
+	bytes, err := dataBytes(d)
+	return bytes, err == nil
+}
+
+// imagesOf identifies the images of a disk, the top one first, then its backing
+// files.
+func imagesOf(d xml.Disk) []source.Image {
+	var all []source.Image
+	for _, path := range append([]string{d.Source}, d.Backing...) {
+		all = append(all, source.Image{Source: path, ID: identify(path)})
+	}
+	return all
+}
+
+// identify returns what tells a file or device from others that have been, or
+// will be, at the same path: of a file its inode and time of birth (package
+// fileid), of a device of the device mapper (LVM) its UUID. "" is for what cannot
+// be told: paths alone count then.
+func identify(path string) string {
+	info, err := os.Stat(path) // a symbolic link is where libvirt goes, too
+	if err != nil {
+		return ""
+	}
+	if info.Mode().IsRegular() {
+		id, err := fileid.Of(path)
+		if err != nil {
+			return ""
+		}
+		return "file:" + id.String()
+	}
+	device, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/dm/uuid", unix.Major(device.Rdev), unix.Minor(device.Rdev)))
+	if err != nil || len(uuid) < 2 {
+		return ""
+	}
+	return "dm:" + string(uuid[:len(uuid)-1])
+}
+
+// findOldImages finds qcow2 images of version 2, which has no bitmaps: libvirt's
+// XML does not tell, and one of them would fail the whole checkpoint. Where this
+// process cannot read the image (a volume of a pool, a disk over the network) QEMU is
+// asked, but only then, as the question taints the domain. What is unknown is
+// taken for version 3, the default of the last ten years.
+func (s *Source) findOldImages(disks []source.Disk) {
+	var hidden []*source.Disk
+	for i := range disks {
+		d := &disks[i]
+		if d.Unfit() != "" || d.Format != "qcow2" {
+			continue
+		}
+		switch version, err := qcow2Version(d.Disk); {
+		case err != nil:
+			hidden = append(hidden, d)
+		case version == 2:
+			d.Format = source.QCOW2Version2
+		}
+	}
+	if len(hidden) == 0 {
+		return
+	}
+	old, err := s.d.Domain.OldImages()
+	if err != nil {
+		s.Log.Debug(err.Error())
+	}
+	for _, d := range hidden {
+		if slices.Contains(old, d.FormatNode()) {
+			d.Format = source.QCOW2Version2
+		}
+	}
+}
+
+// qcow2Version looks into an image on this host.
+func qcow2Version(d xml.Disk) (int, error) {
+	if d.SourceType != "file" && d.SourceType != "block" {
+		return 0, fmt.Errorf("the image of disk %s is not on this host", d.Target)
+	}
+	f, err := os.Open(d.Source)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	h, err := qcow2.ReadHeader(f)
+	return int(h.Version), err
+}
+
+// dataBytes counts the bytes of an image file that are not holes; unwritten
+// space counts as a hole (lseek(2), SEEK_DATA).
+func dataBytes(d xml.Disk) (n int64, err error) {
+	f, err := os.Open(d.Source)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	for end := int64(0); ; {
+		start, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
+		if err == unix.ENXIO { //nolint:errorlint // a bare errno: no more data
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE); err != nil {
+			return 0, err
+		}
+		n += end - start
+	}
+}

@@ -1,0 +1,138 @@
+// Package source has the words that backups and sources of disks share. A source is where
+// the disks of a domain are read as they were at one instant: source/pull is libvirt's
+// pull mode. What a run needs of one is backup.Source.
+package source
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/nbdcopy"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// Quiesce says whether the guest's file systems are frozen for the instant of
+// the point.
+type Quiesce string
+
+const (
+	// QuiesceTry freezes if the guest agent answers in time.
+	QuiesceTry Quiesce = "try"
+	// QuiesceRequire fails the run if the guest cannot be frozen.
+	QuiesceRequire Quiesce = "require"
+	// QuiesceNo does not talk to the guest.
+	QuiesceNo Quiesce = "no"
+)
+
+// Options are how a source treats the guest and the host.
+type Options struct {
+	Quiesce Quiesce // "" is QuiesceTry
+	// AgentTimeout bounds each call to the guest agent; 0 means 10 seconds,
+	// the time that Windows' VSS grants a freeze.
+	AgentTimeout time.Duration
+	// Wait is how long a job of someone else is waited for.
+	Wait time.Duration
+	// ScratchDir and SocketDir are directories that QEMU may write to; "" means
+	// guest.DefaultRunDir.
+	ScratchDir, SocketDir string
+	// ScratchLimit is how many bytes the scratch files may take before the
+	// backup ends itself; 0 means as many as their file system has.
+	ScratchLimit int64
+	// Log gets what happens, step by step. nil means none.
+	Log *slog.Logger
+}
+
+// Image is what a disk is stored in: where, and what tells it from another one
+// at the same place.
+type Image struct {
+	Source string
+	ID     string // "" is unknown
+}
+
+// Disk is a disk as the source sees it before the job begins.
+type Disk struct {
+	xml.Disk        // Format is [QCOW2Version2] for an image that cannot have bitmaps
+	Size      int64 // virtual, bytes
+	Allocated int64 // bytes that its image occupies on the host
+	// Images are what it is stored in, the top one first, then its backing files.
+	Images []Image
+}
+
+// QCOW2Version2 is the format of a qcow2 image of version 2, which cannot have bitmaps.
+const QCOW2Version2 = "qcow2 v2"
+
+// Job is what a run asks a source to begin.
+type Job struct {
+	Instant instants.Instant // what was issued for the point
+	// Checkpoint is the name of the checkpoint to make at the same instant, "" for none.
+	Checkpoint string
+	Disks      []JobDisk
+	LeftOut    []string // targets of the domain's other disks
+}
+
+// JobDisk is a disk of a job.
+type JobDisk struct {
+	Target string
+	// Since is the checkpoint whose bitmap says what changed; "" where all is read.
+	Since string
+	// DirtyFrom is the offset behind which all counts as changed: the size that the
+	// disk had at Since, in bytes.
+	DirtyFrom int64
+	Bitmap    bool // the new checkpoint covers it
+}
+
+// Targets names the disks of the job.
+func (j Job) Targets() (targets []string) {
+	for _, d := range j.Disks {
+		targets = append(targets, d.Target)
+	}
+	return targets
+}
+
+// Begun is how a job has begun.
+type Begun struct {
+	Time     time.Time // of the instant
+	Quiesced bool      // the guest's file systems were frozen
+	// NotQuiesced is why they were not, "" where nobody asked for it.
+	NotQuiesced string
+	// Refused are the disks that the new checkpoint does not cover, against what was
+	// asked, and why. Where none is left there is no checkpoint.
+	Refused map[string]error
+}
+
+// Taken is what a point takes of the repository's file system, in bytes.
+type Taken struct {
+	Most int64 // when it is done, at most
+	Now  int64 // so far, at most
+}
+
+// Room is what a source keeps for itself of the file system of a directory, in bytes.
+type Room struct {
+	Shared  bool  // the source has files of its own there
+	Reserve int64 // has to stay free for them
+	Free    int64 // is free for them
+}
+
+// Export is one disk as it was at the instant; *nbdcopy.Export is one.
+type Export interface {
+	flatten.Disk
+	Copy(ctx context.Context, sink extent.Sink, options nbdcopy.Options) (nbdcopy.Stats, error)
+	Measure(ctx context.Context, cluster int, moves func()) (nbdcopy.Measured, error)
+	Close()
+}
+
+// EndedError is why a copy was ended that could have gone on.
+type EndedError struct{ error }
+
+// Unwrap returns the cause.
+func (e *EndedError) Unwrap() error { return e.error }
+
+// Ended returns an *EndedError with what to do about it.
+func Ended(hint, format string, args ...any) error {
+	return &EndedError{fail.Errorf(fail.Other, hint, format, args...)}
+}

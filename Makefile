@@ -12,7 +12,7 @@ REVISION ?= $(shell git describe --always --dirty --exclude='*' 2>/dev/null)
 
 .PHONY: help
 help: ## Names the targets.
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | awk -F '\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 .PHONY: deps
 deps: ## Installs what building and testing need (Debian), and the libnbd binding.
@@ -26,17 +26,21 @@ build: ## Builds bin/virtbackup.
 test: deps ## Runs every test; a skipped one is a failure.
 	@scripts/test.sh
 
+.PHONY: test-debian13
+test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see scripts/on-debian-13.sh).
+	@scripts/on-debian-13.sh make c23 test
+
 SOAK ?= 30m
 .PHONY: soak
 soak: deps ## Runs the oracle test for longer (SOAK=30m).
-	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests
+	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests/chains
 
 # All points of a run, broken in every way: some 640 faults, and what else the
 # tests break. FAULTS chooses tests.
 FAULTS ?= Fault|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
 .PHONY: faults
 faults: deps ## Breaks virtbackup and what is around it, at every point (about twenty minutes).
-	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests
+	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests/...
 
 FUZZTIME ?= 30s
 .PHONY: fuzz
@@ -47,6 +51,12 @@ fuzz: deps ## Runs each fuzz target for a while (FUZZTIME=30s).
 .PHONY: bench
 bench: deps ## Measures virtbackup, its peers and its budgets (about an hour, on a quiet machine).
 	@VIRTBACKUP_BENCH=full $(GO) test -count=1 -timeout 8h -v -run '^TestBench$$' ./tests/bench
+
+# Only gcc 13 and later refuse what C23 does, so CI runs this on Debian 13. The options of
+# CGO_CFLAGS come before those of the packages.
+.PHONY: c23
+c23: deps ## Builds as gcc 15 does by default (C23), with warnings as errors.
+	@CGO_CFLAGS='-g -O2 -std=gnu2x -Werror' $(GO) build -o /dev/null ./cmd/virtbackup
 
 .PHONY: lint
 lint: deps ## Checks format, code, the arrows between packages, and the scripts.

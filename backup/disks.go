@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
@@ -68,7 +70,13 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 	if err != nil {
 		return disk, err
 	}
-	if _, err := export.Copy(ctx, writer, nbdcopy.Options{Connections: r.Connections, Limiter: r.Limits, Base: base, Progress: r.progressOf(d)}); err != nil {
+	var sink extent.Sink = writer
+	if base != nil {
+		if sink, err = flatten.Compare(base, writer); err != nil {
+			return disk, err
+		}
+	}
+	if _, err := export.Copy(ctx, sink, nbdcopy.Options{Connections: r.Connections, Limiter: r.Limits, Progress: r.progressOf(d)}); err != nil {
 		return disk, err
 	}
 	r.meter.moves() // a flush is no stall before it has taken as long by itself

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -255,7 +256,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 		return 0, false, err
 	}
 	defer export.Close()
-	return export.TailChanged(ctx, chain)
+	return flatten.TailChanged(ctx, chain, export)
 }
 
 // leaveBase copies a disk in full whose image in the base was found damaged: an

@@ -16,9 +16,9 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// mark begins the description of every checkpoint that we create. The id of the
-// repository and the point follow, for people and for other repositories: what
-// proves that a checkpoint is ours is the identity in its name.
+// mark begins the description of every checkpoint that we create. The id of the repository
+// and the point follow, for people and for other repositories. The proof that a checkpoint
+// is ours is the identity in its name.
 const mark = "virtbackup"
 
 // Description is the text of the checkpoint that belongs to a point of a
@@ -43,7 +43,7 @@ type Checkpoint struct {
 	Inherited bool
 }
 
-// Owner says whose the checkpoint is: "ours", "inherited", "foreign", "of a run" for one
+// Owner says who the checkpoint belongs to: "ours", "inherited", "foreign", "of a run" for one
 // of ours whose run has not sealed its point yet, "left over" where that run is dead or the
 // point is gone, or "retired" for one that is to be deleted.
 func (c Checkpoint) Owner() string {
@@ -62,7 +62,7 @@ func (c Checkpoint) Owner() string {
 	return "ours"
 }
 
-// Label is how people name the checkpoint: by its point if it is ours.
+// Label is the checkpoint's name for people: its point's if it is ours.
 func (c Checkpoint) Label() string {
 	if c.Ours {
 		return c.Instant.Point
@@ -82,8 +82,8 @@ func (c Checkpoint) Bitmap(target string) bool {
 }
 
 // Broken lists the disks of the domain whose bitmap is lost or inconsistent:
-// libvirt leaves out their size. It means nothing for a domain that is not
-// running, of which libvirt knows no sizes at all.
+// libvirt omits their size. It is meaningless for a domain that is not running, for which
+// libvirt knows no sizes at all.
 func (c Checkpoint) Broken() []string {
 	var targets []string
 	for _, d := range c.Disks {
@@ -95,9 +95,9 @@ func (c Checkpoint) Broken() []string {
 }
 
 // Dead reports whether it covers disks and none of its bitmaps can be used, so
-// that no incremental can start from it. As [Checkpoint.Broken], it means nothing
-// unless libvirt was asked for sizes and could tell; and a bitmap of a disk that
-// the domain does not have now may be in its image all the same.
+// that no incremental can start from it. Like [Checkpoint.Broken], it is meaningful only if
+// libvirt was asked for sizes and knew them; and the bitmap of a disk that is detached now
+// may still be in its image.
 func (c Checkpoint) Dead() bool {
 	broken := c.Broken()
 	return len(broken) > 0 && len(broken) == len(c.Bitmaps())
@@ -123,8 +123,8 @@ func (c Checkpoint) Usable(target string) bool {
 	return ok && d.Bitmap != "" && d.Size >= 0
 }
 
-// Size is how many bytes of the disk an incremental since the checkpoint would
-// look at; -1 where libvirt does not know.
+// Size is how many bytes of the disk an incremental since the checkpoint would read; -1 if
+// libvirt does not know.
 func (c Checkpoint) Size(target string) int64 {
 	d, ok := c.disk(target)
 	if !ok || d.Bitmap == "" {

@@ -155,7 +155,7 @@ func TestDeleteIssued(t *testing.T) {
 		left bool
 	}{
 		{listed{stays: true}, nil, true}, {listed{err: broken}, broken, true},
-		{listed{off: true}, hypervisor.ErrNotRunning, true}, // its bitmaps would stay, and nobody find them
+		{listed{off: true}, hypervisor.ErrNotRunning, true}, // its bitmaps would stay, and not be found again
 		{listed{}, nil, false},
 	} {
 		err := DeleteIssued(&tt.d, lock, i)

@@ -17,18 +17,18 @@ type Deleter interface {
 
 // Delete deletes a checkpoint with its bitmaps. Of a domain that is off only libvirt's
 // record goes, and the bitmaps stay in the images. After any other error bitmaps may be
-// there still, and a later call deletes them: hypervisor.ErrBusy, for which libvirt has
+// still there, and a later call deletes them: hypervisor.ErrBusy, for which libvirt has
 // waited 30 s, ErrUnreachable, or what QEMU said.
 //
-// Where the checkpoint stands in the line of checkpoints does not matter. libvirt (as
-// its qemu_checkpoint.c reads, and as 9.0 does) gives its children to its parent,
-// which is but a name in their records (qemuCheckpointDelete). Then it has QEMU
+// The position of the checkpoint in the tree of checkpoints does not matter. libvirt
+// (qemu_checkpoint.c, and as seen with 9.0) gives its children to its parent, which is only
+// a name in their records (qemuCheckpointDelete). Then it has QEMU
 // remove the bitmaps of its name, from every image of a disk's backing chain, in one
 // transaction (qemuCheckpointDiscard). A broken bitmap goes like a good one; where a
-// disk has none of that name it fails before any is removed, and the record stays. With
+// disk has no bitmap of that name it fails before any is removed, and the record stays. With
 // METADATA_ONLY it drops the record and leaves the bitmaps alone. Nothing is merged
-// either way: every bitmap records from its own instant on, so those of the others
-// say the same with and without this one.
+// either way: every bitmap records from its own instant on, so deleting one does not change
+// what the others say.
 func Delete(d Deleter, name string) error {
 	err := deleteWithBitmaps(d, name)
 	if errors.Is(err, hypervisor.ErrNotRunning) {
@@ -48,7 +48,7 @@ func dropRecord(d Deleter, name string) error {
 
 // deleteWithBitmaps is Delete for a domain that runs; of one that is off everything
 // stays, and the error is hypervisor.ErrNotRunning. Where libvirt lists a bitmap that an
-// image does not have (QEMU was killed), the record goes alone, and then each bitmap
+// image does not have (QEMU was killed), it deletes the record alone, and then each bitmap
 // that is there.
 func deleteWithBitmaps(d Deleter, name string) error {
 	doc, err := d.CheckpointXML(name)
@@ -74,11 +74,11 @@ func deleteWithBitmaps(d Deleter, name string) error {
 var errNoBitmap = errors.New("an image does not have the checkpoint's bitmap")
 
 // deleteListed deletes a checkpoint that libvirt lists, with its bitmaps. That a bitmap is
-// missing libvirt says in a text only, which is in the language of its host. So it is asked
-// to check the bitmaps, for which it has a code: it looks at the same disks as the deletion
-// does, those that the domain has, and changes nothing where one has no usable bitmap; where
-// all have, it writes the same record again. A broken bitmap is not usable, either; but that
-// is deleted like a good one, and what QEMU refuses is not hypervisor.ErrMayLackBitmap.
+// missing libvirt says only in a text, in the language of its host. So libvirt is asked to
+// check the bitmaps, for which it has an error code. The check covers the same disks as the
+// deletion, those that the domain has. It changes nothing if one has no usable bitmap, and
+// writes the same record again if all have. A broken bitmap is not usable, either; but it is
+// deleted like a good one, and QEMU's refusal is not hypervisor.ErrMayLackBitmap.
 func deleteListed(d Deleter, name, doc string) error {
 	err := d.DeleteCheckpoint(name, false)
 	if !errors.Is(err, hypervisor.ErrMayLackBitmap) {
@@ -93,8 +93,8 @@ func deleteListed(d Deleter, name, doc string) error {
 
 // deleteBitmaps deletes the bitmaps of a checkpoint that libvirt does not list, one by
 // one: libvirt deletes all of a checkpoint's bitmaps or none, so each gets a checkpoint of
-// its own, for a moment. An image that does not have its bitmap is no error. Any error
-// ends it: what keeps one bitmap from being deleted keeps the others, too.
+// its own, for a moment. An image without its bitmap is no error. It stops at the first
+// error, because the cause applies to the other bitmaps, too.
 func deleteBitmaps(d Deleter, c xml.Checkpoint) error {
 	for _, disk := range c.Disks {
 		if disk.Bitmap == "" {
@@ -107,9 +107,9 @@ func deleteBitmaps(d Deleter, c xml.Checkpoint) error {
 	return nil
 }
 
-// deleteBitmap deletes the bitmap of one disk. The checkpoint of that disk alone, which
-// that takes, does not stay listed after an error, if libvirt can be asked at all: a later run
-// finds the bitmap by the identity that the repository keeps.
+// deleteBitmap deletes the bitmap of one disk. It defines a checkpoint of that disk alone for
+// that, and removes it after an error, if libvirt answers at all: a later run finds the bitmap
+// by the identity that the repository keeps.
 func deleteBitmap(d Deleter, c xml.Checkpoint, disk xml.CheckpointDisk) error {
 	c.Parent, c.Disks = "", []xml.CheckpointDisk{disk}
 	doc, err := c.Marshal()

@@ -106,14 +106,14 @@ func TestDelete(t *testing.T) {
 			"delete vda+vdb, validate vda+vdb, metadata", nil},
 		{"off before the last", deleter{missing: []string{"vdb"}, fails: map[string]error{"delete vda": hypervisor.ErrNotRunning, "metadata#3": hypervisor.ErrNoCheckpoint}},
 			"delete vda+vdb, validate vda+vdb, metadata, define vda, delete vda, metadata, metadata", nil},
-		// The record stays where bitmaps may stay.
+		// The record stays if bitmaps may stay.
 		{"another job", deleter{fails: map[string]error{"delete vda+vdb": hypervisor.ErrBusy}}, "delete vda+vdb", hypervisor.ErrBusy},
 		{"QEMU refuses", deleter{fails: map[string]error{"delete vda+vdb": locked}}, "delete vda+vdb", locked},
 		{"all bitmaps are there", deleter{fails: map[string]error{"delete vda+vdb": hypervisor.ErrMayLackBitmap}},
 			"delete vda+vdb, validate vda+vdb", hypervisor.ErrMayLackBitmap},
 		{"busy when asked why", deleter{missing: []string{"vdb"}, fails: map[string]error{"validate vda+vdb": hypervisor.ErrBusy}},
 			"delete vda+vdb, validate vda+vdb", hypervisor.ErrBusy},
-		// What cannot be told of one bitmap is not asked of the next.
+		// If one bitmap's state cannot be found out, the next is not tried.
 		{"another job comes", deleter{missing: []string{"vdb"}, fails: map[string]error{"delete vda": hypervisor.ErrBusy}},
 			"delete vda+vdb, validate vda+vdb, metadata, define vda, delete vda, metadata", hypervisor.ErrBusy},
 		{"it comes earlier", deleter{missing: []string{"vdb"}, fails: map[string]error{"define vda": hypervisor.ErrBusy}},
@@ -145,7 +145,7 @@ func TestDeleteOrphans(t *testing.T) {
 		"define: not reached": {deleter{fails: fails("define vda", hypervisor.ErrUnreachable)}, "define vda", hypervisor.ErrUnreachable},
 		"define: shut off":    {deleter{fails: fails("define vdb", hypervisor.ErrNotRunning)}, "define vda, delete vda, define vdb", hypervisor.ErrNotRunning},
 		"define: any other":   {deleter{fails: fails("define vda", inUse)}, "define vda", inUse},
-		// The record that was made to delete the bitmap by does not stay.
+		// The record that was made to delete the bitmap does not stay.
 		"delete: another job":    {deleter{fails: fails("delete vda", hypervisor.ErrBusy)}, "define vda, delete vda, metadata", hypervisor.ErrBusy},
 		"delete: no such domain": {deleter{fails: fails("delete vda", hypervisor.ErrNoDomain)}, "define vda, delete vda, metadata", hypervisor.ErrNoDomain},
 		"delete: in use":         {deleter{fails: fails("delete vda", inUse)}, "define vda, delete vda, metadata", inUse},
@@ -160,8 +160,8 @@ func TestDeleteOrphans(t *testing.T) {
 	}
 }
 
-// killed is a domain whose QEMU was killed: its images have no bitmaps. libvirtd says so in
-// a language that nobody here reads; what is listed it tells by codes.
+// killed is a domain whose QEMU was killed: its images have no bitmaps. libvirtd says so in a
+// text that the code cannot read; whether a checkpoint is listed it tells by error codes.
 type killed struct{ listed map[string]string }
 
 func (d *killed) CheckpointXML(name string) (string, error) {
@@ -191,8 +191,8 @@ func (d *killed) RedefineCheckpoint(doc string, validate bool) error {
 	return err
 }
 
-// Bitmaps that are lost are told without libvirt's text: a checkpoint that has none goes,
-// and the look for others leaves nothing listed.
+// Lost bitmaps are recognised without libvirt's text: a checkpoint that has none is deleted,
+// and the search for others leaves nothing listed.
 func TestLostBitmapsInAnyLanguage(t *testing.T) {
 	name := "check1." + id1
 	d := &killed{map[string]string{name: doc(name, "x")}}

@@ -9,15 +9,15 @@ import (
 
 // Elsewhere returns the id of the repository and the point that the checkpoint was made
 // for, by virtbackup, if that is not the repository whose id is here, or was not before it
-// was moved or copied. It goes by marks that anybody can write: enough to list it, and no
-// proof that it may be deleted.
+// was moved or copied. It relies on marks that anybody can write: enough to list the
+// checkpoint, but no proof that it may be deleted.
 func (c Checkpoint) Elsewhere(here string) (repositoryID, point string, ok bool) {
 	words := strings.Fields(c.Description)
 	if c.Ours && !c.Inherited || len(words) != 3 || words[0] != mark {
 		return "", "", false
 	}
-	// What is not known to be ours may be, where instants.json is lost or damaged, and
-	// of format 1.
+	// A checkpoint that is not known to be ours may still be: if instants.json is lost or
+	// damaged, and in format 1.
 	if !c.Ours && words[1] == here {
 		return "", "", false
 	}

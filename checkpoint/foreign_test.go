@@ -2,8 +2,8 @@ package checkpoint
 
 import "testing"
 
-// Checkpoints of this repository are not of another one, whatever it still knows of them:
-// where instants.json is lost or damaged, nothing in libvirt is known to be ours.
+// Checkpoints of this repository never count as another's, even if instants.json is lost or
+// damaged, when none is known to be ours.
 func TestOfElsewhere(t *testing.T) {
 	const here, former, other = "11111111-0000-4000-8000-000000000000", "22222222-0000-4000-8000-000000000000", "33333333-0000-4000-8000-000000000000"
 	const full = "check1." + id1

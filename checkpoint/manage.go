@@ -79,8 +79,8 @@ func Choose(all []Checkpoint, name string) (Checkpoint, bool) {
 }
 
 // LeftOverError says that a checkpoint is not deleted alone, even with force: its run was
-// killed, and by the same identity recovery knows the job and the files of that run.
-// Without it a job would go on for ever that nobody may end.
+// killed, and recovery recognises the job and the files of that run by the same identity.
+// Without the identity the job would go on for ever.
 type LeftOverError struct{ Domain, Name string }
 
 // Error names the checkpoint.
@@ -93,8 +93,8 @@ func (e *LeftOverError) Hint() string {
 	return fmt.Sprintf("virtbackup recover %s deletes it, and ends the job of that run", manifest.ShellWord(e.Domain))
 }
 
-// Remove deletes the named checkpoint (see Choose) of a locked domain, if nothing
-// speaks against it or force is set, and says what is lost by that, or "". Errors:
+// Remove deletes the named checkpoint (see Choose) of a locked domain, unless Refuse refuses
+// and force is not set, and says what is lost by that, or "". Errors:
 // hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *LeftOverError, *RefusedError.
 func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
@@ -157,8 +157,8 @@ func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 
 // DeleteIssued deletes the checkpoint of an instant that the repository has issued, and
 // forgets the identity once libvirt does not list the checkpoint any more. Until then
-// it is retired: neither a base, nor defined again. A full repository is no obstacle, as
-// deleting is what makes room: the identity is forgotten by the next run then.
+// it is retired: neither a base, nor defined again. A full repository is no obstacle, since
+// deleting makes room: then the next run forgets the identity.
 func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
 	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !isFull(err) {
 		return err
@@ -172,10 +172,10 @@ func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
 	return nil
 }
 
-// DeleteForSure deletes a checkpoint with its bitmaps and sees that libvirt does not
-// list it any more; no error if there is none. The error is hypervisor.ErrNotRunning, and
-// the checkpoint is left, where no QEMU is there to delete bitmaps: without libvirt's
-// record nobody would find them again. For other errors see Delete.
+// DeleteForSure deletes a checkpoint with its bitmaps and checks that libvirt does not list
+// it any more; no error if there is none. If no QEMU is running to delete bitmaps, the error
+// is hypervisor.ErrNotRunning and the checkpoint stays: without libvirt's record the bitmaps
+// would not be found again. For other errors see Delete.
 func DeleteForSure(d Deleter, name string) error {
 	err := deleteWithBitmaps(d, name)
 	if err == nil {

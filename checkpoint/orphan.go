@@ -10,13 +10,13 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// DeleteOrphans deletes what there may be of the bitmaps of an instant whose checkpoint
-// libvirt does not list: the domain was undefined, or is transient and was created again,
+// DeleteOrphans deletes any bitmaps that remain of an instant whose checkpoint libvirt does
+// not list: the domain was undefined, or is transient and was created again,
 // after a run had died. QEMU goes on recording into them, and no tool that asks libvirt
 // would find them. disks are those that the running domain has.
 //
-// nil means that they are gone: libvirt has deleted each, or said that it is not there.
-// After an error they may be there, and the identity of the instant must be kept for a
+// nil means that they are gone: libvirt has deleted each, or said that it does not exist.
+// After an error they may still exist, and the identity of the instant must be kept for a
 // later run: hypervisor.ErrNotRunning, ErrBusy (another job holds the domain), or what
 // libvirt or QEMU said.
 func DeleteOrphans(d Deleter, repositoryID string, i instants.Instant, disks []xml.Disk) error {
@@ -28,7 +28,7 @@ func DeleteOrphans(d Deleter, repositoryID string, i instants.Instant, disks []x
 	if err := deleteBitmaps(d, c); err != nil {
 		return fmt.Errorf("look for bitmaps of %s: %w", name, err)
 	}
-	// A connection that is lost meanwhile is no proof of anything.
+	// A lost connection proves nothing.
 	if _, err := d.CheckpointXML(name); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 		return errors.Join(fmt.Errorf("look for bitmaps of %s: libvirt lists it", name), err)
 	}

@@ -1,5 +1,5 @@
-// Package fleet does the same thing for several domains: which they are, in what order
-// they have their turn, and what became of each.
+// Package fleet works on several domains: it chooses them, works on one after the other, and
+// sums up the results.
 package fleet
 
 import (
@@ -11,31 +11,31 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// Outcome is what became of one domain.
+// Outcome is the result for one domain.
 type Outcome[R any] struct {
 	Domain string
-	// Result is what Do returned; it may say something where Err is set, too.
+	// Result is what Do returned. It may be set even if there is an error.
 	Result R
-	// Warned says that it is done, with warnings.
+	// Warned says that the work is done, with warnings.
 	Warned bool
-	// Err is why it failed; nil where it is done. A panic is a *panics.Error.
+	// Err is nil if the work is done. After a panic it is a *panics.Error.
 	Err error
 }
 
-// Summary is what became of all domains.
+// Summary is the result for all domains.
 type Summary[R any] struct {
 	// Outcomes are in the order of the domains.
 	Outcomes []Outcome[R]
-	// Left are the domains that had no turn.
+	// Left are the domains that were not begun.
 	Left []string
 }
 
-// Do does the work for one domain. warned says that there are warnings.
+// Do does the work for one domain. warned says that it is done, with warnings.
 type Do[R any] func(domain string) (result R, warned bool, err error)
 
-// Run calls do for each domain, one after the other, and tells ended of each outcome
-// at once. It goes on after a failure or a panic. It stops once ctx is cancelled, and
-// after backup.ErrStuck: what hangs then still uses memory and locks of this process.
+// Run calls do for each domain, one after the other, and ended after each. It continues after
+// an error or a panic. It stops when ctx is cancelled, and after backup.ErrStuck: the call
+// that hangs still uses memory and locks of this process.
 func Run[R any](ctx context.Context, domains []string, do Do[R], ended func(Outcome[R])) Summary[R] {
 	var s Summary[R]
 	for i, domain := range domains {
@@ -50,7 +50,7 @@ func Run[R any](ctx context.Context, domains []string, do Do[R], ended func(Outc
 	return s
 }
 
-// one does it for one domain, and makes a panic its error.
+// one calls do for one domain and returns a panic as its error.
 func one[R any](domain string, do Do[R]) Outcome[R] {
 	o := Outcome[R]{Domain: domain}
 	o.Err = panics.Catch(func() (err error) {
@@ -60,7 +60,7 @@ func one[R any](domain string, do Do[R]) Outcome[R] {
 	return o
 }
 
-// Running lists the domains that can be backed up now.
+// Running lists the domains that are running, which can be backed up.
 func Running(conn *hypervisor.Conn) ([]string, error) {
 	all, err := conn.Domains()
 	if err != nil {
@@ -69,7 +69,7 @@ func Running(conn *hypervisor.Conn) ([]string, error) {
 	var names []string
 	for _, name := range all {
 		domain, err := conn.Domain(name)
-		if errors.Is(err, hypervisor.ErrNoDomain) { // gone since
+		if errors.Is(err, hypervisor.ErrNoDomain) { // it no longer exists
 			continue
 		}
 		if err != nil {

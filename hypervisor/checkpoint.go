@@ -11,7 +11,7 @@ import (
 // (virDomainListAllCheckpoints with TOPOLOGICAL, virDomainCheckpointGetXMLDesc with NO_DOMAIN, since 5.6).
 //
 // With sizes, and of a running domain, they say how many bytes a backup since each would export (XML_SIZE). Where libvirt
-// cannot tell for one checkpoint, that one comes without.
+// does not know the size for one checkpoint, that one has none.
 func (d *Domain) Checkpoints(sizes bool) (docs []string, err error) {
 	err = d.with(func(dom *libvirt.Domain) error {
 		docs = nil
@@ -39,9 +39,9 @@ func (d *Domain) Checkpoints(sizes bool) (docs []string, err error) {
 	return docs, nil
 }
 
-// listCheckpoints lists again where somebody else makes or deletes a checkpoint just then, which libvirt 9.0.0 fails the whole
-// list for (VIR_ERR_INVALID_ARG: name in virGetDomainCheckpoint must not be NULL; our own arguments are valid). There are few
-// tries, and pauses between them: asked in a tight loop meanwhile, that libvirtd crashed.
+// listCheckpoints tries again if another client makes or deletes a checkpoint at the same time: libvirt 9.0.0 then fails the
+// whole list (VIR_ERR_INVALID_ARG: name in virGetDomainCheckpoint must not be NULL; our own arguments are valid). There are few
+// tries, with pauses in between, because that libvirtd crashed when it was asked in a tight loop.
 func listCheckpoints(dom *libvirt.Domain) (checkpoints []libvirt.DomainCheckpoint, err error) {
 	for range 5 {
 		checkpoints, err = dom.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
@@ -84,9 +84,9 @@ func (d *Domain) CheckpointSizes(name string) (doc string, err error) {
 }
 
 // DeleteCheckpoint deletes a checkpoint and its bitmaps, which needs a running domain; its children stay, and remain
-// usable. With metadataOnly only libvirt's record goes, which is what is left to do where the bitmaps are lost
+// usable. With metadataOnly only libvirt's record is deleted, which is all that can be done if the bitmaps are lost
 // (virDomainCheckpointDelete, since 5.6). ErrNoCheckpoint if there is none. ErrMayLackBitmap if QEMU has not refused anything:
-// then all bitmaps stay, and a disk may not have its own, which RedefineCheckpoint with validate tells.
+// then all bitmaps stay, and a disk may lack its own; RedefineCheckpoint with validate finds out.
 func (d *Domain) DeleteCheckpoint(name string, metadataOnly bool) error {
 	var flags libvirt.DomainCheckpointDeleteFlags
 	if metadataOnly {

@@ -1,7 +1,7 @@
 // Package hypervisor is the only user of libvirt: connections, domains, backup jobs, checkpoints and the guest agent.
 //
 // Calls of libvirt cannot be cancelled; most answer in milliseconds, some wait up to 30 s for a lock (ErrBusy). A Conn and
-// its Domains may be used by several goroutines.
+// its Domains are safe for concurrent use.
 package hypervisor
 
 import (
@@ -20,7 +20,7 @@ import (
 
 const (
 	// openLimit bounds virConnectOpen, which waits for ever for a daemon that accepts and does not answer. A daemon that
-	// systemd starts on demand is there within a few seconds even on a busy host.
+	// systemd starts on demand answers within a few seconds even on a busy host.
 	openLimit = 30 * time.Second
 	// reopenLimit is how long a lost connection is tried again: a restart of libvirtd takes 1 to 5 s, most of it spent on
 	// reconnecting to the running guests.
@@ -100,7 +100,7 @@ func open(uri string, limit time.Duration) (*libvirt.Connect, error) {
 	}
 }
 
-// shown is a URI as an error names it.
+// shown is a URI as error messages show it.
 func shown(uri string) string {
 	if uri == "" {
 		return "libvirt's default URI"
@@ -109,10 +109,10 @@ func shown(uri string) string {
 }
 
 func closeQuietly(conn *libvirt.Connect) {
-	_, _ = conn.Close() // nothing to do about a failure: the socket is closed in any case
+	_, _ = conn.Close() // errors are ignored: the socket is closed in any case
 }
 
-// Close gives the connection up (virConnectClose). Calls that are under way still end in order; later ones fail.
+// Close closes the connection (virConnectClose). Calls under way complete; later ones fail.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +124,7 @@ func (c *Conn) Close() error {
 	return about(translate(err), "close the connection to libvirt")
 }
 
-// errClosed is a call after Close: a mistake of the caller.
+// errClosed is the error of a call after Close, which is a bug of the caller.
 var errClosed = errors.New("the connection to libvirt is closed")
 
 // acquire returns the connection with a reference of its own, so that a reconnection meanwhile cannot free it.
@@ -154,7 +154,7 @@ func (c *Conn) call(f func(*libvirt.Connect) error) (used *libvirt.Connect, lost
 	}
 	defer c.release(conn)
 	if err = f(conn); err != nil {
-		// The client notices a dead daemon only in a call; from then on virConnectIsAlive says so without asking anybody.
+		// The client notices a dead daemon only in a call; from then on virConnectIsAlive says so without asking the daemon.
 		alive, aliveErr := conn.IsAlive()
 		lost = aliveErr != nil || !alive
 	}
@@ -162,7 +162,7 @@ func (c *Conn) call(f func(*libvirt.Connect) error) (used *libvirt.Connect, lost
 }
 
 // withRetry runs f, and once more on a new connection if the daemon went away meanwhile: a restart of libvirtd leaves
-// guests, jobs and NBD servers as they are. Only for what may be done twice.
+// guests, jobs and NBD servers as they are. For idempotent calls only.
 func (c *Conn) withRetry(f func(*libvirt.Connect) error) error {
 	used, lost, err := c.call(f)
 	if !lost {
@@ -200,7 +200,7 @@ func (c *Conn) reopen(lost *libvirt.Connect) error {
 	return nil
 }
 
-// openAgain tries until the restarted daemon has its socket again.
+// openAgain tries until the restarted daemon accepts connections.
 func openAgain(uri string, limit time.Duration) (*libvirt.Connect, error) {
 	end := time.Now().Add(limit)
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {

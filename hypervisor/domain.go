@@ -7,8 +7,8 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
-// Domain is a guest. It holds nothing of libvirt's: each call looks the domain up by its UUID, which costs a fraction of a
-// millisecond and keeps working after libvirtd was restarted.
+// Domain is a guest. It holds no libvirt object: each call looks the domain up by its UUID, which takes a fraction of a
+// millisecond and still works after libvirtd was restarted.
 type Domain struct {
 	conn *Conn
 	name string
@@ -26,7 +26,7 @@ func (d *Domain) with(f func(*libvirt.Domain) error) error {
 	return d.conn.withRetry(func(conn *libvirt.Connect) error { return d.on(conn, f) })
 }
 
-// once runs f on the domain, never twice. The connection is proved, and opened again if need be, just before.
+// once runs f on the domain, never twice. It checks the connection first, and opens it again if necessary.
 func (d *Domain) once(f func(*libvirt.Domain) error) error {
 	if err := d.with(func(*libvirt.Domain) error { return nil }); err != nil {
 		return err
@@ -79,7 +79,7 @@ func (d *Domain) xml(flags libvirt.DomainXMLFlags) (doc string, err error) {
 	return doc, about(err, "read the XML of domain %s", d.name)
 }
 
-// State is what a domain is doing, as far as a backup cares.
+// State is what a domain is doing, as far as it matters for a backup.
 type State int
 
 // The states. Everything that is neither running nor shut off counts as Paused: nothing executes, but QEMU is there.
@@ -142,8 +142,8 @@ func (d *Domain) Active() (active bool, err error) {
 	return active, about(err, "ask whether domain %s is running", d.name)
 }
 
-// RunID is a number that libvirt gives the domain anew each time it starts, 0 while it is shut off (virDomainGetID). It
-// changes when the domain migrates, and may come again after the host has started anew.
+// RunID is a number that libvirt assigns to the domain each time it starts, 0 while it is shut off (virDomainGetID). It
+// changes when the domain migrates, and may be used again after a reboot of the host.
 func (d *Domain) RunID() (id uint, err error) {
 	err = d.with(func(dom *libvirt.Domain) error {
 		if active, err := dom.IsActive(); err != nil || !active {
@@ -166,7 +166,7 @@ func (d *Domain) Persistent() (persistent bool, err error) {
 	return persistent, about(err, "ask whether domain %s is persistent", d.name)
 }
 
-// Resume lets a paused guest go on (virDomainResume); no error if it runs already, ErrNotRunning if it is shut off.
+// Resume resumes a paused guest (virDomainResume); no error if it runs already, ErrNotRunning if it is shut off.
 func (d *Domain) Resume() error {
 	err := d.with(func(dom *libvirt.Domain) error { return dom.Resume() })
 	if err == nil {

@@ -32,7 +32,7 @@ func TestDeleteErrorInAnyLanguage(t *testing.T) {
 	}
 }
 
-// That a disk cannot have a bitmap is no matter of a hint: the backup is made without it.
+// A disk that cannot have a bitmap gets no hint: the backup is made without the bitmap.
 func TestRefusedBitmapInAnyLanguage(t *testing.T) {
 	for _, e := range []Error{
 		{Code: 67, Message: "unsupported configuration: checkpoint for disk vdc unsupported for storage type raw"},

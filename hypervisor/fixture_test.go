@@ -16,7 +16,7 @@ import (
 )
 
 // guest is a throwaway domain without an operating system: paused, so that nothing but the test writes to its disks. vda and
-// vdb are qcow2, vdc is raw; it has the guest agent's channel, and nobody at the other end.
+// vdb are qcow2, vdc is raw; it has the guest agent's channel, with no agent at the other end.
 type guest struct {
 	*Domain
 	dir string // writable for QEMU: images, sockets, scratch files
@@ -114,8 +114,8 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// write writes to a disk through QEMU's block layer, where dirty bitmaps see it. QEMU prints what came of it to its own log, so
-// that a test has to look at the bitmap.
+// write writes to a disk through QEMU's block layer, where dirty bitmaps see it. QEMU prints the result to its own log, so
+// a test must look at the bitmap.
 func (g guest) write(t *testing.T, disk int, command string) {
 	t.Helper()
 	out := virsh(t, "qemu-monitor-command", g.Name(), "--hmp", fmt.Sprintf(
@@ -175,7 +175,7 @@ func (g guest) begin(t *testing.T, job xml.Backup, checkpoints ...xml.Checkpoint
 	return g.BackupBegin(backupXML, checkpointXML)
 }
 
-// end ends the job. It takes 30 ms; the limit is for machines whose disk others keep busy.
+// end ends the job. It takes 30 ms; the limit is for machines with a busy disk.
 func (g guest) end(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

@@ -36,7 +36,7 @@ out:
 		*message = strdup(err && err->message ? err->message : "unknown error");
 	}
 	if (dom) {
-		// Back to libvirt's default: the setting outlives this connection, and other tools' calls are not ours to cut short.
+		// Back to libvirt's default: the setting outlives this connection, and must not shorten other tools' calls.
 		virDomainAgentSetResponseTimeout(dom, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);
 		virDomainFree(dom);
 	}
@@ -58,8 +58,8 @@ import (
 // 5.10; libvirt's default, which waits for ever, is set again afterwards). ErrAgent where there is no agent, it does
 // not answer, or the guest is paused; ErrNotRunning of a domain that is shut off.
 //
-// Thaw afterwards, also after an error. After one that is also ErrFreezing the agent was asked and has not answered in time:
-// it freezes the guest all the same as soon as it can, and a Thaw has no effect before that.
+// Call Thaw afterwards, also after an error. After an error that is also ErrFreezing the agent was asked and has not answered
+// in time: it will still freeze the guest as soon as it can, and a Thaw has no effect before that.
 func (d *Domain) Freeze(timeout time.Duration) (int, error) {
 	n, freezing := 0, false
 	err := d.once(func(*libvirt.Domain) error { return nil })
@@ -78,8 +78,8 @@ func (d *Domain) Freeze(timeout time.Duration) (int, error) {
 	return n, err
 }
 
-// Thaw lets the guest's file systems go on, and returns how many it thawed (virDomainFSThaw, since 1.2.5). Thawing what is
-// not frozen is no error, and returns 0.
+// Thaw thaws the guest's file systems, and returns how many it thawed (virDomainFSThaw, since 1.2.5). If none is frozen it
+// returns 0 and no error.
 func (d *Domain) Thaw(timeout time.Duration) (int, error) {
 	n := 0
 	err := d.conn.withRetry(func(conn *libvirt.Connect) (err error) {
@@ -89,12 +89,12 @@ func (d *Domain) Thaw(timeout time.Duration) (int, error) {
 	return n, about(d.agentError(err), "thaw the file systems of domain %s", d.name)
 }
 
-// agentError takes all that is not known to be something else for the agent's: libvirt has no one code for it.
+// agentError attributes every error of no other known kind to the agent: libvirt has no code of its own for that.
 func (d *Domain) agentError(err error) error {
 	return withKind(d.orNotRunning(err), ErrAgent)
 }
 
-// fs freezes or thaws. late: the agent was asked and did not answer in time.
+// fs freezes or thaws. late says that the agent was asked and did not answer in time.
 func (d *Domain) fs(conn *libvirt.Connect, thaw bool, timeout time.Duration) (n int, late bool, err error) {
 	raw, err := conn.RawPtr()
 	if err != nil {

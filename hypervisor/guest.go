@@ -26,7 +26,7 @@ func (d *Domain) WhyShutOff() (why string, err error) {
 		why = ""
 		switch {
 		case err == nil && state == libvirt.DOMAIN_SHUTDOWN:
-			// Whether the guest or someone outside began it is known only at its end.
+			// Whether the guest or a libvirt client began it is known only at its end.
 			why = "it is shutting down"
 		case err == nil && stateOf(state, reason) == ShutOff:
 			why = shutOffReason(libvirt.DomainShutoffReason(reason))
@@ -46,8 +46,8 @@ func shutOffReason(reason libvirt.DomainShutoffReason) string {
 	return "nobody knows why"
 }
 
-// OutOfSpace names the disks, by target, of which a write of the guest has found no space: in the image, or in a scratch
-// file of a job (virDomainGetDiskErrors, VIR_DOMAIN_DISK_ERROR_NO_SPACE). libvirt forgets them when the guest goes on.
+// OutOfSpace names the disks, by target, on which a write of the guest failed for lack of space, in the image or in a scratch
+// file of a job (virDomainGetDiskErrors, VIR_DOMAIN_DISK_ERROR_NO_SPACE). libvirt forgets them when the guest is resumed.
 func (d *Domain) OutOfSpace() (targets []string, err error) {
 	err = d.with(func(dom *libvirt.Domain) error {
 		targets = nil

@@ -155,7 +155,7 @@ func TestBackupBeginErrors(t *testing.T) {
 	wantErr(t, "raw disk", g.begin(t, g.job("vda:check1", "vdc:check1")), ErrCheckpointInconsistent, "'vdc'")
 }
 
-// TestBusy: the second job waits for the first one, 30 s; the first is told about, and is still there.
+// TestBusy: the second job waits 30 s for the first one; the error names the first, which is still there.
 func TestBusy(t *testing.T) {
 	g := newGuest(t)
 	must(t, g.begin(t, g.job("vda")))
@@ -219,7 +219,7 @@ func wantDocuments(t *testing.T, g guest) {
 	}
 }
 
-// TestFreezeWithoutAgent: the channel is there, and nobody answers.
+// TestFreezeWithoutAgent: the channel exists, and no agent answers.
 func TestFreezeWithoutAgent(t *testing.T) {
 	g := newGuest(t)
 	_, err := g.Freeze(2 * time.Second)

@@ -61,12 +61,12 @@ func (d *Domain) BackupJob() (doc string, err error) {
 }
 
 // ProveBackup returns nil only if QEMU itself still keeps the old content of a disk for the backup job: what was read
-// before the call was protected from the guest's writes. Whose job it is the caller asks BackupJob. ErrNoJob if it does not.
+// before the call was protected from the guest's writes. Otherwise ErrNoJob. To find out whose job it is, use BackupJob.
 //
 // BackupJob alone proves nothing: when a job ends QEMU removes its filter first, and libvirt, which learns of that by an
 // event, has been seen to list the job for 10 to 250 ms more, all its exports readable for a part of that time (8 of 8 jobs
 // that were aborted under it; libvirt 9.0.0). virDomainGetBlockJobInfo does not tell a concluded job from a running one.
-// virDomainBlockJobSetSpeed does: QEMU carries block-job-set-speed out only for a job that has not begun to end
+// virDomainBlockJobSetSpeed does: QEMU executes block-job-set-speed only for a job that has not begun to end
 // (JobVerbTable in job.c). 0 is the speed that libvirt begins the job with, no limit.
 func (d *Domain) ProveBackup(target string) error {
 	err := d.with(func(dom *libvirt.Domain) error { return dom.BlockJobSetSpeed(target, 0, 0) })
@@ -77,8 +77,8 @@ func (d *Domain) ProveBackup(target string) error {
 // is not an error if there is none, or if the domain is gone. Call it after the last read has returned: the exports stay
 // readable for a moment without protection from the guest's writes.
 //
-// It ends whichever backup job the domain has: that it is the caller's own is the caller's to know (BackupJob). In clean-up
-// paths pass a context of its own; ctx is looked at between calls.
+// It ends whichever backup job the domain has: the caller must know that it is its own (BackupJob). In clean-up paths pass a
+// context that is not cancelled with the run's; ctx is checked between calls.
 func (d *Domain) EndBackup(ctx context.Context) error {
 	asked := false
 	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
@@ -87,7 +87,7 @@ func (d *Domain) EndBackup(ctx context.Context) error {
 			return nil
 		}
 		if err == nil && !asked {
-			// Where the job ends by itself just now the call fails, and the next round sees no job.
+			// If the job ends by itself at this moment the call fails, and the next round sees no job.
 			err = d.with(func(dom *libvirt.Domain) error { return dom.AbortJob() })
 			asked = err == nil
 		}
@@ -97,7 +97,7 @@ func (d *Domain) EndBackup(ctx context.Context) error {
 	}
 }
 
-// wait sleeps, or returns ctx's error together with the reason why it had to wait at all.
+// wait sleeps, or returns ctx's error together with the reason for waiting.
 func wait(ctx context.Context, pause time.Duration, reason error) error {
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -116,11 +116,11 @@ func wait(ctx context.Context, pause time.Duration, reason error) error {
 type JobStats struct {
 	Operation string        // "backup", "outgoing migration", …
 	Elapsed   time.Duration // since the job began
-	TempUsed  int64         // bytes in the scratch files: old blocks that the guest has overwritten meanwhile
+	TempUsed  int64         // bytes in the scratch files: old content of blocks that the guest has overwritten
 	TempTotal int64         // bytes that the scratch files can grow to
 }
 
-// JobStats returns the statistics of the running job, whose ever it is (virDomainGetJobStats; scratch since 7.10); ErrNoJob
+// JobStats returns the statistics of the running job, whoever began it (virDomainGetJobStats; scratch since 7.10); ErrNoJob
 // if there is none, also if the domain does not run.
 func (d *Domain) JobStats() (JobStats, error) {
 	var stats JobStats
@@ -141,8 +141,8 @@ func (d *Domain) JobStats() (JobStats, error) {
 	return stats, about(err, "read the job statistics of domain %s", d.name)
 }
 
-// jobInfo asks again where a backup job ended, or began, just then (qemuBackupGetJobInfoStats: backup job data missing,
-// VIR_ERR_INTERNAL_ERROR, the code for everything): libvirt has no backup job to show then, or another one by now.
+// jobInfo asks again if a backup job ended or began at the same time (qemuBackupGetJobInfoStats: backup job data missing,
+// VIR_ERR_INTERNAL_ERROR, the code for everything): libvirt then has no backup job to report, or another one.
 func jobInfo(dom *libvirt.Domain) (info *libvirt.DomainJobInfo, err error) {
 	for range 10 {
 		info, err = dom.GetJobStats(0)
@@ -187,11 +187,11 @@ func operationName(operation libvirt.DomainJobOperationType) string {
 	return "unknown"
 }
 
-// BlockJob is one that QEMU does for a disk and that is no backup.
+// BlockJob is a job of QEMU on a disk other than a backup.
 type BlockJob struct {
 	Kind string // "copy", "pull", "commit" or "active commit"; "" is none
-	// Mirror says that it does not end by itself: once it has caught up, it follows the guest's writes until somebody pivots
-	// or aborts it.
+	// Mirror says that it does not end by itself: once it has caught up, it follows the guest's writes until it is pivoted or
+	// aborted.
 	Mirror bool
 }
 
@@ -203,7 +203,7 @@ var blockJobs = map[libvirt.DomainBlockJobType]BlockJob{
 	libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: {Kind: "active commit", Mirror: true},
 }
 
-// BlockJob returns the block job on a disk, whose ever it is (virDomainGetBlockJobInfo). While there is one BackupBegin fails
+// BlockJob returns the block job on a disk, whoever began it (virDomainGetBlockJobInfo). While there is one BackupBegin fails
 // at once, with VIR_ERR_INTERNAL_ERROR.
 func (d *Domain) BlockJob(target string) (job BlockJob, err error) {
 	err = d.with(func(dom *libvirt.Domain) error {

@@ -11,8 +11,8 @@ import (
 // which cannot have bitmaps: what QEMU itself says of the images that it holds, wherever they are (query-named-block-nodes,
 // virDomainQemuMonitorCommand).
 //
-// libvirt marks the domain as tainted ("custom-monitor") whatever the command is, and says so in the domain's log. So ask
-// only about a disk that nothing else tells of.
+// libvirt marks the domain as tainted ("custom-monitor") for any such command, and says so in the domain's log. So ask
+// only about a disk for which there is no other way.
 func (d *Domain) OldImages() (nodes []string, err error) {
 	var reply string
 	err = d.with(func(dom *libvirt.Domain) error {

@@ -8,8 +8,8 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// TestOldImages: QEMU tells which of its images have no bitmaps, by the names that the domain's XML leads to, and what a
-// bitmap on one of them leads to.
+// TestOldImages: QEMU tells which of its images cannot have bitmaps, by the node names that follow from the domain's XML, and
+// a bitmap on one of them fails with ErrBitmap.
 func TestOldImages(t *testing.T) {
 	g := newGuest(t)
 	if nodes, err := g.OldImages(); len(nodes) > 0 || err != nil {

@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// TestProveBackup: a disk in the job is proven, one beside it and one of a job that is over are not.
+// TestProveBackup: ProveBackup succeeds for a disk in the job, and fails for a disk that is not in it and for one of a job
+// that has ended.
 func TestProveBackup(t *testing.T) {
 	g := newGuest(t)
 	if err := g.begin(t, g.job("vda", "vdb")); err != nil {
@@ -24,8 +25,8 @@ func TestProveBackup(t *testing.T) {
 	wantErr(t, "no domain", g.ProveBackup("vda"), ErrNoJob, "not running")
 }
 
-// TestProveBackupWhileItEnds: what is proven after somebody has ended the job was asked before QEMU had ended it, as QEMU
-// itself says. With BackupJob in place of ProveBackup each round fails.
+// TestProveBackupWhileItEnds: while another client ends the job, every successful ProveBackup was called before QEMU had ended
+// it, by QEMU's own clock. With BackupJob in place of ProveBackup each round fails.
 func TestProveBackupWhileItEnds(t *testing.T) {
 	g := newGuest(t)
 	domain, err := connect(t).Domain(g.Name())
@@ -72,6 +73,6 @@ func (g guest) concluded(t *testing.T) <-chan time.Time {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	time.Sleep(300 * time.Millisecond) // until virsh listens
+	time.Sleep(300 * time.Millisecond) // until virsh listens for events
 	return found
 }

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TestSideBySide: a run of another repository begins and ends its jobs while this one asks which there is. That never fails.
-// What lists checkpoints meanwhile is not tried: libvirtd 9.0.0 crashes of it within seconds.
+// TestSideBySide: a run of another repository begins and ends its jobs while this one asks for the job. That never fails.
+// Listing checkpoints at the same time is not tested: it crashes libvirtd 9.0.0 within seconds.
 func TestSideBySide(t *testing.T) {
 	g := newGuest(t)
 	other, err := connect(t).Domain(g.Name())

@@ -11,7 +11,6 @@ import (
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
-	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // Source names what an NBD server exports of one disk.
@@ -43,11 +42,6 @@ type Options struct {
 	// Limiter, if set, is asked before each buffer is read. Copies that share
 	// one share its rate.
 	Limiter Limiter
-	// Base, if set, is an older state of the disk, in clusters of the sink's
-	// size, that the sink's image is chained onto: what is the same there is
-	// not stored, and zeros only where it has something else. It costs
-	// Writers+1 MiB of memory.
-	Base *qcow2.Chain
 	// Progress, if set, is called for each extent as it is planned and for
 	// each buffer as it is stored. Calls come from several goroutines.
 	Progress func(Progress)
@@ -65,9 +59,8 @@ type Progress struct {
 type Stats struct {
 	Size  int64 // of the disk
 	Read  int64 // asked of the server
-	Data  int64 // stored as data
+	Data  int64 // given to the sink as data
 	Clean int64 // unchanged since the base, by its bitmap
-	Same  int64 // read, and found to be as in Options.Base
 }
 
 // buffers of one copy, all of its memory but for a few tables: DESIGN allows
@@ -190,26 +183,11 @@ type copier struct {
 	batches chan *batch // planned; closed by the planner
 	filled  chan *batch // read; closed when the last reader has ended
 
-	position, read, copied, data, zero, clean, same atomic.Int64
+	position, read, copied, data, zero, clean atomic.Int64
 }
 
 func (c *copier) run(ctx context.Context) error {
-	if c.options.Base == nil {
-		return c.runInto(ctx, c.sink)
-	}
-	// The planner calls the sink, too.
-	base, err := compareWith(c.options.Base, c.sink, c.options.Writers+1)
-	if err != nil {
-		return err
-	}
-	err = c.runInto(ctx, base)
-	c.same.Store(base.same.Load())
-	return errors.Join(err, base.release())
-}
-
-func (c *copier) runInto(ctx context.Context, sink extent.Sink) error {
 	group, ctx := panics.WithContext(ctx)
-	c.sink = sink
 	group.Go(func() error { return c.plan(ctx) })
 	group.Go(func() error {
 		defer close(c.filled)
@@ -297,6 +275,5 @@ func (c *copier) progress() {
 }
 
 func (c *copier) stats() Stats {
-	return Stats{Size: c.export.size, Read: c.read.Load(), Data: c.data.Load() - c.same.Load(),
-		Clean: c.clean.Load(), Same: c.same.Load()}
+	return Stats{Size: c.export.size, Read: c.read.Load(), Data: c.data.Load(), Clean: c.clean.Load()}
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
@@ -63,12 +64,12 @@ func TestTailChanged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			offset, changed, err := e.TailChanged(context.Background(), chain)
+			offset, changed, err := flatten.TailChanged(context.Background(), chain, e)
 			if err != nil || offset != tt.offset || changed != tt.change {
 				t.Errorf("got %d, %v, %v, want %d, %v", offset, changed, err, tt.offset, tt.change)
 			}
 			s.kill()
-			if _, _, err := e.TailChanged(context.Background(), chain); err == nil && tt.offset > 0 {
+			if _, _, err := flatten.TailChanged(context.Background(), chain, e); err == nil && tt.offset > 0 {
 				t.Error("no error although the server is gone")
 			}
 			e.Close()
@@ -80,7 +81,7 @@ func TestTailChanged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer e.Close()
-	if _, _, err := e.TailChanged(context.Background(), nil); err == nil {
+	if _, err := e.CleanClusters(context.Background(), 0, 1<<20, 1<<16); err == nil {
 		t.Error("no error without a bitmap")
 	}
 }

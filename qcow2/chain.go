@@ -145,7 +145,7 @@ func (c *Chain) add(l layer) error {
 
 // readL1 reads the L1 table a cluster at a time.
 func (l *layer) readL1() error {
-	size := 8 * l.h.neededL1()
+	size := 8 * l.h.Tables()
 	buf := make([]byte, min(size, int64(l.h.ClusterSize)))
 	for at := int64(0); at < size; at += int64(len(buf)) {
 		p := buf[:min(int64(len(buf)), size-at)]
@@ -153,7 +153,7 @@ func (l *layer) readL1() error {
 			return err
 		}
 		for i := 0; i < len(p); i += 8 {
-			if offset := int64(binary.BigEndian.Uint64(p[i:]) & offsetMask); offset != 0 {
+			if offset := TableOffset(binary.BigEndian.Uint64(p[i:])); offset != 0 {
 				l.tables, l.offsets = append(l.tables, int32(at/8)+int32(i/8)), append(l.offsets, offset)
 			}
 		}
@@ -168,54 +168,11 @@ func (c *Chain) Size() int64 { return c.layers[0].h.VirtualSize }
 // ClusterSize is that of all images, in bytes.
 func (c *Chain) ClusterSize() int64 { return c.cluster }
 
-// covers is how much of the disk one L2 table describes, in bytes.
-func (c *Chain) covers() int64 { return c.cluster / 8 * c.cluster }
+// WindowSize is how much of the disk a window describes, in bytes.
+func (c *Chain) WindowSize() int64 { return c.layers[0].h.TableCovers() }
 
 // Windows is the number of windows that the disk has.
-func (c *Chain) Windows() int64 { return (c.Size() + c.covers() - 1) / c.covers() }
-
-// Window is the part of a disk that one L2 table describes.
-type Window struct {
-	Offset int64 // on the disk, bytes
-	chain  *Chain
-	cells  []cell
-}
-
-// cell is where a cluster's content stands.
-type cell struct {
-	entry uint64 // of the L2 table; 0 where the cluster reads as zeros
-	layer int32
-	found bool
-}
-
-// Window looks up window i; nil if all of it reads as zeros. Callers share it.
-func (c *Chain) Window(i int64) (*Window, error) {
-	return c.windows.get(i, func() (*Window, error) { return c.lookUp(i) })
-}
-
-func (c *Chain) lookUp(i int64) (*Window, error) {
-	w := &Window{Offset: i * c.covers(), chain: c}
-	var buf []byte
-	for n, l := range c.layers {
-		table, err := l.table(i, &buf)
-		if err != nil {
-			return nil, err
-		}
-		if table == nil && (w.cells == nil || l.visible >= w.Offset+c.covers()) {
-			continue
-		}
-		if w.cells == nil {
-			w.cells = make([]cell, c.cluster/8)
-		}
-		if open := w.fill(n, l.visible, table); open == 0 {
-			break
-		}
-	}
-	if w.cells == nil {
-		return nil, nil
-	}
-	return w, nil
-}
+func (c *Chain) Windows() int64 { return (c.Size() + c.WindowSize() - 1) / c.WindowSize() }
 
 // table reads L2 table i into memory that the next one uses again; nil where
 // there is none.
@@ -231,47 +188,4 @@ func (l *layer) table(i int64, buf *[]byte) ([]byte, error) {
 		return nil, chainError("read the L2 table at offset %d: %w", l.offsets[k], err)
 	}
 	return *buf, nil
-}
-
-// fill enters what one layer says of clusters that those above leave open. It
-// returns how many are open still.
-func (w *Window) fill(layer int, visible int64, table []byte) (open int) {
-	for k := range w.cells {
-		cell := &w.cells[k]
-		switch {
-		case cell.found:
-		case w.At(k) >= visible:
-			cell.found = true
-		case table != nil:
-			entry := binary.BigEndian.Uint64(table[k*8:])
-			zero := entry&entryCompressed == 0 && entry&entryZero != 0
-			if data := entry&entryCompressed != 0 || entry&offsetMask != 0; data && !zero {
-				cell.layer, cell.entry, cell.found = int32(layer), entry, true
-			} else if zero {
-				cell.found = true
-			}
-		}
-		if !cell.found {
-			open++
-		}
-	}
-	return open
-}
-
-// Len is the number of clusters, some of them behind the end of the disk where
-// it is the last window.
-func (w *Window) Len() int { return len(w.cells) }
-
-// At is the offset of cluster k on the disk.
-func (w *Window) At(k int) int64 { return w.Offset + int64(k)*w.chain.cluster }
-
-// HasData tells whether an image holds data for cluster k.
-func (w *Window) HasData(k int) bool { return w.cells[k].entry != 0 }
-
-// HostOffset is where the data of cluster k begins in its image file, in bytes,
-// if an image holds data for it.
-func (w *Window) HostOffset(k int) int64 {
-	cell := w.cells[k]
-	l := locator{h: w.chain.layers[cell.layer].h}
-	return l.data(cell.entry).Offset
 }

@@ -99,7 +99,7 @@ func TestChain(t *testing.T) {
 				t.Fatal(err)
 			}
 			for k := 0; w != nil && k < w.Len(); k++ {
-				if !w.HasData(k) {
+				if w.State(k) != Data {
 					continue
 				}
 				p := bytes.Repeat([]byte{0xee}, cluster)

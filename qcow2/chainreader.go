@@ -17,7 +17,7 @@ const mostPacked = 2 << 20
 // the window that it has looked at last.
 type ChainReader struct {
 	chain  *Chain
-	window *Window // nil where nothing of window number holds data
+	window *Window // nil where no image says anything of window number
 	number int64   // -1: none yet
 	packed []byte  // page-aligned
 	zstd   *zstd.Decoder
@@ -32,7 +32,7 @@ func (r *ChainReader) Size() int64 { return r.chain.Size() }
 // cell looks up the cluster at an offset of the disk.
 func (r *ChainReader) cell(offset int64) (cell, error) {
 	c := r.chain
-	i := offset / c.covers()
+	i := offset / c.WindowSize()
 	if offset >= c.Size() {
 		return cell{}, nil
 	}
@@ -43,10 +43,7 @@ func (r *ChainReader) cell(offset int64) (cell, error) {
 		}
 		r.window, r.number = w, i
 	}
-	if r.window == nil {
-		return cell{}, nil
-	}
-	return r.window.cells[(offset-r.window.Offset)/c.cluster], nil
+	return r.window.cell(offset), nil
 }
 
 // Read fills buf with the clusters at offsets, bytes and multiples of the chain's
@@ -115,24 +112,23 @@ func (l *layer) hide(p []byte, offset int64) {
 // within mostPacked bytes of it, at once, and unpacks them.
 func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
 	l := r.chain.layers[first.layer]
-	locate := (&locator{h: l.h}).data
 	if l.h.Compression != compressionZstd {
 		return 0, fmt.Errorf("compression type %d is not zstd", l.h.Compression)
 	}
-	parts := []Range{locate(first.entry)}
-	start, end := parts[0].Offset/pageSize*pageSize, parts[0].end()
+	parts := []Range{l.h.DataOf(first.entry)}
+	start, end := parts[0].Offset/pageSize*pageSize, parts[0].End()
 	for len(parts) < len(offsets) {
 		next, err := r.cell(offsets[len(parts)])
 		if err != nil {
 			return 0, err
 		}
-		part := locate(next.entry)
+		part := l.h.DataOf(next.entry)
 		last := parts[len(parts)-1]
 		if next.layer != first.layer || next.entry&entryCompressed == 0 ||
-			part.Offset < last.Offset || part.Offset > last.end() || part.end() > start+mostPacked {
+			part.Offset < last.Offset || part.Offset > last.End() || part.End() > start+mostPacked {
 			break
 		}
-		parts, end = append(parts, part), max(end, part.end())
+		parts, end = append(parts, part), max(end, part.End())
 	}
 	packed, err := r.readFile(l, start, (end-start+pageSize-1)/pageSize*pageSize)
 	if err != nil {
@@ -142,7 +138,7 @@ func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, 
 	for i, part := range parts {
 		p := buf[int64(i)*cluster : int64(i+1)*cluster]
 		// The length is in sectors, so the last one may reach behind the end of the file.
-		if err := r.unpack(p, packed[min(part.Offset-start, int64(len(packed))):min(part.end()-start, int64(len(packed)))]); err != nil {
+		if err := r.unpack(p, packed[min(part.Offset-start, int64(len(packed))):min(part.End()-start, int64(len(packed)))]); err != nil {
 			return 0, fmt.Errorf("unpack what is at offset %d of the image: %w", part.Offset, err)
 		}
 		l.hide(p, offsets[i])
@@ -178,29 +174,4 @@ func (r *ChainReader) unpack(p, packed []byte) error {
 	}
 	_, err = io.ReadFull(r.zstd, p)
 	return err
-}
-
-// NextData finds the first run of clusters from offset on that some image of the
-// chain holds data for. Both are at cluster boundaries; from is end where there
-// are none before end. to may lie up to a cluster behind end or the disk's end.
-func (r *ChainReader) NextData(offset, end int64) (from, to int64, err error) {
-	cluster := r.chain.cluster
-	from = end
-	for pos := offset; pos < end && pos < r.Size(); {
-		c, err := r.cell(pos)
-		switch {
-		case err != nil:
-			return 0, 0, err
-		case c.entry != 0 && from == end:
-			from = pos
-		case c.entry == 0 && from < end:
-			return from, pos, nil
-		}
-		pos += cluster
-		if r.window == nil {
-			pos = (r.number + 1) * r.chain.covers()
-		}
-		to = pos
-	}
-	return from, to, nil
 }

@@ -66,47 +66,6 @@ func TestChainReader(t *testing.T) {
 	}
 }
 
-// What NextData passes over is zeros, and what it finds is what windows say.
-func TestNextData(t *testing.T) {
-	for seed := range uint64(10) {
-		rnd := rand.New(rand.NewPCG(seed, 8))
-		images, shown := chainOf(t, rnd, 4096, 512*(1+rnd.Int64N(2<<20/512)), 512*(1+rnd.Int64N(2<<20/512)))
-		c, err := OpenChain(images)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := c.NewReader()
-		hasData := func(off int64) bool {
-			w, err := c.Window(off / c.covers())
-			if err != nil {
-				t.Fatal(err)
-			}
-			return w != nil && w.HasData(int((off-w.Offset)/4096))
-		}
-		start := rnd.Int64N(c.Size()/4096+1) * 4096
-		end := min(start+rnd.Int64N(c.Size()+1), c.Size())
-		for pos := start; pos < end; {
-			from, to, err := r.NextData(pos, end)
-			if err != nil || from < pos || from > end || from < end && to <= from {
-				t.Fatalf("seed %d: from %d, to %d, %v", seed, from, to, err)
-			}
-			for ; pos < from; pos += 4096 {
-				if hasData(pos) || !bytes.Equal(shown[pos:min(pos+4096, c.Size())], make([]byte, min(4096, c.Size()-pos))) {
-					t.Fatalf("seed %d: the data at %d is passed over", seed, pos)
-				}
-			}
-			for ; from < end && pos < to; pos += 4096 {
-				if !hasData(pos) {
-					t.Fatalf("seed %d: there is no data at %d", seed, pos)
-				}
-			}
-			if from == end {
-				break
-			}
-		}
-	}
-}
-
 // brokenFile fails to read from an offset on, or has garbage there.
 type brokenFile struct {
 	io.ReaderAt
@@ -166,7 +125,7 @@ func TestChainReaderErrors(t *testing.T) {
 		if err := r.Read(buf, []int64{0}); errors.As(err, &chain) || !errors.Is(err, boom) {
 			t.Errorf("%v: %v", compressed, err)
 		}
-		if _, _, err := fresh.NewReader().NextData(0, 1<<20); errors.As(err, &chain) || !errors.Is(err, boom) {
+		if _, err := fresh.Window(0); errors.As(err, &chain) || !errors.Is(err, boom) {
 			t.Errorf("%v: %v", compressed, err)
 		}
 		if broken.err = nil; compressed {

@@ -146,7 +146,7 @@ func (h Header) check(length int) error {
 		return fmt.Errorf("compression type %d does not go with incompatible features %#x", h.Compression, h.Incompatible)
 	case h.L1Offset < 0 || h.L1Offset%cs != 0:
 		return errors.New("L1 table is not at the start of a cluster")
-	case h.L1Entries > maxL1Bytes/8 || int64(h.L1Entries) < h.neededL1():
+	case h.L1Entries > maxL1Bytes/8 || int64(h.L1Entries) < h.Tables():
 		return fmt.Errorf("L1 table of %d entries does not go with a disk of %d bytes", h.L1Entries, h.VirtualSize)
 	case h.L1Entries > 0 && h.L1Offset == 0:
 		return errors.New("L1 table lies over the header")
@@ -158,20 +158,6 @@ func (h Header) check(length int) error {
 		return errors.New("snapshot table is not at the start of a cluster behind the header")
 	}
 	return nil
-}
-
-// neededL1 is how many L1 entries the virtual size takes.
-func (h Header) neededL1() int64 {
-	entry := int64(8)
-	if h.Incompatible&IncompatibleExtendedL2 != 0 {
-		entry = 16
-	}
-	covers := int64(h.ClusterSize) / entry * int64(h.ClusterSize) // by one L2 table
-	n := h.VirtualSize / covers
-	if h.VirtualSize%covers != 0 {
-		n++
-	}
-	return n
 }
 
 // readBackingFile returns where the header's extensions end at the latest.

@@ -10,13 +10,6 @@ import (
 	"sync"
 )
 
-// Entries of L1 and L2 tables (qcow2 specification, "Cluster mapping").
-const (
-	entryCopied     = 1 << 63 // the cluster's refcount is one
-	entryCompressed = 1 << 62 // the rest is as compressedEntry says
-	entryZero       = 1       // reads as zeros, without a host cluster
-)
-
 // maxTableBytes bounds the L2 tables in memory: 256 of 64 KiB, which map
 // 128 GiB. Copies run in guest order but for what the connections have in
 // flight, so a table that leaves is hardly ever needed again.

@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/locate"
 )
 
 // CheckImage reads every byte of an image, but for what was proven before, and of
@@ -133,7 +134,7 @@ func (c *imageCheck) locate(spans []hashlist.Finding) (disk [][]qcow2.Range, ok 
 	for _, s := range spans {
 		parts = append(parts, qcow2.Range(s.Range))
 	}
-	disk, ok, err = qcow2.Locate(f, header, parts)
+	disk, ok, err = locate.Disk(f, header, parts)
 	return disk, ok && err == nil
 }
 

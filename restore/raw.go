@@ -5,13 +5,21 @@ import (
 	"sync/atomic"
 )
 
-// rawImage is a sparse raw image of a disk: a file that was made with holes.
+// rawImage is a sink that makes a sparse raw image: its file has the size of the
+// disk and is one hole at first.
 type rawImage struct {
 	file    io.WriterAt
 	size    int64 // of the disk, bytes
 	cluster int64 // bytes, the unit of Write's offsets
 	data    atomic.Int64
 }
+
+// ClusterSize is the unit of Write's offsets, in bytes.
+func (r *rawImage) ClusterSize() int { return int(r.cluster) }
+
+// Zero does nothing: the file is one hole at first, a hole reads as zeros, and no
+// cluster comes twice.
+func (r *rawImage) Zero(offset, length int64) error { return nil }
 
 // Write stores clusters at their own offsets, neighbours in one write, without
 // what the last of the disk has behind its end.

@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const rawCluster = 64 << 10
@@ -61,5 +65,29 @@ func TestRawImage(t *testing.T) {
 	w := &writes{err: io.ErrShortWrite}
 	if err := (&rawImage{file: w, size: size, cluster: rawCluster}).Write([]int64{0}, data[:rawCluster]); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("a write that fails: got %v", err)
+	}
+}
+
+// A raw image is one hole at first, so zeros need no write and take no space.
+func TestRawImageZeros(t *testing.T) {
+	const size = 16*rawCluster + 512
+	f, err := os.Create(filepath.Join(t.TempDir(), "raw"))
+	must(t, err)
+	defer f.Close()
+	must(t, f.Truncate(size))
+	raw := &rawImage{file: f, size: size, cluster: rawCluster}
+	data := bytes.Repeat([]byte{1}, rawCluster)
+	must(t, raw.Write([]int64{3 * rawCluster}, data))
+	must(t, raw.Zero(0, 3*rawCluster))
+	must(t, raw.Zero(4*rawCluster, size-4*rawCluster))
+	want := make([]byte, size)
+	copy(want[3*rawCluster:], data)
+	if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("%d bytes that are not what was stored, %v", len(got), err)
+	}
+	var stat unix.Stat_t
+	must(t, unix.Stat(f.Name(), &stat))
+	if stat.Blocks*512 > 2*rawCluster || raw.data.Load() != rawCluster {
+		t.Errorf("%d bytes allocated, %d counted as data", stat.Blocks*512, raw.data.Load())
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -86,7 +87,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	if err := errors.Join(localfile.SyncDir(r.Dir), fault.Point("restore: done")); err != nil {
+	if err := errors.Join(syncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
 	}
 	done = true
@@ -179,20 +180,28 @@ func (r *restorer) makeDir() error {
 // makeDirs makes the directory and those above it that are missing. The name of each is
 // durable only after an fsync of the directory above (fsync(2)).
 func (r *restorer) makeDirs() error {
-	for _, dir := range localfile.AbsentDirs(r.Dir) {
+	for _, dir := range absentDirs(r.Dir) {
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
 			continue
 		}
 		if err == nil {
 			r.makes(dir)
-			err = localfile.SyncDir(filepath.Dir(dir))
+			err = syncDir(filepath.Dir(dir))
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
 		}
 	}
 	return nil
+}
+
+// absentDirs are the directories that are to be made, outermost first.
+func absentDirs(dir string) []string {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
+		return nil
+	}
+	return append(absentDirs(filepath.Dir(dir)), dir)
 }
 
 // makes takes what is to be removed if the restore fails, once it is made: another
@@ -288,7 +297,7 @@ func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copi
 		return 0, err
 	}
 	raw := &rawImage{file: file, size: images.Size(), cluster: images.ClusterSize()}
-	err := flatten(ctx, images, raw, copied)
+	err := flatten.Copy(ctx, images, raw, copied)
 	return raw.data.Load(), err
 }
 
@@ -298,7 +307,7 @@ func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, co
 	if err != nil {
 		return 0, err
 	}
-	if err := flatten(ctx, images, writer, copied); err != nil {
+	if err := flatten.Copy(ctx, images, writer, copied); err != nil {
 		return 0, err
 	}
 	stats, err := writer.Finish(file.Sync)
@@ -327,4 +336,12 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", err
 	}
 	return path, f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

@@ -10,7 +10,7 @@ build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils)
 # What a hypervisor is made of, and what the tests, the guest and the demo use.
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
-tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux procps
+tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra procps
 	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
 
@@ -57,18 +57,42 @@ need_packages() {
 		apt-get -q -y --no-install-recommends install "${missing[@]}"
 }
 
-# Elsewhere than on Debian this script only looks for the parts, and names them.
+# need_parts looks for the parts where there is no apt, and names the packages that have
+# them: the part, Debian's package, Fedora's.
 need_parts() {
-	local part missing=()
-	for part in gcc pkg-config qemu-img qemu-nbd qemu-system-x86_64 virsh nbdkit \
-		nbdcopy cpio mke2fs debugfs busybox fincore strace; do
-		command -v "$part" >/dev/null || missing+=("$part")
-	done
-	pkg-config --exists libvirt 2>/dev/null || missing+=("libvirt's headers")
-	pkg-config --exists libnbd 2>/dev/null || missing+=("libnbd's headers")
-	[ ${#missing[@]} = 0 ] && return
-	say "missing: ${missing[*]}"
-	die "this is not Debian; install what is, there, ${packages[*]}"
+	local part debian fedora complete=yes
+	while read -r part debian fedora; do
+		case $part in
+		*.pc) ! pkg-config --exists "${part%.pc}" 2>/dev/null || continue ;;
+		*) ! command -v "$part" >/dev/null || continue ;;
+		esac
+		complete=no
+		say "missing: $part (Debian: $debian, Fedora: $fedora)"
+	done <<-END
+		gcc gcc gcc
+		pkg-config pkg-config pkgconf-pkg-config
+		libvirt.pc libvirt-dev libvirt-devel
+		libnbd.pc libnbd-dev libnbd-devel
+		qemu-img qemu-utils qemu-img
+		qemu-nbd qemu-utils qemu-img
+		qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core
+		libvirtd libvirt-daemon-system libvirt-daemon libvirt-daemon-driver-qemu
+		virsh libvirt-clients libvirt-client
+		nbdcopy libnbd-bin libnbd
+		nbdkit nbdkit nbdkit
+		busybox busybox-static busybox
+		cpio cpio cpio
+		mke2fs e2fsprogs e2fsprogs
+		debugfs e2fsprogs e2fsprogs
+		fincore util-linux-extra util-linux
+		ps procps procps-ng
+		systemd-analyze systemd systemd
+		shellcheck shellcheck ShellCheck
+		strace strace strace
+		tar tar tar
+		xz xz-utils xz
+	END
+	[ $complete = yes ] || die "install these packages first; this script does so only on Debian"
 }
 
 # fetch_source VERSION DIR downloads libnbd's source package to DIR, with
@@ -92,15 +116,38 @@ fetch_source() {
 		apt-get "${options[@]}" source --download-only "libnbd=$version")
 }
 
-# need_binding makes libguestfs.org/libnbd available: as an ordinary module
-# where its host can be reached, else from Debian's source package of the
-# installed library, under third_party/ and with a go.work that says so.
+# binding_from DIR puts the binding in third_party/, with a go.work that names it, and adds
+# flags for the compiler. gcc 15 compiles as C23 by default, in which "extern int f ();" is
+# a function without parameters; libnbd 1.14 declares callbacks so that have some. libnbd
+# 1.22 declares the parameters, but without const, as cgo's exports are.
+binding_from() {
+	rm -rf third_party/libnbd "$stamp"
+	mkdir -p third_party/libnbd
+	cp "$1"/*.go "$1"/*.h "$1/go.mod" "$1/LICENSE" third_party/libnbd
+	rm -f third_party/libnbd/*_test.go
+	cat >third_party/libnbd/flags.go <<-END
+		package libnbd
+
+		// #cgo CFLAGS: -std=gnu17 -Wno-discarded-qualifiers
+		import "C"
+	END
+	printf 'go %s\nuse .\nreplace libguestfs.org/libnbd => ./third_party/libnbd\n' \
+		"$(sed -n 's/^go //p' go.mod)" >go.work
+	pkg-config --modversion libnbd >"$stamp"
+}
+
+# need_binding makes libguestfs.org/libnbd available: from the module where its host can
+# be reached, else from Debian's source package of the installed library.
 need_binding() {
-	local version stamp=third_party/libnbd.version
-	if [ -f go.work ] && [ -f third_party/libnbd/bindings.go ]; then
-		version=$(pkg-config --modversion libnbd)
-		if [ "$(cat "$stamp" 2>/dev/null)" = "$version" ]; then return; fi
-	elif GOWORK=off timeout 60 go mod download libguestfs.org/libnbd 2>/dev/null; then
+	local version dir stamp=third_party/libnbd.version
+	version=$(pkg-config --modversion libnbd)
+	if [ -f go.work ] && [ -f third_party/libnbd/flags.go ] &&
+		[ "$(cat "$stamp" 2>/dev/null)" = "$version" ]; then
+		return
+	fi
+	if GOWORK=off timeout 60 go mod download libguestfs.org/libnbd 2>/dev/null; then
+		dir=$(GOWORK=off go list -m -f '{{.Dir}}' libguestfs.org/libnbd)
+		binding_from "$dir"
 		return
 	fi
 	command -v dpkg-query >/dev/null ||
@@ -118,14 +165,7 @@ need_binding() {
 	rm -f "$work"/*.asc
 	tar -xf "$work"/libnbd_*.orig.tar.* -C "$work/new" --strip-components=2 --wildcards \
 		'*/golang/*.go' '*/golang/*.h' '*/golang/go.mod' '*/golang/LICENSE'
-	rm -rf "$work/new/configure" "$work/new/examples"
-	rm -f "$work"/new/*_test.go
-	mkdir -p third_party
-	rm -rf third_party/libnbd
-	cp -r "$work/new" third_party/libnbd
-	printf 'go %s\nuse .\nreplace libguestfs.org/libnbd => ./third_party/libnbd\n' \
-		"$(sed -n 's/^go //p' go.mod)" >go.work
-	pkg-config --modversion libnbd >"$stamp"
+	binding_from "$work/new"
 }
 
 need_go

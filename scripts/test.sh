@@ -7,11 +7,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The longest package first: the others run beside it.
-[ $# -gt 0 ] || set -- ./tests ./...
+# The longest packages first: the others run beside them.
+[ $# -gt 0 ] || set -- ./tests/faults ./tests/chains ./tests/guest ./tests/... ./...
 scripts/hypervisor.sh
 mkdir -p .cache
 go build -o .cache/bin/testreport ./scripts/testreport
-# Most of a test is waiting, for libvirtd and for the disk: four at a time keep two
-# cores busy.
-go test -json -race -count=1 -parallel 4 -timeout 60m "$@" </dev/null | tee .cache/test.json | .cache/bin/testreport .cache/failed.log
+# The program under test, once for all packages: each would build it for itself.
+go build -o .cache/bin/virtbackup ./cmd/virtbackup
+go build -tags faults -o .cache/bin/virtbackup-faults ./cmd/virtbackup
+export VIRTBACKUP_BINARY=${VIRTBACKUP_BINARY:-$PWD/.cache/bin/virtbackup}
+export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
+# Most of a test is waiting, for libvirtd and for the disk. Go runs as many packages at
+# a time as there are cores: with three tests of each, two cores are busy, and no test
+# waits for so long that it fails.
+go test -json -race -count=1 -parallel 3 -timeout 60m "$@" </dev/null | tee .cache/test.json | .cache/bin/testreport .cache/failed.log

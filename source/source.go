@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/nbdcopy"
-	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -120,10 +120,8 @@ type Room struct {
 
 // Export is one disk as it was at the instant; *nbdcopy.Export is one.
 type Export interface {
-	// Size is the virtual size in bytes.
-	Size() int64
+	flatten.Disk
 	Copy(ctx context.Context, sink extent.Sink, options nbdcopy.Options) (nbdcopy.Stats, error)
-	TailChanged(ctx context.Context, base *qcow2.Chain) (offset int64, changed bool, err error)
 	Measure(ctx context.Context, cluster int, moves func()) (nbdcopy.Measured, error)
 	Close()
 }

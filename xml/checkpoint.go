@@ -104,7 +104,7 @@ func (c Checkpoint) validate() error {
 
 // ParseCheckpoint reads the <domaincheckpoint> document of virDomainCheckpointGetXMLDesc. A disk without a size has -1:
 // either the sizes were not asked for (formatcheckpoint, "size": "only present if the VIR_DOMAIN_CHECKPOINT_XML_SIZE flag was
-// used"), or, as libvirt 9.0.0 does without a word, its bitmap is broken.
+// used"), or its bitmap is broken, which libvirt 9.0.0 does not report otherwise.
 func ParseCheckpoint(doc string) (Checkpoint, error) {
 	var raw checkpointDocument
 	if err := unmarshalRoot(doc, "domaincheckpoint", &raw); err != nil {

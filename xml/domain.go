@@ -12,10 +12,10 @@ type Disk struct {
 	Target     string   // <target dev=>, the name that libvirt's backup and checkpoint documents use: "vda"
 	Device     string   // "disk", "lun", "cdrom" or "floppy"
 	Bus        string   // <target bus=>: "virtio", "scsi", "sd", … or "" where the document does not say
-	Source     string   // path, or what stands for it: "pool/volume", "rbd:pool/image"; "" where there is no medium
+	Source     string   // path, or its equivalent: "pool/volume", "rbd:pool/image"; "" without a medium
 	SourceType string   // "file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"; "" where empty
 	Format     string   // <driver type=>: "qcow2", "raw", …
-	Index      uint     // <source index=>: libvirt names the nodes of QEMU's that it stands for after it; 0 where the domain does not run
+	Index      uint     // <source index=>, from which libvirt makes the names of QEMU's nodes; 0 if the domain does not run
 	Backing    []string // <backingStore>: sources below Source, as far as libvirt lists them; it does for a domain that runs
 	ReadOnly   bool     // <readonly/>
 	Transient  bool     // <transient/>: changes are thrown away when the guest stops

@@ -1,5 +1,5 @@
 // Package xml builds and reads the libvirt documents that a backup needs: <domain>, <domainbackup> and
-// <domaincheckpoint>. It is pure: it talks to nobody, and it builds without cgo.
+// <domaincheckpoint>. It does no I/O, and builds without cgo.
 //
 // The formats are described at https://libvirt.org/formatdomain.html, formatbackup.html and formatcheckpoint.html; the
 // comments cite those pages where a choice follows from them.

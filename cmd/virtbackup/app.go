@@ -13,15 +13,15 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
-// newApp is the command line. Output for people or programs goes to stdout, log
-// and progress to stderr.
+// newApp returns the command line. Output goes to stdout, log and progress to stderr.
 func newApp(stdout, stderr io.Writer) *cli.App {
 	app := &cli.App{
 		Name:            "virtbackup",
 		Usage:           "incremental backups of KVM guests that restore",
-		UsageText:       "virtbackup [global options] COMMAND [options] DOMAIN...",
+		UsageText:       "virtbackup COMMAND [options] [DOMAIN...]",
 		Description:     description,
 		Version:         version(),
 		Writer:          stdout,
@@ -38,47 +38,57 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 		for _, sub := range append(c.Subcommands, c) {
 			sub.OnUsageError = onUsageError
 			sub.HideHelpCommand = true
-			if len(sub.Subcommands) == 0 {
-				sub.CustomHelpTemplate = commandHelp
-			}
 		}
 	}
 	return app
 }
 
 func commands() []*cli.Command {
-	return []*cli.Command{
-		initCommand(), fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(),
-		listCommand(), showCommand(), restoreCommand(), verifyCommand(), checkpointCommand(),
-		recoverCommand(), releaseCommand(), forgetCommand(),
+	return slices.Concat(
+		inGroup(toBackUp, fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(), initCommand()),
+		inGroup(toRestore, listCommand(), showCommand(), restoreCommand(), verifyCommand()),
+		inGroup(toCleanUp, recoverCommand(), releaseCommand(), forgetCommand(), checkpointCommand()),
+	)
+}
+
+// inGroup puts commands into a group of the help.
+func inGroup(group string, commands ...*cli.Command) []*cli.Command {
+	for _, c := range commands {
+		c.Category = group
 	}
+	return commands
 }
 
 func globalFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "connect", Usage: "libvirt connection `URI`", Value: "qemu:///system", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}},
-		&cli.StringFlag{Name: "repo", Usage: "repository `DIR`", Value: "/var/lib/virtbackup", EnvVars: []string{"VIRTBACKUP_REPO"}},
-		boolFlag("json", "standard output is JSON only"),
-		boolFlag("quiet", "say nothing but warnings and errors: no report, no table, no progress; list prints names alone"),
-		boolFlag("verbose", "say every step"),
-		&cli.StringFlag{Name: "progress", Usage: "`WHEN` to draw progress bars: auto (on a terminal), always, never", Value: barsAuto},
+		&cli.StringFlag{Name: "repo", Usage: "the repository is in `DIR`", Value: "/var/lib/virtbackup", EnvVars: []string{"VIRTBACKUP_REPO"}},
+		&cli.StringFlag{Name: "connect", Usage: "connect to the libvirt at `URI`", Value: "qemu:///system", EnvVars: []string{"LIBVIRT_DEFAULT_URI"}},
+		boolFlag("json", "print JSON only on standard output"),
+		boolFlag("quiet", "print only warnings and errors, and names in lists"),
+		boolFlag("verbose", "log every step"),
+		&cli.StringFlag{Name: "progress", Usage: "draw progress bars: `WHEN` is auto (on a terminal), always, never", Value: terminal.BarsAuto},
 	}
 }
 
-// boolFlag is one that is off without further mention.
+// boolFlag returns an option that is off by default.
 func boolFlag(name, usage string) cli.Flag {
-	return &cli.BoolFlag{Name: name, Usage: usage, DisableDefaultText: true}
+	return boolFlagOf("", name, usage)
+}
+
+// boolFlagOf returns a boolFlag in a group of the help.
+func boolFlagOf(group, name, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Category: group, Usage: usage, DisableDefaultText: true}
 }
 
 func checkGlobals(c *cli.Context) error {
-	if p := c.String("progress"); !slices.Contains([]string{barsAuto, barsAlways, barsNever}, p) {
+	if p := c.String("progress"); !slices.Contains([]string{terminal.BarsAuto, terminal.BarsAlways, terminal.BarsNever}, p) {
 		return fail.Errorf(fail.Usage, "virtbackup --help", "--progress is auto, always or never, not %q", p)
 	}
 	if c.String("repo") == "" {
 		return fail.Errorf(fail.Usage, "virtbackup --repo /srv/backup …", "--repo, or VIRTBACKUP_REPO, names no directory")
 	}
 	if c.Bool("quiet") && c.Bool("verbose") {
-		return fail.Errorf(fail.Usage, "leave out one of them", "--quiet and --verbose do not go together")
+		return fail.Errorf(fail.Usage, "leave out one of them", "--quiet and --verbose exclude each other")
 	}
 	return nil
 }
@@ -92,10 +102,11 @@ func onUsageError(c *cli.Context, err error, _ bool) error {
 	if option, ok := strings.CutPrefix(text, "flag provided but not defined: -"); ok {
 		text = "there is no option --" + strings.TrimLeft(option, "-")
 	}
+	text = strings.Replace(text, " for flag -", " for option --", 1)
 	return fail.Errorf(fail.Usage, what+" --help", "%s: %s", what, text)
 }
 
-// noCommand runs where no command of ours is named.
+// noCommand runs if there is no command, or none of this name.
 func noCommand(c *cli.Context) error {
 	if c.Args().Present() {
 		return fail.Errorf(fail.Usage, "virtbackup --help", "there is no command %q", c.Args().First())
@@ -111,7 +122,7 @@ func oneDomain(c *cli.Context) (string, error) {
 	return "", argumentError(c)
 }
 
-// argumentError says what arguments a command takes.
+// argumentError names the arguments that a command takes.
 func argumentError(c *cli.Context) error {
 	got := "none was given"
 	if c.Args().Len() > 0 {
@@ -125,16 +136,16 @@ func connect(c *cli.Context) (*hypervisor.Conn, error) {
 	return hypervisor.Connect(c.String("connect"))
 }
 
-// forSession adds to an error of a user's own libvirt what such a user has to name: the
-// defaults are root's.
+// forSession adds a hint to errors of permission with a user's own libvirt: the default
+// directories belong to root.
 func forSession(c *cli.Context, err error) error {
 	if !errors.Is(err, fs.ErrPermission) || !strings.HasSuffix(strings.TrimSuffix(c.String("connect"), "/"), ":///session") {
 		return err
 	}
-	return fail.WithHint(err, "with qemu:///session name directories of your own, which there have to be: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)")
+	return fail.WithHint(err, "with qemu:///session, name existing directories of your own: --scratch-dir and --socket-dir (VIRTBACKUP_REPO or --repo for the repository)")
 }
 
-// logger writes for people.
+// logger returns a logger that writes to w at the level that the options choose.
 func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	level := slog.LevelInfo
 	switch {
@@ -143,17 +154,17 @@ func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	case c.Bool("verbose"):
 		level = slog.LevelDebug
 	}
-	return slog.New(&lineHandler{w: w, level: level})
+	return terminal.NewLogger(w, level)
 }
 
-// reportLogger is for commands whose report says at the end what was done: warnings, and
-// with --verbose every step.
+// reportLogger is for commands that print a report of what was done: it writes warnings,
+// and every step with --verbose.
 func reportLogger(c *cli.Context) *slog.Logger {
 	if c.Bool("verbose") {
 		return logger(c, c.App.ErrWriter)
 	}
-	return slog.New(&lineHandler{w: c.App.ErrWriter, level: slog.LevelWarn})
+	return terminal.NewLogger(c.App.ErrWriter, slog.LevelWarn)
 }
 
-// join keeps the error of a command and adds that of closing what it opened.
+// join adds the error of closing to the error of a command.
 func join(err *error, closing func() error) { *err = errors.Join(*err, closing()) }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
@@ -26,12 +28,12 @@ func fullCommand() *cli.Command {
 
 func incCommand() *cli.Command {
 	return backupCommand(manifest.KindInc, "copy what changed since a point; a base for later backups",
-		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest point that has a checkpoint"), fallbackFlag(), maxChainFlag())
+		"virtbackup inc vm1\nvirtbackup inc vm1 --since check2", sinceFlag("the newest that has a checkpoint"))
 }
 
 func diffCommand() *cli.Command {
 	return backupCommand(manifest.KindDiff, "copy what changed since a point; never a base",
-		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"), fallbackFlag(), maxChainFlag())
+		"virtbackup diff vm1\nvirtbackup diff vm1 --since check1", sinceFlag("the newest full"))
 }
 
 func copyCommand() *cli.Command {
@@ -39,26 +41,16 @@ func copyCommand() *cli.Command {
 }
 
 func sinceFlag(standard string) cli.Flag {
-	return &cli.StringFlag{Name: "since", Usage: "start from `POINT` (default: " + standard + ")"}
+	return &cli.StringFlag{Name: "since", Category: ofCopy, Usage: "copy what changed since `POINT` (default: " + standard + ")"}
 }
 
-func fallbackFlag() cli.Flag {
-	return &cli.StringFlag{Name: "fallback", Value: string(backup.FallbackRescan),
-		Usage: "`MODE` for a disk whose bitmap cannot be used: rescan (read it in full, store what differs from the point before), full, fail"}
-}
-
-func maxChainFlag() cli.Flag {
-	return &cli.IntFlag{Name: "max-chain", Value: backup.DefaultMaxChain,
-		Usage: "a chain may have `N` images: auto then makes a full, inc and diff warn"}
-}
-
-func backupCommand(kind manifest.Kind, usage, examples string, more ...cli.Flag) *cli.Command {
+func backupCommand(kind manifest.Kind, usage, examples string, base ...cli.Flag) *cli.Command {
 	return &cli.Command{
 		Name:        string(kind),
 		Usage:       usage,
 		ArgsUsage:   "DOMAIN",
 		Description: examples,
-		Flags:       append(more, backupFlags()...),
+		Flags:       backupFlags(base...),
 		Action: func(c *cli.Context) error {
 			domain, err := oneDomain(c)
 			if err != nil {
@@ -69,29 +61,44 @@ func backupCommand(kind manifest.Kind, usage, examples string, more ...cli.Flag)
 	}
 }
 
-func backupFlags() []cli.Flag {
-	return append([]cli.Flag{
-		&cli.StringSliceFlag{Name: "disk", Usage: "copy only disk `TARGET` (vda); may be given again"},
-		&cli.StringSliceFlag{Name: "exclude", Usage: "leave out disk `TARGET`; may be given again"},
-		&cli.StringFlag{Name: "quiesce", Value: string(source.QuiesceTry),
-			Usage: "`MODE` of freezing the guest's file systems for the instant of the point: try, require, no"},
-		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to freeze, and to thaw"},
-		&cli.DurationFlag{Name: "wait", Value: 30 * time.Second, Usage: "`TIME` to wait for jobs of others on the domain and its disks"},
-		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` for QEMU's scratch files (default: " + guest.DefaultRunDir + ")"},
-		&cli.StringFlag{Name: "scratch-limit", Usage: "end the backup before the scratch files take `BYTES`: 800M, 10G (default: before their file system is full)"},
-		&cli.IntFlag{Name: "keep-checkpoints", Value: backup.DefaultKeepCheckpoints, Usage: "leave the newest `N` checkpoints in libvirt, and that of the newest full"},
-		&cli.DurationFlag{Name: "stall-timeout", Value: 5 * time.Minute, Usage: "end the backup when nothing was read or written for `TIME`; 0 waits for ever"},
-		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` for QEMU's NBD socket (default: " + guest.DefaultRunDir + ")"},
-	}, tuningFlags()...)
+// backupFlags returns the options in the order of the help. base is the first option of the
+// commands whose points can have a base.
+func backupFlags(base ...cli.Flag) []cli.Flag {
+	var fallback, maxChain []cli.Flag
+	if len(base) > 0 {
+		fallback = []cli.Flag{&cli.StringFlag{Name: "fallback", Category: ofCopy, Value: string(backup.FallbackRescan),
+			Usage: "what to do with a disk whose bitmap cannot be used: `MODE` is rescan (read it in full, store what differs from the point before), full, fail"}}
+		maxChain = []cli.Flag{&cli.IntFlag{Name: "max-chain", Category: ofLimits, Value: backup.DefaultMaxChain,
+			Usage: "a chain has `N` images at most: then auto makes a full, inc and diff warn"}}
+	}
+	return slices.Concat(base, []cli.Flag{
+		&cli.StringSliceFlag{Name: "disk", Category: ofCopy, Usage: "copy only disk `TARGET` (vda); may be repeated"},
+		&cli.StringSliceFlag{Name: "exclude", Category: ofCopy, Usage: "leave out disk `TARGET`; may be repeated"},
+	}, fallback, []cli.Flag{
+		&cli.StringFlag{Name: "quiesce", Category: ofGuest, Value: string(source.QuiesceTry),
+			Usage: "freeze the guest's file systems for the instant of the point: `MODE` is try, require, no"},
+		&cli.DurationFlag{Name: "agent-timeout", Category: ofGuest, Value: 10 * time.Second, Usage: "give the guest agent `TIME` to freeze, and to thaw"},
+		&cli.DurationFlag{Name: "wait", Category: ofGuest, Value: 30 * time.Second, Usage: "wait `TIME` for other jobs on the domain and its disks"},
+		&cli.IntFlag{Name: "keep-checkpoints", Category: ofGuest, Value: backup.DefaultKeepCheckpoints, Usage: "keep the newest `N` checkpoints in libvirt, and that of the newest full"},
+		&cli.StringFlag{Name: "compress", Category: ofImages, Value: "none", Usage: "compress the images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
+		&cli.StringFlag{Name: "direct", Category: ofImages, Value: "auto", Usage: "write past the page cache: `WHEN` is auto (where the file system can), always, never"},
+		&cli.StringFlag{Name: "limit-rate", Category: ofLimits, Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
+		&cli.IntFlag{Name: "connections", Category: ofLimits, DefaultText: "2", Usage: "read each disk over `N` NBD connections"},
+	}, maxChain, []cli.Flag{
+		&cli.DurationFlag{Name: "stall-timeout", Category: ofLimits, Value: 5 * time.Minute, Usage: "end the backup after `TIME` without a read or write; 0 waits forever"},
+		&cli.StringFlag{Name: "scratch-dir", Category: ofQEMU, Usage: "put QEMU's scratch files into `DIR` (default: " + guest.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "scratch-limit", Category: ofQEMU, Usage: "end the backup before the scratch files take `BYTES`: 800M, 10G (default: before their file system is full)"},
+		&cli.StringFlag{Name: "socket-dir", Category: ofQEMU, Usage: "put QEMU's NBD socket into `DIR` (default: " + guest.DefaultRunDir + ")"},
+	})
 }
 
 func autoCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "auto",
-		Usage:       "inc where there is a usable base, else full; what the timer calls",
+		Usage:       "inc where there is a usable base, else full; for timers",
 		ArgsUsage:   "DOMAIN... | --all",
 		Description: "virtbackup auto vm1\nvirtbackup auto --all",
-		Flags:       append([]cli.Flag{boolFlag("all", "every domain that runs"), fallbackFlag(), maxChainFlag()}, backupFlags()...),
+		Flags:       backupFlags(boolFlagOf(ofCopy, "all", "back up every domain that runs")),
 		Action: func(c *cli.Context) error {
 			domains := c.Args().Slice()
 			if c.Bool("all") == (len(domains) > 0) {
@@ -105,7 +112,7 @@ func autoCommand() *cli.Command {
 	}
 }
 
-// backUp makes one point and reports it.
+// backUp makes a point of one domain and prints a report.
 func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 	request, err := backupRequest(c, kind)
 	if err != nil {
@@ -116,7 +123,8 @@ func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	result, err := runBackup(c, conn, request, domain)
+	request.Domain = domain
+	result, err := runBackup(c, conn, request, newProgress(c, "copied"), "")
 	if err != nil {
 		return forSession(c, err)
 	}
@@ -135,7 +143,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	if _, err := repository.Open(c.String("repo")); err != nil { // would be said of each
+	if _, err := repository.Open(c.String("repo")); err != nil { // or each domain would report it
 		return err
 	}
 	if c.Bool("all") {
@@ -143,18 +151,21 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 			return err
 		}
 	}
+	show := newProgress(c, "copied")
 	return several[backup.Result]{
 		what: "backed up",
 		do: func(domain string) (backup.Result, bool, error) {
-			result, err := runBackup(c, conn, request, domain)
+			request := request
+			request.Domain = domain
+			result, err := runBackup(c, conn, request, show, nameOfSeveral(domain, domains))
 			return result, len(result.Warnings) > 0, err
 		},
 		print: printBackup,
 	}.run(c, domains)
 }
 
-// backupRequest reads the options. All domains share what it returns: the limits are those
-// of the process.
+// backupRequest reads the options. All domains share the result, because its limits are
+// those of the process.
 func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	tuning, err := tuning(c)
 	if err != nil {
@@ -172,10 +183,10 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 		return backup.Request{}, err
 	}
 	if c.IsSet("max-chain") && c.Int("max-chain") < 1 {
-		return backup.Request{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain is a number of images from 1 on, not %d", c.Int("max-chain"))
+		return backup.Request{}, fail.Errorf(fail.Usage, "--max-chain 200", "--max-chain must be at least 1, not %d", c.Int("max-chain"))
 	}
 	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
-		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints is a number from 1 on, not %d: the next inc starts from one", c.Int("keep-checkpoints"))
+		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints must be at least 1, not %d: the next inc starts from a checkpoint", c.Int("keep-checkpoints"))
 	}
 	return backup.Request{
 		Kind: kind, Since: c.String("since"),
@@ -190,10 +201,12 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	}, nil
 }
 
-func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, domain string) (_ backup.Result, err error) {
-	show := newProgress(c)
-	defer func() { show.close(err == nil) }()
-	request.Domain, request.Log, request.Progress = domain, logger(c, show), show.update
+// runBackup makes one point. name is shown with its log lines and progress; it is "" if there
+// is only one domain.
+func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, show *terminal.Progress, name string) (_ backup.Result, err error) {
+	disks := show.Of(name)
+	defer func() { disks.Close(err == nil) }()
+	request.Log, request.Progress = logger(c, disks).With(terminal.DomainKey, name), disks.Update
 	return backup.Run(c.Context, backup.Deps{
 		Host: guest.Libvirt(conn), Repository: c.String("repo"),
 		Source: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
@@ -217,10 +230,10 @@ func printBackup(w io.Writer, r backup.Result) error {
 	}
 	_, image := sums(m)
 	if _, err := fmt.Fprintf(w, "%s: %s%s of domain %s, %s consistent, %s in %s\n",
-		m.ID, m.Kind, since, m.Domain, m.Consistency, size(image), seconds(r.Seconds)); err != nil {
+		m.ID, m.Kind, since, m.Domain, m.Consistency, terminal.Size(image), seconds(r.Seconds)); err != nil {
 		return err
 	}
-	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says that
+	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says so
 		if _, err := fmt.Fprintf(w, "  %s\n", r.Why); err != nil {
 			return err
 		}

@@ -11,24 +11,26 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
 func checkpointCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "checkpoint",
-		Usage: "list or delete libvirt's checkpoints, whose they are and what they would transfer",
+		Name:      "checkpoint",
+		ArgsUsage: "DOMAIN",
+		Usage:     "list, measure or delete libvirt's checkpoints",
 		Subcommands: []*cli.Command{
-			{Name: "list", Usage: "all checkpoints of a domain, and whose they are", ArgsUsage: "DOMAIN",
+			{Name: "list", Usage: "list all checkpoints of a domain, and their owners", ArgsUsage: "DOMAIN",
 				Description: "virtbackup checkpoint list vm1\nvirtbackup checkpoint list vm1 --json",
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, printCheckpoints) }},
-			{Name: "size", Usage: "how much an incremental since each would copy at most, by disk (zeros, as of a trim, are dirty and not copied)", ArgsUsage: "DOMAIN",
-				Description: "virtbackup checkpoint size vm1",
+			{Name: "size", Usage: "show how much an inc since each copies at most", ArgsUsage: "DOMAIN",
+				Description: "virtbackup checkpoint size vm1\n\nZeros, as after a trim, are counted, but not copied.",
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, printSizes) }},
-			{Name: "delete", Usage: "delete a checkpoint; refuses one that is needed or not ours", ArgsUsage: "DOMAIN CHECKPOINT",
+			{Name: "delete", Usage: "delete a checkpoint, unless it is needed or not ours", ArgsUsage: "DOMAIN CHECKPOINT",
 				Description: "virtbackup checkpoint delete vm1 check2",
-				Flags:       []cli.Flag{boolFlag("force", "delete it although it is needed, or not ours")},
+				Flags:       []cli.Flag{boolFlag("force", "delete it although it is needed or not ours")},
 				Action:      deleteCheckpoint},
 		},
 		Action: func(c *cli.Context) error {
@@ -65,7 +67,8 @@ func listCheckpoints(c *cli.Context, print func(w io.Writer, all []checkpoint.Ch
 	return printAnswer(c, checkpointRows(all), func(w io.Writer) error { return print(w, all, c.Bool("quiet")) })
 }
 
-// openIfThere opens the repository; where there is none, no checkpoint is ours.
+// openIfThere opens the repository. It returns nil if there is none: then no checkpoint is
+// ours.
 func openIfThere(c *cli.Context) (*repository.Repository, error) {
 	repo, err := repository.Open(c.String("repo"))
 	if errors.Is(err, repository.ErrNotRepository) && !c.IsSet("repo") {
@@ -121,9 +124,9 @@ type checkpointRow struct {
 	Owner   string    `json:"owner"`
 	Point   string    `json:"point,omitempty"`
 	Created time.Time `json:"created"`
-	// Bytes are what is dirty, by disk: an incremental copies at most that, and less
-	// where the guest has trimmed or zeroed since. -1 where the bitmap is missing or
-	// broken, or the domain is off.
+	// Bytes is how much is dirty, by disk. An incremental copies no more than that, and
+	// less if the guest has trimmed or zeroed since. -1 means that the bitmap is missing
+	// or broken, or that the domain is shut off.
 	Bytes  map[string]int64 `json:"bytes"`
 	Broken []string         `json:"broken,omitempty"`
 }
@@ -145,7 +148,7 @@ func checkpointRows(all []checkpoint.Checkpoint) []checkpointRow {
 	return rows
 }
 
-// printCheckpoints prints a table, or, where it shall be quiet, names alone.
+// printCheckpoints prints a table, or only names if quiet is set.
 func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
 	switch {
 	case quiet:
@@ -154,16 +157,16 @@ func printCheckpoints(w io.Writer, all []checkpoint.Checkpoint, quiet bool) erro
 		_, err := fmt.Fprintln(w, "no checkpoints")
 		return err
 	}
-	// Sizes go before owners: checkpoint size has them.
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "OWNER"}, {name: "POINT", spare: 3}, {name: "CREATED", spare: 2},
-		{name: "DISKS", note: true}, {name: atMost, right: true, spare: 1}}}
+	// Sizes are left out before owners: checkpoint size shows them, too.
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "OWNER"}, {Name: "POINT", Spare: 3}, {Name: "CREATED", Spare: 2},
+		{Name: "DISKS", Note: true}, {Name: atMost, Right: true, Spare: 1}}}
 	for _, r := range checkpointRows(all) {
-		g.add(r.Name, r.Owner, orNone(r.Point), manifest.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
+		g.Add(r.Name, r.Owner, orNone(r.Point), manifest.TimeText(r.Created), diskStates(all, r.Name), totalSize(r))
 	}
-	return g.print(w, "")
+	return g.Print(w, "")
 }
 
-// atMost is the column of what an inc would copy: zeros are dirty, and not copied.
+// atMost is the title of what an inc would copy: zeros are dirty, but not copied.
 const atMost = "INC COPIES AT MOST"
 
 func printNames(w io.Writer, all []checkpoint.Checkpoint) error {
@@ -175,7 +178,7 @@ func printNames(w io.Writer, all []checkpoint.Checkpoint) error {
 	return nil
 }
 
-// diskStates lists a checkpoint's disks and marks those whose bitmap is lost.
+// diskStates lists the disks of a checkpoint and marks those whose bitmap is lost.
 func diskStates(all []checkpoint.Checkpoint, name string) string {
 	c, _ := checkpoint.Find(all, name)
 	var words []string
@@ -199,12 +202,12 @@ func totalSize(r checkpointRow) string {
 		}
 		total += n
 	}
-	return size(total)
+	return terminal.Size(total)
 }
 
-// printSizes prints a table, or, where it shall be quiet, lines of the full name, the disk and bytes.
+// printSizes prints a table, or, if quiet is set, lines of full name, disk and bytes.
 func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "DISK"}, {name: atMost, right: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "DISK"}, {Name: atMost, Right: true}}}
 	for _, ckpt := range all {
 		for _, d := range ckpt.Disks {
 			text := "unknown"
@@ -216,13 +219,13 @@ func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
 					return err
 				}
 			case d.Size >= 0:
-				text = size(d.Size)
+				text = terminal.Size(d.Size)
 			}
-			g.add(ckpt.Label(), d.Target, text)
+			g.Add(ckpt.Label(), d.Target, text)
 		}
 	}
 	if quiet {
 		return nil
 	}
-	return g.print(w, "")
+	return g.Print(w, "")
 }

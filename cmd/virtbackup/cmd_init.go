@@ -12,11 +12,11 @@ import (
 func initCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "init",
-		Usage:     "make a repository in a directory that is new or empty",
+		Usage:     "make a repository in a new or empty directory",
 		ArgsUsage: "[DIR]",
-		Description: "virtbackup init                 the one that --repo names\nvirtbackup init /srv/backup\n" +
-			"virtbackup init --new-id /srv/copy   give the copy of a repository an id of its own",
-		Flags:  []cli.Flag{boolFlag("new-id", "adopt a repository that is a copy: give it an id of its own")},
+		Description: "virtbackup init                      the one that --repo names\nvirtbackup init /srv/backup\n" +
+			"virtbackup init --new-id /srv/copy   the copy of a repository, with a new id",
+		Flags:  []cli.Flag{boolFlag("new-id", "give a repository that is a copy an id of its own")},
 		Action: initAction,
 	}
 }
@@ -47,16 +47,16 @@ type madeRepository struct {
 	Repository string `json:"repository"` // absolute path
 	ID         string `json:"id"`
 	Made       bool   `json:"made"` // false: it was there before
-	// RootFileSystem tells that it lies on the file system of /.
+	// RootFileSystem says that it is on the file system of /.
 	RootFileSystem bool `json:"root_file_system"`
-	// FormerIDs are those that it had before --new-id.
+	// FormerIDs are its ids before --new-id.
 	FormerIDs []string `json:"former_ids,omitempty"`
 	adopted   bool     // by --new-id, just now
 }
 
 func (m madeRepository) print(w io.Writer) error {
 	if n := len(m.FormerIDs); m.adopted {
-		_, err := fmt.Fprintf(w, "the repository in %s has the id %s, before it was %s; of its checkpoints, those that it inherited (checkpoint list) are used and never deleted\n",
+		_, err := fmt.Fprintf(w, "the repository in %s has the id %s; before, it was %s. Checkpoints that it inherited (checkpoint list) are used, but never deleted\n",
 			m.Repository, m.ID, m.FormerIDs[n-1])
 		return err
 	}

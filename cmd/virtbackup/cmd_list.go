@@ -39,7 +39,7 @@ func list(c *cli.Context) error {
 		return err
 	}
 	all := []listedPoint{}
-	var shown []string // domains of which a point can be read, or that have none
+	var shown []string // domains with a point that can be read, or without points
 	var damage error
 	warned := false
 	for _, domain := range domains {
@@ -67,7 +67,7 @@ func list(c *cli.Context) error {
 		all = append(all, of...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
-		if damage != nil && len(shown) == 0 { // all that there is to say
+		if damage != nil && len(shown) == 0 { // the error says it all
 			return nil
 		}
 		return printList(c, w, shown, all)
@@ -81,11 +81,11 @@ func list(c *cli.Context) error {
 	return warnedIf(warned)
 }
 
-// addLost adds which disks of the points of a domain do not restore any more, as far as
-// their manifests tell.
+// addLost adds the disks of a domain's points that can no longer be restored, as far as
+// manifests tell.
 func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
 	lineage, err := repo.Lineage(domain)
-	if fail.Is(err, fail.Damaged) { // was said
+	if fail.Is(err, fail.Damaged) { // already reported
 		return nil
 	}
 	if err != nil {
@@ -98,21 +98,21 @@ func addLost(repo *repository.Repository, domain string, points []listedPoint) e
 	return nil
 }
 
-// listedPoint is a point as list shows it.
+// listedPoint is a point with what list shows.
 type listedPoint struct {
 	manifest.Manifest
-	// Verified is what the last verification found; nil where there was none.
+	// Verified is the result of the last verification, nil if there was none.
 	Verified *repository.Verification `json:"verified,omitempty"`
-	// HasCheckpoint: libvirt has a checkpoint of it, as far as the repository knows.
+	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
 	HasCheckpoint bool `json:"has_checkpoint"`
-	// Lost are the disks that do not restore, because a point that they need is missing
-	// or damaged.
+	// Lost are the disks that cannot be restored, because a point that they need is
+	// missing or damaged.
 	Lost []string `json:"lost,omitempty"`
-	// Clock says what is odd about the point's time, "" where nothing is.
+	// Clock says what is odd about the point's time, "" if nothing is.
 	Clock string `json:"clock,omitempty"`
 }
 
-// asListed adds to the points of one domain what is not in their manifests.
+// asListed adds to the points of a domain what their manifests do not contain.
 func asListed(points []manifest.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
 	var all []listedPoint
 	for _, m := range points {
@@ -128,7 +128,7 @@ func asListed(points []manifest.Manifest, verified map[string]repository.Verific
 	return all
 }
 
-// listed is the domain asked for, or all.
+// listed returns the domain that was asked for, or all domains.
 func listed(repo *repository.Repository, domain string) ([]string, error) {
 	domains, err := repo.Domains()
 	if err != nil || domain == "" {

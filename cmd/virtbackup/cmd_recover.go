@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -16,23 +17,23 @@ import (
 func recoverCommand() *cli.Command {
 	return &cli.Command{
 		Name:        "recover",
-		Usage:       "put right what a run that was killed has left; every run does it first by itself",
+		Usage:       "clean up after a killed run, as every run does first",
 		ArgsUsage:   "DOMAIN... | --all",
 		Description: "virtbackup recover vm1 --dry-run\nvirtbackup recover vm1\nvirtbackup recover --all",
 		Flags: append([]cli.Flag{
-			boolFlag("all", "every domain that libvirt knows and the repository has"),
-			boolFlag("dry-run", "only say what would be put right"),
+			boolFlag("all", "clean up every domain that libvirt knows and the repository has"),
+			boolFlag("dry-run", "only say what would be cleaned up"),
 		}, runDirFlags()...),
 		Action: recoverDomains,
 	}
 }
 
-// runDirFlags are where recover and release look for what was left.
+// runDirFlags name the places where recover and release look for leftovers.
 func runDirFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.DurationFlag{Name: "agent-timeout", Value: 10 * time.Second, Usage: "`TIME` that the guest agent may take to thaw the guest"},
-		&cli.StringFlag{Name: "scratch-dir", Usage: "`DIR` of QEMU's scratch files (default: " + guest.DefaultRunDir + ")"},
-		&cli.StringFlag{Name: "socket-dir", Usage: "`DIR` of QEMU's NBD socket (default: " + guest.DefaultRunDir + ")"},
+		&cli.DurationFlag{Name: "agent-timeout", Category: ofGuest, Value: 10 * time.Second, Usage: "give the guest agent `TIME` to thaw"},
+		&cli.StringFlag{Name: "scratch-dir", Category: ofQEMU, Usage: "look for QEMU's scratch files in `DIR` (default: " + guest.DefaultRunDir + ")"},
+		&cli.StringFlag{Name: "socket-dir", Category: ofQEMU, Usage: "look for QEMU's NBD socket in `DIR` (default: " + guest.DefaultRunDir + ")"},
 	}
 }
 
@@ -60,7 +61,7 @@ func recoverDomains(c *cli.Context) (err error) {
 			return err
 		}
 		for _, name := range unknown {
-			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points stay (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
+			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points are kept (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
 		}
 	}
 	return recoverEach(c, host, repo, domains)
@@ -71,10 +72,11 @@ func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, d
 		what: "cleaned up",
 		do: func(domain string) (recovery.Report, bool, error) {
 			found, err := recovery.Run(c.Context, host, repo, recovery.Request{
-				Domain: domain, DryRun: c.Bool("dry-run"), Log: reportLogger(c),
+				Domain: domain, DryRun: c.Bool("dry-run"),
+				Log:        reportLogger(c).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
-			if err != nil && len(found.Fixed) > 0 { // it was cleaned up all the same
+			if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up
 				_ = printReport(c.App.ErrWriter, found)
 			}
 			return found, len(found.Left) > 0, err
@@ -84,23 +86,23 @@ func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, d
 }
 
 func printReport(w io.Writer, r recovery.Report) error {
-	fixed, nothing := "put right", "nothing to put right"
+	fixed, nothing := "cleaned up", "nothing to clean up"
 	if r.DryRun {
-		fixed = "to be put right"
+		fixed = "to be cleaned up"
 	}
 	if len(r.Fixed)+len(r.Left) > 0 {
 		nothing = ""
 	}
-	return printSections(w, r.Domain, nothing, section{fixed, r.Fixed}, section{"left", r.Left}, section{"lost, no base any more", r.Lost})
+	return printSections(w, r.Domain, nothing, section{fixed, r.Fixed}, section{"left", r.Left}, section{"lost, no longer a base", r.Lost})
 }
 
-// section is what there is to say of one kind.
+// section is a title and what is listed under it.
 type section struct {
 	title string
 	lines []string
 }
 
-// printSections prints a line for each thing, or that there is nothing.
+// printSections prints one line for each entry, or that there is nothing.
 func printSections(w io.Writer, domain, nothing string, sections ...section) error {
 	if nothing != "" {
 		if _, err := fmt.Fprintf(w, "domain %s: %s\n", domain, nothing); err != nil {

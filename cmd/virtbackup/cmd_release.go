@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
@@ -18,23 +19,24 @@ import (
 func releaseCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "release",
-		Usage:     "remove our checkpoints from libvirt, so that a domain can be undefined or moved; points, too, if asked",
+		Usage:     "remove our checkpoints from libvirt, and points if asked",
 		ArgsUsage: "DOMAIN[@POINT] | DOMAIN --foreign [CHECKPOINT...]",
 		Description: "virtbackup release vm1 --dry-run\nvirtbackup release vm1                   its checkpoints; the points stay\n" +
 			"virtbackup release vm1@check3 --points   one point, if no other needs it\nvirtbackup release vm1 --points          all of it\n" +
 			"virtbackup release vm1 --foreign         checkpoints of other repositories\n" +
-			"virtbackup release vm1 --foreign check7.0123456789abcdef   deletes that one",
+			"virtbackup release vm1 --foreign check7.0123456789abcdef   deletes that one\n\n" +
+			"Without its checkpoints a domain can be undefined or moved.",
 		Flags: append([]cli.Flag{
 			boolFlag("points", "remove the points from the repository, too"),
-			boolFlag("foreign", "list the checkpoints that virtbackup made for other repositories, and delete those that are named in full"),
+			boolFlag("foreign", "list the checkpoints that virtbackup made for other repositories, or delete those that are named in full"),
 			boolFlag("dry-run", "only say what would be removed"),
 		}, runDirFlags()...),
 		Action: releaseDomain,
 	}
 }
 
-// forgetCommand is what release was called until 0.2.0, for scripts. Users of restic and
-// borg know forget as retention.
+// forgetCommand is release under its name before 0.2.0, for scripts. In restic and borg,
+// forget is retention.
 func forgetCommand() *cli.Command {
 	c := releaseCommand()
 	c.Name, c.Hidden = "forget", true
@@ -70,7 +72,7 @@ func releaseDomain(c *cli.Context) (err error) {
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
 	if err != nil {
-		if len(result.Checkpoints)+len(result.Points)+len(result.Recovered) > 0 { // it was removed all the same
+		if len(result.Checkpoints)+len(result.Points)+len(result.Recovered) > 0 { // some of it was removed
 			_ = printReleased(c.App.ErrWriter, result)
 		}
 		return forSession(c, err)
@@ -84,7 +86,7 @@ func releaseForeign(c *cli.Context) (err error) {
 		return argumentError(c)
 	}
 	if c.Bool("points") {
-		return fail.Errorf(fail.Usage, "leave out one of them", "--foreign and --points do not go together")
+		return fail.Errorf(fail.Usage, "leave out one of them", "--foreign and --points exclude each other")
 	}
 	conn, err := connect(c)
 	if err != nil {
@@ -100,7 +102,7 @@ func releaseForeign(c *cli.Context) (err error) {
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
 	switch {
-	case err != nil && len(result.Deleted) > 0: // it was deleted all the same
+	case err != nil && len(result.Deleted) > 0: // some were deleted
 		_ = printReleased(c.App.ErrWriter, deleted)
 		return err
 	case err != nil:
@@ -111,16 +113,16 @@ func releaseForeign(c *cli.Context) (err error) {
 	return printDone(c, result, func(w io.Writer) error { return printReleased(w, deleted) })
 }
 
-// printForeign prints a table, or, where it shall be quiet, names alone.
+// printForeign prints a table, or only names if quiet is set.
 func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
-	g := grid{columns: []column{{name: "CHECKPOINT"}, {name: "CREATED", spare: 1}, {name: "REPOSITORY", note: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "CREATED", Spare: 1}, {Name: "REPOSITORY", Note: true}}}
 	for _, f := range r.Foreign {
 		if quiet {
 			if _, err := fmt.Fprintln(w, f.Name); err != nil {
 				return err
 			}
 		}
-		g.add(f.Name, manifest.TimeText(f.Created), f.Repository)
+		g.Add(f.Name, manifest.TimeText(f.Created), f.Repository)
 	}
 	switch {
 	case quiet:
@@ -129,16 +131,16 @@ func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
 		_, err := fmt.Fprintf(w, "domain %s: no checkpoints of other repositories\n", r.Domain)
 		return err
 	}
-	if err := g.print(w, ""); err != nil {
+	if err := g.Print(w, ""); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", manifest.ShellWord(r.Domain))
 	return err
 }
 
-// pointToRelease says which domain and point are meant; "" is all points. A time must be
-// the point's own, and of no other: what is removed is never the newest of a day, or before
-// some time.
+// pointToRelease returns the domain and point that are meant; "" is all points. A time must be
+// that of exactly one point: the newest point of a day, or before some time, is never
+// removed by accident.
 func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name string) (domain, point string, err error) {
 	inRepo, err := domainsOf(repo)
 	if err != nil {
@@ -179,6 +181,6 @@ func printReleased(w io.Writer, r release.Result) error {
 	if len(r.Checkpoints)+len(r.Points) == 0 {
 		nothing = "nothing to release"
 	}
-	return printSections(w, r.Domain, nothing, section{"put right", r.Recovered},
+	return printSections(w, r.Domain, nothing, section{"cleaned up", r.Recovered},
 		section{removed + "checkpoint", r.Checkpoints}, section{removed + "point", r.Points}, section{"note", r.Notes})
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -16,17 +17,17 @@ import (
 func restoreCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "restore",
-		Usage:     "turn a point into images of their own, and the domain's XML",
+		Usage:     "turn a point into standalone images, with the domain's XML",
 		ArgsUsage: "DOMAIN[@POINT]",
 		Description: "virtbackup restore vm1 --to /tmp/vm1\n" +
 			"virtbackup restore vm1@check2 --to /tmp/vm1\n" +
-			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --disk vda --format raw\n\n" +
+			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --format raw\n\n" +
 			"Nothing is overwritten, and the domain itself is not touched.",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Usage: "`DIR` for the images: new or empty"},
-			&cli.StringFlag{Name: "at", DefaultText: manifest.Latest, Usage: "`POINT`, as behind the @: an id, latest, or a time, which is the newest point at or before it; a day means its end, as do a minute and a second"},
-			&cli.StringSliceFlag{Name: "disk", Usage: "restore only disk `TARGET` (vda); may be given again"},
-			&cli.StringFlag{Name: "format", Value: string(restore.QCOW2), Usage: "`FORMAT` of the images: qcow2, raw"},
+			&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
+			&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
+			&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: manifest.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
+			&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
 		},
 		Action: restoreAction,
 	}
@@ -41,12 +42,12 @@ func restoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	show := newProgress(c)
+	show := newProgress(c, "copied").Of("")
 	result, err := restore.Run(c.Context, repo, restore.Request{
 		Domain: domain, At: at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
-		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.update,
+		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.Update,
 	})
-	show.close(err == nil)
+	show.Close(err == nil)
 	if err != nil {
 		return err
 	}
@@ -54,8 +55,8 @@ func restoreAction(c *cli.Context) error {
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
-// pointToRestore opens the repository, and says which point is meant. With --at all of
-// the argument is the domain's name.
+// pointToRestore opens the repository and returns the point that is meant. With --at, the
+// whole argument is the name of the domain.
 func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, domain, at string, err error) {
 	if !c.IsSet("at") {
 		return openWithPoint(c, name)
@@ -77,7 +78,7 @@ func printRestore(w io.Writer, r restore.Result) error {
 	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, manifest.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
 		return err
 	}
-	if err := restoredGrid(r).print(w, "  "); err != nil {
+	if err := restoredGrid(r).Print(w, "  "); err != nil {
 		return err
 	}
 	if r.XML == "" {
@@ -87,10 +88,10 @@ func printRestore(w io.Writer, r restore.Result) error {
 	return err
 }
 
-func restoredGrid(r restore.Result) *grid {
-	g := &grid{columns: []column{{name: "DISK"}, {name: "SIZE", right: true, spare: 2}, {name: "DATA", right: true, spare: 1}, {name: "IMAGE"}}}
+func restoredGrid(r restore.Result) *terminal.Grid {
+	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true, Spare: 2}, {Name: "DATA", Right: true, Spare: 1}, {Name: "IMAGE"}}}
 	for _, d := range r.Disks {
-		g.add(d.Target, size(d.VirtualSize), size(d.DataBytes), filepath.Base(d.Image))
+		g.Add(d.Target, terminal.Size(d.VirtualSize), terminal.Size(d.DataBytes), filepath.Base(d.Image))
 	}
 	return g
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/verify"
@@ -16,7 +17,7 @@ import (
 func verifyCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "verify",
-		Usage:     "prove that points can be restored: reads every byte of them",
+		Usage:     "prove that points can be restored: read every byte of them",
 		ArgsUsage: "[DOMAIN[@POINT]]",
 		Description: "virtbackup verify              everything\n" +
 			"virtbackup verify vm1          all points of a domain\n" +
@@ -35,7 +36,7 @@ func verifyAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	// A point whose manifest is damaged is checked by its id.
+	// An id is checked even if the manifest of the point is damaged.
 	if _, _, err := manifest.ParsePointID(at); at != "" && err != nil {
 		m, err := repo.Find(domain, at)
 		if err != nil {
@@ -43,10 +44,9 @@ func verifyAction(c *cli.Context) error {
 		}
 		at = m.ID
 	}
-	show := newProgress(c)
-	show.done = "checked"
-	report, err := verify.Run(c.Context, repo, verify.Request{Domain: domain, Point: at, Log: logger(c, show), Progress: show.update})
-	show.close(err == nil)
+	show := newProgress(c, "checked").Of("")
+	report, err := verify.Run(c.Context, repo, verify.Request{Domain: domain, Point: at, Log: logger(c, show), Progress: show.Update})
+	show.Close(err == nil)
 	if err != nil {
 		return err
 	}
@@ -57,7 +57,7 @@ func verifyAction(c *cli.Context) error {
 	return warnedIf(len(report.Warnings) > 0)
 }
 
-// printVerification prints what is damaged first, then, unless quiet, what is left.
+// printVerification prints the damage, and then, unless quiet is set, the state of all points.
 func printVerification(w io.Writer, r verify.Report, quiet bool) error {
 	var b strings.Builder
 	for _, d := range groupDamage(r.Damage) {
@@ -75,11 +75,11 @@ func printVerification(w io.Writer, r verify.Report, quiet bool) error {
 	if len(r.Domains) == 0 {
 		none = "no points yet\n"
 	}
-	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, size(r.Bytes), seconds(r.Seconds))
+	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, terminal.Size(r.Bytes), seconds(r.Seconds))
 	return err
 }
 
-// groupDamage puts places of one file that break the same together.
+// groupDamage groups places in the same file with the same consequences.
 func groupDamage(all []repository.Damage) [][]repository.Damage {
 	var groups [][]repository.Damage
 	for _, d := range all {
@@ -93,17 +93,17 @@ func groupDamage(all []repository.Damage) [][]repository.Damage {
 	return groups
 }
 
-// Places and ranges beyond these are counted; --json has them all.
+// More places and ranges than these are only counted; --json has them all.
 const (
-	mostPlaces = 20
-	mostRanges = 8
+	maxPlaces = 20
+	maxRanges = 8
 )
 
 func printDamage(b *strings.Builder, places []repository.Damage) {
 	first := places[0]
 	fmt.Fprintf(b, "DAMAGED  %s\n", first.File)
 	for i, d := range places {
-		if i == mostPlaces {
+		if i == maxPlaces {
 			fmt.Fprintf(b, "  and %d more places (--json has them all)\n", len(places)-i)
 			break
 		}
@@ -123,7 +123,7 @@ func printDamage(b *strings.Builder, places []repository.Damage) {
 	fmt.Fprintf(b, "  lost with it: %s\n\n", strings.Join(first.Breaks, " "))
 }
 
-// guestRanges says what of the disk lies in a damaged place.
+// guestRanges lists the parts of the guest's disk that a damaged place holds.
 func guestRanges(d repository.Damage) string {
 	switch {
 	case d.WholeDisk:
@@ -133,7 +133,7 @@ func guestRanges(d repository.Damage) string {
 	}
 	var words []string
 	for i, g := range d.Guest {
-		if i == mostRanges {
+		if i == maxRanges {
 			words = append(words, fmt.Sprintf("and %d more ranges (--json has them all)", len(d.Guest)-i))
 			break
 		}
@@ -142,13 +142,12 @@ func guestRanges(d repository.Damage) string {
 	return strings.Join(words, ", ")
 }
 
-// printVerified prints what a domain's points are worth, those that were checked or are
-// known to be lost.
+// printVerified prints the points of a domain that were checked or are known to be lost.
 func printVerified(w io.Writer, d verify.DomainReport) error {
 	if _, err := fmt.Fprintln(w, d.Domain); err != nil {
 		return err
 	}
-	g := grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "TIME", spare: 2}, {name: "FILES"}, {name: "RESTORES", note: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "TIME", Spare: 2}, {Name: "FILES"}, {Name: "RESTORES", Note: true}}}
 	others := 0
 	for _, p := range d.Points {
 		if p.Status == verify.NotChecked {
@@ -159,9 +158,9 @@ func printVerified(w io.Writer, d verify.DomainReport) error {
 		if !p.Time.IsZero() {
 			at = manifest.TimeText(p.Time)
 		}
-		g.add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
+		g.Add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
 	}
-	if err := g.print(w, "  "); err != nil {
+	if err := g.Print(w, "  "); err != nil {
 		return err
 	}
 	last := ""

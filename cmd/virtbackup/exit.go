@@ -11,9 +11,10 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
-// The exit codes, as docs and scripts know them.
+// The exit codes. They are documented, and scripts rely on them.
 const (
 	exitDone     = 0
 	exitFailed   = 1
@@ -26,11 +27,10 @@ const (
 	exitSignal   = 128
 )
 
-// errWarned is returned by a command that is done and has said something worth
-// reading.
+// errWarned is returned by a command that is done and has printed a warning.
 var errWarned = fail.Sentinel(fail.Warned, "", "done, with warnings")
 
-// withPanic adds to err a panic that it does not say: on its way it has become a
+// withPanic adds a panic to err, unless err has it: on its way up it may have become a
 // warning.
 func withPanic(err error, p *panics.Error) error {
 	var several *severalError
@@ -45,13 +45,13 @@ func withPanic(err error, p *panics.Error) error {
 
 func isBug(err error) bool { return fail.Is(err, fail.Bug) }
 
-// readerGone tells whether what reads standard output has gone, as head does.
+// readerGone reports whether the reader of standard output has ended, as head does.
 func readerGone(err error) bool {
-	var output *outputError
+	var output *terminal.OutputError
 	return errors.As(err, &output) && errors.Is(output, syscall.EPIPE)
 }
 
-// exitCode is the one place that decides how the program ends.
+// exitCode returns the exit code for an error. No other place decides it.
 func exitCode(err error) int {
 	var (
 		several *severalError
@@ -84,17 +84,17 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// report prints an error and what to do about it, and returns the exit code.
-// What a severalError is made of has been printed before. Where only the reader of
-// the output has gone there is nothing to say.
+// report prints an error and its hint, and returns the exit code. The errors in a
+// severalError were printed before. If only the reader of the output has ended, nothing is
+// printed.
 func report(w io.Writer, err error) int {
 	code := exitCode(err)
 	if code == exitDone || code == exitWarning || code == exitSignal+int(syscall.SIGPIPE) {
 		return code
 	}
-	fmt.Fprintf(w, "error: %s\n", plain(err.Error()))
+	fmt.Fprintf(w, "error: %s\n", terminal.Plain(err.Error()))
 	if hint := hintFor(err); hint != "" {
-		fmt.Fprintf(w, "hint: %s\n", plain(hint))
+		fmt.Fprintf(w, "hint: %s\n", terminal.Plain(hint))
 	}
 	var bug *panics.Error
 	if errors.As(err, &bug) {
@@ -103,13 +103,13 @@ func report(w io.Writer, err error) int {
 	return code
 }
 
-// hintFor asks the error itself, then the kernel's reasons.
+// hintFor returns the hint of the error itself, or else one for the kernel's error.
 func hintFor(err error) string { return cmp.Or(fail.HintOf(err), hintForSystem(err)) }
 
-// hintForSystem is for what the kernel refuses.
+// hintForSystem returns a hint for an error of the kernel.
 func hintForSystem(err error) string {
 	switch {
-	case errors.Is(err, syscall.EMFILE): // the soft limit was raised to the hard one by Go's package os
+	case errors.Is(err, syscall.EMFILE): // Go's package os has raised the soft limit to the hard one
 		return "this process may not open more files: raise the hard limit (ulimit -Hn, LimitNOFILE= in the unit)"
 	case errors.Is(err, syscall.ENFILE):
 		return "the host has no room for more open files: sysctl fs.file-max"

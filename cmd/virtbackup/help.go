@@ -1,33 +1,48 @@
 package main
 
-const description = `virtbackup copies the disks of running KVM guests, at one instant, into plain
-qcow2 images: at first all that holds data, then only what changed.
+import (
+	"io"
 
-   virtbackup init /srv/backup             make a repository (--repo /srv/backup)
-   virtbackup full vm1                     start a chain
-   virtbackup inc vm1                      what changed since the newest point
-   virtbackup list vm1                     the points, as a tree
-   virtbackup restore vm1 --to /tmp/vm1    the newest point, as images of their own
+	"github.com/urfave/cli/v2"
 
-Options may stand before or after the arguments.
+	"github.com/virtbackup/virtbackup/internal/commandline"
+	"github.com/virtbackup/virtbackup/internal/terminal"
+)
 
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 done with a warning,
-4 another run works on the domain, 5 damage found, 6 no such domain, disk or
-point, 70 a bug (please report it), 128+N ended by signal N.`
+const description = `virtbackup init /srv/backup            make a repository (--repo /srv/backup)
+virtbackup full vm1                    start a chain
+virtbackup inc vm1                     what changed since the newest point
+virtbackup list vm1                    the points, as a tree
+virtbackup restore vm1 --to /tmp/vm1   the newest point, as standalone images
 
-// commandHelp is the help of one command: examples stand before options.
-const commandHelp = `{{.HelpName}}: {{wrap .Usage 3}}
+virtbackup copies the disks of running KVM guests, at one instant, into plain qcow2
+images: at first all that holds data, then only what changed. Options may stand
+before or after the arguments.`
 
-USAGE:
-   {{.HelpName}} [options] {{.ArgsUsage}}
-{{- if .Description}}
+// exitCodes are explained where people look first.
+var exitCodes = commandline.Section{Title: "EXIT CODES", Lines: []string{
+	"0 done, 1 failed, 2 wrong command line, 3 done with a warning,",
+	"4 another run works on the domain, 5 damage found, 6 no such domain, disk or",
+	"point, 70 a bug (please report it), 128+N ended by signal N",
+}}
 
-EXAMPLES:
-   {{wrap .Description 3}}
-{{- end}}
+// The groups of commands and of options.
+const (
+	toBackUp  = "Back up"
+	toRestore = "Look and restore"
+	toCleanUp = "Clean up"
 
-OPTIONS:
-{{- template "visibleFlagTemplate" .}}
+	ofCopy    = "What to copy"
+	ofRestore = "What to restore"
+	ofGuest   = "Guest"
+	ofImages  = "Images"
+	ofLimits  = "Limits"
+	ofQEMU    = "QEMU's files"
+)
 
-Options of every command, such as --repo and --json: virtbackup --help
-`
+func init() {
+	cli.HelpPrinter = func(w io.Writer, _ string, data any) {
+		// An error of standard output: what is printed next has it, too.
+		_ = commandline.PrintHelp(w, terminal.Width(w), data, globalFlags(), exitCodes)
+	}
+}

@@ -1,7 +1,7 @@
 // Command virtbackup backs up and restores the disks of libvirt guests.
 //
-// This package is what a person sees: options, tables, progress, exit codes. What
-// a run does is in package backup, what a restore does in package restore.
+// This package has what a person sees: options, reports, exit codes. What a run does is in
+// package backup, what a restore does in package restore.
 package main
 
 import (
@@ -15,7 +15,9 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/virtbackup/virtbackup/internal/commandline"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/terminal"
 )
 
 func main() {
@@ -25,13 +27,13 @@ func main() {
 	os.Exit(code)
 }
 
-// run is the program: from a command line to an exit code.
+// run is the program, from the command line to the exit code.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int) {
-	out := newScreen(stdout)
+	out := terminal.NewScreen(stdout)
 	before := panics.Last()
 	err := panics.Catch(func() error {
 		app := newApp(out, stderr)
-		arranged, err := arrange(app, args)
+		arranged, err := commandline.Arrange(app, args)
 		if err != nil {
 			return err
 		}
@@ -41,13 +43,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		err = withPanic(err, p)
 	}
 	code = report(stderr, err)
-	if code != exitDone && code != exitWarning && !out.used && wantsJSON(args) {
-		_ = printJSON(out, failed(err)) // stderr has it, too
+	if code != exitDone && code != exitWarning && !out.Used() && wantsJSON(args) {
+		_ = printJSON(out, failed(err)) // it is on stderr, too
 	}
 	return code
 }
 
-// wantsJSON tells whether the command line asks for JSON, also where it is wrong.
+// wantsJSON reports whether a command line, right or wrong, asks for JSON.
 func wantsJSON(args []string) bool {
 	if i := slices.Index(args, "--"); i >= 0 {
 		args = args[:i]
@@ -63,32 +65,33 @@ func wantsJSON(args []string) bool {
 	return wants
 }
 
-// signalError is why a run ends when a signal arrives.
+// signalError is the cause of the end of a run that received a signal.
 type signalError struct{ signal syscall.Signal }
 
 // Error names the signal.
 func (e *signalError) Error() string { return fmt.Sprintf("ended by signal: %s", e.signal) }
 
-// Hint says what that means.
+// Hint says in what state the run leaves things.
 func (e *signalError) Hint() string {
 	return "what this run had begun is cleaned up; nothing was added"
 }
 
-// endings ask a run to end. Left to Go, SIGQUIT (Ctrl-\) ends it at once, as does
-// the SIGKILL that the kernel sends some time after SIGXCPU (ulimit -t, LimitCPU=).
+// endings are the signals that end a run. Go's default for SIGQUIT (Ctrl-\) is to end the
+// process at once, and the kernel sends SIGKILL some time after SIGXCPU (ulimit -t,
+// LimitCPU=).
 var endings = []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGXCPU}
 
-// withSignals cancels the context at the first signal that asks to end. Further
-// ones are ignored: what is left then is the clean-up, and its time is bounded.
+// withSignals returns a context that the first of these signals cancels. Further signals are
+// ignored: the run is cleaning up then, which takes a bounded time.
 func withSignals(parent context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(parent)
 	signals := make(chan os.Signal, 1)
-	// What whoever started us has set to be ignored stays so: nohup, and shells that
-	// start something in the background.
+	// Signals that the parent process has set to be ignored stay ignored: nohup does so,
+	// and shells for jobs in the background.
 	signal.Notify(signals, slices.DeleteFunc(slices.Clone(endings), signal.Ignored)...)
-	// Nobody reads this channel: Go ends a program at a write to standard output or error
-	// that nobody reads any more, unless it has asked for SIGPIPE. Asking, not ignoring:
-	// what is ignored programs that we start (qemu-img) would ignore, too.
+	// Nobody reads this channel. Go ends a program that writes to a closed standard output
+	// or error, unless it asks to be notified of SIGPIPE. If it ignored the signal, so
+	// would the programs that we start (qemu-img).
 	pipes := make(chan os.Signal, 1)
 	signal.Notify(pipes, syscall.SIGPIPE)
 	ended := panics.Go(func() error {
@@ -103,7 +106,7 @@ func withSignals(parent context.Context) (context.Context, func()) {
 	return ctx, func() {
 		signal.Stop(signals)
 		close(signals)
-		if err := <-ended; err != nil { // a panic, which is in panics.Last, too
+		if err := <-ended; err != nil { // a panic; panics.Last has it, too
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -26,8 +27,8 @@ func targets(m manifest.Manifest) string {
 	return strings.Join(names, " ")
 }
 
-// diskRemark says which disks are not what the point's kind says, and why, unless that is
-// as it was with the parent.
+// diskRemark names the disks whose kind differs from that of the point, with the reason,
+// unless it was the same for the parent.
 func diskRemark(m, parent manifest.Manifest) string {
 	var order []string
 	disks := map[string][]string{}
@@ -45,7 +46,7 @@ func diskRemark(m, parent manifest.Manifest) string {
 			how += ": " + d.Reason
 		}
 		if before, ok := parent.Disk(d.Target); ok && d.Method == manifest.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
-			continue // as of a raw disk, every time
+			continue // as for a raw disk, every time
 		}
 		if disks[how] == nil {
 			order = append(order, how)
@@ -59,7 +60,7 @@ func diskRemark(m, parent manifest.Manifest) string {
 	return strings.Join(notes, "; ")
 }
 
-// printPoint prints all of a point; without the table of its disks where it shall be quiet.
+// printPoint prints a point in full. If quiet is set, the table of its disks is left out.
 func printPoint(w io.Writer, repo *repository.Repository, m manifest.Manifest, quiet bool) error {
 	lines := [][2]string{
 		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
@@ -95,22 +96,22 @@ func printPoint(w io.Writer, repo *repository.Repository, m manifest.Manifest, q
 
 func leftOut(d manifest.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
 
-// printDisks prints a table. Notes that the parent has, too, are no news; a zero parent
-// has none.
+// printDisks prints a table of the disks. Notes that the parent has, too, are left out; a zero
+// parent has none.
 func printDisks(w io.Writer, m, parent manifest.Manifest, indent string) error {
-	g := grid{columns: []column{{name: "DISK"}, {name: "KIND", spare: 1}, {name: "SIZE", right: true, spare: 3}, {name: "DATA", right: true},
-		{name: "ZEROS", right: true, spare: 4}, {name: "IMAGE", right: true}, {name: "PARENT", spare: 2}, {name: "SOURCE", spare: 5}, {name: "NOTE", note: true}}}
+	g := terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "KIND", Spare: 1}, {Name: "SIZE", Right: true, Spare: 3}, {Name: "DATA", Right: true},
+		{Name: "ZEROS", Right: true, Spare: 4}, {Name: "IMAGE", Right: true}, {Name: "PARENT", Spare: 2}, {Name: "SOURCE", Spare: 5}, {Name: "NOTE", Note: true}}}
 	for _, d := range m.Disks {
 		note := diskNote(d)
 		if before, ok := parent.Disk(d.Target); ok && diskNote(before) == note {
 			note = ""
 		}
-		g.add(d.Target, d.Kind, size(d.VirtualSize), size(d.DataBytes), size(d.ZeroBytes), size(d.ImageBytes), d.Parent, d.Source, note)
+		g.Add(d.Target, d.Kind, terminal.Size(d.VirtualSize), terminal.Size(d.DataBytes), terminal.Size(d.ZeroBytes), terminal.Size(d.ImageBytes), d.Parent, d.Source, note)
 	}
-	return g.print(w, indent)
+	return g.Print(w, indent)
 }
 
-// diskNote is what a reader of a point should know of one of its disks.
+// diskNote is what should be known about a disk of a point.
 func diskNote(d manifest.Disk) string {
 	switch note := "encrypted at its source, stored in the clear"; {
 	case !d.SourceEncrypted:

@@ -12,9 +12,9 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// pointArg takes a command's only argument apart, DOMAIN[@POINT]; at is "" without a
-// point. A name that a domain has as a whole, by known, is that domain: libvirt allows @
-// in names. Where it could be a point of another domain, too, nothing is guessed.
+// pointArg splits an argument DOMAIN[@POINT]; at is "" without a point. libvirt allows @ in
+// names: if known says that a domain has the whole name, that domain is meant. If a point
+// of another domain could be meant, too, it is an error.
 func pointArg(arg string, known func(domain string) bool) (domain, at string, err error) {
 	i := strings.LastIndexByte(arg, '@')
 	if i <= 0 {
@@ -23,7 +23,7 @@ func pointArg(arg string, known func(domain string) bool) (domain, at string, er
 	domain, at = arg[:i], arg[i+1:]
 	switch whole := known(arg); {
 	case whole && known(domain) && manifest.IsPointName(at):
-		return "", "", fail.Errorf(fail.Usage, fmt.Sprintf("%s@latest, or another of its points, is of the domain; restore %s --at POINT, too", arg, arg), "%s is a domain, and could be point %s of domain %s", arg, at, domain)
+		return "", "", fail.Errorf(fail.Usage, fmt.Sprintf("%s@latest, or another of its points, means the domain; so does restore %s --at POINT", arg, arg), "%s is a domain, and could be point %s of domain %s", arg, at, domain)
 	case whole:
 		return arg, "", nil
 	case at == "":
@@ -32,13 +32,13 @@ func pointArg(arg string, known func(domain string) bool) (domain, at string, er
 	return domain, at, nil
 }
 
-// domainsOf tells which domains have points in a repository.
+// domainsOf returns a function that reports whether a domain has points in a repository.
 func domainsOf(repo *repository.Repository) (known func(domain string) bool, err error) {
 	domains, err := repo.Domains()
 	return func(domain string) bool { return slices.Contains(domains, domain) }, err
 }
 
-// openWithPoint opens the repository, and takes a DOMAIN[@POINT] apart.
+// openWithPoint opens the repository and splits DOMAIN[@POINT].
 func openWithPoint(c *cli.Context, arg string) (repo *repository.Repository, domain, at string, err error) {
 	if repo, err = repository.Open(c.String("repo")); err != nil {
 		return nil, "", "", err

@@ -11,17 +11,17 @@ import (
 	"github.com/virtbackup/virtbackup/fleet"
 )
 
-// several is what is done for several domains.
+// several is a command for several domains.
 type several[R any] struct {
-	what string // is not done for those that fail: "backed up"
+	what string // was not done if it fails: "backed up"
 	do   fleet.Do[R]
-	// print is for people.
+	// print prints a result for people.
 	print func(w io.Writer, result R) error
 }
 
-// run does it for each, and reports each as soon as it has ended. In JSON a domain that
-// failed stands in the array as a [failure] in the place of its result. The error is a
-// *severalError where some of several failed.
+// run works on each domain and reports each as soon as it has ended. In the array of JSON, a
+// [failure] takes the place of the result of a domain that failed. The error is a
+// *severalError if there are several domains and some failed.
 func (s several[R]) run(c *cli.Context, domains []string) error {
 	sum := &severalError{of: len(domains), what: s.what}
 	results := []any{}
@@ -56,7 +56,7 @@ func (s several[R]) run(c *cli.Context, domains []string) error {
 	return warnedIf(sum.warned)
 }
 
-// printOne is for people: JSON has one array of all, at the end.
+// printOne prints a result for people. JSON is one array at the end.
 func (s several[R]) printOne(c *cli.Context, result R) error {
 	if c.Bool("json") {
 		return nil
@@ -64,8 +64,17 @@ func (s several[R]) printOne(c *cli.Context, result R) error {
 	return printDone(c, nil, func(w io.Writer) error { return s.print(w, result) })
 }
 
-// named is an error that says which domain it is about. A name alone may be in a text by
-// chance.
+// nameOfSeveral returns the name of a domain, or "" if it is the only one: then it cannot be
+// confused with another.
+func nameOfSeveral(domain string, domains []string) string {
+	if len(domains) == 1 {
+		return ""
+	}
+	return domain
+}
+
+// named adds the domain to an error, unless its text names it. The name without the word
+// "domain" may be in the text by chance.
 func named(domain string, err error) error {
 	for _, rest := range strings.Split(err.Error(), "domain "+domain)[1:] {
 		if rest == "" || strings.ContainsRune(" :,;)\n", rune(rest[0])) {
@@ -75,15 +84,14 @@ func named(domain string, err error) error {
 	return fmt.Errorf("domain %s: %w", domain, err)
 }
 
-// severalError is what is left to say after some of several domains failed, each
-// with an error that was printed at once.
+// severalError sums up the errors of several domains. Each was printed when it occurred.
 type severalError struct {
 	of     int
 	what   string // was not done
 	names  []string
 	errs   []error
-	left   []string // had no turn
-	warned bool     // about others
+	left   []string // not begun
+	warned bool     // a domain that did not fail has warnings
 }
 
 func (e *severalError) add(domain string, err error) {
@@ -98,7 +106,7 @@ func (e *severalError) Error() string {
 	return text
 }
 
-// exitCode is the gravest of all.
+// exitCode is the gravest exit code of all domains.
 func (e *severalError) exitCode() int {
 	codes := []int{exitDone}
 	if e.warned {
@@ -110,7 +118,8 @@ func (e *severalError) exitCode() int {
 	return gravest(codes)
 }
 
-// byGravity are the exit codes that one of several domains gives all, below those of signals.
+// byGravity are the exit codes in the order in which that of one domain becomes that of all.
+// Signals come before them.
 var byGravity = []int{exitBug, exitDamaged, exitFailed, exitUsage, exitNotFound, exitLocked, exitWarning, exitDone}
 
 func gravest(codes []int) int {

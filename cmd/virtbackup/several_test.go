@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -51,7 +52,7 @@ func runSeveral(t *testing.T, isJSON bool, stdout io.Writer, domains ...string) 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var said bytes.Buffer
-	app := newApp(newScreen(stdout), &said)
+	app := newApp(terminal.NewScreen(stdout), &said)
 	app.Action = func(c *cli.Context) error {
 		return several[any]{what: "done", do: ended(cancel), print: func(w io.Writer, result any) error {
 			_, err := fmt.Fprintln(w, result)

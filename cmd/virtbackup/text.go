@@ -1,8 +1,6 @@
 package main
 
-import (
-	"fmt"
-)
+import "fmt"
 
 func orNone(s string) string {
 	if s == "" {
@@ -12,16 +10,3 @@ func orNone(s string) string {
 }
 
 func seconds(s float64) string { return fmt.Sprintf("%.1f s", s) }
-
-// size prints bytes for people, in units of 1024.
-func size(n int64) string {
-	if n < 1<<10 {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, unit := float64(n), -1
-	for value >= 1023.95 && unit < 4 { // what would print as 1024.0
-		value /= 1024
-		unit++
-	}
-	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[unit])
-}

@@ -9,11 +9,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// printList prints the points as trees, or, with --quiet, their names alone, as other
-// commands take them.
+// printList prints the points as trees, or, with --quiet, only their names in the form that
+// other commands take.
 func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoint) error {
 	if !c.Bool("quiet") {
 		return printTrees(w, domains, listed)
@@ -54,37 +55,37 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 			}
 			continue
 		}
-		if err := listGrid(nodes, domain, known).print(w, "  "); err != nil {
+		if err := listGrid(nodes, domain, known).Print(w, "  "); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// listGrid has a line for each point.
-func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *grid {
-	g := &grid{columns: []column{{name: "POINT"}, {name: "KIND", spare: 1}, {name: "PARENT", spare: 6}, {name: "TIME"}, {name: "DISKS", spare: 5},
-		{name: "DATA", right: true, spare: 7}, {name: "IMAGE", right: true, spare: 2}, {name: "CONSISTENCY", spare: 8}, {name: "CHECKPOINT", spare: 4},
-		{name: "VERIFIED", spare: 3}, {name: "NOTE", note: true}}}
+// listGrid returns a table with a row for each point.
+func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *terminal.Grid {
+	g := &terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "PARENT", Spare: 6}, {Name: "TIME"}, {Name: "DISKS", Spare: 5},
+		{Name: "DATA", Right: true, Spare: 7}, {Name: "IMAGE", Right: true, Spare: 2}, {Name: "CONSISTENCY", Spare: 8}, {Name: "CHECKPOINT", Spare: 4},
+		{Name: "VERIFIED", Spare: 3}, {Name: "NOTE", Note: true}}}
 	for _, n := range nodes {
 		m, p := n.point, known[[2]string{domain, n.point.ID}]
 		data, image := sums(m)
-		g.add(n.branch+m.ID, m.Kind, m.Parent, manifest.TimeText(m.Time), targets(m), size(data), size(image), m.Consistency,
+		g.Add(n.branch+m.ID, m.Kind, m.Parent, manifest.TimeText(m.Time), targets(m), terminal.Size(data), terminal.Size(image), m.Consistency,
 			p.checkpoint(), p.verified(), p.remark(known[[2]string{domain, m.Parent}].Manifest))
 		if p.Verified != nil && !p.Verified.Sound {
-			g.columns[9].spare = 0 // that it is damaged is always shown
+			g.Columns[9].Spare = 0 // damage is always shown
 		}
 	}
 	return g
 }
 
-// node is one line of a tree.
+// node is a line of a tree.
 type node struct {
 	branch string // what is drawn before the id
 	point  manifest.Manifest
 }
 
-// tree lists the points of a domain so that each stands below its parent.
+// tree lists the points of a domain, each below its parent.
 func tree(points []manifest.Manifest, domain string) []node {
 	known := map[string]bool{}
 	children := map[string][]manifest.Manifest{}
@@ -111,9 +112,8 @@ func tree(points []manifest.Manifest, domain string) []node {
 	return nodes
 }
 
-// appendBelow draws a chain as one column, and side branches, one step to the
-// right, below the point they start from: a chain of a hundred increments does
-// not become a staircase.
+// appendBelow draws a chain as one column, and side branches one step to the right, below
+// the point that they start from. A chain of a hundred increments is not a staircase.
 //
 //	check1        full
 //	│  └─ diff2   diff  check1
@@ -140,8 +140,8 @@ func appendBelow(nodes []node, children map[string][]manifest.Manifest, id, inde
 	return appendBelow(nodes, children, next.ID, indent)
 }
 
-// branches splits the children of a point into the one that continues the chain,
-// the newest that is itself a base, and those to the side.
+// branches splits the children of a point into the one that continues the chain, which is
+// the newest that is a base, and the others.
 func branches(below []manifest.Manifest) (side []manifest.Manifest, next *manifest.Manifest) {
 	if len(below) == 0 {
 		return nil, nil
@@ -156,7 +156,7 @@ func branches(below []manifest.Manifest) (side []manifest.Manifest, next *manife
 	return slices.Concat(below[:last], below[last+1:]), &below[last]
 }
 
-// checkpoint says whether libvirt has one of the point.
+// checkpoint says whether libvirt has the checkpoint of the point.
 func (p listedPoint) checkpoint() string {
 	if p.HasCheckpoint {
 		return "yes"
@@ -164,7 +164,7 @@ func (p listedPoint) checkpoint() string {
 	return "-"
 }
 
-// verified says on which day the point was last found sound, or that it was not.
+// verified returns the day of the last verification, or that it found damage.
 func (p listedPoint) verified() string {
 	switch {
 	case p.Verified == nil:
@@ -175,8 +175,8 @@ func (p listedPoint) verified() string {
 	return p.Verified.Time.Local().Format(time.DateOnly)
 }
 
-// remark is what list notes about a point: disks that are lost, its time, where that is
-// odd, and its disks, compared with the parent.
+// remark is the note of list about a point: disks that are lost, an odd time, and what is
+// unusual about its disks, compared with the parent.
 func (p listedPoint) remark(parent manifest.Manifest) string {
 	lost := ""
 	if len(p.Lost) > 0 {

@@ -15,35 +15,25 @@ import (
 	"github.com/virtbackup/virtbackup/internal/zstd"
 )
 
-// tuningFlags are the options that nobody needs to touch.
-func tuningFlags() []cli.Flag {
-	return []cli.Flag{
-		&cli.StringFlag{Name: "compress", Value: "none", Usage: "compress the images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
-		&cli.StringFlag{Name: "limit-rate", Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
-		&cli.IntFlag{Name: "connections", DefaultText: "2", Usage: "read each disk over `N` NBD connections"},
-		&cli.StringFlag{Name: "direct", Value: "auto", Usage: "write past the page cache: `WHEN` is auto (where the file system can), always, never"},
-	}
-}
-
-// tuning reads tuningFlags.
+// tuning reads the options about how disks are copied.
 func tuning(c *cli.Context) (t backup.Tuning, err error) {
 	if t.Zstd, err = parseCompression(c.String("compress")); err != nil {
 		return t, err
 	}
 	t.Connections = c.Int("connections")
 	if c.IsSet("connections") && t.Connections < 1 {
-		return t, fail.Errorf(fail.Usage, "--connections 2", "--connections is a number from 1 on, not %d", t.Connections)
+		return t, fail.Errorf(fail.Usage, "--connections 2", "--connections must be at least 1, not %d", t.Connections)
 	}
 	modes := map[string]directio.Mode{"auto": directio.Auto, "always": directio.Always, "never": directio.Never}
 	mode, ok := modes[c.String("direct")]
 	if !ok {
-		return t, fail.Errorf(fail.Usage, "leave it out: auto is right", "--direct is auto, always or never, not %q", c.String("direct"))
+		return t, fail.Errorf(fail.Usage, "omit it: the default, auto, is right", "--direct is auto, always or never, not %q", c.String("direct"))
 	}
 	t.Direct = mode
 	return t, nil
 }
 
-// newLimits reads the limits that all backups of this process share.
+// newLimits reads the limits that all backups of the process share.
 func newLimits(c *cli.Context) (*limit.Limits, error) {
 	rate, err := parseBytes("--limit-rate takes bytes a second", c.String("limit-rate"))
 	if err != nil {
@@ -52,12 +42,11 @@ func newLimits(c *cli.Context) (*limit.Limits, error) {
 	return limit.New(rate), nil
 }
 
-// notNegative refuses options that are a time below 0, a slip of the hand: they would
-// be taken for 0, or for the default.
+// notNegative refuses negative times, which are a mistake: they would mean 0 or the default.
 func notNegative(c *cli.Context, options ...string) error {
 	for _, name := range options {
 		if d := c.Duration(name); d < 0 {
-			return fail.Errorf(fail.Usage, fmt.Sprintf("--%s 30s", name), "--%s is a time from 0 on, not %v", name, d)
+			return fail.Errorf(fail.Usage, fmt.Sprintf("--%s 30s", name), "--%s must be at least 0, not %v", name, d)
 		}
 	}
 	return nil
@@ -79,8 +68,8 @@ func parseCompression(s string) (level int, err error) {
 	return 0, fail.Errorf(fail.Usage, "--compress zstd", "--compress is none, zstd or zstd:LEVEL, not %q", s)
 }
 
-// parseBytes reads a number of bytes with an optional unit of 1024, as curl and
-// rsync do. "" is no limit, 0. An error begins with what the option takes.
+// parseBytes reads a number of bytes with an optional unit of 1024, like curl and rsync. ""
+// is 0, no limit. Errors begin with what, which names what the option takes.
 func parseBytes(what, s string) (int64, error) {
 	if s == "" {
 		return 0, nil

@@ -1,12 +1,13 @@
 package main
 
-// number is the version of the program: here and nowhere else. CHANGELOG.md begins with it.
+// number is the version of the program. It is written down only here and at the beginning of
+// CHANGELOG.md.
 const number = "0.2.0"
 
-// revision is the commit that the Makefile builds from, "" where there is no git.
+// revision is the commit that the Makefile builds from, "" without git.
 var revision string
 
-// version is what --version prints, and what manifests say.
+// version is what --version prints and manifests contain.
 func version() string {
 	if revision == "" {
 		return number

@@ -32,9 +32,8 @@ var ErrRefused = fail.Sentinel(fail.Other,
 	"--direct auto writes through the page cache there, and empties it behind itself",
 	"the file system refuses O_DIRECT")
 
-// File is a new file, written in large aligned pieces and read in any way. Its
-// methods are safe for concurrent use, but for a read beside a write of the same
-// bytes.
+// File is a new file, written in large aligned pieces and read at any alignment. Its methods
+// are safe for concurrent use, except for a read and a write of the same bytes.
 type File struct {
 	file   *os.File // written
 	reader *os.File // read: through the page cache, so without rules of alignment
@@ -64,7 +63,7 @@ func Create(path string, perm os.FileMode, mode Mode) (_ *File, err error) {
 	if f.reader, err = os.Open(path); err != nil {
 		return nil, err
 	}
-	// The few reads are of single tables: no read-ahead into the page cache.
+	// Only single tables are read: no read-ahead into the page cache.
 	_ = unix.Fadvise(int(f.reader.Fd()), 0, 0, unix.FADV_RANDOM) // advice: may fail
 	return f, nil
 }
@@ -147,9 +146,8 @@ func (f *File) WriteAt(p []byte, off int64) (int, error) {
 
 // How far ahead of the writes space is allocated: as much as there is already,
 // within these bounds. A small incremental takes no more than it needs; larger
-// steps than 256 MiB were not faster. A small file system is not filled with what
-// nobody may ever write: several files grow there at once, and others need space,
-// too.
+// steps than 256 MiB were not faster. A small file system is not filled with space that may
+// never be used: several files grow there at once, and others need space, too.
 const (
 	minAhead   = 16 << 20
 	maxAhead   = 256 << 20
@@ -163,8 +161,8 @@ const (
 // O_DIRECT and fdatasync, medians of 7 rounds in turns): no allocation 1.38 s,
 // steps of 256 MiB 1.12 s, these doubling steps 1.13 s, overwriting a whole file
 // (the limit) 0.82 s. FALLOC_FL_KEEP_SIZE (1.45 s) and ftruncate ahead do not
-// help: it takes both, the size and blocks. Allocation is a help only: where it
-// fails (no such call, no space for a step) the writes decide.
+// help: it takes both, the size and blocks. Allocation is only an optimisation: if it fails (no
+// such call, no space for a step), the writes decide.
 func (f *File) allocate(end int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -186,16 +184,16 @@ func (f *File) allocate(end int64) {
 
 func (f *File) takes(end int64) { f.taken.Store(max(f.taken.Load(), end)) }
 
-// Taken is how many bytes the file has taken of its file system by now at most: up to where
-// it is written or allocated, what is under way included. It asks no file system, which may
-// hang.
+// Taken is an upper bound of the space that the file has taken so far, in bytes: up to where
+// it is written or allocated, writes under way included. It makes no system call, because the
+// file system may hang.
 func (f *File) Taken() int64 { return f.taken.Load() }
 
 // spare is how much may be allocated ahead of what is free, in whole MiB.
 func (f *File) spare() int64 {
 	var s unix.Statfs_t
 	if err := unix.Fstatfs(int(f.file.Fd()), &s); err != nil || s.Blocks == 0 {
-		return maxAhead // some file systems do not say what they have
+		return maxAhead // some file systems do not report their free space
 	}
 	return int64(s.Bavail) * s.Frsize / shareAhead >> 20 << 20
 }

@@ -27,7 +27,7 @@ func newFile(t testing.TB, mode Mode) (*File, string) {
 	return f, path
 }
 
-// Taken is what the file system says, but for its own metadata and what it gives late.
+// Taken is what the file system reports, except for its own metadata and delayed allocation.
 func TestTakenIsWhatTheFileSystemGave(t *testing.T) {
 	for _, mode := range []Mode{Auto, Never} {
 		f, path := newFile(t, mode)
@@ -104,7 +104,7 @@ func TestBufferedWritesSpareThePageCache(t *testing.T) {
 	t.Logf("%d of %d MiB are in the page cache", resident>>20, ranges)
 	var fs unix.Statfs_t
 	if err := unix.Statfs(path, &fs); err == nil && fs.Type == unix.TMPFS_MAGIC {
-		return // nowhere else to be
+		return // a tmpfs is in the page cache
 	}
 	if limit := 2 * behindRanges * piece; resident > limit {
 		t.Errorf("%d bytes are in the page cache, want at most %d", resident, limit)

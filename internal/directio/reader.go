@@ -27,7 +27,7 @@ type Reader struct {
 // nothing else sets it.
 var OnRead atomic.Pointer[func(name string, offset int64, p []byte)]
 
-// NewReader reads a file that stays the caller's, who sees to its end.
+// NewReader makes a Reader of a file. The file stays the caller's, who closes it.
 func NewReader(file *os.File) (*Reader, error) {
 	r := &Reader{file: file}
 	err := setDirect(file, true)
@@ -69,7 +69,7 @@ func (r *Reader) readPiece(p []byte, offset int64) (int, error) {
 	return n, err
 }
 
-// atEnd tells whether a read got all up to the end of the file.
+// atEnd tells whether a read got everything up to the end of the file.
 func (r *Reader) atEnd(n int, offset int64) (int, bool) {
 	info, err := r.file.Stat()
 	return n, n > 0 && err == nil && offset+int64(n) == info.Size()

@@ -12,9 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the kernel could not write back is an error of a later write, at the latest of the
-// one that waits for it: the kernel reports it once, and the fsync at the end would not
-// see it.
+// An error of writeback is returned by a later write, at the latest by the one that waits for
+// it: the kernel reports it once, and the fsync at the end would not see it.
 func TestWritebackErrorsAreSeen(t *testing.T) {
 	device := overcommitted(t, 4*piece) // first: it goes when the file is closed
 	f, _ := newFile(t, Never)

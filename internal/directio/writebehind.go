@@ -10,15 +10,14 @@ import (
 	"github.com/virtbackup/virtbackup/internal/eintr"
 )
 
-// behindRanges is how many writes may be in the page cache before the oldest is
-// waited for and dropped. 32 of 1 MiB keep any disk's queue full; a guest's
-// host has better use for more.
+// behindRanges is how many writes may be in the page cache before the oldest is waited for
+// and dropped. 32 of 1 MiB keep any disk's queue full; more would take memory from the
+// guests.
 const behindRanges = 32
 
-// writeBehind spares the host's page cache where O_DIRECT does not work: each
-// write is started on its way to the disk at once, and its pages are dropped
-// once it is there. Without it a backup pushes the page cache of every guest's
-// host out, and ends in one long fsync.
+// writeBehind keeps the host's page cache small where O_DIRECT does not work: writeback of
+// each write is started at once, and its pages are dropped when it is done. Without it a
+// backup evicts the host's page cache, and ends in one long fsync.
 type writeBehind struct {
 	mu    sync.Mutex
 	queue [behindRanges]span // ring, oldest at next

@@ -1,17 +1,17 @@
 // Package fault lets tests break a run at any of its points: with SIGKILL, with
 // SIGTERM, with an I/O error, with a panic.
 //
-// A point has a name, and stands in the code where the run could end: before and
+// A point has a name, and is in the code where the run could end: before and
 // after each step, each fsync and each rename, between two buffers of the copy.
-// In normal builds a point is nothing at all. In a build with the tag faults the
+// In normal builds a point does nothing. In a build with the tag faults the
 // environment says what happens where:
 //
 //	VIRTBACKUP_FAULT='step begin after:kill'            what happens at which point
 //	VIRTBACKUP_FAULT='copy buffer#3:pause,undo end:kill' at the third time; two of them
 //	VIRTBACKUP_FAULT_TRACE=FILE                          appends each point as it is passed
 //
-// The trace of an undisturbed run is the list of all its points: nobody has to
-// keep that list, so nobody can forget to.
+// The trace of an undisturbed run is the list of all its points, so no list needs to be
+// maintained.
 package fault
 
 // Around does something between two points, "NAME before" and "NAME after". An

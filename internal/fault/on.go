@@ -25,8 +25,8 @@ const (
 	Pause = "pause" // SIGSTOP to this process, which goes on after SIGCONT
 )
 
-// settle is how long a signal to ourselves is given to be taken note of: a
-// channel, a goroutine and a context lie in between.
+// settle is how long to wait until a signal to ourselves has taken effect, through a channel,
+// a goroutine and a context.
 const settle = 100 * time.Millisecond
 
 var state struct {
@@ -36,8 +36,8 @@ var state struct {
 	trace  *os.File
 }
 
-// init reads the environment. A variable that makes no sense would let a test
-// pass that breaks nothing, so it ends the program.
+// init reads the environment. An invalid variable ends the program: a test that breaks
+// nothing would pass.
 func init() {
 	state.faults, state.passed = map[string]string{}, map[string]int{}
 	for _, entry := range strings.Split(os.Getenv(faultVariable), ",") {
@@ -71,7 +71,7 @@ func Point(name string) error {
 		return nil
 	case Kill:
 		send(syscall.SIGKILL)
-		select {} // nothing more happens, whatever the kernel still lets run
+		select {} // nothing more happens until the kernel kills the process
 	case Term:
 		send(syscall.SIGTERM)
 		time.Sleep(settle)
@@ -88,7 +88,7 @@ func Point(name string) error {
 	}
 }
 
-// pass notes that a point is passed, and tells how it is to break.
+// pass records that a point is passed, and returns how to break there.
 func pass(name string) string {
 	state.mu.Lock()
 	defer state.mu.Unlock()

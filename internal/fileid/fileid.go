@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ID is what a file system knows of one of its files: the number of the inode and
+// ID identifies a file within its file system: the number of the inode and
 // the instant of its birth. A copy has others, also one that is moved to the path
 // of the original; a file that is moved within its file system keeps both.
 type ID struct {

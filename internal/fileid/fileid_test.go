@@ -15,8 +15,7 @@ func idOf(t *testing.T, path string) string {
 	return id.String()
 }
 
-// A copy is another file, also at the path of the original; the original that was
-// moved is not.
+// A copy is another file, even at the path of the original; the moved original is the same.
 func TestOf(t *testing.T) {
 	dir := t.TempDir()
 	path, aside := filepath.Join(dir, "file"), filepath.Join(dir, "aside")

@@ -1,9 +1,10 @@
-// Package limit bounds what all runs of one process do together, however many of them
-// work side by side: the disks that are read at once, and the bytes a second.
+// Package limit bounds what all runs of a process do together: the number of disks that
+// are copied at once, and the bytes that are read per second.
 package limit
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -12,39 +13,39 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// DisksAtOnce is how many disks are copied or restored side by side; each takes some
-// 32 to 40 MiB of memory. More than four read no faster from the machines measured, and
-// a guest pays for a longer job with more copied blocks.
+// DisksAtOnce is the number of disks that are copied or restored at once. Each takes 32 to
+// 40 MiB of memory. More than four were no faster on the machines measured, and during a
+// longer job QEMU copies more of the guest's blocks.
 const DisksAtOnce = 4
 
-// burst is one buffer of package nbdcopy, the least that is waited for.
+// burst is the size of a buffer of package nbdcopy, the usual argument of WaitN.
 const burst = 1 << 20
 
-// Limits are shared by all runs of a process; make them with [New]. A nil *Limits limits
-// no rate, but has no disks.
+// Limits are shared by all runs of a process. [New] makes them; a nil *Limits does not limit
+// the rate, but cannot be used for disks.
 type Limits struct {
 	disks *semaphore.Weighted
 	bytes *rate.Limiter // nil: no limit
+	first sync.Once     // of WaitN
 }
 
-// New returns limits of [DisksAtOnce] disks and of so many bytes a second; 0 is no limit
-// of the rate. The first buffer waits, too: for nothing, it would be a tenth more than the
-// rate in the first ten seconds of 1 MiB/s.
+// New returns limits of [DisksAtOnce] disks and of that many bytes per second. 0 does not
+// limit the rate.
 func New(bytesPerSecond int64) *Limits {
 	l := &Limits{disks: semaphore.NewWeighted(DisksAtOnce)}
 	if bytesPerSecond > 0 {
 		l.bytes = rate.NewLimiter(rate.Limit(bytesPerSecond), burst)
-		l.bytes.AllowN(time.Now(), burst)
 	}
 	return l
 }
 
-// EachDisk calls do for 0 to n-1, in this order, side by side as far as the disks of other
-// runs leave room. It returns the first error, which cancels the context of the others, or
-// the cause of the end of ctx.
+// EachDisk calls do for 0 to n-1, each in a goroutine, started in this order. At most
+// DisksAtOnce calls of all runs are active at once. EachDisk waits for its calls and returns
+// the first error, which cancels the context of the others, or the cause if ctx was
+// cancelled before the last call was started.
 func (l *Limits) EachDisk(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
 	group, working := panics.WithContext(ctx)
-	left := false // disks had no turn
+	left := false // not all calls were started
 	for i := range n {
 		if left = l.disks.Acquire(working, 1) != nil; left {
 			break
@@ -60,11 +61,14 @@ func (l *Limits) EachDisk(ctx context.Context, n int, do func(ctx context.Contex
 	return context.Cause(ctx)
 }
 
-// WaitN waits until n more bytes may be read, or ctx is cancelled.
+// WaitN waits until n more bytes may be read, or ctx is cancelled. The bucket of the limiter
+// is emptied at the first call, because it fills while nothing is read: a free buffer would
+// exceed a rate of 1 MiB/s by a tenth in the first ten seconds.
 func (l *Limits) WaitN(ctx context.Context, n int) error {
 	if l == nil || l.bytes == nil {
 		return nil
 	}
+	l.first.Do(func() { l.bytes.AllowN(time.Now(), burst) })
 	for ; n > burst; n -= burst {
 		if err := l.bytes.WaitN(ctx, burst); err != nil {
 			return err
@@ -73,7 +77,7 @@ func (l *Limits) WaitN(ctx context.Context, n int) error {
 	return l.bytes.WaitN(ctx, n)
 }
 
-// Time is how long n bytes take at the limited rate; 0 without a limit.
+// Time returns how long n bytes take at the limited rate, 0 if the rate is not limited.
 func (l *Limits) Time(n int64) time.Duration {
 	if l == nil || l.bytes == nil {
 		return 0

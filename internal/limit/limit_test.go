@@ -102,7 +102,9 @@ func TestEachDiskCancelled(t *testing.T) {
 // All that share the limits together read no more than the rate, from the first byte on.
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, start := New(1<<20), time.Now()
+		l := New(1 << 20)
+		time.Sleep(time.Minute) // until the first copy begins
+		start := time.Now()
 		var runs panics.Group
 		for range 2 {
 			runs.Go(func() error {

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// starters are what runs our code on a goroutine whose panics nobody catches, and cannot
-// be told from other code by the word go.
+// starters are functions that run our code on a goroutine without catching its panics, and
+// that cannot be found by the word go.
 var starters = map[string]bool{
 	"errgroup.Group": true, "errgroup.WithContext": true, "sync.WaitGroup": true,
 	"time.AfterFunc": true, "context.AfterFunc": true, "runtime.SetFinalizer": true, "runtime.AddCleanup": true,
@@ -77,7 +77,7 @@ func starts(file *ast.File) (found []start) {
 	return found
 }
 
-// The test sees what it is there for.
+// The test finds what it is meant to find.
 func TestStarts(t *testing.T) {
 	for _, code := range []string{
 		"go f()", "go func() {}()", "var g errgroup.Group; g.Go(f)", "g, ctx := errgroup.WithContext(ctx)", "var w sync.WaitGroup; w.Go(f)",

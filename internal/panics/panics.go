@@ -2,7 +2,7 @@
 // errors: without that a panic ends the process at once, and a libvirt job, a
 // checkpoint or a frozen guest stays behind.
 //
-// A goroutine starts with [Go] or in a [Group]; both have somebody who waits for it.
+// A goroutine starts with [Go] or in a [Group]; the caller waits for both.
 // TestGoroutines finds every other way to start one in this repository.
 package panics
 
@@ -23,7 +23,7 @@ type Error struct {
 	Stack []byte // as of debug.Stack; not part of Error's text
 }
 
-// Error says what was panicked with. It is a bug; Stack says where.
+// Error gives the panic's value; Stack says where it was.
 func (e *Error) Error() string { return fmt.Sprintf("internal error: %v", e.Value) }
 
 // Kind is fail.Bug.
@@ -71,7 +71,7 @@ func WithContext(ctx context.Context) (*Group, context.Context) {
 	return (*Group)(group), ctx
 }
 
-// SetLimit bounds how many goroutines of the group run side by side: Go waits then.
+// SetLimit bounds how many goroutines of the group run at a time; at the limit Go waits.
 func (g *Group) SetLimit(n int) { (*errgroup.Group)(g).SetLimit(n) }
 
 // Go runs f in a goroutine of the group.

@@ -1,5 +1,5 @@
-// Package zstd compresses the clusters of images with libzstd, as QEMU does. It
-// stands apart from package qcow2, which is built without cgo.
+// Package zstd compresses the clusters of images with libzstd, as QEMU does. It is separate
+// from package qcow2, which is built without cgo.
 package zstd
 
 import (

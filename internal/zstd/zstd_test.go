@@ -9,8 +9,8 @@ import (
 	judge "github.com/klauspost/compress/zstd"
 )
 
-// Frames of another library's making unpack to the clusters, one behind the
-// other in one piece of memory, and kinds of data get as small as they can.
+// Another library unpacks the frames, which follow one another in one buffer, to the
+// clusters; each kind of data gets as small as it can.
 func TestAppend(t *testing.T) {
 	random := make([]byte, 64<<10)
 	_, _ = rand.NewChaCha8([32]byte{1}).Read(random)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// Disk describes a disk of a domain. Target and Size are enough: the rest is
-// that of an ordinary qcow2 image then.
+// Disk describes a disk of a domain. Target and Size are enough: the defaults
+// make an ordinary qcow2 image.
 type Disk struct {
 	Target      string // vda, vdb, …
 	Size        int64  // bytes, a multiple of 512
@@ -25,7 +25,7 @@ type Disk struct {
 // other MiB, beginning with the first.
 const BackingByte = 0xb5
 
-// create makes the disk's image in dir, and its backing file.
+// create makes the disk's image and its backing file in dir.
 func (d *Disk) create(t testing.TB, dir string) {
 	t.Helper()
 	if d.Format == "" {

@@ -4,8 +4,8 @@
 // virtbackup program itself; and the judges, which are never our own code
 // (qemu-img, e2fsck, debugfs).
 //
-// Everything that it makes is named vbtest-PID-…, is taken down by t.Cleanup,
-// and is looked for once more by [Main] when all tests of a package have run.
+// Everything that it makes is named vbtest-PID-… and removed by t.Cleanup. [Main] looks for
+// leftovers when all tests of a package have run.
 //
 // It imports nothing of ours, so that tests of any package may use it.
 package testdomain

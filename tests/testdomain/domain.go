@@ -66,11 +66,10 @@ func Define(t testing.TB, disks ...Disk) *Domain {
 	return define(t, Identity{}, 64, "<boot dev='hd'/>", "", disks)
 }
 
-// Identity is the name and UUID of a domain; what is "" is chosen.
+// Identity is the name and UUID of a domain; "" means a new one.
 type Identity struct{ Name, UUID string }
 
-// DefineAs is Define for a domain that is to have the name and UUID of another
-// one, which does not exist any more.
+// DefineAs is Define with the name and UUID of a domain that does not exist any more.
 func DefineAs(t testing.TB, id Identity, disks ...Disk) *Domain {
 	t.Helper()
 	return define(t, id, 64, "<boot dev='hd'/>", "", disks)
@@ -124,7 +123,7 @@ func (d *Domain) State() string {
 	return state
 }
 
-// Destroy ends QEMU and waits until libvirt has seen it.
+// Destroy ends QEMU and waits until libvirt knows.
 func (d *Domain) Destroy() {
 	d.t.Helper()
 	Virsh(d.t, "destroy", d.Name)
@@ -144,8 +143,8 @@ func (d *Domain) Pid() int {
 	return pid
 }
 
-// Kill ends QEMU as a crash would, with SIGKILL, and waits until libvirt says
-// that the domain is off.
+// Kill kills QEMU with SIGKILL, as a crash would end it, and waits until libvirt says that the
+// domain is off.
 func (d *Domain) Kill() {
 	d.t.Helper()
 	if err := syscall.Kill(d.Pid(), syscall.SIGKILL); err != nil {
@@ -160,8 +159,7 @@ func (d *Domain) Kill() {
 	d.t.Fatalf("%s is still %s, 5 s after its QEMU was killed", d.Name, d.State())
 }
 
-// remove destroys and undefines the domain, and shows what QEMU had to say
-// where the test failed.
+// remove destroys and undefines the domain, and shows QEMU's log if the test failed.
 func (d *Domain) remove() {
 	if d.t.Failed() {
 		logTail(d.t, logOf(d.Name))
@@ -177,7 +175,7 @@ func (d *Domain) remove() {
 	}
 }
 
-// removeDomain takes a domain down that may or may not run or be defined.
+// removeDomain removes a domain, whether it runs, is defined, or neither.
 func removeDomain(name string) error {
 	_, _, _ = command("virsh", "-q", "-c", URI, "destroy", name)
 	_, _, err := command("virsh", "-q", "-c", URI, "undefine", name, "--checkpoints-metadata", "--snapshots-metadata")

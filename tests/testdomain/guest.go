@@ -16,8 +16,8 @@ import (
 // two busy cores it takes five to twenty seconds.
 const bootTime = 2 * time.Minute
 
-// NewGuest boots a real Linux guest (scripts/guest.sh): vda is made an ext4,
-// mounted on /mnt, and the guest agent answers. Further disks are left alone;
+// NewGuest boots a real Linux guest (scripts/guest.sh): it makes an ext4 on vda and mounts it
+// on /mnt, and the guest agent answers. Further disks are left alone;
 // the guest sees them as /dev/vdb and so on.
 func NewGuest(t testing.TB, disks ...Disk) *Domain {
 	t.Helper()
@@ -128,7 +128,7 @@ func (d *Domain) WriteForever() {
 		`>/dev/null 2>&1 </dev/null &`)
 }
 
-// PowerOff lets the guest unmount its disk and switch itself off.
+// PowerOff makes the guest unmount its disk and shut down.
 func (d *Domain) PowerOff() {
 	d.t.Helper()
 	_, _, _ = d.agent(`{"execute":"guest-shutdown"}`, 10)
@@ -138,7 +138,7 @@ func (d *Domain) PowerOff() {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	d.t.Fatalf("the guest %s does not switch itself off", d.Name)
+	d.t.Fatalf("the guest %s does not shut down", d.Name)
 }
 
 // GuestFile reads a file out of a raw image of a guest's vda; path is that in

@@ -15,7 +15,7 @@ func logOf(name string) string {
 	return filepath.Join("/var/log/libvirt/qemu", name+".log")
 }
 
-// logPlace is a place in a domain's log.
+// logPlace is a position in a domain's log.
 type logPlace struct {
 	file   string
 	info   os.FileInfo // nil: no log yet

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// What QEMU says of somebody else may be half printed where a log is read from.
+// A position in a log may be in the middle of a line that QEMU prints about something else.
 func TestLogInMidLine(t *testing.T) {
 	for _, c := range []struct{ before, after, want string }{
 		{"", "wrote\nmark", "wrote\n"},

@@ -17,9 +17,9 @@ import (
 // ours marks, in the environment, every process that a test starts.
 const ours = "VIRTBACKUP_TEST_RUN"
 
-// Main is what TestMain of a package with domains calls. It clears away what
-// earlier, killed runs left, runs the tests, and fails the run if any of them
-// left a domain, directory, socket, scratch file or process:
+// Main is to be called by TestMain of a package with domains. It removes what earlier, killed
+// runs left, runs the tests, and fails the run if any of them left a domain, directory,
+// socket, scratch file or process:
 //
 //	func TestMain(m *testing.M) { testdomain.Main(m) }
 func Main(m *testing.M) {
@@ -37,9 +37,9 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// takeSignals lets what the tests start end by the signals that nohup, or a shell that
-// starts something in the background, has set to be ignored: a program that is started
-// inherits that, but of what is caught it gets the default. The tests themselves go on.
+// takeSignals catches the signals that nohup, or a shell that starts something in the
+// background, has set to be ignored. A child process inherits ignored signals, but gets the
+// default action for caught ones, so that the programs under test can be ended by them.
 func takeSignals() {
 	for _, s := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT} {
 		if signal.Ignored(s) {
@@ -53,8 +53,8 @@ var hypervisor struct {
 	err  error
 }
 
-// startHypervisor brings libvirtd up where it does not run. It outlives the
-// tests, so it does not carry their mark.
+// startHypervisor starts libvirtd if it does not run. libvirtd outlives the tests, so it does
+// not carry their mark.
 func startHypervisor(t testing.TB) {
 	t.Helper()
 	hypervisor.once.Do(func() { hypervisor.err = bringUp() })
@@ -63,7 +63,7 @@ func startHypervisor(t testing.TB) {
 	}
 }
 
-// StartHypervisor brings libvirtd up again that a test has killed.
+// StartHypervisor starts libvirtd again after a test has killed it.
 func StartHypervisor(t testing.TB) {
 	t.Helper()
 	if err := bringUp(); err != nil {
@@ -84,9 +84,8 @@ func bringUp() error {
 	return nil
 }
 
-// places are where a test's things would be found, besides libvirt's list of
-// domains: directories; the NBD sockets and scratch files of virtbackup;
-// libvirt's checkpoint metadata.
+// places are where a test may have left something, besides libvirt's list of domains:
+// directories; the NBD sockets and scratch files of virtbackup; libvirt's checkpoint metadata.
 var places = []string{
 	"/var/tmp/%s*",
 	"/var/lib/libvirt/qemu/virtbackup/*%s*",
@@ -125,7 +124,7 @@ func domains(start string) []string {
 	return names
 }
 
-// processes names every process, other than this one, that carries this run's mark.
+// processes names every process other than this one that carries this run's mark.
 func processes() []string {
 	mark := []byte(ours + "=" + strconv.Itoa(os.Getpid()) + "\x00")
 	var found []string
@@ -143,7 +142,7 @@ func processes() []string {
 }
 
 // sweep removes the domains and directories of test processes that no longer
-// exist: a test that was killed cannot clean up behind itself.
+// exist: a test that was killed could not clean up.
 func sweep() {
 	for _, name := range domains("vbtest-") {
 		if !alive(name) {

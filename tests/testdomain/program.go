@@ -53,8 +53,8 @@ func (b *build) path(t testing.TB) string {
 	return file
 }
 
-// Binary is the path of bin/virtbackup as it is in the source tree now, built
-// by the first test that asks. VIRTBACKUP_BINARY names another to be tested.
+// Binary is the path of virtbackup, built from the present source tree by the first test that
+// asks. VIRTBACKUP_BINARY names another one to test.
 func Binary(t testing.TB) string {
 	t.Helper()
 	if b := os.Getenv("VIRTBACKUP_BINARY"); b != "" {
@@ -63,14 +63,17 @@ func Binary(t testing.TB) string {
 	return plain.path(t)
 }
 
-// FaultyBinary is the same, built so that VIRTBACKUP_FAULT breaks it (package
-// fault).
+// FaultyBinary is the same, built so that VIRTBACKUP_FAULT breaks it (package fault).
+// VIRTBACKUP_FAULTY_BINARY names one that has been built already.
 func FaultyBinary(t testing.TB) string {
 	t.Helper()
+	if b := os.Getenv("VIRTBACKUP_FAULTY_BINARY"); b != "" {
+		return b
+	}
 	return faulty.path(t)
 }
 
-// Program is a way to run virtbackup: with what in its environment, and where.
+// Program says how to run virtbackup: with which environment, and where.
 type Program struct {
 	Binary string        // the program; "": Binary
 	Env    []string      // added to the test's own environment
@@ -78,20 +81,20 @@ type Program struct {
 	Max    time.Duration // after which it is killed and the test ends; 0: 5 minutes
 }
 
-// Result is what became of one run.
+// Result is the result of one run.
 type Result struct {
 	Code           int // exit status; 128+N where signal N ended it without its own doing
 	Stdout, Stderr string
 }
 
-// Run runs virtbackup to its end. What it printed is put into the test's log.
+// Run runs virtbackup to its end. Its output goes to the test's log.
 func (p Program) Run(t testing.TB, args ...string) Result {
 	t.Helper()
 	return p.Start(t, args...).Wait()
 }
 
-// Must is Run for what has to end with one of the exit statuses given, or
-// with 0 where none is given.
+// Must is Run for a command that must end with one of the exit statuses given, or with 0 if
+// none is given.
 func (p Program) Must(t testing.TB, codes []int, args ...string) Result {
 	t.Helper()
 	r := p.Run(t, args...)
@@ -146,7 +149,7 @@ func (p Program) Start(t testing.TB, args ...string) *Process {
 	return r
 }
 
-// end kills a process that no Wait has seen ending.
+// end kills a process that was not waited for.
 func (r *Process) end() {
 	select {
 	case <-r.ended:
@@ -164,8 +167,7 @@ func (r *Process) Signal(s os.Signal) {
 	}
 }
 
-// AwaitEnd waits for its end and leaves it to Wait, so that what the kernel
-// knows of it can still be read.
+// AwaitEnd waits for its end, but leaves reaping it to Wait, so that /proc still has it.
 func (r *Process) AwaitEnd() {
 	r.t.Helper()
 	for {

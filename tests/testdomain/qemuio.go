@@ -24,8 +24,7 @@ func (d *Domain) IO(target string, commands ...string) {
 // of them, and an argument may have 128 KiB.
 const mostAtOnce = 200
 
-// TryIO is IO for what may fail. Commands that follow a failing one are run
-// nevertheless.
+// TryIO is IO for commands that may fail. Commands that follow a failing one still run.
 func (d *Domain) TryIO(target string, commands ...string) error {
 	d.t.Helper()
 	for len(commands) > 0 {
@@ -39,8 +38,8 @@ func (d *Domain) TryIO(target string, commands ...string) error {
 }
 
 func (d *Domain) ioBatch(target string, commands []string) error {
-	// QEMU prints what became of a command to its log, not to the monitor. A
-	// command that qemu-io does not know marks the end of what is ours in it.
+	// QEMU prints the result of a command to its log, not to the monitor. A command that
+	// qemu-io does not know marks the end of our part of it.
 	log := readLog(logOf(d.Name))
 	mark := fmt.Sprintf("end-%d", serial.Add(1))
 	var script strings.Builder
@@ -67,12 +66,12 @@ func (d *Domain) ioBatch(target string, commands []string) error {
 // done is what qemu-io prints for a request that it carried out.
 var done = regexp.MustCompile(`(?m)^(wrote|discard|read) (\d+)/(\d+) bytes at offset`)
 
-// others is what QEMU reports by itself, into the same log: its NBD server, for
-// example, of clients that were killed. qemu-io prints without its name.
+// others matches what QEMU itself reports in the same log, such as its NBD server about
+// clients that were killed. qemu-io prints no name.
 var others = regexp.MustCompile(`(?m)^.*qemu-system-x86_64: .*$`)
 
-// judge finds out whether all commands were carried out: the monitor command
-// succeeds whatever becomes of the request, so qemu-io's text has to tell.
+// judge finds out whether all commands were carried out. The monitor command succeeds even if
+// the request fails, so only qemu-io's text tells.
 func judge(commands []string, out string) error {
 	want := 0
 	for _, c := range commands {
@@ -99,8 +98,8 @@ func (d *Domain) Write(target string, offset, length int64, pattern byte) {
 	d.IO(target, fmt.Sprintf("write -P %#x %d %d", pattern, offset, length))
 }
 
-// Truth writes what the disk holds at this moment to the file raw, with
-// qemu-img alone. The domain must be paused, or its disk left alone.
+// Truth writes the present content of the disk to the file raw, with qemu-img alone. The
+// domain must be paused, or must not write to the disk.
 func (d *Domain) Truth(target, raw string) {
 	d.t.Helper()
 	disk := d.Disk(target)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// toolTime is what any one tool (virsh, qemu-img, e2fsck) may take. The
-// slowest, a conversion of a large disk on a busy machine, takes seconds.
+// toolTime is how long any one tool (virsh, qemu-img, e2fsck) may run. The slowest, a
+// conversion of a large disk on a busy machine, takes seconds.
 const toolTime = 3 * time.Minute
 
 // Tool runs a command and returns its standard output. Anything but exit
@@ -24,7 +24,7 @@ func Tool(t testing.TB, name string, args ...string) string {
 	return out
 }
 
-// TryTool is Tool for what may fail.
+// TryTool is Tool for commands that may fail.
 func TryTool(t testing.TB, name string, args ...string) error {
 	t.Helper()
 	_, err := tryTool(t, name, args...)
@@ -63,7 +63,7 @@ func command(name string, args ...string) (stdout, stderr string, err error) {
 	return out.String(), stderr, err
 }
 
-// line is a command line as a person would type it.
+// line is a command line as one would type it in a shell.
 func line(name string, args []string) string {
 	words := []string{name}
 	for _, arg := range args {
@@ -84,7 +84,7 @@ func Virsh(t testing.TB, args ...string) string {
 	return Tool(t, "virsh", append([]string{"-q", "-c", URI}, args...)...)
 }
 
-// TryVirsh is Virsh for what may fail.
+// TryVirsh is Virsh for commands that may fail.
 func TryVirsh(t testing.TB, args ...string) (string, error) {
 	t.Helper()
 	return tryTool(t, "virsh", append([]string{"-q", "-c", URI}, args...)...)

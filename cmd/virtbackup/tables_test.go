@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+
+	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/verify"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// No row of any table is wider than sixty columns, with names and sizes of long running
+// installations, and what is wrong is still there.
+func TestTablesFitSixtyColumns(t *testing.T) {
+	t.Setenv("COLUMNS", "60")
+	disk := manifest.Disk{Target: "vda", Kind: inc, VirtualSize: 1 << 44, DataBytes: 1023 << 30, ZeroBytes: 1023 << 30, ImageBytes: 1023 << 30,
+		Parent: "../check1234/vda.qcow2", Source: "/var/lib/libvirt/images/a-long-name-of-a-guest.example.com-disk-0.qcow2",
+		Method: manifest.MethodRescan, Reason: "the bitmap of checkpoint check1234 is missing or broken"}
+	m := point("check1235", inc, "check1234", disk)
+	m.LeftOut = []manifest.LeftOut{{Target: "sda", Reason: "cdrom"}}
+	listed := []listedPoint{
+		{Manifest: point("check1234", full, "", disk), Verified: &repository.Verification{Time: time.Now(), Sound: true}, HasCheckpoint: true},
+		{Manifest: m, Verified: &repository.Verification{}, Lost: []string{"vda"}},
+		{Manifest: point("diff1236", diff, "check1234", disk)},
+	}
+	all := []checkpoint.Checkpoint{{Checkpoint: xml.Checkpoint{Name: "check1234.0123456789abcdef", Disks: []xml.CheckpointDisk{
+		{Target: "vda", Bitmap: "b", Size: 1023 << 20}, {Target: "vdb", Bitmap: "b", Size: -1}}}}}
+	for name, tt := range map[string]struct {
+		print func(w io.Writer) error
+		want  []string
+	}{
+		"list":   {func(w io.Writer) error { return printTrees(w, []string{"vm1"}, listed) }, []string{"check1235", "DAMAGED", "vda LOST"}},
+		"report": {func(w io.Writer) error { return printDisks(w, m, manifest.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
+		"verify": {func(w io.Writer) error {
+			return printVerified(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
+				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}}}})
+		}, []string{"check1234", "NOT vda vdb; --disk vd"}},
+		"checkpoint list": {func(w io.Writer) error { return printCheckpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
+		"checkpoint size": {func(w io.Writer) error { return printSizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
+		"restore": {func(w io.Writer) error {
+			g := restoredGrid(restore.Result{Disks: []restore.Disk{{Target: "vda", VirtualSize: 1 << 44, DataBytes: 1 << 40, Image: "/a/long/directory/of/a/file/system/that/is/mounted/vda.qcow2"}}})
+			return g.Print(w, "  ")
+		}, []string{"vda.qcow2"}},
+	} {
+		var b bytes.Buffer
+		if err := tt.print(terminal.NewScreen(&b)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		for line := range strings.Lines(b.String()) {
+			if n := text.StringWidthWithoutEscSequences(strings.TrimSuffix(line, "\n")); n > 60 {
+				t.Errorf("%s: %d columns: %s", name, n, line)
+			}
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s: %q is missing in\n%s", name, want, b.String())
+			}
+		}
+	}
+}
+
+// Of one point asked for, the table does not list the hundred others.
+func TestVerifiedRows(t *testing.T) {
+	points := []verify.Point{{ID: "check1", Status: verify.NotChecked}, {ID: "check2", Status: verify.OK, Restores: true}, {ID: "diff3", Status: verify.Lost, Disks: []string{"vda"}, LostDisks: []string{"vda"}}}
+	for n, want := range map[int]string{2: "1 other point was not checked", 3: "2 other points were not checked"} {
+		var b bytes.Buffer
+		report := verify.DomainReport{Domain: "vm1", Points: append(points[:3:3], verify.Point{ID: "copy4", Status: verify.NotChecked})[:n+1]}
+		if err := printVerified(&b, report); err != nil || strings.Contains(b.String(), "check1") || !strings.Contains(b.String(), "check2") || !strings.Contains(b.String(), "  "+want+"\n") {
+			t.Errorf("%v\n%s", err, b.String())
+		}
+	}
+	var b bytes.Buffer
+	if err := printVerified(&b, verify.DomainReport{Domain: "vm1", Points: points[1:]}); err != nil || strings.Contains(b.String(), "not checked") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+}
+
+// What is as it was every night is no news.
+func TestNotesOfRawDisksAreSaidOnce(t *testing.T) {
+	raw := manifest.Disk{Target: "vda", Kind: inc, Method: manifest.MethodRescan, Reason: "a raw image has no bitmaps"}
+	first, second := point("check2", inc, "check1", raw), point("check3", inc, "check2", raw)
+	if got := diskRemark(first, point("check1", full, "", manifest.Disk{Target: "vda", Kind: full})); got != "vda rescanned: a raw image has no bitmaps" {
+		t.Errorf("the first: %q", got)
+	}
+	if got := diskRemark(second, first); got != "" {
+		t.Errorf("the second: %q", got)
+	}
+	var b bytes.Buffer
+	if err := printBackup(&b, backup.Result{Point: second, Base: first}); err != nil || strings.Contains(b.String(), "raw") {
+		t.Errorf("the report: %v %s", err, b.String())
+	}
+}

@@ -1,0 +1,4 @@
+// Package flatten reads chains of qcow2 images into an [extent.Sink]: Copy hands
+// on what a chain holds, as a restore does, and a [Comparer] passes on what
+// differs from it, as the rescan of a disk does.
+package flatten

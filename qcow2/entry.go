@@ -1,0 +1,62 @@
+package qcow2
+
+// Entries of L1 and L2 tables (qcow2 specification, "Cluster mapping").
+const (
+	entryCopied     = 1 << 63 // the cluster's refcount is one
+	entryCompressed = 1 << 62 // the rest is as compressedEntry says
+	entryZero       = 1       // reads as zeros, without a host cluster
+
+	// offsetMask is where in an entry the offset of a cluster stands.
+	offsetMask = 0x00fffffffffffe00
+)
+
+// Range is a run of bytes, of a file or of a disk.
+type Range struct {
+	Offset int64 `json:"offset"` // bytes
+	Length int64 `json:"length"` // bytes
+}
+
+// End is the offset of the first byte behind the range.
+func (a Range) End() int64 { return a.Offset + a.Length }
+
+// TableOffset is where in the file the L2 table of an L1 entry lies, in bytes; 0
+// if there is none.
+func TableOffset(l1Entry uint64) int64 { return int64(l1Entry & offsetMask) }
+
+// EntrySize is that of an L2 entry, in bytes.
+func (h Header) EntrySize() int {
+	if h.Incompatible&IncompatibleExtendedL2 != 0 {
+		return 16
+	}
+	return 8
+}
+
+// TableCovers is how much of the disk one L2 table describes, in bytes.
+func (h Header) TableCovers() int64 {
+	return int64(h.ClusterSize/h.EntrySize()) * int64(h.ClusterSize)
+}
+
+// Tables is how many L2 tables, and so L1 entries, the virtual size takes.
+func (h Header) Tables() int64 {
+	n := h.VirtualSize / h.TableCovers()
+	if h.VirtualSize%h.TableCovers() != 0 {
+		n++
+	}
+	return n
+}
+
+// DataOf is where in the file the data of an L2 entry lies; empty if it has none.
+// (Of an extended entry, its first 8 bytes are meant.)
+func (h Header) DataOf(l2Entry uint64) Range {
+	if l2Entry&entryCompressed != 0 {
+		bits := compressedOffsetBits(h.ClusterSize)
+		offset := int64(l2Entry & (1<<bits - 1))
+		sectors := int64(l2Entry&(entryCompressed-1)>>bits) + 1
+		return Range{offset, sectors*sectorSize - offset%sectorSize}
+	}
+	offset := int64(l2Entry & offsetMask)
+	if offset == 0 || l2Entry&entryZero != 0 && h.EntrySize() == 8 {
+		return Range{}
+	}
+	return Range{offset, int64(h.ClusterSize)}
+}

@@ -1,0 +1,142 @@
+package qcow2
+
+import "encoding/binary"
+
+// State is what the images of a chain say of a cluster.
+type State uint8
+
+const (
+	// Absent: no image says anything. In a chain that begins with its base the
+	// cluster reads as zeros; in the upper part of one it reads as what is below.
+	Absent State = iota
+	// Zero: the cluster reads as zeros and hides what is below: it is a zero
+	// cluster, or lies behind the end of an image.
+	Zero
+	// Data: an image holds the cluster.
+	Data
+)
+
+// Window is the part of a disk that one L2 table describes.
+type Window struct {
+	Offset int64 // on the disk, bytes
+	chain  *Chain
+	cells  []cell // of the clusters before the end of the disk; nil: all are Zero
+	length int
+}
+
+// cell is where a cluster's content stands.
+type cell struct {
+	entry uint64 // of the L2 table; 0 where the cluster reads as zeros
+	layer int32
+	found bool // some layer says something of it
+}
+
+// Window looks up window i; nil if all of its clusters are Absent. Callers share
+// it.
+func (c *Chain) Window(i int64) (*Window, error) {
+	return c.windows.get(i, func() (*Window, error) { return c.lookUp(i) })
+}
+
+// lookUp asks the layers from the top down. Neither a window that no layer says
+// anything of, nor one that is behind the end of a layer as a whole, takes memory.
+func (c *Chain) lookUp(i int64) (*Window, error) {
+	w := &Window{Offset: i * c.WindowSize(), chain: c}
+	end := min(w.Offset+c.WindowSize(), c.Size())
+	w.length = int(clusters(end-w.Offset, int(c.cluster)))
+	var buf []byte
+	for n, l := range c.layers {
+		if w.cells == nil && l.visible <= w.Offset {
+			return w, nil
+		}
+		table, err := l.table(i, &buf)
+		if err != nil {
+			return nil, err
+		}
+		if table == nil && l.visible >= end {
+			continue
+		}
+		if w.cells == nil {
+			w.cells = make([]cell, w.length)
+		}
+		if open := w.fill(n, l.visible, table); open == 0 {
+			break
+		}
+	}
+	if w.cells == nil {
+		return nil, nil
+	}
+	return w, nil
+}
+
+// fill enters what one layer says of clusters that those above leave open. It
+// returns how many are open still.
+func (w *Window) fill(layer int, visible int64, table []byte) (open int) {
+	for k := range w.cells {
+		cell := &w.cells[k]
+		switch {
+		case cell.found:
+		case w.At(k) >= visible:
+			cell.found = true
+		case table != nil:
+			entry := binary.BigEndian.Uint64(table[k*8:])
+			zero := entry&entryCompressed == 0 && entry&entryZero != 0
+			if data := entry&entryCompressed != 0 || entry&offsetMask != 0; data && !zero {
+				cell.layer, cell.entry, cell.found = int32(layer), entry, true
+			} else if zero {
+				cell.found = true
+			}
+		}
+		if !cell.found {
+			open++
+		}
+	}
+	return open
+}
+
+// Len is the number of clusters; the last one may reach behind the end of the
+// disk.
+func (w *Window) Len() int { return w.length }
+
+// At is the offset of cluster k on the disk, in bytes.
+func (w *Window) At(k int) int64 { return w.Offset + int64(k)*w.chain.cluster }
+
+// State is what the chain says of cluster k.
+func (w *Window) State(k int) State {
+	switch {
+	case w.cells == nil:
+		return Zero
+	case w.cells[k].entry != 0:
+		return Data
+	case w.cells[k].found:
+		return Zero
+	}
+	return Absent
+}
+
+// Run is the state of cluster k, and the end of the run of clusters from k on that
+// have it.
+func (w *Window) Run(k int) (end int, s State) {
+	s = w.State(k)
+	if w.cells == nil {
+		return w.length, s
+	}
+	for end = k + 1; end < w.length && w.State(end) == s; end++ {
+	}
+	return end, s
+}
+
+// HostOffset is where the data of cluster k begins in its image file, in bytes.
+// Its state is Data.
+func (w *Window) HostOffset(k int) int64 {
+	cell := w.cells[k]
+	return w.chain.layers[cell.layer].h.DataOf(cell.entry).Offset
+}
+
+// cell is where the content of the cluster at an offset of the disk stands. The
+// window may be nil.
+func (w *Window) cell(offset int64) cell {
+	if w == nil || w.cells == nil {
+		return cell{}
+	}
+	return w.cells[(offset-w.Offset)/w.chain.cluster]
+}

@@ -1,0 +1,152 @@
+package qcow2
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// stateImage writes an image from text: d is a cluster of data, z a zero cluster.
+func stateImage(t *testing.T, dir string, number int, text string) *os.File {
+	t.Helper()
+	const cluster = 4096
+	o := Options{VirtualSize: int64(len(text)) * cluster, ClusterSize: cluster}
+	if number > 0 {
+		o.BackingFile, o.BackingFormat = fmt.Sprint(number-1), "qcow2"
+	}
+	f, err := os.Create(filepath.Join(dir, fmt.Sprint(number)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	w, err := NewWriter(f, o)
+	for i, r := range text {
+		if err == nil && r == 'd' {
+			err = w.Write([]int64{int64(i) * cluster}, make([]byte, cluster))
+		} else if err == nil && r == 'z' {
+			err = w.Zero(int64(i)*cluster, cluster)
+		}
+	}
+	if err == nil {
+		_, err = w.Finish(nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func TestStates(t *testing.T) {
+	for _, tt := range []struct {
+		images []string // base first
+		from   int      // the lowest image of the chain
+		want   string
+	}{
+		{[]string{"d.d."}, 0, "d.d."},
+		{[]string{"dd..", "z..z"}, 0, "zd.z"},
+		{[]string{"dd..", "z..z"}, 1, "z..z"},
+		{[]string{"dddd", "zz..", "d.z."}, 1, "dzz."},
+		{[]string{"dd", "....d."}, 0, "ddzzdz"},
+		{[]string{"dd", "....d."}, 1, "....d."},
+		{[]string{"dddddd", "..", "...."}, 0, "ddzz"},
+		{[]string{"dddddd", "..", "...."}, 1, "..zz"},
+		{[]string{"dddd", "d"}, 1, "d"},
+	} {
+		dir := t.TempDir()
+		var files []io.ReaderAt
+		for i, text := range tt.images {
+			files = append(files, stateImage(t, dir, i, text))
+		}
+		c, err := OpenChain(files[tt.from:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.Window(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for k := range w.Len() {
+			got += map[State]string{Absent: ".", Zero: "z", Data: "d"}[w.State(k)]
+		}
+		runs := ""
+		for k := 0; k < w.Len(); {
+			end, state := w.Run(k)
+			for ; k < end; k++ {
+				runs += map[State]string{Absent: ".", Zero: "z", Data: "d"}[state]
+			}
+			if end < w.Len() && w.State(end) == state {
+				t.Errorf("%q from %d on: the run before cluster %d goes on", tt.images, tt.from, end)
+			}
+		}
+		if got != tt.want || runs != tt.want {
+			t.Errorf("%q from %d on: %s, runs %s, want %s", tt.images, tt.from, got, runs, tt.want)
+		}
+	}
+}
+
+// Where a disk has grown since its base, a window takes no memory for its clusters.
+func TestStatesOfAGrownDisk(t *testing.T) {
+	var files []io.ReaderAt
+	for i, size := range []int64{1 << 30, 1 << 40} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		o := Options{VirtualSize: size}
+		if i > 0 {
+			o.BackingFile, o.BackingFormat = "base", "qcow2"
+		}
+		w, err := NewWriter(f, o)
+		if err == nil {
+			_, err = w.Finish(nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	c, err := OpenChain(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range []int64{2, 2047} {
+		w, err := c.Window(i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if end, state := w.Run(5); w.cells != nil || end != 8192 || state != Zero {
+			t.Errorf("window %d: %d clusters in memory, state %d up to %d", i, len(w.cells), state, end)
+		}
+	}
+	if w, err := c.Window(1); w != nil || err != nil {
+		t.Errorf("the end of the base: %v, %v", w, err)
+	}
+}
+
+// An error is not kept: a window is looked up again.
+func TestWindowsForgetErrors(t *testing.T) {
+	var ws windows
+	failure, looks := errors.New("not now"), 0
+	look := func() (*Window, error) {
+		if looks++; looks == 1 {
+			return nil, failure
+		}
+		return &Window{}, nil
+	}
+	if _, err := ws.get(3, look); err != failure {
+		t.Errorf("got %v", err)
+	}
+	for range 2 {
+		if w, err := ws.get(3, look); err != nil || w == nil {
+			t.Errorf("after the error: %v", err)
+		}
+	}
+	if looks != 2 {
+		t.Errorf("looked up %d times", looks)
+	}
+}

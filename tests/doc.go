@@ -1,0 +1,16 @@
+// Package tests holds the whole-program tests, which run the virtbackup binary on real libvirt,
+// QEMU and guests. There is a folder for each kind:
+//
+//	chains   sequences of points, on every kind of disk; the oracle
+//	cli      the command line: options, messages, exit statuses, signals
+//	damage   damaged, forged and hostile repositories
+//	docs     what the documents promise
+//	faults   faults at every point of a run; power cuts
+//	guest    effects on the guest: freezing, block jobs, scratch space
+//	recover  cleaning up after killed runs; release
+//	bench    measurements
+//
+// Two packages are for tests to use: testdomain (throwaway domains and guests, the program,
+// the judges) and testsite (a domain with a repository and the truth of its points). Files
+// without tests have the prefix harness_.
+package tests

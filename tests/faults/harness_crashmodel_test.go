@@ -1,0 +1,350 @@
+package faults
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// stable is a model of a file system that guarantees what POSIX does and no more: an fsync of
+// a file makes its content durable, an fsync of a directory the names in it. Of everything
+// else a power cut leaves any part, in any order: a change of a name or not, a write, some of
+// its sectors, or nothing of it. Real file systems keep more.
+type stable struct {
+	t    *testing.T
+	root string // path of the directory that it stands for
+	top  *inode
+}
+
+type inode struct {
+	sure    []byte   // durable content
+	pending []change // of content or of names, in the order of the calls
+	names   map[string]*inode
+	now     map[string]*inode // as processes see them; nil for a file
+	size    int64             // of a file, as processes see it
+}
+
+func (n *inode) isDir() bool { return n.now != nil }
+
+// change is one that may or may not be on the disk. For content: data at an
+// offset, or a new length. For names: what the names become.
+type change struct {
+	done   *bool // the call that made it has returned
+	offset int64
+	data   []byte
+	length int64 // of the file from now on, at least or exactly; -1: data
+	exact  bool
+	name   string // added, with what
+	child  *inode
+	gone   string // removed
+}
+
+// load reads a directory; everything in it counts as durable.
+func load(t *testing.T, root string) *stable {
+	t.Helper()
+	return &stable{t, root, loadNode(t, root)}
+}
+
+func loadNode(t *testing.T, path string) *inode {
+	t.Helper()
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &inode{sure: data, size: int64(len(data))}
+	}
+	n := newDir()
+	for _, e := range entries {
+		child := loadNode(t, filepath.Join(path, e.Name()))
+		n.names[e.Name()], n.now[e.Name()] = child, child
+	}
+	return n
+}
+
+func newDir() *inode { return &inode{names: map[string]*inode{}, now: map[string]*inode{}} }
+
+// find returns the inode that has that path now; nil if the path is outside or unused.
+func (d *stable) find(path string) *inode {
+	rest, ok := strings.CutPrefix(path, d.root)
+	if !ok || rest != "" && rest[0] != '/' {
+		return nil
+	}
+	n := d.top
+	for _, name := range strings.Split(strings.Trim(rest, "/"), "/") {
+		if name == "" {
+			continue
+		}
+		if n = n.now[name]; n == nil {
+			return nil
+		}
+	}
+	return n
+}
+
+// Each of these is called when a call begins, and returns what to do when it has
+// succeeded.
+
+func (d *stable) create(path string, dir bool) {
+	parent, name := d.find(filepath.Dir(path)), filepath.Base(path)
+	if parent == nil || parent.now[name] != nil {
+		return
+	}
+	child := &inode{}
+	if dir {
+		child = newDir()
+	}
+	parent.now[name] = child
+	parent.add(change{name: name, child: child, done: yes()})
+}
+
+func (n *inode) add(c change) { n.pending = append(n.pending, c) }
+
+func yes() *bool { b := true; return &b }
+
+func (d *stable) write(path string, offset int64, data []byte) (returned func()) {
+	n := d.find(path)
+	if n == nil {
+		return func() {}
+	}
+	c := change{offset: offset, data: data, length: -1, done: new(bool)}
+	n.add(c)
+	n.size = max(n.size, offset+int64(len(data)))
+	return func() { *c.done = true }
+}
+
+// resize sets the length of a file, or makes it at least so long.
+func (d *stable) resize(path string, length int64, exact bool) {
+	n := d.find(path)
+	if n == nil {
+		return
+	}
+	n.add(change{length: length, exact: exact, done: yes()})
+	if exact || length > n.size {
+		n.size = length
+	}
+}
+
+func (d *stable) remove(path string) {
+	parent, name := d.find(filepath.Dir(path)), filepath.Base(path)
+	if parent == nil || parent.now[name] == nil {
+		return
+	}
+	delete(parent.now, name)
+	parent.add(change{gone: name, done: yes()})
+}
+
+// rename is one change of one directory: it is there whole, or not at all.
+func (d *stable) rename(from, to string) {
+	parent := d.find(filepath.Dir(from))
+	if parent == nil {
+		return
+	}
+	if filepath.Dir(from) != filepath.Dir(to) {
+		d.t.Fatalf("rename from %s to %s: the model renames within a directory only", from, to)
+	}
+	child := parent.now[filepath.Base(from)]
+	delete(parent.now, filepath.Base(from))
+	parent.now[filepath.Base(to)] = child
+	parent.add(change{gone: filepath.Base(from), name: filepath.Base(to), child: child, done: yes()})
+}
+
+// sync makes durable, when the call returns, what was done when it began.
+func (d *stable) sync(path string) (returned func()) {
+	n := d.find(path)
+	if n == nil {
+		return func() {}
+	}
+	covered := 0
+	for _, c := range n.pending {
+		if !*c.done {
+			break // what follows a write under way may be durable, but need not be
+		}
+		covered++
+	}
+	return func() {
+		for _, c := range n.pending[:covered] {
+			if n.isDir() {
+				c.rename(n.names)
+			} else {
+				n.sure = c.apply(n.sure)
+			}
+		}
+		n.pending = slices.Clone(n.pending[covered:])
+	}
+}
+
+// apply changes content; data is changed in place where it is long enough.
+func (c change) apply(data []byte) []byte {
+	end := c.length
+	if c.length < 0 {
+		end = c.offset + int64(len(c.data))
+	}
+	if end > int64(len(data)) {
+		data = append(data, make([]byte, end-int64(len(data)))...)
+	}
+	if c.exact {
+		return data[:c.length]
+	}
+	copy(data[c.offset:], c.data)
+	return data
+}
+
+func (c change) rename(names map[string]*inode) {
+	if c.gone != "" {
+		delete(names, c.gone)
+	}
+	if c.name != "" {
+		names[c.name] = c.child
+	}
+}
+
+// remains chooses what a power cut leaves of what is not durable.
+type remains interface {
+	// kept returns what is left of a change; false where nothing is.
+	kept(c change) (change, bool)
+}
+
+type nothing struct{}
+
+func (nothing) kept(change) (change, bool) { return change{}, false }
+
+type all struct{}
+
+func (all) kept(c change) (change, bool) { return c, true }
+
+// some keeps half of the changes, and of one write in four only some sectors.
+type some struct{ *rand.Rand }
+
+func (s some) kept(c change) (change, bool) {
+	if s.IntN(2) == 0 {
+		return c, false
+	}
+	if c.data != nil && s.IntN(4) == 0 {
+		from := s.IntN(len(c.data)+511) / 512 * 512
+		if from >= len(c.data) {
+			return c, false
+		}
+		c.offset, c.data = c.offset+int64(from), c.data[from:]
+	}
+	return c, true
+}
+
+// cutNames are the names in a directory after a power cut.
+func (n *inode) cutNames(r remains) map[string]*inode {
+	names := map[string]*inode{}
+	for name, child := range n.names {
+		names[name] = child
+	}
+	for _, c := range n.pending {
+		if c, ok := r.kept(c); ok {
+			// A rename moves the file that has the name; that file may have been lost.
+			if c.gone != "" && c.name != "" && names[c.gone] != c.child {
+				continue
+			}
+			c.rename(names)
+		}
+	}
+	return names
+}
+
+// cutData is the content of a file after a power cut.
+func (n *inode) cutData(r remains) []byte {
+	if len(n.pending) == 0 {
+		return n.sure
+	}
+	data := slices.Clone(n.sure)
+	for _, c := range n.pending {
+		if c, ok := r.kept(c); ok {
+			data = c.apply(data)
+		}
+	}
+	return data
+}
+
+// image is a file system after a power cut: content by path below its root,
+// directories with a slash at the end.
+type image map[string][]byte
+
+func (d *stable) cut(r remains) image {
+	m := image{}
+	d.top.cutInto(m, "", r)
+	return m
+}
+
+func (n *inode) cutInto(m image, path string, r remains) {
+	if !n.isDir() {
+		m[path] = n.cutData(r)
+		return
+	}
+	m[path+"/"] = nil
+	names := n.cutNames(r)
+	sorted := make([]string, 0, len(names))
+	for name := range names {
+		sorted = append(sorted, name)
+	}
+	slices.Sort(sorted) // so that a seed repeats it
+	for _, name := range sorted {
+		names[name].cutInto(m, path+"/"+name, r)
+	}
+}
+
+// points are the directories below that of a domain that are listed as points.
+func (m image) points(domain string) (found []string) {
+	for path := range m {
+		name, ok := strings.CutPrefix(path, domain+"/")
+		if name, dir := strings.CutSuffix(name, "/"); ok && dir && name != "" && !strings.Contains(name, "/") && name[0] != '.' {
+			found = append(found, name)
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// torn compares a directory with what it should hold, and says what is wrong.
+func (m image) torn(whole image, dir string) error {
+	for path, want := range whole {
+		if !strings.HasPrefix(path, dir+"/") {
+			continue
+		}
+		got, ok := m[path]
+		if !ok {
+			return fmt.Errorf("%s is missing", path)
+		}
+		if !bytes.Equal(got, want) {
+			return fmt.Errorf("%s is torn", path)
+		}
+	}
+	for path := range m {
+		if _, ok := whole[path]; !ok && strings.HasPrefix(path, dir+"/") {
+			return fmt.Errorf("%s should not be there", path)
+		}
+	}
+	return nil
+}
+
+// save writes it to a real directory.
+func (m image) save(t *testing.T, dir string) {
+	t.Helper()
+	for path, data := range m {
+		full := filepath.Join(dir, path)
+		if strings.HasSuffix(path, "/") {
+			if err := os.MkdirAll(full, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(full), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(full, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

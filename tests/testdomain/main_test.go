@@ -1,0 +1,9 @@
+package testdomain_test
+
+import (
+	"testing"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+)
+
+func TestMain(m *testing.M) { testdomain.Main(m) }

@@ -62,7 +62,7 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 // its list is damaged.
 //
 // Memory and open files are bounded whatever the number of links: what Readers share, and
-// mostOpen files, besides what qcow2.Chain keeps of each image. Each link has the ranges
+// maxOpen files, besides what qcow2.Chain keeps of each image. Each link has the ranges
 // that were proven, for CheckOptions. The caller closes the chain when nobody reads it any
 // more.
 func OpenChain(ctx context.Context, links []Link, o hashlist.ReadOptions) (_ *qcow2.Chain, proven []*hashlist.ProvenRanges, close func(), err error) {

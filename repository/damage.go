@@ -51,13 +51,13 @@ func (d Damage) Image() (ref ImageRef, ok bool) {
 // damages is several of them as one error.
 type damages []Damage
 
-// mostNamed bounds a message; virtbackup verify names them all.
-const mostNamed = 5
+// maxNamed bounds a message; virtbackup verify names them all.
+const maxNamed = 5
 
 func (ds damages) Error() string {
 	var lines []string
 	for i, d := range ds {
-		if i == mostNamed {
+		if i == maxNamed {
 			lines = append(lines, fmt.Sprintf("and %d more places", len(ds)-i))
 			break
 		}

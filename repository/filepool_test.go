@@ -14,7 +14,7 @@ import (
 func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 	dir := t.TempDir()
 	path := func(i int) string { return filepath.Join(dir, fmt.Sprint(i)) }
-	for i := range 2 * mostOpen {
+	for i := range 2 * maxOpen {
 		mustWrite(t, path(i), "content")
 	}
 	pool := newFilePool()
@@ -25,12 +25,12 @@ func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 		}
 	}
 	err := pool.with(path(0), func(r *directio.Reader) error {
-		for i := range 2*mostOpen - 1 {
+		for i := range 2*maxOpen - 1 {
 			if err := pool.with(path(i+1), func(*directio.Reader) error { return nil }); err != nil {
 				return err
 			}
 		}
-		if n := openFiles(t, dir); n > mostOpen {
+		if n := openFiles(t, dir); n > maxOpen {
 			t.Errorf("%d files are open", n)
 		}
 		wantContent(r)

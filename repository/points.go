@@ -216,45 +216,7 @@ func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) 
 	return m, nil
 }
 
-// OtherDomainError says that a domain's directory belongs to another domain of
-// the same name.
-type OtherDomainError struct {
-	Name string
-	Want string // UUID of the domain at hand
-	Have string // UUID that the points carry
-}
-
-// Error names both UUIDs.
-func (e *OtherDomainError) Error() string {
-	return fmt.Sprintf("the points of domain %s belong to the UUID %s, this domain has %s", e.Name, e.Have, e.Want)
-}
-
 // Hint says how to keep the two apart.
 func (e *OtherDomainError) Hint() string {
 	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
-}
-
-// Owner is the UUID that the directory of a domain belongs to: that of its
-// newest point that can be read. It is empty where there are no points. Where
-// there are points and none can be read, the error says so.
-func (r *Repository) Owner(domain string) (string, error) {
-	uuid, err := r.quickOwner(domain)
-	if err != nil || uuid != "" {
-		return uuid, err
-	}
-	_, err = r.Points(domain)
-	return "", err
-}
-
-// CheckOwner returns an *OtherDomainError where the directory of the domain
-// belongs to another UUID than this one.
-func (r *Repository) CheckOwner(domain, uuid string) error {
-	have, err := r.Owner(domain)
-	if err != nil {
-		return err
-	}
-	if have != "" && !strings.EqualFold(have, uuid) {
-		return &OtherDomainError{Name: domain, Want: uuid, Have: have}
-	}
-	return nil
 }

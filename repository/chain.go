@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"slices"
 
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -19,39 +18,6 @@ type Link struct {
 	Point manifest.Manifest
 	Disk  manifest.Disk
 	Path  string // of the image
-}
-
-// Links returns the images that a disk of a point needs, base first, the point's
-// own image last. It follows the manifests and holds the header of each image
-// against them, so that no backing file name in an image leads anywhere but to
-// the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
-// what was asked for, a *DamagedError for what lies below; others say why that cannot be
-// told: files may not be read by this user, or too many are open.
-func (r *Repository) Links(domain, id, target string) ([]Link, error) {
-	m, err := r.Point(domain, id)
-	if err != nil {
-		return nil, fmt.Errorf("chain of disk %s: %w", target, err)
-	}
-	d, ok := m.Disk(target)
-	if !ok {
-		return nil, fmt.Errorf("chain of disk %s of %s: %w", target, id, ErrNoDisk)
-	}
-	var links []Link
-	// The loop ends: Validate lets a parent's number only go down.
-	for {
-		path := filepath.Join(r.PointDir(domain, m.ID), d.Image)
-		if err := checkHeader(path, d); err != nil {
-			return nil, damagedFile(m, d.Image, err)
-		}
-		links = append(links, Link{m, d, path})
-		if d.Parent == "" {
-			slices.Reverse(links)
-			return links, nil
-		}
-		if m, d, err = r.parentOf(m, d); err != nil {
-			return nil, err
-		}
-	}
 }
 
 // OpenChain opens the images of Links. All that is read of them, headers and
@@ -112,38 +78,13 @@ type linkReader struct {
 // ReadAt is that of io.ReaderAt. Damage is a *DamagedError.
 func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.Reader.ReadAt(p, off)
-	var damage *hashlist.DamageError
-	if errors.As(err, &damage) {
+	var differs *hashlist.DamageError
+	if errors.As(err, &differs) {
 		m, d := r.link.Point, r.link.Disk
 		err = DamagedBy([]Damage{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),
-			Disk: d.Target, Offset: damage.Offset, Length: damage.Length, What: damage.What, WholeDisk: true}})
+			Disk: d.Target, Offset: differs.Offset, Length: differs.Length, What: differs.What, WholeDisk: true}})
 	}
 	return n, err
-}
-
-// damagedFile is the error for a file that is not as it was sealed. err itself is
-// returned where it says nothing of the file.
-func damagedFile(m manifest.Manifest, name string, err error) error {
-	if localfile.CannotCheck(err) {
-		return err
-	}
-	return &DamagedError{Points: []DamagedPoint{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
-}
-
-func (r *Repository) parentOf(m manifest.Manifest, d manifest.Disk) (manifest.Manifest, manifest.Disk, error) {
-	id, _, err := d.ParentImage()
-	if err != nil {
-		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, m.ID, err)
-	}
-	parent, err := r.readManifest(m.Domain, id)
-	if err != nil {
-		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
-	}
-	pd, err := m.ParentDisk(d, parent)
-	if err != nil {
-		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, err)
-	}
-	return parent, pd, nil
 }
 
 // checkHeader holds the header of an image against its manifest.

@@ -55,29 +55,3 @@ func (r *Repository) ReadFile(m manifest.Manifest, name string) ([]byte, error) 
 	}
 	return nil, damagedFile(m, name, fmt.Errorf("%s: %s", filepath.Join(m.Domain, m.ID, name), localfile.Reason(err)))
 }
-
-// DamagedBy is the error for damage that was found; nil for none, or only such
-// as no restore needs to mind.
-func DamagedBy(found []Damage) error {
-	type place struct{ domain, point, file string }
-	byPlace := map[place]damages{}
-	var order []place
-	for _, d := range found {
-		if d.Harmless {
-			continue
-		}
-		p := place{d.Domain, d.Point, filepath.Base(d.File)}
-		if byPlace[p] == nil {
-			order = append(order, p)
-		}
-		byPlace[p] = append(byPlace[p], d)
-	}
-	if len(order) == 0 {
-		return nil
-	}
-	e := &DamagedError{}
-	for _, p := range order {
-		e.Points = append(e.Points, DamagedPoint{Domain: p.domain, ID: p.point, File: p.file, Err: byPlace[p]})
-	}
-	return e
-}

@@ -3,7 +3,6 @@ package repository
 import (
 	"cmp"
 	"errors"
-	"slices"
 
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -27,9 +26,4 @@ func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 		return manifest.Manifest{}, damaged
 	}
 	return manifest.Manifest{}, errors.Join(damaged, err)
-}
-
-// has tells whether a point is among the damaged ones.
-func (e *DamagedError) has(id string) bool {
-	return slices.ContainsFunc(e.Points, func(p DamagedPoint) bool { return p.ID == id })
 }

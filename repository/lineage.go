@@ -7,12 +7,6 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// ImageRef names an image within a domain.
-type ImageRef struct {
-	Point string // id
-	Image string // file name in the point's directory
-}
-
 // Lineage knows what the points of a domain need of one another, as their
 // manifests say. What the images themselves say, Links checks.
 type Lineage struct {

@@ -47,15 +47,15 @@ func (r *restorer) isOurs(err error) bool {
 // check reads what is not proven yet of every image of the chains. The error is a
 // *repository.DamagedError where what a restore reads is not as it was written.
 func (r *restorer) check(ctx context.Context, chains [][]link) error {
-	damage := make([][]repository.Damage, len(chains))
+	ofChain := make([][]repository.Damage, len(chains))
 	err := r.Limits.EachDisk(ctx, len(chains), func(ctx context.Context, i int) (err error) {
-		damage[i], err = r.checkChain(ctx, chains[i])
+		ofChain[i], err = r.checkChain(ctx, chains[i])
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	found := slices.Concat(damage...)
+	found := slices.Concat(ofChain...)
 	for _, d := range found {
 		if d.Harmless {
 			r.warn(d.String())
@@ -71,12 +71,12 @@ func (r *restorer) checkChain(ctx context.Context, chain []link) (found []reposi
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
+		ofImage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, damage...)
-		if repository.DamagedBy(damage) != nil {
+		found = append(found, ofImage...)
+		if repository.DamagedBy(ofImage) != nil {
 			break
 		}
 	}

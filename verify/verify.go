@@ -210,11 +210,11 @@ func (d *domainRun) verify(ctx context.Context) error {
 // meanwhile: starting qemu-img takes longer than reading most increments. What
 // it says counts only of an image that is as it was written.
 func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk manifest.Disk) error {
-	var damage []repository.Damage
+	var found []repository.Damage
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		damage, err = d.repo.CheckImage(ctx, m, disk, hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
+		found, err = d.repo.CheckImage(ctx, m, disk, hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
 	})
 	group.Go(func() (err error) {
@@ -227,8 +227,8 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	d.found(damage...)
-	if faults != "" && repository.DamagedBy(damage) == nil {
+	d.found(found...)
+	if faults != "" && repository.DamagedBy(found) == nil {
 		d.found(repository.Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, disk.Image),
 			Disk: disk.Target, WholeDisk: true, What: faults})
 	}

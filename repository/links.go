@@ -1,0 +1,58 @@
+package repository
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/virtbackup/virtbackup/manifest"
+)
+
+// Links returns the images that a disk of a point needs, base first, the point's
+// own image last. It follows the manifests and holds the header of each image
+// against them, so that no backing file name in an image leads anywhere but to
+// the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
+// what was asked for, a *DamagedError for what lies below; others say why that cannot be
+// told: files may not be read by this user, or too many are open.
+func (r *Repository) Links(domain, id, target string) ([]Link, error) {
+	m, err := r.Point(domain, id)
+	if err != nil {
+		return nil, fmt.Errorf("chain of disk %s: %w", target, err)
+	}
+	d, ok := m.Disk(target)
+	if !ok {
+		return nil, fmt.Errorf("chain of disk %s of %s: %w", target, id, ErrNoDisk)
+	}
+	var links []Link
+	// The loop ends: Validate lets a parent's number only go down.
+	for {
+		path := filepath.Join(r.PointDir(domain, m.ID), d.Image)
+		if err := checkHeader(path, d); err != nil {
+			return nil, damagedFile(m, d.Image, err)
+		}
+		links = append(links, Link{m, d, path})
+		if d.Parent == "" {
+			slices.Reverse(links)
+			return links, nil
+		}
+		if m, d, err = r.parentOf(m, d); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *Repository) parentOf(m manifest.Manifest, d manifest.Disk) (manifest.Manifest, manifest.Disk, error) {
+	id, _, err := d.ParentImage()
+	if err != nil {
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, m.ID, err)
+	}
+	parent, err := r.readManifest(m.Domain, id)
+	if err != nil {
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
+	}
+	pd, err := m.ParentDisk(d, parent)
+	if err != nil {
+		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, err)
+	}
+	return parent, pd, nil
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -177,7 +178,7 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 }
 
 // checkParent reads a disk's chain as of the base. Damage is a
-// *repository.DamagedError.
+// *damage.Error.
 func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, error) {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err != nil {
@@ -186,7 +187,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 	for _, link := range links {
 		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
-			err = repository.DamagedBy(found)
+			err = damage.ErrorOf(found)
 		}
 		if err != nil {
 			return nil, err

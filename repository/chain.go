@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -23,7 +24,7 @@ type Link struct {
 // OpenChain opens the images of Links. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
 // digests in the manifests: what is wrong when read again is a
-// *DamagedError, what is as it was written, but no chain, a *qcow2.ChainError. Cancelling
+// *damage.Error, what is as it was written, but no chain, a *qcow2.ChainError. Cancelling
 // ctx stops readers that read much more than they were asked for: a whole image, because
 // its list is damaged.
 //
@@ -75,13 +76,13 @@ type linkReader struct {
 	link Link
 }
 
-// ReadAt is that of io.ReaderAt. Damage is a *DamagedError.
+// ReadAt is that of io.ReaderAt. Damage is a *damage.Error.
 func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.Reader.ReadAt(p, off)
 	var differs *hashlist.DamageError
 	if errors.As(err, &differs) {
 		m, d := r.link.Point, r.link.Disk
-		err = DamagedBy([]Damage{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),
+		err = damage.ErrorOf([]damage.Place{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),
 			Disk: d.Target, Offset: differs.Offset, Length: differs.Length, What: differs.What, WholeDisk: true}})
 	}
 	return n, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -18,12 +19,12 @@ import (
 // its hash list once, and compares them with each other and with the manifest, as
 // hashlist.Check does. Damage found is not an error; the error says why there
 // could be no check: ctx ended, or files may not be read by this user.
-func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o hashlist.CheckOptions) ([]Damage, error) {
+func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o hashlist.CheckOptions) ([]damage.Place, error) {
 	c := &imageCheck{repo: r, point: m, disk: d}
 	if err := c.run(ctx, o); err != nil {
 		return nil, fmt.Errorf("check %s: %w", c.name(d.Image), err)
 	}
-	if o.Proven != nil && DamagedBy(c.damage) != nil {
+	if o.Proven != nil && damage.ErrorOf(c.damage) != nil {
 		// What was proven is taken to be what the list on disk says, and that may
 		// be damaged by now: a check that takes nothing for granted tells.
 		o.Proven = nil
@@ -37,7 +38,7 @@ type imageCheck struct {
 	repo   *Repository
 	point  manifest.Manifest
 	disk   manifest.Disk
-	damage []Damage
+	damage []damage.Place
 }
 
 func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
@@ -98,9 +99,9 @@ func (c *imageCheck) report(found []hashlist.Finding) {
 	for _, f := range found {
 		switch {
 		case f.InList:
-			c.add(Damage{File: c.name(c.disk.HashesFile()), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
+			c.add(damage.Place{File: c.name(c.disk.HashesFile()), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
 		case f.Unused:
-			c.add(Damage{File: c.name(c.disk.Image), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
+			c.add(damage.Place{File: c.name(c.disk.Image), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
 		default:
 			broken = append(broken, f)
 		}
@@ -138,13 +139,13 @@ func (c *imageCheck) locate(spans []hashlist.Finding) (disk [][]qcow2.Range, ok 
 	return disk, ok && err == nil
 }
 
-func (c *imageCheck) add(d Damage) {
+func (c *imageCheck) add(d damage.Place) {
 	d.Domain, d.Point, d.Disk = c.point.Domain, c.point.ID, c.disk.Target
 	c.damage = append(c.damage, d)
 }
 
 func (c *imageCheck) imageDamage(at qcow2.Range, what string, guest []qcow2.Range, whole bool) {
-	c.add(Damage{File: c.name(c.disk.Image), Offset: at.Offset, Length: at.Length, What: what, Guest: guest, WholeDisk: whole})
+	c.add(damage.Place{File: c.name(c.disk.Image), Offset: at.Offset, Length: at.Length, What: what, Guest: guest, WholeDisk: whole})
 }
 
 func (c *imageCheck) name(file string) string {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -155,7 +156,7 @@ func TestDamageInCompressedData(t *testing.T) {
 // wantClusters holds what damage names of the disk against the clusters that
 // have a part in it. One that ends just before may be named too: an entry for a
 // compressed cluster counts sectors of 512 bytes.
-func wantClusters(t *testing.T, d Damage, starts, order []int64) {
+func wantClusters(t *testing.T, d damage.Place, starts, order []int64) {
 	t.Helper()
 	const cluster = 64 << 10
 	named := map[int64]bool{}

@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -12,7 +13,7 @@ import (
 // own image last. It follows the manifests and holds the header of each image
 // against them, so that no backing file name in an image leads anywhere but to
 // the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
-// what was asked for, a *DamagedError for what lies below; others say why that cannot be
+// what was asked for, a *damage.Error for what lies below; others say why that cannot be
 // told: files may not be read by this user, or too many are open.
 func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	m, err := r.Point(domain, id)
@@ -28,7 +29,7 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	for {
 		path := filepath.Join(r.PointDir(domain, m.ID), d.Image)
 		if err := checkHeader(path, d); err != nil {
-			return nil, damagedFile(m, d.Image, err)
+			return nil, damage.OfFile(m, d.Image, err)
 		}
 		links = append(links, Link{m, d, path})
 		if d.Parent == "" {
@@ -44,15 +45,15 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 func (r *Repository) parentOf(m manifest.Manifest, d manifest.Disk) (manifest.Manifest, manifest.Disk, error) {
 	id, _, err := d.ParentImage()
 	if err != nil {
-		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, m.ID, err)
+		return manifest.Manifest{}, manifest.Disk{}, damage.OfPoint(m.Domain, m.ID, err)
 	}
 	parent, err := r.readManifest(m.Domain, id)
 	if err != nil {
-		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
+		return manifest.Manifest{}, manifest.Disk{}, damage.OfPoint(m.Domain, id, fmt.Errorf("%s needs it: %w", m.ID, err))
 	}
 	pd, err := m.ParentDisk(d, parent)
 	if err != nil {
-		return manifest.Manifest{}, manifest.Disk{}, damagedPoint(m.Domain, id, err)
+		return manifest.Manifest{}, manifest.Disk{}, damage.OfPoint(m.Domain, id, err)
 	}
 	return parent, pd, nil
 }

@@ -9,13 +9,14 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Points returns the sealed points of a domain, oldest first, none where the
 // domain has no directory. Where directories cannot be read as points the error
-// is a *DamagedError and the sound points are returned all the same.
+// is a *damage.Error and the sound points are returned all the same.
 //
 // The order is that of the numbers, not of the clock: numbers only grow, under
 // the lock, and so a parent always stands before its children, whatever the
@@ -26,11 +27,11 @@ func (r *Repository) Points(domain string) ([]manifest.Manifest, error) {
 		return nil, err
 	}
 	var points []manifest.Manifest
-	damaged := &DamagedError{}
+	damaged := &damage.Error{}
 	for _, id := range ids {
 		m, err := r.readManifest(domain, id)
 		if err != nil {
-			damaged.Points = append(damaged.Points, DamagedPoint{Domain: domain, ID: id, Err: err})
+			damaged.Points = append(damaged.Points, damage.Point{Domain: domain, ID: id, Err: err})
 			continue
 		}
 		points = append(points, m)
@@ -53,7 +54,7 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 		return nil, nil
 	}
 	if err == nil && !info.IsDir() { // a symbolic link may lead outside
-		return nil, &DamagedError{Points: []DamagedPoint{{Domain: domain, Err: fmt.Errorf("%s is not a directory", r.domainDir(domain))}}}
+		return nil, &damage.Error{Points: []damage.Point{{Domain: domain, Err: fmt.Errorf("%s is not a directory", r.domainDir(domain))}}}
 	}
 	entries, err := os.ReadDir(r.domainDir(domain))
 	if err != nil {
@@ -80,7 +81,7 @@ func looksLikePoint(e fs.DirEntry) bool {
 }
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
-// there is no such directory, a *DamagedError where it cannot be read as one.
+// there is no such directory, a *damage.Error where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 	if err := manifest.ValidDomain(domain); err != nil {
 		return manifest.Manifest{}, err
@@ -93,7 +94,7 @@ func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 	}
 	m, err := r.readManifest(domain, id)
 	if err != nil {
-		return manifest.Manifest{}, damagedPoint(domain, id, err)
+		return manifest.Manifest{}, damage.OfPoint(domain, id, err)
 	}
 	return m, nil
 }

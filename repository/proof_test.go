@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -50,7 +51,7 @@ func TestProofSparesTheCheck(t *testing.T) {
 		t.Fatalf("%d of %d ranges are proven", len(proven), all)
 	}
 	flip(t, links[0].Path, proven[len(proven)/2]*hashlist.RangeLength+12345)
-	check := func(p *hashlist.ProvenRanges) []Damage {
+	check := func(p *hashlist.ProvenRanges) []damage.Place {
 		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p})
 		if err != nil {
 			t.Fatal(err)
@@ -115,7 +116,7 @@ func TestLinkReaderOfWhatCannotBeRead(t *testing.T) {
 		Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
 	for _, p := range [][]byte{directio.Buffer(hashlist.FirstRangeLength), make([]byte, 512)} {
 		_, err := reader.ReadAt(p, 0)
-		var damaged *DamagedError
+		var damaged *damage.Error
 		if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "cannot be read: input/output error") || damaged.Points[0].ID != "check1" {
 			t.Errorf("%d bytes: %v", len(p), err)
 		}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -33,7 +34,7 @@ func underStrace(t *testing.T, file, reads, inject string) string {
 
 // verdict prints whether an error is one of damage.
 func verdict(what string, err error) {
-	var damaged *DamagedError
+	var damaged *damage.Error
 	fmt.Printf("%s: damage %v, now %v: %v\n", what, errors.As(err, &damaged), damaged == nil || damaged.NotNow() == nil, err)
 }
 

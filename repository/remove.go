@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -42,7 +43,7 @@ func (e *NeededError) Hint() string {
 // first.
 func (r *Repository) PointIDs(domain string) ([]string, error) {
 	points, err := r.Points(domain)
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func (r *Repository) PointIDs(domain string) ([]string, error) {
 // of these.
 func (r *Repository) CheckUnneeded(domain string, ids []string) error {
 	points, err := r.Points(domain)
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return err
 	}

@@ -47,7 +47,7 @@ type restorer struct {
 // files that it was made from have been read and held against their hashes; what
 // a failed restore made is removed.
 //
-// Errors: fail.Usage, fail.NotFound, *repository.DamagedError, and whatever
+// Errors: fail.Usage, fail.NotFound, *damage.Error, and whatever
 // the file system reports.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
 	start := time.Now()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -44,7 +45,7 @@ func list(c *cli.Context) error {
 	warned := false
 	for _, domain := range domains {
 		points, err := repo.Points(domain)
-		var damaged *repository.DamagedError
+		var damaged *damage.Error
 		if err != nil && !errors.As(err, &damaged) {
 			return err
 		}

@@ -1,4 +1,4 @@
-package repository
+package manifest
 
 // ImageRef names an image within a domain.
 type ImageRef struct {

@@ -185,7 +185,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, e
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := repository.CheckImage(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
 			err = damage.ErrorOf(found)
 		}

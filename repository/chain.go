@@ -21,7 +21,9 @@ type Link struct {
 	Path  string // of the image
 }
 
-// OpenChain opens the images of Links. All that is read of them, headers and
+func (l Link) hashesPath() string { return filepath.Join(filepath.Dir(l.Path), l.Disk.HashesFile()) }
+
+// OpenChain opens the images of a chain, base first. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
 // digests in the manifests: what is wrong when read again is a
 // *damage.Error, what is as it was written, but no chain, a *qcow2.ChainError. Cancelling
@@ -62,22 +64,28 @@ func (c *chainFiles) close() {
 	c.readers.Close()
 }
 
-// open returns a reader of the image of a link. Its files are opened when they are read.
-func (c *chainFiles) open(l Link) *linkReader {
-	file := func(name string) hashlist.File {
-		return hashlist.File{Name: nameOf(l.Point, l.Disk, name), ReaderAt: pooledPath{c.pool, filepath.Join(filepath.Dir(l.Path), name)}}
-	}
-	return &linkReader{c.readers.Open(file(filepath.Base(l.Path)), file(l.Disk.HashesFile()), listOf(l.Disk)), l}
+// OpenImage opens one image as OpenChain does.
+func OpenImage(ctx context.Context, l Link, o hashlist.ReadOptions) (r *Reader, close func()) {
+	files := newChainFiles(ctx, o)
+	return files.open(l), files.close
 }
 
-// linkReader reads the image of a link. Its errors say which point is damaged.
-type linkReader struct {
+// open returns a reader of the image of a link. Its files are opened when they are read.
+func (c *chainFiles) open(l Link) *Reader {
+	file := func(path string) hashlist.File {
+		return hashlist.File{Name: nameOf(l.Point, l.Disk, filepath.Base(path)), ReaderAt: pooledPath{c.pool, path}}
+	}
+	return &Reader{c.readers.Open(file(l.Path), file(l.hashesPath()), listOf(l.Disk)), l}
+}
+
+// Reader reads the image of a link. Its errors say which point is damaged.
+type Reader struct {
 	*hashlist.Reader
 	link Link
 }
 
 // ReadAt is that of io.ReaderAt. Damage is a *damage.Error.
-func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
+func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.Reader.ReadAt(p, off)
 	var differs *hashlist.DamageError
 	if errors.As(err, &differs) {
@@ -88,7 +96,15 @@ func (r *linkReader) ReadAt(p []byte, off int64) (int, error) {
 	return n, err
 }
 
-// checkHeader holds the header of an image against its manifest.
+// CheckHeader compares the header of an image with its manifest: sizes, backing
+// file, features. Damage is a *damage.Error.
+func CheckHeader(l Link) error {
+	if err := checkHeader(l.Path, l.Disk); err != nil {
+		return damage.OfFile(l.Point, l.Disk.Image, err)
+	}
+	return nil
+}
+
 func checkHeader(path string, d manifest.Disk) error {
 	h, err := readHeader(path)
 	if localfile.Unreadable(err) {

@@ -126,7 +126,7 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []damage.Place {
 	t.Helper()
 	check := func(p *hashlist.ProvenRanges) []damage.Place {
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p,
+		found, err := CheckImage(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p,
 			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
@@ -144,11 +144,13 @@ func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) [
 // is what was written, or damage.
 func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *hashlist.ProvenRanges {
 	t.Helper()
-	unit := listOf(m.Disks[0]).Range
+	unit := m.Disks[0].HashRange
+	if unit == 0 {
+		unit = hashlist.FirstRangeLength
+	}
 	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
-	defer files.close()
-	reader := files.open(link)
+	reader, closeReader := OpenImage(context.Background(), link, hashlist.ReadOptions{})
+	defer closeReader()
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for range 20 {
@@ -339,7 +341,7 @@ func TestCheckImageEndsWithItsContext(t *testing.T) {
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(why)
-	if _, err := r.CheckImage(ctx, m, m.Disks[0], hashlist.CheckOptions{}); !errors.Is(err, why) {
+	if _, err := CheckImage(ctx, r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); !errors.Is(err, why) {
 		t.Errorf("got %v, want the cause", err)
 	}
 }

@@ -11,15 +11,6 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// CheckHeader holds the header of an image against its manifest: sizes, backing
-// file, features. Damage is a *damage.Error.
-func (r *Repository) CheckHeader(m manifest.Manifest, d manifest.Disk) error {
-	if err := checkHeader(filepath.Join(r.PointDir(m.Domain, m.ID), d.Image), d); err != nil {
-		return damage.OfFile(m, d.Image, err)
-	}
-	return nil
-}
-
 // CheckFile holds a small file of a point (domain.xml) against the digest in the
 // manifest. Damage found is not an error.
 func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]damage.Place, error) {

@@ -148,7 +148,7 @@ func TestDamageInCompressedData(t *testing.T) {
 	if flipped < 5 {
 		t.Errorf("only %d bytes of %d were flipped", flipped, len(whole))
 	}
-	if got, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{}); err != nil || len(got) != 0 {
+	if got, err := CheckImage(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); err != nil || len(got) != 0 {
 		t.Errorf("nothing is damaged any more: %s, %v", describe(got), err)
 	}
 }

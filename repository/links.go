@@ -9,9 +9,14 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
+// Link is the image of a disk of a point, whatever it is chained onto.
+func (r *Repository) Link(m manifest.Manifest, d manifest.Disk) Link {
+	return Link{m, d, filepath.Join(r.PointDir(m.Domain, m.ID), d.Image)}
+}
+
 // Links returns the images that a disk of a point needs, base first, the point's
-// own image last. It follows the manifests and holds the header of each image
-// against them, so that no backing file name in an image leads anywhere but to
+// own image last. It follows the manifests and compares the header of each image
+// with them, so that no backing file name in an image leads anywhere but to
 // the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
 // what was asked for, a *damage.Error for what lies below; others say why that cannot be
 // told: files may not be read by this user, or too many are open.
@@ -27,11 +32,11 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	var links []Link
 	// The loop ends: Validate lets a parent's number only go down.
 	for {
-		path := filepath.Join(r.PointDir(domain, m.ID), d.Image)
-		if err := checkHeader(path, d); err != nil {
-			return nil, damage.OfFile(m, d.Image, err)
+		link := r.Link(m, d)
+		if err := CheckHeader(link); err != nil {
+			return nil, err
 		}
-		links = append(links, Link{m, d, path})
+		links = append(links, link)
 		if d.Parent == "" {
 			slices.Reverse(links)
 			return links, nil

@@ -72,7 +72,7 @@ func (p *Partial) CreateImage(target string, direct directio.Mode) (*Image, erro
 	if p.done {
 		return nil, fmt.Errorf("create image of %s: point %s is closed", target, p.id)
 	}
-	im, err := createImage(filepath.Join(p.dir, target), direct)
+	im, err := CreateImage(filepath.Join(p.dir, target), direct)
 	if err != nil {
 		return nil, fmt.Errorf("create image of %s: %w", target, err)
 	}
@@ -206,7 +206,7 @@ func (p *Partial) completeDisks(disks []manifest.Disk) ([]manifest.Disk, error) 
 		if im == nil {
 			return nil, fmt.Errorf("disk %q has no image", d.Target)
 		}
-		hashes, size, ok := im.finished()
+		hashes, size, ok := im.Finished()
 		if !ok {
 			return nil, fmt.Errorf("the image of disk %q is not finished", d.Target)
 		}

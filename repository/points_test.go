@@ -293,7 +293,7 @@ func TestLinksWithoutOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, ofLinks := r.Links("vm1", "diff3", "vda")
-	ofHeader := r.CheckHeader(m, m.Disks[0])
+	ofHeader := CheckHeader(r.Link(m, m.Disks[0]))
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}

@@ -41,10 +41,9 @@ func verdict(what string, err error) {
 // A bad sector that is read past the page cache is ENODATA: damage, as EIO is.
 func TestBadSectorIsDamage(t *testing.T) {
 	if path := os.Getenv(readErrorChild); path != "" {
-		files := newChainFiles(context.Background(), hashlist.ReadOptions{})
-		defer files.close()
-		reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
-			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
+		reader, closeReader := OpenImage(context.Background(), Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
+			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}}, hashlist.ReadOptions{})
+		defer closeReader()
 		_, err := reader.ReadAt(directio.Buffer(hashlist.FirstRangeLength), 0)
 		verdict("image", err)
 		return

@@ -14,6 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // checkAfter reads what the copying has not read of the images, and holds all of
@@ -71,7 +72,7 @@ func (r *restorer) checkChain(ctx context.Context, chain []link) (found []damage
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		ofImage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
+		ofImage, err := repository.CheckImage(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 		if err != nil {
 			return nil, err
 		}

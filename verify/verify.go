@@ -215,7 +215,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		found, err = d.repo.CheckImage(ctx, m, disk, hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
+		found, err = repository.CheckImage(ctx, d.repo.Link(m, disk), hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
 	})
 	group.Go(func() (err error) {
@@ -240,7 +240,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 // sees it, with the rest; "" is nothing.
 func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, err error) {
 	var damaged *damage.Error
-	if err := d.repo.CheckHeader(m, disk); errors.As(err, &damaged) {
+	if err := repository.CheckHeader(d.repo.Link(m, disk)); errors.As(err, &damaged) {
 		return damaged.Points[0].Err.Error(), nil
 	}
 	faults, err = checkStructure(ctx, filepath.Join(d.repo.PointDir(m.Domain, m.ID), disk.Image))

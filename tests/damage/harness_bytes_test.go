@@ -68,7 +68,7 @@ func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, fil
 	var damage []damage.Place
 	var err error
 	if target, isList := strings.CutSuffix(file, ".hashes"); isList {
-		damage, err = repo.CheckImage(context.Background(), m, testsite.DiskOf(t, m, target), hashlist.CheckOptions{})
+		damage, err = repository.CheckImage(context.Background(), repo.Link(m, testsite.DiskOf(t, m, target)), hashlist.CheckOptions{})
 	} else {
 		damage, err = repo.CheckFile(m, file)
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -126,7 +127,7 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []damage.Place {
 	t.Helper()
 	check := func(p *hashlist.ProvenRanges) []damage.Place {
-		found, err := CheckImage(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p,
+		found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p,
 			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
@@ -148,8 +149,8 @@ func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *
 	if unit == 0 {
 		unit = hashlist.FirstRangeLength
 	}
-	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	reader, closeReader := OpenImage(context.Background(), link, hashlist.ReadOptions{})
+	link := diskimage.Link{Point: m, Disk: m.Disks[0], Path: filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
+	reader, closeReader := diskimage.OpenImage(context.Background(), link, hashlist.ReadOptions{})
 	defer closeReader()
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
@@ -341,7 +342,7 @@ func TestCheckImageEndsWithItsContext(t *testing.T) {
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(why)
-	if _, err := CheckImage(ctx, r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); !errors.Is(err, why) {
+	if _, err := diskimage.Check(ctx, r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); !errors.Is(err, why) {
 		t.Errorf("got %v, want the cause", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -148,7 +149,7 @@ func TestDamageInCompressedData(t *testing.T) {
 	if flipped < 5 {
 		t.Errorf("only %d bytes of %d were flipped", flipped, len(whole))
 	}
-	if got, err := CheckImage(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); err != nil || len(got) != 0 {
+	if got, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); err != nil || len(got) != 0 {
 		t.Errorf("nothing is damaged any more: %s, %v", describe(got), err)
 	}
 }

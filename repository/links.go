@@ -6,12 +6,13 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Link is the image of a disk of a point, whatever it is chained onto.
-func (r *Repository) Link(m manifest.Manifest, d manifest.Disk) Link {
-	return Link{m, d, filepath.Join(r.PointDir(m.Domain, m.ID), d.Image)}
+func (r *Repository) Link(m manifest.Manifest, d manifest.Disk) diskimage.Link {
+	return diskimage.Link{Point: m, Disk: d, Path: filepath.Join(r.PointDir(m.Domain, m.ID), d.Image)}
 }
 
 // Links returns the images that a disk of a point needs, base first, the point's
@@ -20,7 +21,7 @@ func (r *Repository) Link(m manifest.Manifest, d manifest.Disk) Link {
 // the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
 // what was asked for, a *damage.Error for what lies below; others say why that cannot be
 // told: files may not be read by this user, or too many are open.
-func (r *Repository) Links(domain, id, target string) ([]Link, error) {
+func (r *Repository) Links(domain, id, target string) ([]diskimage.Link, error) {
 	m, err := r.Point(domain, id)
 	if err != nil {
 		return nil, fmt.Errorf("chain of disk %s: %w", target, err)
@@ -29,11 +30,11 @@ func (r *Repository) Links(domain, id, target string) ([]Link, error) {
 	if !ok {
 		return nil, fmt.Errorf("chain of disk %s of %s: %w", target, id, ErrNoDisk)
 	}
-	var links []Link
+	var links []diskimage.Link
 	// The loop ends: Validate lets a parent's number only go down.
 	for {
 		link := r.Link(m, d)
-		if err := CheckHeader(link); err != nil {
+		if err := diskimage.CheckHeader(link); err != nil {
 			return nil, err
 		}
 		links = append(links, link)

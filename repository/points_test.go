@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -293,7 +294,7 @@ func TestLinksWithoutOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, ofLinks := r.Links("vm1", "diff3", "vda")
-	ofHeader := CheckHeader(r.Link(m, m.Disks[0]))
+	ofHeader := diskimage.CheckHeader(r.Link(m, m.Disks[0]))
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}

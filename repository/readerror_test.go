@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -41,7 +42,7 @@ func verdict(what string, err error) {
 // A bad sector that is read past the page cache is ENODATA: damage, as EIO is.
 func TestBadSectorIsDamage(t *testing.T) {
 	if path := os.Getenv(readErrorChild); path != "" {
-		reader, closeReader := OpenImage(context.Background(), Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
+		reader, closeReader := diskimage.OpenImage(context.Background(), diskimage.Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
 			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}}, hashlist.ReadOptions{})
 		defer closeReader()
 		_, err := reader.ReadAt(directio.Buffer(hashlist.FirstRangeLength), 0)

@@ -10,11 +10,11 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // checkAfter reads what the copying has not read of the images, and holds all of
@@ -72,7 +72,7 @@ func (r *restorer) checkChain(ctx context.Context, chain []link) (found []damage
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		ofImage, err := repository.CheckImage(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
+		ofImage, err := diskimage.Check(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -115,7 +116,7 @@ func (r *restorer) choose() error {
 
 // link is one image of a chain, and what was proven of it; nil is nothing.
 type link struct {
-	repository.Link
+	diskimage.Link
 	proven *hashlist.ProvenRanges
 }
 
@@ -137,11 +138,11 @@ func (r *restorer) chains() ([][]link, error) {
 
 // openProving opens a chain to be read as a whole.
 func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain, func(), error) {
-	var links []repository.Link
+	var links []diskimage.Link
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proven, closeImages, err := repository.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
+	images, proven, closeImages, err := diskimage.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
 	for i, ranges := range proven {
 		chain[i].proven = ranges
 	}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -215,7 +216,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		found, err = repository.CheckImage(ctx, d.repo.Link(m, disk), hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
+		found, err = diskimage.Check(ctx, d.repo.Link(m, disk), hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
 	})
 	group.Go(func() (err error) {
@@ -240,7 +241,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 // sees it, with the rest; "" is nothing.
 func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, err error) {
 	var damaged *damage.Error
-	if err := repository.CheckHeader(d.repo.Link(m, disk)); errors.As(err, &damaged) {
+	if err := diskimage.CheckHeader(d.repo.Link(m, disk)); errors.As(err, &damaged) {
 		return damaged.Points[0].Err.Error(), nil
 	}
 	faults, err = checkStructure(ctx, filepath.Join(d.repo.PointDir(m.Domain, m.ID), disk.Image))

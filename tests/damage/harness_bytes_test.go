@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -68,7 +69,7 @@ func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, fil
 	var damage []damage.Place
 	var err error
 	if target, isList := strings.CutSuffix(file, ".hashes"); isList {
-		damage, err = repository.CheckImage(context.Background(), repo.Link(m, testsite.DiskOf(t, m, target)), hashlist.CheckOptions{})
+		damage, err = diskimage.Check(context.Background(), repo.Link(m, testsite.DiskOf(t, m, target)), hashlist.CheckOptions{})
 	} else {
 		damage, err = repo.CheckFile(m, file)
 	}

@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"errors"
@@ -28,8 +28,8 @@ type Image struct {
 	digest   string
 }
 
-// CreateImage makes path.qcow2 and path.hashes; neither may exist.
-func CreateImage(path string, mode directio.Mode) (_ *Image, err error) {
+// Create makes path.qcow2 and path.hashes; neither may exist.
+func Create(path string, mode directio.Mode) (_ *Image, err error) {
 	im := &Image{}
 	if im.file, err = directio.Create(path+manifest.ImageSuffix, localfile.FileMode, mode); err != nil {
 		return nil, err

@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"context"
@@ -15,11 +15,11 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2/locate"
 )
 
-// CheckImage reads every byte of an image, but for what was proven before, and of
+// Check reads every byte of an image, but for what was proven before, and of
 // its hash list once, and compares them with each other and with the manifest, as
 // hashlist.Check does. Damage found is not an error; the error says why there
 // could be no check: ctx was cancelled, or files may not be read by this user.
-func CheckImage(ctx context.Context, l Link, o hashlist.CheckOptions) ([]damage.Place, error) {
+func Check(ctx context.Context, l Link, o hashlist.CheckOptions) ([]damage.Place, error) {
 	c := &imageCheck{link: l, point: l.Point, disk: l.Disk}
 	if err := c.run(ctx, o); err != nil {
 		return nil, fmt.Errorf("check %s: %w", c.name(l.Disk.Image), err)
@@ -28,7 +28,7 @@ func CheckImage(ctx context.Context, l Link, o hashlist.CheckOptions) ([]damage.
 		// What was proven is taken to be what the list on disk says, and that may
 		// be damaged by now: a check that takes nothing for granted tells.
 		o.Proven = nil
-		return CheckImage(ctx, l, o)
+		return Check(ctx, l, o)
 	}
 	return c.damage, nil
 }

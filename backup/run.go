@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
@@ -242,7 +243,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	points, err := r.repo.Points(r.Domain)
-	var damaged *repository.DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return err
 	}
@@ -268,7 +269,7 @@ func (r *run) makePlan(context.Context) error {
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
-			r.warn("%v", &repository.DamagedError{Points: []repository.DamagedPoint{d}})
+			r.warn("%v", &damage.Error{Points: []damage.Point{d}})
 		}
 	}
 	if err := r.warnOfRename(state); err != nil {

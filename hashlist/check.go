@@ -24,9 +24,9 @@ const (
 	// disk is busy while processors hash. Memory is pieceLength for each.
 	checkReaders = 4
 
-	// mostSpans bounds the places that are told apart in one file. Behind that
+	// maxSpans bounds the places that are told apart in one file. Behind that
 	// the last of them just grows.
-	mostSpans = 1000
+	maxSpans = 1000
 )
 
 // CheckOptions say how an image is checked. The zero value reads all of it.
@@ -245,13 +245,13 @@ func (c *check) compare(offset int64, result rangeResult) {
 	}
 }
 
-// mostRereads bounds what is read a second time of an image that differs
+// maxRereads bounds what is read a second time of an image that differs
 // altogether.
-const mostRereads = 1000
+const maxRereads = 1000
 
 // readAgain reads a range that differs from the list once more.
 func (c *check) readAgain(place Range, sum [hashSize]byte, first rangeResult) rangeResult {
-	if c.rereads++; c.rereads > mostRereads {
+	if c.rereads++; c.rereads > maxRereads {
 		return first
 	}
 	if c.again == nil {

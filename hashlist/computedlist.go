@@ -121,11 +121,11 @@ func (w *listWriter) flush() error {
 	return err
 }
 
-// mostListMemory bytes of computed lists are kept in memory, for each open chain: those
+// maxListMemory bytes of computed lists are kept in memory, for each open chain: those
 // of 16 GiB of images with ranges of 64 KiB. It is taken only where lists are damaged.
-const mostListMemory = 8 << 20
+const maxListMemory = 8 << 20
 
-// scratch is where computed lists are kept: in memory, and behind mostListMemory in a
+// scratch is where computed lists are kept: in memory, and behind maxListMemory in a
 // temporary file that has no name, which is made when it is needed first.
 type scratch struct {
 	mu     sync.Mutex
@@ -144,7 +144,7 @@ type room struct {
 func (s *scratch) reserve(n int64) (room, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.memory+n <= mostListMemory {
+	if s.memory+n <= maxListMemory {
 		s.memory += n
 		list := make(memory, n)
 		return room{bytes.NewReader(list), list}, nil

@@ -18,7 +18,7 @@ func addSpan(spans []span, place Range, what string) []span {
 	if n := len(spans); n > 0 {
 		last := &spans[n-1]
 		adjacent := last.Offset+last.Length == place.Offset && last.what == what
-		if adjacent || n >= mostSpans {
+		if adjacent || n >= maxSpans {
 			last.Length = place.Offset + place.Length - last.Offset
 			return spans
 		}

@@ -7,10 +7,10 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
-// mostCached bytes are kept for those who need a part of a range: tables, packed
+// maxCached bytes are kept for those who need a part of a range: tables, packed
 // clusters, pieces of hash lists. They are asked for one soon after the other, by
 // a handful of readers in a few images.
-const mostCached = 8 << 20
+const maxCached = 8 << 20
 
 // ranged is a file that is read and proven in ranges.
 type ranged interface {
@@ -95,7 +95,7 @@ const pageSize = 4096
 // room takes the memory of ranges that nobody has used for longest, or new one.
 func (c *rangeCache) room(length int64) (buf []byte) {
 	c.bytes += length
-	for c.bytes > mostCached {
+	for c.bytes > maxCached {
 		var oldest *cachedRange
 		for _, r := range c.ranges {
 			if r.users == 0 && (oldest == nil || r.used < oldest.used) {

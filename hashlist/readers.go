@@ -24,8 +24,8 @@ type ReadOptions struct {
 	Progress func()
 }
 
-// Readers are those of several images, as of a chain, that share memory: mostCached bytes
-// of ranges and mostListMemory bytes of computed lists, whatever their number.
+// Readers are those of several images, as of a chain, that share memory: maxCached bytes
+// of ranges and maxListMemory bytes of computed lists, whatever their number.
 type Readers struct {
 	ctx      context.Context // ends what reads a whole image or list
 	warn     func(string)
@@ -64,16 +64,16 @@ func (s *Readers) readFile(f File, p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// mostMisreads are told of one by one: a cable that fails spoils more than
+// maxMisreads are told of one by one: a cable that fails spoils more than
 // anybody reads.
-const mostMisreads = 20
+const maxMisreads = 20
 
 // misread tells of a place that was read wrong once.
 func (s *Readers) misread(place string) {
 	switch n := s.misreads.Add(1); {
-	case n <= mostMisreads:
+	case n <= maxMisreads:
 		s.warn(place)
-	case n == mostMisreads+1:
+	case n == maxMisreads+1:
 		s.warn("more was read wrong once, and right when it was read again; it is not listed")
 	}
 }

@@ -285,7 +285,7 @@ func (w *work) removePoints(points []string) error {
 		w.result.Points = append(w.result.Points, id)
 	})
 	if err == nil && w.Point == "" {
-		err = errors.Join(w.dropUnknown(), w.lock.GiveUp())
+		err = errors.Join(w.dropUnknown(), w.lock.RemoveDomain())
 	}
 	return err
 }

@@ -3,18 +3,18 @@ package repository
 import (
 	"cmp"
 	"errors"
-	"slices"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Find returns the point of a domain that at names, as [Resolve] does; "" is [Latest].
 // A point that cannot be read may be the one that is asked for, or newer: the error is a
-// *DamagedError then, unless another is named by its id.
+// *damage.Error then, unless another is named by its id.
 func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 	at = cmp.Or(at, manifest.Latest)
 	points, err := r.Points(domain)
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return manifest.Manifest{}, err
 	}
@@ -23,13 +23,8 @@ func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 		return m, err
 	}
 	r.Explain(damaged)
-	if at == manifest.Latest || damaged.has(at) {
+	if at == manifest.Latest || damaged.Has(at) {
 		return manifest.Manifest{}, damaged
 	}
 	return manifest.Manifest{}, errors.Join(damaged, err)
-}
-
-// has tells whether a point is among the damaged ones.
-func (e *DamagedError) has(id string) bool {
-	return slices.ContainsFunc(e.Points, func(p DamagedPoint) bool { return p.ID == id })
 }

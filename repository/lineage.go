@@ -4,21 +4,16 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
-
-// ImageRef names an image within a domain.
-type ImageRef struct {
-	Point string // id
-	Image string // file name in the point's directory
-}
 
 // Lineage knows what the points of a domain need of one another, as their
 // manifests say. What the images themselves say, Links checks.
 type Lineage struct {
 	Domain     string
 	Points     []manifest.Manifest // those that can be read, oldest first
-	Unreadable []DamagedPoint      // directories that should be points and cannot be read
+	Unreadable []damage.Point      // directories that should be points and cannot be read
 
 	byID map[string]manifest.Manifest
 }
@@ -27,7 +22,7 @@ type Lineage struct {
 // cannot be read is in Unreadable.
 func (r *Repository) Lineage(domain string) (*Lineage, error) {
 	points, err := r.Points(domain)
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
@@ -52,15 +47,15 @@ func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
 
 // Parent finds the parent of a disk of a point. ref is the zero value where the
 // disk has none, and err says why a parent that there should be is not there.
-func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref ImageRef, err error) {
+func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.ImageRef, err error) {
 	if d.Parent == "" {
-		return ImageRef{}, nil
+		return manifest.ImageRef{}, nil
 	}
 	id, image, err := d.ParentImage()
 	if err != nil {
-		return ImageRef{}, err
+		return manifest.ImageRef{}, err
 	}
-	ref = ImageRef{id, image}
+	ref = manifest.ImageRef{Point: id, Image: image}
 	parent, ok := l.byID[id]
 	if !ok {
 		return ref, manifest.ErrNoPoint
@@ -73,12 +68,12 @@ func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref ImageRef, er
 // targets) that are lost: those that need, themselves or through their parents,
 // an image that broken tells of. It is also asked for images of points that are
 // not there or cannot be read; such points are not in the result.
-func (l *Lineage) Lost(broken func(ImageRef) bool) map[string][]string {
+func (l *Lineage) Lost(broken func(manifest.ImageRef) bool) map[string][]string {
 	lost := map[string][]string{}
-	bad := map[ImageRef]bool{}
+	bad := map[manifest.ImageRef]bool{}
 	for _, m := range l.Points { // parents stand before their children
 		for _, d := range m.Disks {
-			ref := ImageRef{m.ID, d.Image}
+			ref := manifest.ImageRef{Point: m.ID, Image: d.Image}
 			parent, _ := l.Parent(m, d)
 			_, readable := l.byID[parent.Point]
 			if broken(ref) || bad[parent] || parent.Point != "" && !readable && broken(parent) {
@@ -95,7 +90,7 @@ func (l *Lineage) Lost(broken func(ImageRef) bool) map[string][]string {
 func (l *Lineage) Broken() map[string][]string { return l.Lost(l.unchained) }
 
 // unchained tells whether the parent of an image is not there, or another one.
-func (l *Lineage) unchained(ref ImageRef) bool {
+func (l *Lineage) unchained(ref manifest.ImageRef) bool {
 	m, ok := l.byID[ref.Point]
 	if !ok {
 		return true
@@ -126,9 +121,9 @@ func (l *Lineage) Needs(id string) []manifest.Manifest {
 	return slices.DeleteFunc(slices.Clone(l.Points), func(m manifest.Manifest) bool { return !need[m.ID] })
 }
 
-// Explain adds to a *DamagedError what follows from it for the other points of
+// Explain adds to a *damage.Error what follows from it for the other points of
 // the domain. An error of reading them leaves it as it was.
-func (r *Repository) Explain(e *DamagedError) {
+func (r *Repository) Explain(e *damage.Error) {
 	if len(e.Points) == 0 || e.Points[0].ID == "" {
 		return
 	}
@@ -136,13 +131,13 @@ func (r *Repository) Explain(e *DamagedError) {
 	if err != nil {
 		return
 	}
-	hit, whole, files := map[string]bool{}, map[string]bool{}, map[ImageRef]bool{}
+	hit, whole, files := map[string]bool{}, map[string]bool{}, map[manifest.ImageRef]bool{}
 	for _, p := range append(slices.Clone(e.Points), l.Unreadable...) {
 		hit[p.ID] = true
 		whole[p.ID] = whole[p.ID] || p.File == ""
-		files[ImageRef{p.ID, p.File}] = true
+		files[manifest.ImageRef{Point: p.ID, Image: p.File}] = true
 	}
-	lost := l.Lost(func(ref ImageRef) bool { return whole[ref.Point] || files[ref] || l.unchained(ref) })
+	lost := l.Lost(func(ref manifest.ImageRef) bool { return whole[ref.Point] || files[ref] || l.unchained(ref) })
 	e.Lost, e.Left = nil, nil
 	for _, p := range l.Unreadable {
 		e.Lost = append(e.Lost, p.ID)

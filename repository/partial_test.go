@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -272,7 +273,7 @@ func TestBeginRefuses(t *testing.T) {
 }
 
 // writeTestImage writes a qcow2 image with one cluster of data.
-func writeTestImage(t testing.TB, im *Image, d manifest.Disk) {
+func writeTestImage(t testing.TB, im *diskimage.Image, d manifest.Disk) {
 	t.Helper()
 	o := qcow2.Options{VirtualSize: d.VirtualSize, BackingFile: d.Parent}
 	if d.Parent != "" {

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -133,7 +135,7 @@ func TestPointsShowsDamageBesideTheRest(t *testing.T) {
 			if ids(points) != tt.rest {
 				t.Errorf("points %s, want %s", ids(points), tt.rest)
 			}
-			var damaged *DamagedError
+			var damaged *damage.Error
 			if tt.id == "" {
 				if err != nil {
 					t.Error(err)
@@ -157,13 +159,13 @@ func TestPointFromAnotherDomainIsDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := r.Points("vm2")
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "of domain vm1") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestDamagedErrorKeepsCauses(t *testing.T) {
+func TestDamageErrorKeepsCauses(t *testing.T) {
 	r := chainOfThree(t)
 	if err := os.Remove(filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName)); err != nil {
 		t.Fatal(err)
@@ -208,9 +210,9 @@ func TestOwner(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err := r.CheckOwner("vm1", testDomainUUID); !errors.As(err, &damaged) {
-		t.Errorf("nothing readable: got %v, want *DamagedError", err)
+		t.Errorf("nothing readable: got %v, want *damage.Error", err)
 	}
 }
 
@@ -269,7 +271,7 @@ func TestChainNamesTheBrokenPoint(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := r.Links("vm1", "diff3", "vda")
-			var damaged *DamagedError
+			var damaged *damage.Error
 			if !errors.As(err, &damaged) || damaged.Points[0].ID != tt.broken {
 				t.Errorf("got %v, want damage of %s", err, tt.broken)
 			}
@@ -292,12 +294,12 @@ func TestLinksWithoutOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, ofLinks := r.Links("vm1", "diff3", "vda")
-	ofHeader := r.CheckHeader(m, m.Disks[0])
+	ofHeader := diskimage.CheckHeader(r.Link(m, m.Disks[0]))
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range []error{ofLinks, ofHeader} {
-		var damaged *DamagedError
+		var damaged *damage.Error
 		if !errors.Is(err, unix.EMFILE) || errors.As(err, &damaged) {
 			t.Errorf("got %v, want too many open files, and no damage", err)
 		}
@@ -322,11 +324,11 @@ func TestPointsThatMayNotBeRead(t *testing.T) {
 	if err := unix.Setfsuid(0); err != nil {
 		t.Fatal(err)
 	}
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !errors.Is(damaged.NotNow(), fs.ErrPermission) {
 		t.Errorf("got %s, %v; want to know that nobody can tell now", ids(points), err)
 	}
-	if err := (&DamagedError{Points: []DamagedPoint{{Err: fs.ErrNotExist}}}).NotNow(); err != nil {
+	if err := (&damage.Error{Points: []damage.Point{{Err: fs.ErrNotExist}}}).NotNow(); err != nil {
 		t.Errorf("of a manifest that is not there: %v", err)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -42,7 +43,7 @@ func (e *NeededError) Hint() string {
 // first.
 func (r *Repository) PointIDs(domain string) ([]string, error) {
 	points, err := r.Points(domain)
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func (r *Repository) PointIDs(domain string) ([]string, error) {
 // of these.
 func (r *Repository) CheckUnneeded(domain string, ids []string) error {
 	points, err := r.Points(domain)
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err != nil && !errors.As(err, &damaged) {
 		return err
 	}
@@ -134,17 +135,17 @@ func (l *Lock) removePoint(id string) error {
 	return l.RemoveLeftover(aside)
 }
 
-// GiveUp removes all that is in the domain's directory beside its points (which
+// RemoveDomain removes all that is in the domain's directory beside its points (which
 // have to be gone) and lets Unlock remove the directory. What nobody knows there
 // stays, and the directory with it.
-func (l *Lock) GiveUp() error {
+func (l *Lock) RemoveDomain() error {
 	if err := l.check(); err != nil {
-		return fmt.Errorf("give up domain: %w", err)
+		return fmt.Errorf("remove domain: %w", err)
 	}
 	dir := l.repo.domainDir(l.domain)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("give up domain %s: %w", l.domain, err)
+		return fmt.Errorf("remove domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
 		if e.Name() != VerifiedName && e.Name() != instants.DamagedName && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName},
@@ -152,7 +153,7 @@ func (l *Lock) GiveUp() error {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("give up domain %s: %w", l.domain, err)
+			return fmt.Errorf("remove domain %s: %w", l.domain, err)
 		}
 	}
 	l.made = true

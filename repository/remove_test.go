@@ -107,7 +107,7 @@ func TestRemovePointsBesideDamage(t *testing.T) {
 	wantIDs(t, r)
 }
 
-func TestGiveUp(t *testing.T) {
+func TestRemoveDomain(t *testing.T) {
 	for _, stranger := range []string{"", "notes.txt"} {
 		r, l := ofChain(t)
 		dir := filepath.Join(r.Dir(), "vm1")
@@ -117,7 +117,7 @@ func TestGiveUp(t *testing.T) {
 			}
 		}
 		ids, _ := r.PointIDs("vm1")
-		if err := errors.Join(l.RemovePoints(ids, nil), l.GiveUp(), l.Unlock()); err != nil {
+		if err := errors.Join(l.RemovePoints(ids, nil), l.RemoveDomain(), l.Unlock()); err != nil {
 			t.Fatal(err)
 		}
 		_, err := os.Stat(dir)

@@ -25,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -166,7 +167,7 @@ func Open(dir string) (*Repository, error) {
 	return &Repository{dir: dir, id: d.ID, formerIDs: d.FormerIDs, place: place}, nil
 }
 
-// readDescription reads repository.json. Damage is a *DamagedError.
+// readDescription reads repository.json. Damage is a *damage.Error.
 func readDescription(dir string) (description, error) {
 	path := filepath.Join(dir, manifest.DescriptionName)
 	data, err := localfile.ReadSmall(path)
@@ -175,7 +176,7 @@ func readDescription(dir string) (description, error) {
 	}
 	d, err := parseDescription(data)
 	if err != nil && !errors.Is(err, manifest.ErrNewerFormat) {
-		err = &DamagedError{Points: []DamagedPoint{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
+		err = &damage.Error{Points: []damage.Point{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
 	}
 	return d, err
 }

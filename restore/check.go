@@ -9,11 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // checkAfter reads what the copy has not read of the images, and compares all of them
@@ -45,38 +46,38 @@ func (r *restorer) isOurs(err error) bool {
 }
 
 // check reads what is not proven yet of every image of the chains. The error is a
-// *repository.DamagedError where what a restore reads is not as it was written.
+// *damage.Error where what a restore reads is not as it was written.
 func (r *restorer) check(ctx context.Context, chains [][]link) error {
-	damage := make([][]repository.Damage, len(chains))
+	ofChain := make([][]damage.Place, len(chains))
 	err := r.Limits.EachDisk(ctx, len(chains), func(ctx context.Context, i int) (err error) {
-		damage[i], err = r.checkChain(ctx, chains[i])
+		ofChain[i], err = r.checkChain(ctx, chains[i])
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	found := slices.Concat(damage...)
+	found := slices.Concat(ofChain...)
 	for _, d := range found {
 		if d.Harmless {
 			r.warn(d.String())
 		}
 	}
-	return r.explain(repository.DamagedBy(found))
+	return r.explain(damage.ErrorOf(found))
 }
 
 // checkChain reads what is not proven yet of the images of a chain, up to the first that
 // is damaged: the others are of no use then.
-func (r *restorer) checkChain(ctx context.Context, chain []link) (found []repository.Damage, err error) {
+func (r *restorer) checkChain(ctx context.Context, chain []link) (found []damage.Place, err error) {
 	for _, link := range chain {
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
+		ofImage, err := diskimage.Check(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, damage...)
-		if repository.DamagedBy(damage) != nil {
+		found = append(found, ofImage...)
+		if damage.ErrorOf(ofImage) != nil {
 			break
 		}
 	}
@@ -93,7 +94,7 @@ func (r *restorer) warn(text string) {
 
 // explain adds to damage which points are lost with it, and which are not.
 func (r *restorer) explain(err error) error {
-	var damaged *repository.DamagedError
+	var damaged *damage.Error
 	if errors.As(err, &damaged) {
 		r.repo.Explain(damaged)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -40,15 +41,15 @@ func list(c *cli.Context) error {
 	}
 	all := []listedPoint{}
 	var shown []string // domains with a point that can be read, or without points
-	var damage error
+	var unreadable error
 	warned := false
 	for _, domain := range domains {
 		points, err := repo.Points(domain)
-		var damaged *repository.DamagedError
+		var damaged *damage.Error
 		if err != nil && !errors.As(err, &damaged) {
 			return err
 		}
-		damage = errors.Join(damage, err)
+		unreadable = errors.Join(unreadable, err)
 		if damaged == nil || len(points) > 0 {
 			shown = append(shown, domain)
 		}
@@ -67,16 +68,16 @@ func list(c *cli.Context) error {
 		all = append(all, of...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
-		if damage != nil && len(shown) == 0 { // the error says it all
+		if unreadable != nil && len(shown) == 0 { // the error says it all
 			return nil
 		}
 		return printList(c, w, shown, all)
 	})
 	if err != nil {
-		return errors.Join(err, damage)
+		return errors.Join(err, unreadable)
 	}
-	if damage != nil {
-		return damage
+	if unreadable != nil {
+		return unreadable
 	}
 	return warnedIf(warned)
 }

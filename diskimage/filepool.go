@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"errors"
@@ -11,17 +11,17 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
-// mostOpen files of a chain are open at a time, whatever its length, besides
+// maxOpen files of a chain are open at a time, whatever its length, besides
 // those that are being read: images and hash lists. Of a longer chain files are
 // opened again and again, which takes some 20 µs on a local file system.
-const mostOpen = 64
+const maxOpen = 64
 
-// keepOpen is mostOpen, or a quarter of what this process may open: the images that are
+// keepOpen is maxOpen, or a quarter of what this process may open: the images that are
 // written, and other disks' chains, need files, too.
 func keepOpen() int {
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 >= mostOpen {
-		return mostOpen
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 >= maxOpen {
+		return maxOpen
 	}
 	return max(1, int(limit.Cur/4))
 }

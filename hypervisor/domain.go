@@ -3,16 +3,20 @@ package hypervisor
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"libvirt.org/go/libvirt"
 )
 
-// Domain is a guest. It holds nothing of libvirt's: each call looks the domain up by its UUID, which costs a fraction of a
+// Domain is a guest. It holds no handle of libvirt's: each call looks the domain up by its UUID, which costs a fraction of a
 // millisecond and keeps working after libvirtd was restarted.
 type Domain struct {
 	conn *Conn
 	name string
 	uuid string
+
+	// agentTimeout is the agent's response timeout, in seconds, that Freeze has left set in libvirt for Thaw; 0: none.
+	agentTimeout atomic.Int32
 }
 
 // Name returns the name that the domain was looked up by.

@@ -65,8 +65,11 @@ func (r *Repository) Owner(domain string) (string, error) {
 	if err != nil || uuid != "" {
 		return uuid, err
 	}
-	_, err = r.Points(domain)
-	return "", err
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return "", err
+	}
+	return "", l.Err()
 }
 
 // CheckOwner returns an *OtherDomainError where the directory of the domain

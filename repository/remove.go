@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -39,58 +38,6 @@ func (e *NeededError) Hint() string {
 	return "remove the points that need it first, the newest first; or all of the domain's at once"
 }
 
-// PointIDs lists the ids of all points of a domain, damaged ones too, oldest
-// first.
-func (r *Repository) PointIDs(domain string) ([]string, error) {
-	points, err := r.Points(domain)
-	var damaged *damage.Error
-	if err != nil && !errors.As(err, &damaged) {
-		return nil, err
-	}
-	var ids []string
-	for _, m := range points {
-		ids = append(ids, m.ID)
-	}
-	if damaged != nil {
-		for _, d := range damaged.Points {
-			if _, _, err := manifest.ParsePointID(d.ID); err == nil {
-				ids = append(ids, d.ID)
-			}
-		}
-	}
-	slices.SortStableFunc(ids, func(a, b string) int { return manifest.NextNumber(a) - manifest.NextNumber(b) })
-	return ids, nil
-}
-
-// CheckUnneeded returns a *NeededError where a point that would stay needs one
-// of these.
-func (r *Repository) CheckUnneeded(domain string, ids []string) error {
-	points, err := r.Points(domain)
-	var damaged *damage.Error
-	if err != nil && !errors.As(err, &damaged) {
-		return err
-	}
-	for _, id := range ids {
-		needed := &NeededError{Domain: domain, ID: id}
-		for _, m := range points {
-			if !slices.Contains(ids, m.ID) && m.Needs(id) {
-				needed.By = append(needed.By, m.ID)
-			}
-		}
-		if damaged != nil {
-			for _, d := range damaged.Points {
-				if !slices.Contains(ids, d.ID) && manifest.NextNumber(d.ID) > manifest.NextNumber(id) {
-					needed.Unreadable = append(needed.Unreadable, d.ID)
-				}
-			}
-		}
-		if len(needed.By)+len(needed.Unreadable) > 0 {
-			return needed
-		}
-	}
-	return nil
-}
-
 // RemovePoints removes sealed points, the last of ids first: pass them oldest
 // first. removed, if set, is told of each. A *NeededError comes before anything
 // is removed. Whatever instant it dies at, each point is either listed and
@@ -99,7 +46,11 @@ func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("remove points: %w", err)
 	}
-	if err := l.repo.CheckUnneeded(l.domain, ids); err != nil {
+	lineage, err := l.repo.Lineage(l.domain)
+	if err != nil {
+		return err
+	}
+	if err := lineage.CheckUnneeded(ids); err != nil {
 		return err
 	}
 	for _, id := range slices.Backward(ids) {

@@ -67,8 +67,11 @@ demo: deps build ## A guided tour with a throwaway guest, in under three minutes
 	@scripts/demo.sh
 
 .PHONY: install
-install: build ## Installs the binary and the systemd units (DESTDIR, PREFIX).
+install: build ## Installs the binary, the systemd units and the documents (DESTDIR, PREFIX).
 	install -D -m 0755 bin/virtbackup '$(DESTDIR)$(PREFIX)/bin/virtbackup'
+	install -d -m 0755 '$(DESTDIR)$(PREFIX)/share/doc/virtbackup/docs'
+	install -m 0644 *.md LICENSE '$(DESTDIR)$(PREFIX)/share/doc/virtbackup'
+	install -m 0644 docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/virtbackup/docs'
 	install -d -m 0755 '$(DESTDIR)$(PREFIX)/lib/systemd/system'
 	for unit in contrib/systemd/*; do \
 		sed 's|/usr/local/bin/virtbackup|$(PREFIX)/bin/virtbackup|g' "$$unit" \

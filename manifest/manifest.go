@@ -34,7 +34,7 @@ const (
 	ConsistencyFilesystem = "filesystem" // the guest's file systems were frozen
 )
 
-// ManifestName is the file that makes a directory a point.
+// FileName is the file that makes a directory a point.
 const FileName = "manifest.json"
 
 // DomainXML is the file of a point that holds libvirt's definition of the domain.

@@ -29,5 +29,5 @@ func newPool(count, size int) (*pool, error) {
 // put gives a buffer back. It never blocks.
 func (p *pool) put(buf []byte) { p.free <- buf[:cap(buf)] }
 
-// release unmaps all buffers. Nobody may use one any more.
+// release unmaps all buffers. None may be used after it.
 func (p *pool) release() error { return unix.Munmap(p.mem) }

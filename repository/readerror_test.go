@@ -74,7 +74,7 @@ func TestReadThatFailsOnce(t *testing.T) {
 		return
 	}
 	dir := t.TempDir()
-	if out, err := exec.Command("tar", "xzf", "../tests/testdata/repositories/format2.tar.gz", "-C", dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("tar", "xzf", "../tests/chains/testdata/repositories/format2.tar.gz", "-C", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	dir = filepath.Join(dir, "repo")

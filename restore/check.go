@@ -17,10 +17,10 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// checkAfter reads what the copying has not read of the images, and holds all of
-// them against their hashes. copyErr is how the copying ended; the caller names
-// what was copied only where both succeeded. Damage is the error that counts: a
-// copy from a damaged image may fail in any way.
+// checkAfter reads what the copy has not read of the images, and compares all of them
+// with their hashes. copyErr is the error of the copy; the caller gives the new images
+// their names only if both have succeeded. Damage takes precedence: a copy from a
+// damaged image may fail in any way.
 func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
 	if copyErr != nil && (r.isOurs(copyErr) || fail.Is(copyErr, fail.Bug)) {
 		return copyErr
@@ -28,14 +28,14 @@ func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]lin
 	checkErr := r.check(ctx, chains)
 	switch {
 	case ctx.Err() != nil && errors.Join(copyErr, checkErr) != nil:
-		return context.Cause(ctx) // all fails then; what was seen first is chance
+		return context.Cause(ctx) // everything fails then, in no particular order
 	case copyErr == nil || fail.Is(checkErr, fail.Damaged):
 		return checkErr
 	}
 	return r.explain(copyErr)
 }
 
-// isOurs tells whether what failed is what is written: no check explains that.
+// isOurs tells whether writing has failed, which no check of the images explains.
 func (r *restorer) isOurs(err error) bool {
 	var path *fs.PathError
 	if !errors.As(err, &path) {
@@ -84,7 +84,7 @@ func (r *restorer) checkChain(ctx context.Context, chain []link) (found []damage
 	return found, nil
 }
 
-// warn says what is no obstacle to the restore but worth reading.
+// warn reports what does not prevent the restore.
 func (r *restorer) warn(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

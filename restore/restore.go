@@ -1,4 +1,4 @@
-// Package restore turns a point back into images that stand alone.
+// Package restore makes standalone images of the disks of a restore point.
 package restore
 
 import (
@@ -38,15 +38,15 @@ type restorer struct {
 	xml   []byte
 
 	mu       sync.Mutex // of what follows
-	made     []string   // what to remove if it fails, in the order of making: nothing of others
+	made     []string   // what to remove if it fails, in the order of making; nothing else
 	warnings []string
 }
 
 // Run restores the disks of a point to standalone images, and puts the domain's
-// XML beside them; damaged XML is a warning where disks are named. Nothing is overwritten: the directory must be new or empty.
-// An image has its name only once it is complete and on stable storage, and all
-// files that it was made from have been read and held against their hashes; what
-// a failed restore made is removed.
+// XML beside them; damaged XML is a warning if disks are named. Nothing is
+// overwritten: the directory must be new or empty. An image gets its name only once
+// it is complete and on stable storage, and all files that it was made from have been
+// read and compared with their hashes. A failed restore removes what it has made.
 //
 // Errors: fail.Usage, fail.NotFound, *damage.Error, and whatever
 // the file system reports.

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/verify"
@@ -75,7 +76,7 @@ func printVerification(w io.Writer, r verify.Report, quiet bool) error {
 	if len(r.Domains) == 0 {
 		none = "no points yet\n"
 	}
-	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, terminal.Size(r.Bytes), seconds(r.Seconds))
+	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, bytesize.Short(r.Bytes), seconds(r.Seconds))
 	return err
 }
 

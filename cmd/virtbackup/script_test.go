@@ -14,8 +14,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// oldRepositories are what earlier versions wrote (tests/oldrepositories_test.go).
-const oldRepositories = "../../tests/testdata/repositories"
+// oldRepositories are what earlier versions wrote (tests/chains/oldrepositories_test.go).
+const oldRepositories = "../../tests/chains/testdata/repositories"
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"virtbackup": main})

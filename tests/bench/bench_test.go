@@ -21,7 +21,7 @@ func TestBench(t *testing.T) {
 	t.Log("\n" + b.report().String())
 }
 
-// hold holds a scenario with its source at a place, if any row of it is wanted.
+// hold runs a scenario with its source at a place, if any of its rows is wanted.
 func (b *bench) hold(t *testing.T, sc scenario, p place) {
 	t.Helper()
 	ways := b.choose(sc.source, p, sc.ways)
@@ -30,10 +30,10 @@ func (b *bench) hold(t *testing.T, sc scenario, p place) {
 	}
 	t.Run(sc.source+"/"+string(p), func(t *testing.T) {
 		if !b.full {
-			t.Parallel() // nobody looks at the times
+			t.Parallel() // the times do not matter
 		}
 		b.compete(sc.stage(t, b.settings, p), sc.source, ways)
-		// What an hour of measuring has found must not be lost to its last minute.
+		// Results are saved as they come: an error in the last minute must not lose an hour of them.
 		b.save(t)
 	})
 }

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// budget is a line of section 7 of the design, or of what else is promised,
-// for each source and place where the rows that it needs were measured.
+// budget is a limit on what a row may cost, compared with other rows or absolute, for each
+// source and place where the rows that it needs were measured.
 type budget struct {
 	work    string
 	ours    string                  // contestant
@@ -15,7 +15,7 @@ type budget struct {
 	figure  func(sample) float64    // of which the medians are compared
 	sources []string                // where it holds; none: everywhere
 	against string                  // source of the peers, where it is another one
-	limit   float64                 // 0: none, just to know
+	limit   float64                 // 0: none, for information
 }
 
 // first is for budgets with one peer.
@@ -68,10 +68,10 @@ var budgets = []budget{
 // notSlower is 1, and 5 % that are noise.
 const notSlower = 1.05
 
-// mostMemory in MiB, for one disk at a time.
+// mostMemory is the memory limit in MiB, for one disk at a time.
 const mostMemory = 128 + 32
 
-// verdict is how a budget came out.
+// verdict is the result of a budget.
 type verdict struct {
 	Source string  `json:"source"`
 	Place  place   `json:"place"`

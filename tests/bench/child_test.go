@@ -14,9 +14,9 @@ import (
 	"github.com/virtbackup/virtbackup/nbdcopy"
 )
 
-// childRole names, in the environment, what this binary does in place of
-// running tests: two contestants are no programs of their own, but their
-// memory and processor time must count as those of the others do.
+// childRole names, in the environment, what this binary does instead of running tests: two
+// contestants are not programs, but their memory and processor time must be measured as
+// those of the others are.
 const childRole = "VIRTBACKUP_BENCH_CHILD"
 
 func child(role string, args []string) int {
@@ -36,14 +36,14 @@ func child(role string, args []string) int {
 	return 0
 }
 
-// nowhere is a sink that does nothing.
+// nowhere is a sink that discards everything.
 type nowhere struct{}
 
 func (nowhere) ClusterSize() int            { return 64 << 10 }
 func (nowhere) Write([]int64, []byte) error { return nil }
 func (nowhere) Zero(int64, int64) error     { return nil }
 
-// readNowhere reads the disk vda to nowhere, with virtbackup's engine.
+// readNowhere reads the disk vda with virtbackup's engine and discards the data.
 func readNowhere(socket string) error {
 	e, err := nbdcopy.Open(context.Background(), nbdcopy.Source{Socket: socket, Export: "vda"})
 	if err != nil {
@@ -59,8 +59,8 @@ const (
 	writeSize = 1 << 20 // bytes, as virtbackup writes
 )
 
-// writeDirect writes a new file of that many bytes, a multiple of writeSize, as
-// fast as its file system takes them: no budget asks for more.
+// writeDirect writes a new file of that many bytes, a multiple of writeSize, as fast as its
+// file system can: an upper limit for every contestant.
 func writeDirect(path, bytes string) error {
 	size, err := strconv.ParseInt(bytes, 10, 64)
 	if err != nil {

@@ -19,11 +19,11 @@ const (
 	tib = 1 << 40
 )
 
-// random is data that no compressor makes smaller.
+// random is incompressible data.
 func random() io.Reader { return rand.NewChaCha8([32]byte{1}) }
 
 // prose is data that compresses to about half: lines of words from a small
-// vocabulary, each with a number that nobody can guess.
+// vocabulary, each with a random number.
 func prose() io.Reader { return &textReader{r: rand.New(rand.NewPCG(1, 1)), words: vocabulary()} }
 
 type textReader struct {

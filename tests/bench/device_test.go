@@ -38,8 +38,8 @@ const (
 	readExpire = 500 * time.Millisecond
 )
 
-// near is how far ahead a disk just reads on and drops what it passes: about as
-// much as goes by during half a rotation.
+// near is the distance within which a disk reads on and drops what it passes instead of
+// seeking: about half a rotation.
 const near = 1 * mib
 
 func newDevice(t *testing.T, rate float64, seek time.Duration) *device {
@@ -61,7 +61,7 @@ func newDevice(t *testing.T, rate float64, seek time.Duration) *device {
 	return d
 }
 
-// read takes a request, whose time begins now.
+// read queues a request, whose time begins now.
 func (d *device) read(r *request) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -70,7 +70,7 @@ func (d *device) read(r *request) {
 	d.wake.Signal()
 }
 
-// seeked is how often the arm has moved since this was asked last.
+// seeked is how often the arm has moved since the last call.
 func (d *device) seeked() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -134,7 +134,7 @@ func (d *device) next(now time.Time) (*request, time.Duration) {
 	return r, cost + time.Duration(float64(bytes)/d.rate*float64(time.Second))
 }
 
-// The model is what the figures of two disks hang on.
+// The figures of two disks depend on the model.
 func TestDevice(t *testing.T) {
 	const far = 1 * gib
 	now := time.Now()

@@ -65,8 +65,8 @@ func ourBase(s *stage) {
 	s.virtbackup(r, s.base, "full")
 }
 
-// virtnbdbackupInc makes incrementals of a domain of its own, because
-// virtnbdbackup refuses one with checkpoints of others. Each turn works on a
+// virtnbdbackupInc makes incrementals of a domain of its own, because virtnbdbackup refuses
+// a domain with checkpoints of other tools. Each turn works on a
 // copy of the directory with the full.
 func (s *stage) virtnbdbackupInc() contestant {
 	twin := newChanged(s.t, s.settings, s.place, s.changes, func(s *stage) {
@@ -87,10 +87,10 @@ func (s *stage) virtnbdbackupInc() contestant {
 	}
 }
 
-// copyOnRead is the way that QEMU's own documentation has for copying what a
-// dirty bitmap names: let qemu-img map the bitmap, give an empty image the
-// export as its backing file, and read, with copy-on-read, what is dirty. One
-// qemu-io reads it all, and the base becomes the backing file in the end.
+// copyOnRead copies what a dirty bitmap names as QEMU's own documentation describes: qemu-img
+// maps the bitmap, an empty image gets the export as its backing file, and the dirty ranges
+// are read with copy-on-read. One qemu-io reads them all; finally the base becomes the
+// backing file.
 func (s *stage) copyOnRead() contestant {
 	return s.overNBD("check1", contestant{work: func(r *turn) {
 		r.image = filepath.Join(r.dir, "vda.qcow2")

@@ -49,13 +49,13 @@ func disturb(make func(*stage) contestant) func(*stage) contestant {
 	}
 }
 
-// idle is what the guest's latency is compared with.
+// idle is the baseline of the guest's latency.
 func (s *stage) idle() contestant {
 	return contestant{work: func(*turn) { time.Sleep(3 * time.Second / time.Duration(s.shrink)) }}
 }
 
-// idleJob shows what a backup job costs the guest while nobody reads: QEMU
-// saves what the guest overwrites.
+// idleJob shows what a backup job costs the guest while no client reads: QEMU saves what the
+// guest overwrites.
 func (s *stage) idleJob() contestant { return s.overNBD("", s.idle()) }
 
 // startGuest starts the writes. One virsh sends them all: starting one for

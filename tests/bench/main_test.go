@@ -10,7 +10,7 @@
 // scenarios_test.go; the place is where the source lies: tmpfs or disk, or slow,
 // the model of device_test.go. The targets are always on the disk. How it is made fair:
 //
-//   - What is timed ends when the result is on stable storage, for everyone.
+//   - The time of every contestant ends when its result is on stable storage.
 //   - The contestants take turns, each round in another order.
 //   - Before each turn all dirty pages are written, and the pages of the source
 //     are dropped. Targets are new files, removed afterwards.

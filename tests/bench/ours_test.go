@@ -7,7 +7,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// fullZstd is the only contestant that older versions of virtbackup cannot be.
+// fullZstd is the only contestant that older versions of virtbackup do not support.
 const fullZstd = "full-zstd"
 
 // virtbackup runs the program on the stage's domain, as part of a turn.
@@ -20,7 +20,7 @@ func (s *stage) virtbackup(r *turn, repo, command string, args ...string) {
 // point is the image of the disk in a point.
 func (s *stage) point(repo, id string) string { return filepath.Join(repo, s.Name, id, "vda.qcow2") }
 
-// newRepo makes a repository, which is no part of what is measured.
+// newRepo makes a repository; that is not measured.
 func (s *stage) newRepo(dir string) {
 	s.t.Helper()
 	if _, err := repository.Create(dir); err != nil {
@@ -28,7 +28,7 @@ func (s *stage) newRepo(dir string) {
 	}
 }
 
-// read is virtbackup's engine, reading to nowhere.
+// read is virtbackup's engine, which discards what it reads.
 func (s *stage) read() contestant {
 	return s.overNBD("", contestant{work: func(r *turn) { r.runChild("read", s.socket()) }})
 }

@@ -17,7 +17,7 @@ const slow place = "slow"
 
 // Two disks of one domain, on slow devices: a disk with an arm (7200 turns a
 // minute: 8 ms to move, 4 ms for half a turn), or a link without one, as to a
-// SAN. Both are slower than what they are copied to, so that they are what is
+// SAN. Both are slower than the target, so that the source is what is
 // measured.
 const (
 	slowRate = 200 * mib // bytes a second
@@ -80,7 +80,7 @@ func (s *stage) sideBySide() contestant {
 }
 
 // oneByOne copies one disk, then the other. What a run takes before and after it
-// copies is there twice, so it is taken off once: side by side must not win by that.
+// copies counts twice, so it is subtracted once: side by side must not win by that.
 func (s *stage) oneByOne() contestant {
 	run := s.emptyRun()
 	return s.compared(contestant{
@@ -95,7 +95,7 @@ func (s *stage) oneByOne() contestant {
 }
 
 // emptyRun is how long a run takes that has nothing to copy: the shortest of
-// some, because one that was held up would take too much off.
+// some, because a delayed one would subtract too much.
 func (s *stage) emptyRun() time.Duration {
 	s.t.Helper()
 	shortest := time.Duration(math.MaxInt64)

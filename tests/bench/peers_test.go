@@ -29,11 +29,11 @@ func (s *stage) nbdcopyRaw() contestant {
 	}})
 }
 
-// nbdcopyQemuNBD copies into qemu-nbd as nbdcopy's manual has it. That qemu-nbd
-// is started and ended costs no time here. --flush reaches its file.
+// nbdcopyQemuNBD copies into qemu-nbd as nbdcopy's manual describes. Starting and ending
+// qemu-nbd is not timed. --flush reaches its file.
 func (s *stage) nbdcopyQemuNBD() contestant { return s.intoQemuNBD() }
 
-// nbdcopyQemuNBDDirect does so with O_DIRECT, which nobody's manual mentions.
+// nbdcopyQemuNBDDirect does so with O_DIRECT, which no manual mentions.
 func (s *stage) nbdcopyQemuNBDDirect() contestant { return s.intoQemuNBD("--cache=none") }
 
 func (s *stage) intoQemuNBD(options ...string) contestant {

@@ -70,8 +70,8 @@ func regular(t *testing.T, paths ...string) []string {
 }
 
 // settle brings the machine to the state that every turn begins in: nothing is
-// left to be written (nor, after files were removed, to be discarded), and the
-// pages of sources are not in the page cache. A small run leaves others in peace.
+// left to be written (nor, after files were removed, to be discarded), and the pages of sources
+// are not in the page cache. A small run does not disturb the machine in this way.
 func (s settings) settle(t *testing.T, sources []string) {
 	t.Helper()
 	if s.full {
@@ -82,8 +82,7 @@ func (s settings) settle(t *testing.T, sources []string) {
 	}
 }
 
-// dropPages takes the clean pages of a file out of the page cache. On tmpfs
-// there is nothing to take.
+// dropPages drops the clean pages of a file from the page cache; on tmpfs there are none.
 func dropPages(t *testing.T, file string) {
 	t.Helper()
 	f, err := os.Open(file)

@@ -38,7 +38,7 @@ func (r *row) name() string { return r.Source + "/" + string(r.Place) + "/" + r.
 // bench is one run of the benchmark.
 type bench struct {
 	settings
-	without *regexp.Regexp // contestants that are not here
+	without *regexp.Regexp // contestants that cannot run here
 	date    time.Time
 	machine machine
 
@@ -108,7 +108,7 @@ func (s *stage) turn(c contestant, compare bool) sample {
 	return r.sample
 }
 
-// look measures the result of a turn, and lets qemu-img compare it with the source.
+// look measures the result of a turn, and compares it with the source by qemu-img.
 func (s *stage) look(r *turn, compare bool) {
 	s.t.Helper()
 	files := regular(s.t, r.result)

@@ -9,7 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// scenario is a source and those who compete on it.
+// scenario is a source and its contestants.
 type scenario struct {
 	source string
 	what   string
@@ -64,8 +64,7 @@ func join(lists ...[]way) []way {
 	return all
 }
 
-// scenarios are those of issue and DESIGN: (a) to (e), a chain, a guest, and two
-// disks at once.
+// scenarios are the sources (a) to (e), a chain, a guest, and two disks at once.
 func scenarios() []scenario {
 	return append([]scenario{
 		{"a", "2 GiB of random data in an 8 GiB disk", both, filled(random),
@@ -128,7 +127,7 @@ func manyPlaces(t *testing.T, s settings, p place) *stage {
 }
 
 // chain makes a full and two incs of the disk of (a). They are what is read, so
-// they lie at the place.
+// they are at the place, too.
 func chain(t *testing.T, s settings, p place) *stage {
 	t.Helper()
 	st := filled(random)(t, s, p)

@@ -138,7 +138,7 @@ func (e *export) transmit(c net.Conn, r io.Reader) error {
 		reply := func(code uint32, data int64) {
 			replies.Lock()
 			defer replies.Unlock()
-			// A client that is gone needs no reply.
+			// A disconnected client needs no reply.
 			if write(c, uint32(nbdReply), code, cookie) == nil && data > 0 {
 				e.send(c, int64(offset), data)
 			}
@@ -150,7 +150,7 @@ func (e *export) transmit(c net.Conn, r io.Reader) error {
 				defer open.Done()
 				reply(0, int64(length))
 			}})
-		case nbdWrite: // the guest is paused: nobody should
+		case nbdWrite: // the guest is paused and does not write
 			if _, err := io.CopyN(io.Discard, r, int64(length)); err != nil {
 				return err
 			}

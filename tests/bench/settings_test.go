@@ -46,7 +46,7 @@ func readSettings(t *testing.T) settings {
 const smallRows = `^a/.*/(nbdcopy-(null|raw|qemu-nbd)|read|direct-write|full|qemu-img|virtnbdbackup)$|zstd|^c/.*/full$|` +
 	`^d/.*/(inc|inc-100th|virtnbdbackup-inc)$|^e/.*/copy-on-read$|^chain/|^guest/.*/(idle|full)$|^one-arm/|^two-arms/`
 
-// all says whether no row is left out.
+// all says whether all rows are included.
 func (s settings) all() bool { return s.only.String() == "" }
 
 // absent matches the contestants that cannot run: zstd of a virtbackup that

@@ -35,7 +35,7 @@ type turn struct {
 	helper *process
 }
 
-// longest is what any one process may take: twenty times what the slowest does.
+// longest is the time limit of any one process: twenty times what the slowest takes.
 const longest = 15 * time.Minute
 
 // process is a running program. Its output is kept for errors.
@@ -76,7 +76,7 @@ func (p *process) peak() int64 {
 	return p.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 }
 
-// forgetPeak makes the peak of this process what it has now; see proc(5).
+// forgetPeak resets the peak of this process to its present memory; see proc(5).
 func forgetPeak() {
 	os.WriteFile("/proc/self/clear_refs", []byte("5"), 0)
 }

@@ -14,11 +14,11 @@ func lasting(source, contestant string, seconds ...float64) *row {
 	return r
 }
 
-// A small run judges nothing, so this sees that a full one judges rightly.
+// A small run has no verdicts, so this checks those of a full run.
 func TestVerdicts(t *testing.T) {
 	rows := []*row{
 		lasting("a", "full", 9, 1.5, 0.1), lasting("a", "nbdcopy-null", 1, 1, 1), lasting("a", "direct-write", 0.5, 1.2, 9),
-		lasting("a", "qemu-img", 2, 2, 2), // without nbdcopy-raw nobody knows the fastest
+		lasting("a", "qemu-img", 2, 2, 2), // without nbdcopy-raw the fastest is unknown
 		lasting("guest", "full", 5), lasting("guest", "virtnbdbackup", 5),
 		lasting("d", "inc", 1.6),
 	}

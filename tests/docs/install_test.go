@@ -3,6 +3,7 @@ package docs
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -28,6 +29,34 @@ func TestInstall(t *testing.T) {
 		t.Errorf("the service lacks %q", want)
 	}
 	testdomain.Tool(t, filepath.Join(prefix, "bin/virtbackup"), "--version")
+	wantDocuments(t, filepath.Join(prefix, "share/doc/virtbackup"))
+}
+
+// wantDocuments wants the documents that messages name (docs/format.md) in dir, and each
+// link from one document to another to lead to one that is installed, too.
+func wantDocuments(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "docs/*.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([\w/.-]+)\)`)
+	links := 0
+	for _, file := range append(files, filepath.Join(dir, "README.md"), filepath.Join(dir, "docs/format.md")) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			links++
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), m[1])); err != nil {
+				t.Errorf("%s: %v", file, err)
+			}
+		}
+	}
+	if links < 8 {
+		t.Errorf("only %d links", links)
+	}
 }
 
 // make install writes below DESTDIR, and the units do not contain it.

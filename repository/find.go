@@ -9,8 +9,8 @@ import (
 )
 
 // Find returns the point of a domain that at names, as [manifest.Resolve] does; "" is [manifest.Latest].
-// A point that cannot be read may be the one that is asked for, or newer: the error is a
-// *damage.Error then, unless another is named by its id.
+// A point that cannot be read may be the one asked for, or newer: then the error is a
+// *damage.Error, unless at is the id of another point.
 func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 	at = cmp.Or(at, manifest.Latest)
 	l, err := r.Lineage(domain)

@@ -99,8 +99,8 @@ func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.Ima
 
 // Lost returns, for each point that cannot be restored whole, the disks (their
 // targets) that are lost: those that need, themselves or through their parents,
-// an image that broken tells of. It is also asked for images of points that are
-// not there or cannot be read; such points are not in the result.
+// an image for which broken returns true. It is also called with images of points that
+// are missing or cannot be read; such points are not in the result.
 func (l *Lineage) Lost(broken func(manifest.ImageRef) bool) map[string][]string {
 	lost := map[string][]string{}
 	bad := map[manifest.ImageRef]bool{}

@@ -69,8 +69,7 @@ func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 	return m, nil
 }
 
-// readManifest reads the manifest of a directory and holds it against its
-// place.
+// readManifest reads the manifest of a directory and checks that it belongs there.
 func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) {
 	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return manifest.Manifest{}, err

@@ -18,7 +18,7 @@ import (
 type NeededError struct {
 	Domain, ID string
 	By         []string // points that name it as parent, oldest first
-	Unreadable []string // points that may do so: nobody can read their manifests
+	Unreadable []string // points that may do so: their manifests cannot be read
 }
 
 // Error names the points that need it.
@@ -39,9 +39,9 @@ func (e *NeededError) Hint() string {
 }
 
 // RemovePoints removes sealed points, the last of ids first: pass them oldest
-// first. removed, if set, is told of each. A *NeededError comes before anything
-// is removed. Whatever instant it dies at, each point is either listed and
-// whole, or a leftover: first its name goes, durably, then its files.
+// first. removed, if set, is called with each. A *NeededError comes before anything
+// is removed. If the process is killed at any instant, each point is either listed and
+// whole, or a leftover: first its name is removed, durably, then its files.
 func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("remove points: %w", err)
@@ -87,8 +87,8 @@ func (l *Lock) removePoint(id string) error {
 }
 
 // RemoveDomain removes all that is in the domain's directory beside its points (which
-// have to be gone) and lets Unlock remove the directory. What nobody knows there
-// stays, and the directory with it.
+// have to be gone) and lets Unlock remove the directory. Unknown files
+// stay, and the directory with them.
 func (l *Lock) RemoveDomain() error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("remove domain: %w", err)

@@ -84,3 +84,8 @@ func (r *Repository) CheckOwner(domain, uuid string) error {
 	}
 	return nil
 }
+
+// Hint says how to keep the two apart.
+func (e *OtherDomainError) Hint() string {
+	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
+}

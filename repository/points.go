@@ -97,8 +97,3 @@ func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) 
 	}
 	return m, nil
 }
-
-// Hint says how to keep the two apart.
-func (e *OtherDomainError) Hint() string {
-	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
-}

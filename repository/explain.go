@@ -8,13 +8,13 @@ import (
 )
 
 // Explain adds to a *damage.Error what follows from it for the other points of
-// the domain. An error of reading them leaves it as it was.
+// the domain. If they cannot be listed, it stays as it was.
 func (r *Repository) Explain(e *damage.Error) {
 	if len(e.Points) == 0 || e.Points[0].ID == "" {
 		return
 	}
 	l, err := r.Lineage(e.Points[0].Domain)
-	if err != nil {
+	if err != nil || len(l.Unreadable) > 0 && l.Unreadable[0].ID == "" {
 		return
 	}
 	hit, whole, files := map[string]bool{}, map[string]bool{}, map[manifest.ImageRef]bool{}

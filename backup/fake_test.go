@@ -112,11 +112,11 @@ func (s *fakeSite) points() []string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	ids, err := repo.PointIDs("vm1")
+	lineage, err := repo.Lineage("vm1")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return ids
+	return lineage.IDs()
 }
 
 // checkPoints compares every point with what the disks held at its instant, by qemu-img.

@@ -242,12 +242,13 @@ func (r *run) makePlan(context.Context) error {
 	if err := r.repo.CheckOwner(r.Domain, r.domain.Domain.UUID()); err != nil {
 		return err
 	}
-	points, err := r.repo.Points(r.Domain)
-	var damaged *damage.Error
-	if err != nil && !errors.As(err, &damaged) {
+	lineage, err := r.repo.Lineage(r.Domain)
+	if err != nil {
 		return err
 	}
-	if damaged != nil {
+	points := lineage.Points
+	var damaged *damage.Error
+	if errors.As(lineage.Err(), &damaged) {
 		if err := damaged.NotNow(); err != nil { // without its base an inc would be a full
 			return err
 		}

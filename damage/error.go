@@ -20,8 +20,8 @@ func OfFile(m manifest.Manifest, name string, err error) error {
 	return &Error{Points: []Point{{Domain: m.Domain, ID: m.ID, File: name, Err: err}}}
 }
 
-// ErrorOf is the error for damage that was found; nil for none, or only such
-// as no restore needs to mind.
+// ErrorOf is the error for damage that was found; nil if there is none, or only harmless
+// damage.
 func ErrorOf(found []Place) error {
 	type place struct{ domain, point, file string }
 	byPlace := map[place]places{}
@@ -60,14 +60,13 @@ type Point struct {
 	Err    error
 }
 
-// Error lists what is damaged. Repository.Points returns it beside the points that
-// are sound.
+// Error lists what is damaged. Lineage.Err of package repository is one.
 type Error struct {
 	Points []Point
 
 	// What follows from that, once [repository.Repository.Explain] has found it out: the
 	// points of the domain that cannot be restored whole any more, and those
-	// that this damage leaves alone, oldest first.
+	// that this damage does not affect, oldest first.
 	Lost, Left []string
 }
 

@@ -25,8 +25,8 @@ func Check(ctx context.Context, l Link, o hashlist.CheckOptions) ([]damage.Place
 		return nil, fmt.Errorf("check %s: %w", c.name(l.Disk.Image), err)
 	}
 	if o.Proven != nil && damage.ErrorOf(c.damage) != nil {
-		// What was proven is taken to be what the list on disk says, and that may
-		// be damaged by now: a check that takes nothing for granted tells.
+		// Ranges that were proven before count as what the list on disk says, which may
+		// be damaged by now: a check of everything finds out.
 		o.Proven = nil
 		return Check(ctx, l, o)
 	}
@@ -92,7 +92,7 @@ func (c *imageCheck) openList() (list hashlist.ListFile, closeList func(), err e
 	return hashlist.ListFile{ReaderAt: f, Size: info.Size()}, func() { f.Close() }, nil
 }
 
-// report says what was found in the words of the repository, and which parts of the disk
+// report adds what was found as places in the repository, with the parts of the disk that
 // lie there.
 func (c *imageCheck) report(found []hashlist.Finding) {
 	var broken []hashlist.Finding
@@ -117,7 +117,7 @@ func (c *imageCheck) report(found []hashlist.Finding) {
 }
 
 // locate finds the ranges of the disk that lie in the spans of the image. ok is
-// false where the image cannot tell any more.
+// false if the image itself does not say so any more.
 func (c *imageCheck) locate(spans []hashlist.Finding) (disk [][]qcow2.Range, ok bool) {
 	if len(spans) == 0 || !sortedApart(spans) {
 		return nil, false

@@ -92,7 +92,7 @@ func (c *rangeCache) find(key rangeKey) (r *cachedRange, isNew bool) {
 // pageSize is what O_DIRECT reads at least.
 const pageSize = 4096
 
-// room takes the memory of ranges that nobody has used for longest, or new one.
+// room takes the memory of the ranges that were not used for longest, or new memory.
 func (c *rangeCache) room(length int64) (buf []byte) {
 	c.bytes += length
 	for c.bytes > maxCached {
@@ -127,7 +127,7 @@ func (c *rangeCache) put(r *cachedRange) {
 	r.users--
 }
 
-// forget puts a range back that could not be read; the next one tries again.
+// forget puts a range back that could not be read; the next get reads it again.
 func (c *rangeCache) forget(r *cachedRange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -11,7 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// CheckFile holds a small file of a point (domain.xml) against the digest in the
+// CheckFile compares a small file of a point (domain.xml) with its digest in the
 // manifest. Damage found is not an error.
 func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]damage.Place, error) {
 	path := filepath.Join(r.PointDir(m.Domain, m.ID), name)
@@ -33,7 +33,7 @@ func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]damage.Place
 	return []damage.Place{d}, nil
 }
 
-// ReadFile returns a small file of a point, held against the digest in the
+// ReadFile returns a small file of a point, once it was compared with its digest in the
 // manifest. Damage is a *damage.Error.
 func (r *Repository) ReadFile(m manifest.Manifest, name string) ([]byte, error) {
 	data, err := localfile.ReadSmall(filepath.Join(r.PointDir(m.Domain, m.ID), name))

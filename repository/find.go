@@ -8,18 +8,18 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// Find returns the point of a domain that at names, as [Resolve] does; "" is [Latest].
-// A point that cannot be read may be the one that is asked for, or newer: the error is a
-// *damage.Error then, unless another is named by its id.
+// Find returns the point of a domain that at names, as [manifest.Resolve] does; "" is [manifest.Latest].
+// A point that cannot be read may be the one asked for, or newer: then the error is a
+// *damage.Error, unless at is the id of another point.
 func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 	at = cmp.Or(at, manifest.Latest)
-	points, err := r.Points(domain)
-	var damaged *damage.Error
-	if err != nil && !errors.As(err, &damaged) {
+	l, err := r.Lineage(domain)
+	if err != nil {
 		return manifest.Manifest{}, err
 	}
-	m, err := manifest.Resolve(domain, points, at)
-	if damaged == nil || err == nil && m.ID == at {
+	m, err := manifest.Resolve(domain, l.Points, at)
+	var damaged *damage.Error
+	if !errors.As(l.Err(), &damaged) || err == nil && m.ID == at {
 		return m, err
 	}
 	r.Explain(damaged)

@@ -19,8 +19,8 @@ func (r *Repository) Link(m manifest.Manifest, d manifest.Disk) diskimage.Link {
 // own image last. It follows the manifests and compares the header of each image
 // with them, so that no backing file name in an image leads anywhere but to
 // the parent that the manifest names. The error is ErrNoPoint or ErrNoDisk for
-// what was asked for, a *damage.Error for what lies below; others say why that cannot be
-// told: files may not be read by this user, or too many are open.
+// what was asked for, a *damage.Error for what lies below; others say why
+// the chain could not be checked: this user may not read files, or too many are open.
 func (r *Repository) Links(domain, id, target string) ([]diskimage.Link, error) {
 	m, err := r.Point(domain, id)
 	if err != nil {

@@ -65,8 +65,11 @@ func (r *Repository) Owner(domain string) (string, error) {
 	if err != nil || uuid != "" {
 		return uuid, err
 	}
-	_, err = r.Points(domain)
-	return "", err
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return "", err
+	}
+	return "", l.Err()
 }
 
 // CheckOwner returns an *OtherDomainError where the directory of the domain
@@ -80,4 +83,9 @@ func (r *Repository) CheckOwner(domain, uuid string) error {
 		return &OtherDomainError{Name: domain, Want: uuid, Have: have}
 	}
 	return nil
+}
+
+// Hint says how to keep the two apart.
+func (e *OtherDomainError) Hint() string {
+	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
 }

@@ -20,7 +20,7 @@ import (
 
 const partialPrefix = ".partial-"
 
-// Partial is a point in the making: a directory that nothing lists. Its methods
+// Partial is a point that is being made: a directory that nothing lists. Its methods
 // are safe for concurrent use.
 type Partial struct {
 	lock     *Lock
@@ -221,8 +221,8 @@ func (p *Partial) completeDisks(disks []manifest.Disk) ([]manifest.Disk, error) 
 }
 
 // Discard removes the point with all its files. It does nothing after Seal or
-// an earlier Discard, so that callers can defer it. Nobody may be writing to
-// its images any more.
+// an earlier Discard, so that callers can defer it. No write to its
+// images may be under way.
 func (p *Partial) Discard() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

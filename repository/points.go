@@ -6,42 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
-
-// Points returns the sealed points of a domain, oldest first, none where the
-// domain has no directory. Where directories cannot be read as points the error
-// is a *damage.Error and the sound points are returned all the same.
-//
-// The order is that of the numbers, not of the clock: numbers only grow, under
-// the lock, and so a parent always stands before its children, whatever the
-// host's clock did.
-func (r *Repository) Points(domain string) ([]manifest.Manifest, error) {
-	ids, err := r.pointIDs(domain)
-	if err != nil {
-		return nil, err
-	}
-	var points []manifest.Manifest
-	damaged := &damage.Error{}
-	for _, id := range ids {
-		m, err := r.readManifest(domain, id)
-		if err != nil {
-			damaged.Points = append(damaged.Points, damage.Point{Domain: domain, ID: id, Err: err})
-			continue
-		}
-		points = append(points, m)
-	}
-	slices.SortFunc(points, manifest.CompareAge)
-	if len(damaged.Points) > 0 {
-		return points, damaged
-	}
-	return points, nil
-}
 
 // pointIDs lists what should be the points of a domain, in no order; none where the
 // domain has no directory.
@@ -99,8 +69,7 @@ func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 	return m, nil
 }
 
-// readManifest reads the manifest of a directory and holds it against its
-// place.
+// readManifest reads the manifest of a directory and checks that it belongs there.
 func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) {
 	if _, _, err := manifest.ParsePointID(id); err != nil {
 		return manifest.Manifest{}, err
@@ -127,9 +96,4 @@ func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) 
 		return manifest.Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
 	}
 	return m, nil
-}
-
-// Hint says how to keep the two apart.
-func (e *OtherDomainError) Hint() string {
-	return "use another repository for this domain (--repo), or rename one of the two; the points of the other one are kept"
 }

@@ -65,14 +65,14 @@ func ids(points []manifest.Manifest) string {
 
 func TestPointsInOrderOfNumbers(t *testing.T) {
 	r := chainOfThree(t)
-	points, err := r.Points("vm1")
+	points, err := pointsOf(r, "vm1")
 	if err != nil || ids(points) != "check1 check2 diff3 copy10" {
 		t.Errorf("points %s, %v", ids(points), err)
 	}
-	if points, err := r.Points("absent"); err != nil || len(points) != 0 {
+	if points, err := pointsOf(r, "absent"); err != nil || len(points) != 0 {
 		t.Errorf("absent domain: %s, %v", ids(points), err)
 	}
-	if _, err := r.Points("../vm1"); err == nil {
+	if _, err := pointsOf(r, "../vm1"); err == nil {
 		t.Error("a name that leads outside was read")
 	}
 }
@@ -131,7 +131,7 @@ func TestPointsShowsDamageBesideTheRest(t *testing.T) {
 			if err := tt.spoil(t, r); err != nil {
 				t.Fatal(err)
 			}
-			points, err := r.Points("vm1")
+			points, err := pointsOf(r, "vm1")
 			if ids(points) != tt.rest {
 				t.Errorf("points %s, want %s", ids(points), tt.rest)
 			}
@@ -158,7 +158,7 @@ func TestPointFromAnotherDomainIsDamage(t *testing.T) {
 	if err := os.Rename(r.PointDir("vm1", "check1"), r.PointDir("vm2", "check1")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.Points("vm2")
+	_, err := pointsOf(r, "vm2")
 	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "of domain vm1") {
 		t.Errorf("got %v", err)
@@ -170,7 +170,7 @@ func TestDamageErrorKeepsCauses(t *testing.T) {
 	if err := os.Remove(filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Points("vm1"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := pointsOf(r, "vm1"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want ErrNotExist inside", err)
 	}
 }
@@ -320,7 +320,7 @@ func TestPointsThatMayNotBeRead(t *testing.T) {
 	if err := unix.Setfsuid(65534); err != nil { // of this thread alone
 		t.Fatal(err)
 	}
-	points, err := r.Points("vm1")
+	points, err := pointsOf(r, "vm1")
 	if err := unix.Setfsuid(0); err != nil {
 		t.Fatal(err)
 	}
@@ -370,4 +370,21 @@ func TestQemuImgRestoresASealedPoint(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error("the restored disk differs from what was written")
 	}
+}
+
+// pointsOf lists the points that can be read; the error is that of the others.
+func pointsOf(r *Repository, domain string) ([]manifest.Manifest, error) {
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return nil, err
+	}
+	return l.Points, l.Err()
+}
+
+func idsOf(r *Repository, domain string) ([]string, error) {
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return nil, err
+	}
+	return l.IDs(), nil
 }

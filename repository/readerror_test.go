@@ -67,7 +67,7 @@ func TestReadThatFailsOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = r.Points(domain)
+		_, err = pointsOf(r, domain)
 		verdict("points", err)
 		_, err = r.Links(domain, "check1", "vda")
 		verdict("links", err)

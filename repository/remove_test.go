@@ -32,7 +32,7 @@ func ofChain(t *testing.T) (*Repository, *Lock) {
 
 func wantIDs(t *testing.T, r *Repository, want ...string) {
 	t.Helper()
-	ids, err := r.PointIDs("vm1")
+	ids, err := idsOf(r, "vm1")
 	if err != nil || !slices.Equal(ids, want) {
 		t.Errorf("points: %q, %v, want %q", ids, err, want)
 	}
@@ -116,7 +116,7 @@ func TestRemoveDomain(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ids, _ := r.PointIDs("vm1")
+		ids, _ := idsOf(r, "vm1")
 		if err := errors.Join(l.RemovePoints(ids, nil), l.RemoveDomain(), l.Unlock()); err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,6 @@ import (
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
-	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -119,8 +118,8 @@ func (r *run) choose() ([]*domainRun, error) {
 	}
 	if r.Domain != "" {
 		if !slices.Contains(names, r.Domain) {
-			if _, err := r.repo.Points(r.Domain); fail.Is(err, fail.Damaged) {
-				return nil, err
+			if lineage, err := r.repo.Lineage(r.Domain); err == nil && lineage.Err() != nil {
+				return nil, lineage.Err()
 			}
 			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), manifest.ErrNoPoint)
 		}

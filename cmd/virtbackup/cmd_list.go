@@ -10,7 +10,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -44,13 +43,12 @@ func list(c *cli.Context) error {
 	var unreadable error
 	warned := false
 	for _, domain := range domains {
-		points, err := repo.Points(domain)
-		var damaged *damage.Error
-		if err != nil && !errors.As(err, &damaged) {
+		lineage, err := repo.Lineage(domain)
+		if err != nil {
 			return err
 		}
-		unreadable = errors.Join(unreadable, err)
-		if damaged == nil || len(points) > 0 {
+		unreadable = errors.Join(unreadable, lineage.Err())
+		if lineage.Err() == nil || len(lineage.Points) > 0 {
 			shown = append(shown, domain)
 		}
 		ledger, err := repo.Ledger(domain)
@@ -61,10 +59,8 @@ func list(c *cli.Context) error {
 		if ledger.Damage != nil {
 			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", ledger.Damage))
 		}
-		of := asListed(points, repo.Verified(domain), ledger, time.Now())
-		if err := addLost(repo, domain, of); err != nil {
-			return err
-		}
+		of := asListed(lineage.Points, repo.Verified(domain), ledger, time.Now())
+		addLost(lineage, of)
 		all = append(all, of...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
@@ -84,19 +80,11 @@ func list(c *cli.Context) error {
 
 // addLost adds the disks of a domain's points that can no longer be restored, as far as
 // manifests tell.
-func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
-	lineage, err := repo.Lineage(domain)
-	if fail.Is(err, fail.Damaged) { // already reported
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func addLost(lineage *repository.Lineage, points []listedPoint) {
 	lost := lineage.Broken()
 	for i := range points {
 		points[i].Lost = lost[points[i].ID]
 	}
-	return nil
 }
 
 // listedPoint is a point with what list shows.

@@ -37,7 +37,12 @@ var fakeTargets = []string{"vda", "vdb"}
 
 func newFakeSite(t *testing.T) *fakeSite {
 	t.Helper()
-	s := &fakeSite{t: t, repo: filepath.Join(t.TempDir(), "repo"), runDir: t.TempDir(),
+	dir, err := os.MkdirTemp("/dev/shm", "virtbackup-test-") // no test here is about durability: a disk would only be slow
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	s := &fakeSite{t: t, repo: filepath.Join(dir, "repo"), runDir: t.TempDir(),
 		random: rand.New(rand.NewPCG(1, 2)), truth: map[string]map[string][]byte{}}
 	s.domain = s.host.Define("vm1", 1<<20, fakeTargets...)
 	s.change()

@@ -56,6 +56,7 @@ var failures = map[string]func(do func(*run, context.Context) error, cancel cont
 // Whichever step fails, and however, the guest goes on, and its checkpoints, the repository
 // and the host are as they were; and the next run goes on.
 func TestEveryStepFails(t *testing.T) {
+	t.Parallel()
 	for how, failing := range failures {
 		t.Run(how, func(t *testing.T) {
 			s := newFakeSite(t)
@@ -106,6 +107,7 @@ func TestFirstRunFails(t *testing.T) {
 // Whichever question to libvirt fails, once, the run is done or has failed; in either case
 // the guest goes on, and the next run cleans up what could not be undone.
 func TestEveryCallFails(t *testing.T) {
+	t.Parallel()
 	calls := func(s *fakeSite, bad int) (n int, method string) {
 		s.domain.Hook = func(m string) error {
 			if n++; n-1 == bad {
@@ -141,6 +143,7 @@ func TestEveryCallFails(t *testing.T) {
 // A run that is killed after any step leaves what recovery cleans up, whatever has become of
 // the domain since.
 func TestRecoverAfterEveryStep(t *testing.T) {
+	t.Parallel()
 	for what, since := range map[string]func(*fakelibvirt.Domain){
 		"the domain runs on":            func(*fakelibvirt.Domain) {},
 		"the domain was shut down":      func(d *fakelibvirt.Domain) { d.ShutDown(); d.Start() },
@@ -224,6 +227,7 @@ func TestAgents(t *testing.T) {
 // A guest whose writes find no space in the scratch files is paused by QEMU: the job ends, and
 // the guest goes on.
 func TestGuestOutOfScratch(t *testing.T) {
+	t.Parallel()
 	s := newFakeSite(t)
 	s.domain.ScratchLimit = 64 << 10
 	before := s.world()
@@ -265,6 +269,7 @@ func TestOtherJobs(t *testing.T) {
 // A job that somebody else has ended is a failure, never a sealed point; a domain that was shut
 // off the same.
 func TestJobIsGone(t *testing.T) {
+	t.Parallel()
 	for want, end := range map[string]func(*fakeSite){
 		"is gone, and this run has not ended it": func(s *fakeSite) { _ = s.domain.EndBackup(s.t.Context()) },
 		"was shut off while it was backed up":    func(s *fakeSite) { s.domain.ShutDown() },

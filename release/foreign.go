@@ -22,7 +22,7 @@ type ForeignRequest struct {
 	// Delete are the full names of those to delete, none lists only.
 	Delete []string
 	DryRun bool
-	Log    *slog.Logger
+	Log    *slog.Logger // may be nil
 }
 
 // ForeignCheckpoint is one of them.
@@ -75,7 +75,9 @@ func Foreign(host guest.Host, repo *repository.Repository, request ForeignReques
 			if _, err := checkpoint.Remove(domain, lock, name, true); err != nil {
 				return result, err
 			}
-			request.Log.Debug("deleted checkpoint " + name)
+			if request.Log != nil {
+				request.Log.Debug("deleted checkpoint " + name)
+			}
 		}
 		result.Deleted = append(result.Deleted, name)
 	}

@@ -17,6 +17,7 @@ import (
 type Host struct {
 	mu      sync.Mutex
 	domains []*Domain
+	defined int // ever
 }
 
 var _ guest.Host = (*Host)(nil)
@@ -26,7 +27,8 @@ var _ guest.Host = (*Host)(nil)
 func (h *Host) Define(name string, size int64, targets ...string) *Domain {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	d := &Domain{name: name, uuid: fmt.Sprintf("%08x-0000-4000-8000-000000000000", len(h.domains)+1),
+	h.defined++
+	d := &Domain{name: name, uuid: fmt.Sprintf("%08x-0000-4000-8000-000000000000", h.defined),
 		state: hypervisor.Running, runs: 1, Agent: AgentAnswers}
 	for _, target := range targets {
 		d.disks = append(d.disks, newDisk(target, size))

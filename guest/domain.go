@@ -41,7 +41,7 @@ type Execution interface {
 type Jobs interface {
 	BackupBegin(backupXML, checkpointXML string) error
 	BackupJob() (string, error)
-	ProveBackup(target string) error
+	ProveBackup(targets []string) error
 	EndBackup(ctx context.Context) error
 	JobStats() (hypervisor.JobStats, error)
 	RunningJob() (string, error)

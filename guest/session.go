@@ -86,10 +86,12 @@ func (s *Session) ProveJob() error {
 	if err := errors.Join(s.OwnJob(), fault.Point("prove")); err != nil {
 		return err
 	}
+	var targets []string
 	for _, d := range s.job.Disks {
-		if err := s.d.Domain.ProveBackup(d.Target); err != nil {
-			return err
-		}
+		targets = append(targets, d.Target)
+	}
+	if err := s.d.Domain.ProveBackup(targets); err != nil {
+		return err
 	}
 	return s.OwnJob()
 }

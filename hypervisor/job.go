@@ -33,14 +33,19 @@ func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
 // older ones refuse the flag.
 const preservesShutdown = 11_010_000
 
-// beginFlags are those of virDomainBackupBegin that the daemon knows (virConnectGetLibVersion).
-func (c *Conn) beginFlags() (flags libvirt.DomainBackupBeginFlags, err error) {
+// beginFlags are those of virDomainBackupBegin that the daemon knows.
+func (c *Conn) beginFlags() (libvirt.DomainBackupBeginFlags, error) {
+	version, err := c.daemonVersion()
+	return flagsOf(version), err
+}
+
+// daemonVersion is 1,000,000 times the major, 1,000 times the minor version, and the release (virConnectGetLibVersion).
+func (c *Conn) daemonVersion() (version uint32, err error) {
 	err = c.withRetry(func(conn *libvirt.Connect) error {
-		version, err := conn.GetLibVersion()
-		flags = flagsOf(version)
+		version, err = conn.GetLibVersion()
 		return err
 	})
-	return flags, err
+	return version, err
 }
 
 func flagsOf(version uint32) libvirt.DomainBackupBeginFlags {
@@ -58,19 +63,6 @@ func (d *Domain) BackupJob() (doc string, err error) {
 		return err
 	})
 	return doc, about(err, "read the backup job of domain %s", d.name)
-}
-
-// ProveBackup returns nil only if QEMU itself still keeps the old content of a disk for the backup job: what was read
-// before the call was protected from the guest's writes. Otherwise ErrNoJob. To find out whose job it is, use BackupJob.
-//
-// BackupJob alone proves nothing: when a job ends QEMU removes its filter first, and libvirt, which learns of that by an
-// event, has been seen to list the job for 10 to 250 ms more, all its exports readable for a part of that time (8 of 8 jobs
-// that were aborted under it; libvirt 9.0.0). virDomainGetBlockJobInfo does not tell a concluded job from a running one.
-// virDomainBlockJobSetSpeed does: QEMU executes block-job-set-speed only for a job that has not begun to end
-// (JobVerbTable in job.c). 0 is the speed that libvirt begins the job with, no limit.
-func (d *Domain) ProveBackup(target string) error {
-	err := d.with(func(dom *libvirt.Domain) error { return dom.BlockJobSetSpeed(target, 0, 0) })
-	return about(withKind(err, ErrNoJob), "prove that the backup job of disk %s of domain %s runs", target, d.name)
 }
 
 // EndBackup ends the backup job (virDomainAbortJob, which is how a pull job ends) and waits until libvirt has none left. It

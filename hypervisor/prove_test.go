@@ -8,21 +8,34 @@ import (
 	"time"
 )
 
-// TestProveBackup: ProveBackup succeeds for a disk in the job, and fails for a disk that is not in it and for one of a job
-// that has ended.
+// ways are what ProveBackup chooses from: what suits this daemon, and what suits all.
+func (g guest) ways() map[string]func(targets []string) error {
+	return map[string]func([]string) error{"chosen": g.ProveBackup, "statistics": g.proveByStats}
+}
+
+// TestProveBackup: ProveBackup succeeds for the disks of the job, and fails for a disk that is not in it and for those of a
+// job that has ended.
 func TestProveBackup(t *testing.T) {
 	g := newGuest(t)
 	if err := g.begin(t, g.job("vda", "vdb")); err != nil {
 		t.Fatal(err)
 	}
-	for _, target := range []string{"vda", "vdb", "vda"} {
-		must(t, g.ProveBackup(target))
+	for way, prove := range g.ways() {
+		for range 2 {
+			if err := prove([]string{"vda", "vdb"}); err != nil {
+				t.Errorf("%s: %v", way, err)
+			}
+		}
+		wantErr(t, way+": a disk that the job leaves out", prove([]string{"vda", "vdb", "vdc"}), ErrNoJob, "prove that")
 	}
-	wantErr(t, "a disk that the job leaves out", g.ProveBackup("vdc"), ErrNoJob, "disk vdc")
 	g.end(t)
-	wantErr(t, "no job", g.ProveBackup("vda"), ErrNoJob, "disk vda")
+	for way, prove := range g.ways() {
+		wantErr(t, way+": no job", prove([]string{"vda", "vdb"}), ErrNoJob, "prove that")
+	}
 	virsh(t, "destroy", g.Name())
-	wantErr(t, "no domain", g.ProveBackup("vda"), ErrNoJob, "not running")
+	for way, prove := range g.ways() {
+		wantErr(t, way+": no domain", prove([]string{"vda", "vdb"}), ErrNoJob, "not running")
+	}
 }
 
 // TestProveBackupWhileItEnds: while another client ends the job, every successful ProveBackup was called before QEMU had ended
@@ -31,6 +44,13 @@ func TestProveBackupWhileItEnds(t *testing.T) {
 	g := newGuest(t)
 	domain, err := connect(t).Domain(g.Name())
 	must(t, err)
+	for way, prove := range g.ways() {
+		g.wantProvenBeforeTheEnd(t, domain, way, prove)
+	}
+}
+
+func (g guest) wantProvenBeforeTheEnd(t *testing.T, domain *Domain, way string, prove func([]string) error) {
+	t.Helper()
 	for range 5 {
 		concluded := g.concluded(t)
 		if err := g.begin(t, g.job("vda", "vdb")); err != nil {
@@ -40,7 +60,7 @@ func TestProveBackupWhileItEnds(t *testing.T) {
 		go func() { ended <- domain.EndBackup(t.Context()) }()
 		var last time.Time
 		for start := time.Now(); ; start = time.Now() {
-			if g.ProveBackup("vda") != nil {
+			if prove([]string{"vda", "vdb"}) != nil {
 				break
 			}
 			last = start
@@ -48,7 +68,7 @@ func TestProveBackupWhileItEnds(t *testing.T) {
 		must(t, <-ended)
 		// The event has whole milliseconds.
 		if end := <-concluded; last.After(end.Add(time.Millisecond)) {
-			t.Errorf("proven from %v on, and QEMU had ended the job at %v", last.UTC(), end)
+			t.Errorf("%s: proven from %v on, and QEMU had ended the job at %v", way, last.UTC(), end)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func randomFile(b *testing.B, size int64) string {
 }
 
 // BenchmarkRead reads a disk to nowhere, in turns with nbdcopy, and reports the
-// ratio of the medians. DESIGN section 7: no more than 1.05.
+// ratio of the medians. The budget is 1.05 (docs/performance.md).
 //
 //	go test -run '^$' -bench Read -benchtime 5x ./nbdcopy
 func BenchmarkRead(b *testing.B) {

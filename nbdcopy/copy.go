@@ -63,7 +63,7 @@ type Stats struct {
 	Clean int64 // unchanged since the base, by its bitmap
 }
 
-// buffers of one copy, all of its memory but for a few tables: DESIGN allows
+// buffers of one copy, all of its memory but for a few tables: the budget is
 // 32 MiB for a disk. Eight are being read (maxBytes of two connections); the
 // others are with the writers or on their way.
 const buffers = 24

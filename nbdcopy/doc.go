@@ -4,7 +4,7 @@
 // an [extent.Sink].
 //
 // It is the only package that uses libnbd; all but conn.go, reader.go and
-// copy.go builds without cgo. The way of the data:
+// copy.go builds without cgo. The data path:
 //
 //	             status connections                  data connections
 //	                    │                                  │

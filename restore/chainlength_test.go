@@ -86,7 +86,7 @@ func TestLongChains(t *testing.T) {
 				t.Fatalf("%v: %s", err, out)
 			}
 			t.Logf("%d links: %d KiB, %d open files, %v", n, memory, files, time.Since(start).Round(time.Millisecond))
-			// 64 files of the chain, the image and the runtime's; DESIGN allows 96 MiB and 32 for the disk.
+			// 64 files of the chain, the image and the runtime's; the budget is 96 MiB, and 32 for the disk.
 			if files > 90 || memory > 128<<10 && !raceDetector {
 				t.Errorf("%d links: %d KiB of memory, %d open files", n, memory, files)
 			}

@@ -134,16 +134,16 @@ func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) [
 		}
 		return found
 	}
-	alone, after := check(nil), check(proofOf(t, r, m, written))
+	alone, after := check(nil), check(provenOf(t, r, m, written))
 	if a, b := describe(alone), describe(after); a != b {
 		t.Errorf("read by the check alone: %s\npartly proven before: %s", a, b)
 	}
 	return alone
 }
 
-// proofOf reads parts of the image, of whole ranges and fewer bytes. What it gets
+// provenOf reads parts of the image, of whole ranges and fewer bytes. What it gets
 // is what was written, or damage.
-func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *hashlist.ProvenRanges {
+func provenOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *hashlist.ProvenRanges {
 	t.Helper()
 	unit := m.Disks[0].HashRange
 	if unit == 0 {
@@ -347,7 +347,7 @@ func TestCheckImageEndsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestDamagedBy(t *testing.T) {
+func TestErrorOf(t *testing.T) {
 	if err := damage.ErrorOf([]damage.Place{{File: "vm1/check1/vda.hashes", Harmless: true}}); err != nil {
 		t.Errorf("harmless: %v", err)
 	}

@@ -88,7 +88,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	if err := errors.Join(syncDir(r.Dir), fault.Point("restore: done")); err != nil {
+	if err := errors.Join(localfile.SyncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
 	}
 	done = true
@@ -181,28 +181,20 @@ func (r *restorer) makeDir() error {
 // makeDirs makes the directory and those above it that are missing. The name of each is
 // durable only after an fsync of the directory above (fsync(2)).
 func (r *restorer) makeDirs() error {
-	for _, dir := range absentDirs(r.Dir) {
+	for _, dir := range localfile.AbsentDirs(r.Dir) {
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
 			continue
 		}
 		if err == nil {
 			r.makes(dir)
-			err = syncDir(filepath.Dir(dir))
+			err = localfile.SyncDir(filepath.Dir(dir))
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
 		}
 	}
 	return nil
-}
-
-// absentDirs are the directories that are to be made, outermost first.
-func absentDirs(dir string) []string {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
-		return nil
-	}
-	return append(absentDirs(filepath.Dir(dir)), dir)
 }
 
 // makes takes what is to be removed if the restore fails, once it is made: another
@@ -337,12 +329,4 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", err
 	}
 	return path, f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -20,13 +20,13 @@ import (
 
 // Who reads all data of a chain has proven all of its image but refcounts: a check
 // does not read that again, as what is changed there then shows.
-func TestProofSparesTheCheck(t *testing.T) {
+func TestProvenRangesSpareTheCheck(t *testing.T) {
 	r, m, raw, order := compressedImage(t)
 	links, err := r.Links("vm1", "check1", "vda")
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, proofs, closeChain, err := diskimage.OpenChain(context.Background(), links, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
+	chain, proven, closeChain, err := diskimage.OpenChain(context.Background(), links, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,33 +42,33 @@ func TestProofSparesTheCheck(t *testing.T) {
 			t.Fatalf("the cluster at %d: %v, or it is another", at, err)
 		}
 	}
-	proven, all := []int64{}, (m.Disks[0].ImageBytes+hashlist.RangeLength-1)/hashlist.RangeLength
+	indexes, all := []int64{}, (m.Disks[0].ImageBytes+hashlist.RangeLength-1)/hashlist.RangeLength
 	for i := range all {
-		if proofs[0].Has(i) {
-			proven = append(proven, i)
+		if proven[0].Has(i) {
+			indexes = append(indexes, i)
 		}
 	}
-	if int64(len(proven)) < all-3 {
-		t.Fatalf("%d of %d ranges are proven", len(proven), all)
+	if int64(len(indexes)) < all-3 {
+		t.Fatalf("%d of %d ranges are proven", len(indexes), all)
 	}
-	flip(t, links[0].Path, proven[len(proven)/2]*hashlist.RangeLength+12345)
+	flip(t, links[0].Path, indexes[len(indexes)/2]*hashlist.RangeLength+12345)
 	check := func(p *hashlist.ProvenRanges) []damage.Place {
-		damage, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p})
+		found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return damage
+		return found
 	}
-	if damage := check(proofs[0]); len(damage) > 0 {
-		t.Errorf("it was read again: %v", damage)
+	if found := check(proven[0]); len(found) > 0 {
+		t.Errorf("it was read again: %v", found)
 	}
-	if damage := check(nil); len(damage) != 1 {
-		t.Errorf("without a proof: %v", damage)
+	if found := check(nil); len(found) != 1 {
+		t.Errorf("with nothing proven: %v", found)
 	}
 }
 
-// proofOfAll has read all of the image of oneImage.
-func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *hashlist.ProvenRanges {
+// provenOfAll has read all of the image of oneImage.
+func provenOfAll(t *testing.T, r *Repository, m manifest.Manifest) *hashlist.ProvenRanges {
 	t.Helper()
 	reader, closeReader := diskimage.OpenImage(context.Background(), diskimage.Link{Point: m, Disk: m.Disks[0], Path: filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")}, hashlist.ReadOptions{})
 	defer closeReader()
@@ -79,11 +79,11 @@ func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *hashlist.Prov
 }
 
 // A hash list that is damaged after it has proven the image is no damage of the image.
-func TestListDamagedAfterTheProof(t *testing.T) {
+func TestListDamagedAfterReading(t *testing.T) {
 	r, m := oneImage(t, hashlist.RangeLength)
-	proof := proofOfAll(t, r, m)
+	proven := provenOfAll(t, r, m)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
-	found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: proof})
+	found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: proven})
 	if err != nil || len(found) != 1 || !found[0].Harmless {
 		t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 	}
@@ -91,7 +91,7 @@ func TestListDamagedAfterTheProof(t *testing.T) {
 
 // What a computed list has proven is not what the list on disk says: a check takes
 // nothing of it, and so reads the image once.
-func TestProofOfAComputedList(t *testing.T) {
+func TestProvenByAComputedList(t *testing.T) {
 	r, m := oneImage(t, hashlist.RangeLength)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
 	read := func(p *hashlist.ProvenRanges) (bytes int64) {
@@ -102,7 +102,7 @@ func TestProofOfAComputedList(t *testing.T) {
 		}
 		return sum.Load()
 	}
-	if got, want := read(proofOfAll(t, r, m)), read(nil); got != want {
+	if got, want := read(provenOfAll(t, r, m)), read(nil); got != want {
 		t.Errorf("read %d bytes, want %d", got, want)
 	}
 }

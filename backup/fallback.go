@@ -8,12 +8,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Fallback says what becomes of a disk that the base has an image of, but whose
@@ -149,7 +150,7 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err == nil {
-		n := slices.IndexFunc(links, func(l repository.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
+		n := slices.IndexFunc(links, func(l diskimage.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
 		if n < 0 {
 			return nil
 		}
@@ -177,16 +178,16 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 }
 
 // checkParent reads a disk's chain as of the base. Damage is a
-// *repository.DamagedError.
-func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]repository.Link, error) {
+// *damage.Error.
+func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]diskimage.Link, error) {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err != nil {
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
 		if err == nil {
-			err = repository.DamagedBy(found)
+			err = damage.ErrorOf(found)
 		}
 		if err != nil {
 			return nil, err
@@ -246,7 +247,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 	if err != nil {
 		return 0, false, err
 	}
-	chain, _, closeAll, err := repository.OpenChain(ctx, links, r.readOptions())
+	chain, _, closeAll, err := diskimage.OpenChain(ctx, links, r.readOptions())
 	if err != nil {
 		return 0, false, err
 	}
@@ -298,7 +299,7 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 	if !d.Rescan {
 		return nil, func() {}, nil
 	}
-	chain, _, closeAll, err := repository.OpenChain(ctx, d.base, r.readOptions())
+	chain, _, closeAll, err := diskimage.OpenChain(ctx, d.base, r.readOptions())
 	return chain, closeAll, err
 }
 

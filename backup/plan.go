@@ -6,10 +6,10 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -57,11 +57,11 @@ type DiskPlan struct {
 	// BaseSize is the disk's size at the base: what it has grown by since is
 	// in no bitmap.
 	BaseSize int64
-	Expected int64             // bytes that the copy will read, as libvirt estimates it
-	measured bool              // Expected is what the block status says, and zeros the rest of what is dirty
-	zeros    int64             // bytes
-	SourceID string            // of its image
-	base     []repository.Link // the chain of Parent, once it has been checked
+	Expected int64            // bytes that the copy will read, as libvirt estimates it
+	measured bool             // Expected is what the block status says, and zeros the rest of what is dirty
+	zeros    int64            // bytes
+	SourceID string           // of its image
+	base     []diskimage.Link // the chain of Parent, once it has been checked
 }
 
 // MakePlan decides what to do, disk by disk. It returns a fail.NotFound for a

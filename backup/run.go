@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
@@ -241,12 +242,13 @@ func (r *run) makePlan(context.Context) error {
 	if err := r.repo.CheckOwner(r.Domain, r.domain.Domain.UUID()); err != nil {
 		return err
 	}
-	points, err := r.repo.Points(r.Domain)
-	var damaged *repository.DamagedError
-	if err != nil && !errors.As(err, &damaged) {
+	lineage, err := r.repo.Lineage(r.Domain)
+	if err != nil {
 		return err
 	}
-	if damaged != nil {
+	points := lineage.Points
+	var damaged *damage.Error
+	if errors.As(lineage.Err(), &damaged) {
 		if err := damaged.NotNow(); err != nil { // without its base an inc would be a full
 			return err
 		}
@@ -268,7 +270,7 @@ func (r *run) makePlan(context.Context) error {
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
-			r.warn("%v", &repository.DamagedError{Points: []repository.DamagedPoint{d}})
+			r.warn("%v", &damage.Error{Points: []damage.Point{d}})
 		}
 	}
 	if err := r.warnOfRename(state); err != nil {

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/bounded"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
@@ -15,7 +16,6 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 )
 
@@ -124,7 +124,7 @@ type stallMeter struct {
 	copied map[string]int64 // bytes, by target
 	// expected are the bytes that will be copied, by target; negative: unknown.
 	expected map[string]int64
-	images   []*repository.Image
+	images   []*diskimage.Image
 }
 
 // expect takes how many bytes of each disk will be copied.
@@ -166,7 +166,7 @@ func (m *stallMeter) note(target string, copied int64) {
 }
 
 // writes takes an image that is written from now on.
-func (m *stallMeter) writes(image *repository.Image) {
+func (m *stallMeter) writes(image *diskimage.Image) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.images = append(m.images, image)

@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// pieceLength is read at once, a multiple of every range length: large enough that
-	// a disk reads at its best also where every read waits for it.
+	// pieceLength is read at once, a multiple of every range length: large enough for
+	// the full speed of a disk where every read waits for it.
 	pieceLength = 2 << 20
 
 	// checkReaders read and hash pieces of one image side by side, so that the
 	// disk is busy while processors hash. Memory is pieceLength for each.
 	checkReaders = 4
 
-	// mostSpans bounds the places that are told apart in one file. Behind that
-	// the last of them just grows.
-	mostSpans = 1000
+	// maxSpans bounds the places that are listed for one file. Beyond that the last of
+	// them grows.
+	maxSpans = 1000
 )
 
 // CheckOptions say how an image is checked. The zero value reads all of it.
@@ -34,10 +34,10 @@ type CheckOptions struct {
 	// Proven are ranges that need not be read again; nil are none. They were read
 	// from this image, and are what its hash list on disk says.
 	Proven *ProvenRanges
-	// Misread, if set, is told of each range that differed when it was read first,
+	// Misread, if set, is called with each range that differed when it was read first,
 	// and was right when it was read again. Calls come from several goroutines.
 	Misread func(place string)
-	// Progress, if set, is told of every piece how many bytes it had. Calls
+	// Progress, if set, is called with the number of bytes of every piece. Calls
 	// come from several goroutines.
 	Progress func(bytes int64)
 }
@@ -47,7 +47,7 @@ type PieceReader interface {
 	// ReadPiece fills p from offset on, with less only at the end of the file, which is
 	// no error. offset is a multiple of 4096, and p from directio.Buffer.
 	ReadPiece(p []byte, offset int64) (int, error)
-	// Forget tells that a piece will not be read again.
+	// Forget is called with a piece that will not be read again.
 	Forget(offset, length int64)
 }
 
@@ -91,7 +91,7 @@ func Check(ctx context.Context, image ImageFile, list ListFile, of List, o Check
 	if err := c.read(ctx); err != nil {
 		return nil, err
 	}
-	c.judge()
+	c.diagnose()
 	return c.findings, nil
 }
 
@@ -104,7 +104,7 @@ type check struct {
 	list    *storedList
 
 	mu      sync.Mutex
-	next    int64                   // piece that is judged next
+	next    int64                   // piece that is compared next
 	pending map[int64][]rangeResult // pieces that were read before their turn
 
 	computed *blake3.Hasher // of the list that the image as it is would have
@@ -117,7 +117,7 @@ type check struct {
 	findings []Finding
 }
 
-// errListGone is where a range had been proven by a list that is not there now.
+// errListGone says that a range was proven by a list that does not exist any more.
 var errListGone = errors.New("its hash list was there, and is gone")
 
 // rangeResult is what one range of the image holds.
@@ -127,7 +127,7 @@ type rangeResult struct {
 	err    error
 }
 
-// read hashes the image with several readers and judges its ranges in order.
+// read hashes the image with several readers and compares its ranges in order.
 func (c *check) read(ctx context.Context) error {
 	header := c.layout.header()
 	c.computed.Write(header)
@@ -162,7 +162,7 @@ func (c *check) read(ctx context.Context) error {
 	return group.Wait()
 }
 
-// readPiece reads, hashes and judges one piece. buf is for O_DIRECT, so it is
+// readPiece reads, hashes and compares one piece. buf is for O_DIRECT, so it is
 // filled beyond n where the file goes on.
 func (c *check) readPiece(buf []byte, offset, n int64) {
 	results := make([]rangeResult, (n+c.layout.unit-1)/c.layout.unit)
@@ -208,7 +208,7 @@ func (c *check) readRanges(results []rangeResult, buf []byte, offset, n int64) {
 	c.image.Forget(offset, n)
 }
 
-// readRange reads one range again, to tell it from its neighbours.
+// readRange reads one range of a piece that could not be read at once.
 func (c *check) readRange(buf []byte, offset, want int64) rangeResult {
 	got, err := c.image.ReadPiece(buf, offset)
 	switch {
@@ -245,13 +245,13 @@ func (c *check) compare(offset int64, result rangeResult) {
 	}
 }
 
-// mostRereads bounds what is read a second time of an image that differs
+// maxRereads bounds what is read a second time of an image that differs
 // altogether.
-const mostRereads = 1000
+const maxRereads = 1000
 
 // readAgain reads a range that differs from the list once more.
 func (c *check) readAgain(place Range, sum [hashSize]byte, first rangeResult) rangeResult {
-	if c.rereads++; c.rereads > mostRereads {
+	if c.rereads++; c.rereads > maxRereads {
 		return first
 	}
 	if c.again == nil {

@@ -17,11 +17,11 @@ import (
 // computePiece is read of an image at once; a multiple of every range length.
 const computePiece = 1 << 20
 
-// errNotWritten says that an image is not what its manifest says, as a whole.
+// errNotWritten says that an image as a whole is not what was written.
 var errNotWritten = errors.New("differs from what was written, and its hash list, which would tell where, is damaged too")
 
-// computeList makes the list of an image whose own is of no use: the whole image
-// is read, and the digest of what its hashes are must be the one in the manifest.
+// computeList makes the list of an image whose stored list is unusable: the whole image is read,
+// and the digest of its hashes must be that of the list.
 // The hashes are kept in memory or in a temporary file, and are proven like those of
 // any list when they are read from there.
 func (r *Reader) computeList() (*provenList, error) {
@@ -58,7 +58,7 @@ func (r *Reader) computeList() (*provenList, error) {
 	return nil, r.damage(r.layout.whole(), errNotWritten.Error())
 }
 
-// eachPiece reads the image from its beginning to its end.
+// eachPiece reads the image from the beginning to the end.
 func (r *Reader) eachPiece(do func(piece []byte) error) error {
 	buf := directio.Buffer(computePiece)
 	for at := int64(0); at < r.layout.length; at += computePiece {
@@ -121,11 +121,11 @@ func (w *listWriter) flush() error {
 	return err
 }
 
-// mostListMemory bytes of computed lists are kept in memory, for each open chain: those
+// maxListMemory bytes of computed lists are kept in memory, for each open chain: those
 // of 16 GiB of images with ranges of 64 KiB. It is taken only where lists are damaged.
-const mostListMemory = 8 << 20
+const maxListMemory = 8 << 20
 
-// scratch is where computed lists are kept: in memory, and behind mostListMemory in a
+// scratch is where computed lists are kept: in memory, and behind maxListMemory in a
 // temporary file that has no name, which is made when it is needed first.
 type scratch struct {
 	mu     sync.Mutex
@@ -144,7 +144,7 @@ type room struct {
 func (s *scratch) reserve(n int64) (room, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.memory+n <= mostListMemory {
+	if s.memory+n <= maxListMemory {
 		s.memory += n
 		list := make(memory, n)
 		return room{bytes.NewReader(list), list}, nil
@@ -175,7 +175,7 @@ func (s *scratch) open() (err error) {
 // scratchDir is not /tmp, which may be memory: 1 TiB of image has 512 MiB of hashes.
 func scratchDir() string { return cmp.Or(os.Getenv("TMPDIR"), "/var/tmp") }
 
-// TemporaryError says that a temporary file failed: that is not the repository's doing.
+// TemporaryError says that a temporary file failed, which is outside of the repository.
 type TemporaryError struct {
 	Dir string // TMPDIR, or /var/tmp
 	Err error

@@ -16,7 +16,7 @@ func TestRoomOfComputedLists(t *testing.T) {
 	t.Setenv("TMPDIR", filepath.Join(dir, "none"))
 	s := &scratch{}
 	defer s.close()
-	rooms := []room{reserved(t, s, mostListMemory-pieceOfList), reserved(t, s, pieceOfList)}
+	rooms := []room{reserved(t, s, maxListMemory-pieceOfList), reserved(t, s, pieceOfList)}
 	if _, err := s.reserve(1); err == nil || !strings.Contains(err.Error(), filepath.Join(dir, "none")) || !strings.Contains(err.Error(), "TMPDIR") {
 		t.Errorf("beyond the bound, without a directory: got %v, want its name", err)
 	}
@@ -48,7 +48,7 @@ func TestComputedList(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, taken := range []int64{0, mostListMemory} {
+		for _, taken := range []int64{0, maxListMemory} {
 			shared := NewReaders(context.Background(), ReadOptions{Warn: func(place string) { t.Error(place) }})
 			shared.scratch.memory = taken
 			list, err := image.open(shared).computeList()

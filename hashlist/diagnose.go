@@ -18,7 +18,7 @@ func addSpan(spans []span, place Range, what string) []span {
 	if n := len(spans); n > 0 {
 		last := &spans[n-1]
 		adjacent := last.Offset+last.Length == place.Offset && last.what == what
-		if adjacent || n >= mostSpans {
+		if adjacent || n >= maxSpans {
 			last.Length = place.Offset + place.Length - last.Offset
 			return spans
 		}
@@ -26,8 +26,8 @@ func addSpan(spans []span, place Range, what string) []span {
 	return append(spans, span{place, what})
 }
 
-// judge says what is damaged once all has been read.
-func (c *check) judge() {
+// diagnose says what is damaged once all has been read.
+func (c *check) diagnose() {
 	for { // a truncated image leaves hashes over
 		sum, ok := c.list.next()
 		if !ok {
@@ -45,14 +45,14 @@ func (c *check) judge() {
 		c.findings = append(c.findings, Finding{Range: at, What: "was appended later; nothing reads it", Unused: true})
 	}
 	if sound {
-		c.judgeList(listed)
+		c.diagnoseList(listed)
 		return
 	}
-	c.judgeImage(listed)
+	c.diagnoseImage(listed)
 }
 
-// judgeList says where the list on disk is damaged, the image being sound.
-func (c *check) judgeList(listed bool) {
+// diagnoseList says where the list on disk is damaged, the image being sound.
+func (c *check) diagnoseList(listed bool) {
 	const harmless = "; the image it belongs to is sound by the manifest"
 	for _, s := range c.list.spans {
 		c.listDamage(s.Range, s.what+harmless)
@@ -67,9 +67,9 @@ func (c *check) judgeList(listed bool) {
 	}
 }
 
-// judgeImage says where the image is damaged. A list that is not the one that
-// was written cannot tell for sure.
-func (c *check) judgeImage(listed bool) {
+// diagnoseImage says where the image is damaged. A list that is not the one that
+// was written does not say it for certain.
+func (c *check) diagnoseImage(listed bool) {
 	for _, s := range c.list.spans {
 		c.listDamage(s.Range, s.what)
 	}

@@ -44,8 +44,8 @@ func (l layout) hashOffset(offset int64) int64 {
 	return hashesHeaderSize + offset/l.unit*hashSize
 }
 
-// hashesSize is the length of the header and all hashes, which the digest in
-// the manifest covers.
+// hashesSize is the length of the header and all hashes, which the digest
+// covers.
 func (l layout) hashesSize() int64 { return hashesHeaderSize + hashSize*l.ranges() }
 
 // pieces is how many pieces of the list there are; see listTree.

@@ -10,7 +10,7 @@ import (
 // hashes of 128 MiB of image (of 2 GiB in lists of format 1).
 const pieceOfList = 64 << 10
 
-// listTree proves pieces of a hash list. The digest of the list in the manifest
+// listTree proves pieces of a hash list. The digest of the list
 // is a BLAKE3 hash, which is the root of a tree: the chaining values of all
 // pieces (BLAKE3 specification, 2.1) are proven by the digest, since they lead to
 // it, and each piece by its chaining value. So 64 KiB of a list of 512 MiB are

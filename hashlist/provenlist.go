@@ -22,7 +22,7 @@ type provenList struct {
 	digest string
 	tree   listTree // nil where the list is one piece, whose hash is the digest
 	read   func(p []byte, offset int64) (int, error)
-	// misread is told of a piece that was read wrong once.
+	// misread is called with a piece that was read wrong once.
 	misread func(Range)
 }
 
@@ -31,8 +31,8 @@ func (l *provenList) rangeLength(index int64) int64 {
 }
 
 // readRange reads a piece of the list; see ranged. It is read once more where it
-// is not what was written. The error is errListUnusable then, or says why it
-// cannot be told.
+// is not what was written. Then the error is errListUnusable, or says why the list
+// could not be read.
 func (l *provenList) readRange(index int64, buf []byte) error {
 	for try := range 2 {
 		n, err := l.read(buf, index*pieceOfList)
@@ -57,8 +57,8 @@ func (l *provenList) proves(index int64, piece []byte) bool {
 	return chainingValue(piece, index) == l.tree[index]
 }
 
-// listError is why a list cannot be read: of no use, but for what says nothing
-// of the list.
+// listError is why a list cannot be read: it is unusable, unless the error says nothing of
+// the list.
 func listError(err error) error {
 	if localfile.CannotCheck(err) || errors.Is(err, os.ErrClosed) {
 		return err

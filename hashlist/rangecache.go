@@ -7,10 +7,10 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
-// mostCached bytes are kept for those who need a part of a range: tables, packed
+// maxCached bytes are kept for those who need a part of a range: tables, packed
 // clusters, pieces of hash lists. They are asked for one soon after the other, by
 // a handful of readers in a few images.
-const mostCached = 8 << 20
+const maxCached = 8 << 20
 
 // ranged is a file that is read and proven in ranges.
 type ranged interface {
@@ -92,10 +92,10 @@ func (c *rangeCache) find(key rangeKey) (r *cachedRange, isNew bool) {
 // pageSize is what O_DIRECT reads at least.
 const pageSize = 4096
 
-// room takes the memory of ranges that nobody has used for longest, or new one.
+// room takes the memory of the ranges that were not used for longest, or new memory.
 func (c *rangeCache) room(length int64) (buf []byte) {
 	c.bytes += length
-	for c.bytes > mostCached {
+	for c.bytes > maxCached {
 		var oldest *cachedRange
 		for _, r := range c.ranges {
 			if r.users == 0 && (oldest == nil || r.used < oldest.used) {
@@ -127,7 +127,7 @@ func (c *rangeCache) put(r *cachedRange) {
 	r.users--
 }
 
-// forget puts a range back that could not be read; the next one tries again.
+// forget puts a range back that could not be read; the next get reads it again.
 func (c *rangeCache) forget(r *cachedRange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -45,7 +45,7 @@ func TestReadersSideBySide(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := shared.cache.bytes; n > mostCached {
+	if n := shared.cache.bytes; n > maxCached {
 		t.Errorf("%d bytes are kept", n)
 	}
 	proven := 0

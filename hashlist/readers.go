@@ -13,19 +13,18 @@ type File struct {
 	io.ReaderAt
 }
 
-// ReadOptions say who is told of what while images are read. Calls come from several
-// goroutines.
+// ReadOptions are callbacks while images are read. Calls come from several goroutines.
 type ReadOptions struct {
-	// Warn, if set, is told of what was read wrong once, and of hash lists that are
-	// damaged.
+	// Warn, if set, is called with a message for what was read wrong once, and for hash
+	// lists that are damaged.
 	Warn func(message string)
 	// Progress, if set, is called after each piece of a file that was read: a reader of
 	// few bytes may have to read a whole image, because its list is damaged.
 	Progress func()
 }
 
-// Readers are those of several images, as of a chain, that share memory: mostCached bytes
-// of ranges and mostListMemory bytes of computed lists, whatever their number.
+// Readers are those of several images, as of a chain, that share memory: maxCached bytes
+// of ranges and maxListMemory bytes of computed lists, whatever their number.
 type Readers struct {
 	ctx      context.Context // ends what reads a whole image or list
 	warn     func(string)
@@ -49,7 +48,7 @@ func NewReaders(ctx context.Context, o ReadOptions) *Readers {
 	return s
 }
 
-// Close gives back what the readers share, a temporary file if there is one. The files of
+// Close releases what the readers share, a temporary file if there is one. The files of
 // images and lists are the caller's.
 func (s *Readers) Close() { s.scratch.close() }
 
@@ -64,21 +63,20 @@ func (s *Readers) readFile(f File, p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
-// mostMisreads are told of one by one: a cable that fails spoils more than
-// anybody reads.
-const mostMisreads = 20
+// maxMisreads bounds the messages: a failing cable causes more than anybody reads.
+const maxMisreads = 20
 
-// misread tells of a place that was read wrong once.
+// misread reports a place that was read wrong once.
 func (s *Readers) misread(place string) {
 	switch n := s.misreads.Add(1); {
-	case n <= mostMisreads:
+	case n <= maxMisreads:
 		s.warn(place)
-	case n == mostMisreads+1:
+	case n == maxMisreads+1:
 		s.warn("more was read wrong once, and right when it was read again; it is not listed")
 	}
 }
 
-// readTwice is what to say of what was wrong only once.
+// readTwice is the message for what was wrong only once.
 const readTwice = "differed from its hash when it was read first, and was right when read again: memory, a cable, a controller or the network spoils data"
 
 func misreadOf(file string, place Range) string {

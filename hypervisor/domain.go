@@ -3,6 +3,7 @@ package hypervisor
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"libvirt.org/go/libvirt"
 )
@@ -13,6 +14,9 @@ type Domain struct {
 	conn *Conn
 	name string
 	uuid string
+
+	// agentTimeout is the agent's response timeout, in seconds, that Freeze has left set in libvirt for Thaw; 0: none.
+	agentTimeout atomic.Int32
 }
 
 // Name returns the name that the domain was looked up by.

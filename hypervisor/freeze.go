@@ -20,7 +20,7 @@ static int virtbackup_fs(virConnectPtr conn, const char *uuid, int thaw, int sec
 	unsigned int nanoseconds;
 	virErrorPtr err;
 	virDomainPtr dom = virDomainLookupByUUIDString(conn, uuid);
-	if (!dom || virDomainAgentSetResponseTimeout(dom, seconds, 0) < 0)
+	if (!dom || (seconds > 0 && virDomainAgentSetResponseTimeout(dom, seconds, 0) < 0))
 		goto out;
 	if (!thaw && virDomainGetTime(dom, &now, &nanoseconds, 0) < 0) {
 		err = virGetLastError();
@@ -35,11 +35,11 @@ out:
 		*code = err ? err->code : 0;
 		*message = strdup(err && err->message ? err->message : "unknown error");
 	}
-	if (dom) {
-		// Back to libvirt's default: the setting outlives this connection, and must not shorten other tools' calls.
+	// Back to libvirt's default: the setting outlives this connection, and must not shorten other tools' calls.
+	if (dom && (thaw || n < 0))
 		virDomainAgentSetResponseTimeout(dom, VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK, 0);
+	if (dom)
 		virDomainFree(dom);
-	}
 	return n;
 }
 */
@@ -55,7 +55,7 @@ import (
 
 // Freeze makes the guest write out and freeze its file systems, and returns how many it froze (virDomainFSFreeze, since
 // 1.2.5). The guest agent has that long to answer, rounded up to whole seconds (virDomainAgentSetResponseTimeout, since
-// 5.10; libvirt's default, which waits for ever, is set again afterwards). ErrAgent where there is no agent, it does
+// 5.10; libvirt's default, which waits for ever, is set again by Thaw, or at once where Freeze fails). ErrAgent where there is no agent, it does
 // not answer, or the guest is paused; ErrNotRunning of a domain that is shut off.
 //
 // Call Thaw afterwards, also after an error. After an error that is also ErrFreezing the agent was asked and has not answered
@@ -105,11 +105,19 @@ func (d *Domain) fs(conn *libvirt.Connect, thaw bool, timeout time.Duration) (n 
 	defer C.free(unsafe.Pointer(uuid))
 	var asked, code, thawFlag C.int
 	var message *C.char
+	limit := seconds(timeout)
+	before := C.int(d.agentTimeout.Swap(0))
 	if thaw {
 		thawFlag = 1
+		if before == limit {
+			limit = 0
+		}
 	}
-	done := C.virtbackup_fs(C.virConnectPtr(unsafe.Pointer(raw)), uuid, thawFlag, seconds(timeout), &asked, &code, &message)
+	done := C.virtbackup_fs(C.virConnectPtr(unsafe.Pointer(raw)), uuid, thawFlag, limit, &asked, &code, &message)
 	if done >= 0 {
+		if !thaw {
+			d.agentTimeout.Store(int32(limit))
+		}
 		return int(done), false, nil
 	}
 	defer C.free(unsafe.Pointer(message))

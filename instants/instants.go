@@ -62,7 +62,7 @@ func (i Instant) CheckpointName() string { return manifest.CheckpointName(i.Poin
 type List struct {
 	Format int `json:"format"`
 	// Highest is the highest number that a point of the domain has ever had. It is
-	// never given again.
+	// never used again.
 	Highest int       `json:"highest"`
 	Issued  []Instant `json:"issued"`
 }
@@ -83,7 +83,7 @@ type DamagedError struct{ error }
 func (e *DamagedError) Unwrap() error { return e.error }
 
 // Read reads the list in the directory of a domain; an absent one is empty. The
-// error is an *DamagedError where the list is damaged.
+// error is a *DamagedError where the list is damaged.
 func Read(dir string) (List, error) {
 	domain := filepath.Base(dir)
 	data, err := localfile.ReadSmall(filepath.Join(dir, FileName))
@@ -171,8 +171,8 @@ func replace(dir string, data []byte) error {
 	return localfile.SyncDir(dir)
 }
 
-// PutDamagedAside makes room for a new list where the present one is damaged: for people
-// to look at, and the new one begins behind the numbers of all points that there are.
+// PutDamagedAside renames a list that is damaged, and keeps it for people to look at. The
+// new one begins behind the numbers of all existing points.
 func PutDamagedAside(dir string) error {
 	_, err := Read(dir)
 	var damaged *DamagedError
@@ -182,8 +182,8 @@ func PutDamagedAside(dir string) error {
 	return os.Rename(filepath.Join(dir, FileName), filepath.Join(dir, DamagedName))
 }
 
-// Unissued tells whether the list may go with the directory: nothing in libvirt is
-// known by it.
+// Unissued tells whether the list may be removed with the directory: it has no identity by
+// which something in libvirt is known.
 func Unissued(dir string) bool {
 	data, err := localfile.ReadSmall(filepath.Join(dir, FileName))
 	if err != nil {

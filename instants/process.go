@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// Process tells a process from all others of this and other hosts, also from a later
-// one that was given the same number.
+// Process identifies a process among all of this and other hosts, and later ones of the
+// same number.
 type Process struct {
 	BootID string `json:"boot_id"` // of the kernel, /proc/sys/kernel/random/boot_id
 	PID    int    `json:"pid"`
@@ -28,15 +28,15 @@ func Self() (Process, error) {
 	return p, err
 }
 
-// Alive tells whether the process still runs on this host. Where nobody can tell, it
-// counts as alive: what is asked for is whether its leavings may be removed.
+// Alive tells whether the process still runs on this host. If that is unknown it
+// counts as alive: the answer decides whether what it left may be removed.
 func (p Process) Alive() bool {
 	boot, err := bootID()
 	if err != nil {
 		return true
 	}
 	if boot != p.BootID {
-		return false // this host, or the one it ran on, has started anew
+		return false // this host, or the one it ran on, was restarted
 	}
 	now, err := readStat(p.PID)
 	if os.IsNotExist(err) {

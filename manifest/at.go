@@ -13,7 +13,7 @@ import (
 // clock of the host was when it was made.
 const Latest = "latest"
 
-// ErrNoPoint says that a domain has no such point; callers tell it with errors.Is.
+// ErrNoPoint says that a domain has no such point; compare with it by errors.Is.
 var ErrNoPoint = fail.Sentinel(fail.NotFound,
 	"virtbackup list shows the domains and points; is --repo right?",
 	"no such restore point")

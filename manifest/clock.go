@@ -7,8 +7,8 @@ import (
 
 // OddClock says what is odd about the time of a point: it lies after now, or not
 // after that of the point with the next lower number among others, as when the
-// host's clock went backwards. It is "" where nothing is. Numbers are what orders
-// points; who asks for a point by its time has to know where the two disagree.
+// host's clock went backwards. It is "" if nothing is. Points are ordered by number, and
+// someone who names a point by its time has to know where the two disagree.
 func OddClock(m Manifest, others []Manifest, now time.Time) string {
 	var before *Manifest
 	for i, o := range others {

@@ -34,7 +34,7 @@ const (
 	ConsistencyFilesystem = "filesystem" // the guest's file systems were frozen
 )
 
-// ManifestName is the file that makes a directory a point.
+// FileName is the file that makes a directory a point.
 const FileName = "manifest.json"
 
 // DomainXML is the file of a point that holds libvirt's definition of the domain.
@@ -48,8 +48,8 @@ type Manifest struct {
 	Identity   string    `json:"identity,omitempty"` // of the instant, 16 hex digits; from format 2 on
 	Kind       Kind      `json:"kind"`
 	Parent     string    `json:"parent,omitempty"`     // id of the point that this one is chained onto
-	ParentTime time.Time `json:"parent_time,omitzero"` // the instant that the parent shows: tells it from another of its name
-	// ParentIdentity is the parent's Identity, which tells it for certain.
+	ParentTime time.Time `json:"parent_time,omitzero"` // the instant that the parent shows: differs from that of another of its name
+	// ParentIdentity is the parent's Identity, which is unique.
 	ParentIdentity string            `json:"parent_identity,omitempty"`
 	Checkpoint     string            `json:"checkpoint,omitempty"` // name of libvirt's checkpoint
 	Domain         string            `json:"domain"`
@@ -89,9 +89,9 @@ type Disk struct {
 	VirtualSize  int64  `json:"virtual_size"`
 	Source       string `json:"source"`
 	SourceFormat string `json:"source_format"`
-	SourceID     string `json:"source_id,omitempty"` // tells the source from another file or device of its name
-	// SourceEncrypted: the source is encrypted, which QEMU undoes: the image here
-	// is in the clear.
+	SourceID     string `json:"source_id,omitempty"` // differs for another file or device of the same name
+	// SourceEncrypted: the source is encrypted and QEMU decrypts it: the image here
+	// is not encrypted.
 	SourceEncrypted bool   `json:"source_encrypted,omitempty"`
 	DataBytes       int64  `json:"data_bytes"`
 	ZeroBytes       int64  `json:"zero_bytes"`
@@ -213,7 +213,7 @@ func (m Manifest) validateIdentity() error {
 	return nil
 }
 
-// validateLineage holds kind, id and parent together. A parent's number is
+// validateLineage compares kind, id and parent with each other. A parent's number is
 // always lower, so a chain of valid manifests cannot form a loop.
 func (m Manifest) validateLineage() error {
 	prefix, n, err := ParsePointID(m.ID)
@@ -319,7 +319,7 @@ func (m Manifest) validateFiles() error {
 }
 
 // ParentDisk finds, in the parent point, the disk that d is chained onto, and
-// sees that the parent is the one that was there when the point was made.
+// checks that the parent is the one that existed when the point was made.
 func (m Manifest) ParentDisk(d Disk, parent Manifest) (Disk, error) {
 	_, image, err := d.ParentImage()
 	switch {

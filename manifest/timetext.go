@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// withOffset is how a time is printed that local time alone does not tell.
+// withOffset is the layout of a time that is ambiguous in local time.
 const withOffset = time.DateTime + " -0700"
 
 // TimeText is a time for people, in local time, to the second. In the hour that a clock
-// going back repeats it has its offset. [Resolve] takes it back.
+// going back repeats it has its offset. [Resolve] accepts it.
 func TimeText(t time.Time) string {
 	t = t.Local()
 	if _, ok := twin(t); ok {

@@ -20,8 +20,8 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// copyCompared copies a disk that is compared with a base into a recorder that
-// holds what an image chained onto the base shows.
+// copyCompared copies a disk, compared with a base, into a recorder that holds what
+// an image chained onto the base shows. It returns how many bytes were the same, too.
 func copyCompared(t *testing.T, disk *server, base *qcow2.Chain, shown []byte, o Options) (*extenttest.Recorder, Stats, int64) {
 	t.Helper()
 	leaks := watchLeaks(t)
@@ -139,8 +139,7 @@ func TestCopyWithBaseRandom(t *testing.T) {
 	}
 }
 
-// A base that fails ends the copy in order, and so does one that cannot be
-// compared with.
+// A base that cannot be read, or cannot be compared with, stops the copy.
 func TestCopyWithBadBase(t *testing.T) {
 	full := image(t, "qcow2", "64M", "write -P 1 0 64M")
 	cut := filepath.Join(t.TempDir(), "cut")

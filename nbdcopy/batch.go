@@ -50,7 +50,7 @@ type planner struct {
 	report  func(extent.Extent)
 }
 
-// run plans the whole disk. It ends when ctx does, and closes out.
+// run plans the whole disk and closes out. Cancelling ctx stops it.
 func (p *planner) run(ctx context.Context) error {
 	defer close(p.out)
 	for {
@@ -101,8 +101,8 @@ func (p *planner) add(ctx context.Context, e extent.Extent) error {
 
 // append adds a read of whole clusters, joined to the one before where they
 // are neighbours, in requests of maxRequest at most. Dirty parts of one cluster
-// are one read by then (see extents); a read across even one cluster that nobody
-// wants is not cheaper: with every other cluster a hole (BenchmarkReadScattered),
+// are one read by then (see extents); reading across even one cluster that is
+// not needed is not cheaper: with every other cluster a hole (BenchmarkReadScattered),
 // bridging gaps of 64 KiB cost 20 % from memory and 3 % from a disk.
 func (b *batch) append(offset, length int64, at int) {
 	for length > 0 {
@@ -132,7 +132,7 @@ func (b *batch) length() (n int64) {
 	return n
 }
 
-// ensure waits for a free buffer where no batch is open.
+// ensure waits for a free buffer if no batch is open.
 func (p *planner) ensure(ctx context.Context) error {
 	if p.current != nil {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"libguestfs.org/libnbd"
 )
 
-// pollInterval is how long a poll may take before the context is looked at
-// again: a cancelled copy ends within it even if the server is silent.
+// pollInterval is how long a poll may take before the context is checked again: a
+// cancelled copy ends within it even if the server does not answer.
 const pollInterval = 100 * time.Millisecond
 
 // allocation is the metadata context of the NBD protocol that every server with
@@ -28,12 +28,12 @@ type conn struct {
 }
 
 // dial connects to an export, asking for one metadata context to query, or none
-// (""), to read. Libnbd drops a context that the server does not know without a
-// word; see hasContext.
+// (""), to read. libnbd silently drops a context that the server does not know; see
+// hasContext.
 //
 // A connection to read has simple replies: each is as many bytes as were asked for,
 // by the NBD protocol. A structured reply comes in chunks, and libnbd 1.14 does not
-// count whether those cover the read, once: where one is missing, the buffer shows
+// check that they cover the read exactly once: where one is missing, the buffer shows
 // what it held before. (The chunks could be counted in a callback, but the binding
 // copies all data for it.) Data that is read reads as data by block status, so there
 // are no holes that chunks would save. Block status needs structured replies, so
@@ -79,12 +79,12 @@ func dial(ctx context.Context, socket, export, metaContext string) (_ *conn, err
 	return c, nil
 }
 
-// close ends the connection. Requests in flight are dropped, and libnbd does
-// not touch their buffers from here on. (Close's *LibnbdError is not an error
-// worth having: it only says that the handle was closed before.)
+// close closes the connection. Requests in flight are dropped, and libnbd does not
+// touch their buffers any more. (Close only fails on a handle that was closed
+// before.)
 func (c *conn) close() { _ = c.h.Close() }
 
-// wait drives the connection until done says so, an error, or the end of ctx.
+// wait polls the connection until done returns true or an error, or ctx is cancelled.
 func (c *conn) wait(ctx context.Context, done func() (bool, error)) error {
 	for {
 		if ok, err := done(); ok || err != nil {

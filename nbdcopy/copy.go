@@ -29,8 +29,8 @@ type Source struct {
 // Options tune a copy. The zero value works.
 type Options struct {
 	// Connections to read over, 0 means 2. QEMU serves all of them in one
-	// thread, so more do not read faster; the second doubles what QEMU has at
-	// hand where reads are small. Measured on two cores: one connection reads
+	// thread, so more do not read faster; the second doubles the requests that
+	// QEMU can take up where reads are small. Measured on two cores: one connection reads
 	// a full disk as fast, for 6 % less processor time.
 	Connections int
 	// Requests in flight on each connection, 0 means 16: QEMU handles no more
@@ -127,9 +127,9 @@ func (e *Export) Close() {
 	}
 }
 
-// Copy copies the disk into sink, once. The first error ends everything, as the
-// end of ctx does; no goroutine, connection or buffer of the copy is left when
-// it returns.
+// Copy copies the disk into sink, once. The first error stops the copy, and so does
+// cancelling ctx; no goroutine, connection or buffer of the copy is left when it
+// returns.
 func (e *Export) Copy(ctx context.Context, sink extent.Sink, o Options) (_ Stats, err error) {
 	if err := o.Validate(); err != nil {
 		return Stats{}, err
@@ -150,7 +150,7 @@ func (e *Export) Copy(ctx context.Context, sink extent.Sink, o Options) (_ Stats
 	return c.stats(), err
 }
 
-// Validate reports what no copy can run with.
+// Validate reports options that no copy can run with.
 func (o Options) Validate() error {
 	if o.Connections < 0 || o.Requests < 0 || o.Writers < 0 {
 		return fmt.Errorf("negative option: %d connections, %d requests, %d writers", o.Connections, o.Requests, o.Writers)

@@ -14,8 +14,8 @@ import (
 	"github.com/virtbackup/virtbackup/extent/extenttest"
 )
 
-// What servers send, written down once more: by the constants of the code a test would
-// only see that the code agrees with itself.
+// What servers send. With the constants of the code, a test would only show that the
+// code agrees with itself.
 const (
 	wireZero  = 1 << 1 // NBD_STATE_ZERO; NBD_STATE_HOLE is 1 << 0
 	wireDirty = 1 << 0 // qemu:dirty-bitmap

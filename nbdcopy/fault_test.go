@@ -85,7 +85,7 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// An error of the server ends the copy and says where it happened.
+// An error of the server stops the copy and says where it happened.
 func TestReadErrors(t *testing.T) {
 	// Reads touching [8 MiB, 8 MiB + 64 KiB) fail, all others do not.
 	script := `[ "$4" -gt 8388608 ] || [ $(($4 + $3)) -le 8388608 ] || { echo EIO disk on fire >&2; exit 1; }
@@ -132,7 +132,7 @@ func TestDelayedReplies(t *testing.T) {
 	}
 }
 
-// A silent server is left alone once the context ends, whatever it is asked.
+// A server that does not answer is not waited for once ctx is cancelled.
 func TestCancel(t *testing.T) {
 	stop := errors.New("stop it")
 	for name, delay := range map[string]string{"reads": "rdelay=60", "block status": "delay-extents=60", "connecting": "delay-open=60"} {
@@ -187,9 +187,9 @@ func TestServerKilled(t *testing.T) {
 	}
 }
 
-// A server that lets only so many clients in: one beside the one of Open, of the two that
-// read. So much is to be read that the first still reads when the second comes: of a disk
-// of one batch it may have read all by then, and be gone.
+// A server that accepts two clients: the connection of Open and one of the two that read.
+// The disk is so large that the first is still reading when the second connects: of a
+// disk of one batch it may have read all by then, and be gone.
 func TestServerTurnsClientsAway(t *testing.T) {
 	s := nbdkit(t, "--filter=exitlast", "--filter=limit", "pattern", "size=16G", "limit=2")
 	failCopy(t, context.Background(), Source{Socket: s.socket}, newRecorder(), "connect to", s.socket)
@@ -211,7 +211,7 @@ func TestCopyClosesConnections(t *testing.T) {
 	}
 }
 
-// The sink's first error ends the copy and comes back.
+// The sink's first error stops the copy and is returned.
 func TestSinkErrors(t *testing.T) {
 	full := errors.New("no space left on device")
 	for _, op := range []string{"write", "zero"} {
@@ -231,7 +231,7 @@ func TestSinkErrors(t *testing.T) {
 	}
 }
 
-// A sink that takes its time holds the copy back, but not its end.
+// A slow sink slows the copy, but not its cancellation.
 func TestSlowSinkIsCancelled(t *testing.T) {
 	s := nbdkit(t, "pattern", "size=16G")
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
@@ -251,7 +251,7 @@ type panicSink struct{ *extenttest.Recorder }
 
 func (panicSink) Write([]int64, []byte) error { panic("out of my depth") }
 
-// A bug in a sink ends the copy, not the process: the run has things to undo.
+// A panic of a sink stops the copy, not the process: the run has things to undo.
 func TestPanicIsAnError(t *testing.T) {
 	s := qemuNBD(t, "raw", image(t, "raw", "4M", "write -P 1 0 4M"))
 	e, err := Open(context.Background(), Source{Socket: s.socket, Export: "vda"})

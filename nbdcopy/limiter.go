@@ -2,8 +2,8 @@ package nbdcopy
 
 import "context"
 
-// Limiter holds a copy back; a *rate.Limiter of golang.org/x/time is one. WaitN
-// waits until n more bytes, MaxRead at most, may be read, or ctx ends.
+// Limiter limits the rate of a copy; a *rate.Limiter of golang.org/x/time is one.
+// WaitN waits until n more bytes, MaxRead at most, may be read, or ctx is cancelled.
 type Limiter interface {
 	WaitN(ctx context.Context, n int) error
 }

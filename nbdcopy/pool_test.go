@@ -9,6 +9,11 @@ func addressOf(p []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceDat
 
 func TestPool(t *testing.T) {
 	p := testPool(t, 3, 8192)
+	first := <-p.free
+	p.put(first)
+	if addressOf(first)%hugePage != 0 {
+		t.Errorf("the buffers begin at %#x: a huge page of theirs would begin elsewhere", addressOf(first))
+	}
 	seen := map[uintptr]bool{}
 	for range 3 {
 		buf := <-p.free

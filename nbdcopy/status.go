@@ -147,8 +147,8 @@ func startsBehind(entries []entry, length int64) bool {
 	return false
 }
 
-// clip cuts entries where they reach beyond size bytes, or make no progress:
-// what stands before that is still good.
+// clip cuts entries where they reach beyond size bytes, or make no progress: the
+// entries before that are still good.
 func clip(entries []entry, size int64) []entry {
 	for i := range entries {
 		e := &entries[i]

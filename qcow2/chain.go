@@ -10,9 +10,9 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// Chain looks up what images chained onto each other hold, with a memory of
-// 12 bytes for each L2 table of each image (24 KiB for a full image of 1 TiB) and
-// the mostWindows windows that were looked up last. It reads images of this package
+// Chain looks up what images chained onto each other hold. It takes 12 bytes of
+// memory for each L2 table of each image (24 KiB for a full image of 1 TiB), and
+// keeps the maxWindows windows that were used last. It reads images of this package
 // only: one cluster size, no subclusters, zstd. It is safe for concurrent use.
 type Chain struct {
 	layers  []layer // the top image first
@@ -28,14 +28,14 @@ type layer struct {
 	// their indices, ascending, and what they hold.
 	tables  []int32
 	offsets []int64
-	// visible is how many bytes of it the layers above let through: one that
-	// is shorter shows zeros behind its end.
+	// visible is how many bytes of it can be seen through the layers above: behind
+	// the end of each of them the disk reads as zeros.
 	visible int64
 }
 
-// ChainError says that an image of a chain does not hold what it should. What a
-// caller's io.ReaderAt returns, but for the end of the image, says nothing of that: such
-// an error is passed on without a ChainError.
+// ChainError says that an image of a chain is not what it should be. An error of the
+// caller's io.ReaderAt, other than the end of the image, does not say that: it is
+// returned without a ChainError.
 type ChainError struct{ error }
 
 // Unwrap returns the cause.
@@ -50,7 +50,8 @@ func chainError(format string, args ...any) error {
 	return &ChainError{err}
 }
 
-// file is an image whose errors of reading can be told from what is wrong with it.
+// file marks the errors of an image's io.ReaderAt, to tell them from what is wrong
+// with the image.
 type file struct{ io.ReaderAt }
 
 func (f file) ReadAt(p []byte, off int64) (int, error) {
@@ -90,8 +91,8 @@ func OpenChain(images []io.ReaderAt) (*Chain, error) {
 	return c, nil
 }
 
-// openAtOnce images are opened side by side: each takes some reads, which mostly wait for
-// the disk.
+// openAtOnce images are opened side by side: each takes some reads, most of which wait
+// for the disk.
 const openAtOnce = 8
 
 // openedLayer is a layer, or why it could not be opened.
@@ -100,8 +101,8 @@ type openedLayer struct {
 	err error
 }
 
-// openLayers opens images, and returns them the other way round: the top image first. An
-// error of its own is a panic.
+// openLayers opens images and returns the top image first. It fails itself only if a
+// goroutine has panicked.
 func openLayers(images []io.ReaderAt) ([]openedLayer, error) {
 	all := make([]openedLayer, len(images))
 	var group panics.Group

@@ -8,13 +8,13 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// mostPacked is how much of a file is read at once for compressed clusters that
-// lie side by side, and how much for one of them at least, as they are no larger
-// than the largest cluster. A batch of package nbdcopy is that long.
-const mostPacked = 2 << 20
+// maxPacked is how much of a file is read at once for compressed clusters that lie
+// side by side, in bytes. One of them is smaller than the largest cluster, so it
+// fits.
+const maxPacked = maxClusterSize
 
-// ChainReader reads the content of a chain for one caller at a time. It remembers
-// the window that it has looked at last.
+// ChainReader reads the content of a chain for one caller at a time. It keeps the
+// window that it used last.
 type ChainReader struct {
 	chain  *Chain
 	window *Window // nil where no image says anything of window number
@@ -47,8 +47,9 @@ func (r *ChainReader) cell(offset int64) (cell, error) {
 }
 
 // Read fills buf with the clusters at offsets, bytes and multiples of the chain's
-// cluster size, one behind the other. What no image has, behind the end of the
-// disk too, is zeros. Memory that is page-aligned is read into without a copy.
+// cluster size, one behind the other. Clusters that no image has, and what
+// is behind the end of the disk, are zeros. Page-aligned memory is read into without
+// a copy.
 func (r *ChainReader) Read(buf []byte, offsets []int64) error {
 	for len(offsets) > 0 {
 		n, err := r.readRun(buf, offsets)
@@ -61,7 +62,7 @@ func (r *ChainReader) Read(buf []byte, offsets []int64) error {
 }
 
 // readRun reads the first of the clusters, and those behind it that are read
-// together with it, and returns how many those are.
+// together with it, and returns their number.
 func (r *ChainReader) readRun(buf []byte, offsets []int64) (int, error) {
 	first, err := r.cell(offsets[0])
 	if err != nil {
@@ -101,7 +102,7 @@ func (r *ChainReader) readPlain(first cell, buf []byte, offsets []int64) (int, e
 	return n, nil
 }
 
-// hide zeroes what a cluster has behind the part of the image that shows.
+// hide zeroes what a cluster has behind the visible part of the layer.
 func (l *layer) hide(p []byte, offset int64) {
 	if end := l.visible - offset; end < int64(len(p)) {
 		clear(p[max(0, end):])
@@ -109,7 +110,7 @@ func (l *layer) hide(p []byte, offset int64) {
 }
 
 // readPacked reads compressed clusters of one file, in the order of the file and
-// within mostPacked bytes of it, at once, and unpacks them.
+// within maxPacked bytes of it, at once, and unpacks them.
 func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
 	l := r.chain.layers[first.layer]
 	if l.h.Compression != compressionZstd {
@@ -125,7 +126,7 @@ func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, 
 		part := l.h.DataOf(next.entry)
 		last := parts[len(parts)-1]
 		if next.layer != first.layer || next.entry&entryCompressed == 0 ||
-			part.Offset < last.Offset || part.Offset > last.End() || part.End() > start+mostPacked {
+			part.Offset < last.Offset || part.Offset > last.End() || part.End() > start+maxPacked {
 			break
 		}
 		parts, end = append(parts, part), max(end, part.End())
@@ -150,7 +151,7 @@ func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, 
 // the reader.
 func (r *ChainReader) readFile(l layer, offset, length int64) ([]byte, error) {
 	if int64(len(r.packed)) < length {
-		r.packed = alignedBuffer(int(max(length, mostPacked+pageSize)))
+		r.packed = alignedBuffer(int(max(length, maxPacked+pageSize)))
 	}
 	n, err := l.r.ReadAt(r.packed[:length], offset)
 	if err == io.EOF {

@@ -11,9 +11,9 @@ type Compressor interface {
 }
 
 const (
-	// leastSaving is what a compressed cluster must save to be worth the time
-	// of those who read it: a sector, the unit of its length in L2 entries.
-	leastSaving = sectorSize
+	// minSaving is what a compressed cluster must save to be worth the time that
+	// reading it takes: a sector, the unit of its length in L2 entries.
+	minSaving = sectorSize
 
 	// maxCompressors bounds memory: as many callers of Write compress at once,
 	// or as there are processors.
@@ -71,7 +71,7 @@ func (c *compressor) compress(data []byte) (smaller int, err error) {
 		if c.out, err = c.frames.Append(c.out, data[:c.clusterSize]); err != nil {
 			return 0, err
 		}
-		if len(c.out)-start > c.clusterSize-leastSaving {
+		if len(c.out)-start > c.clusterSize-minSaving {
 			c.out = c.out[:start]
 		} else {
 			smaller++

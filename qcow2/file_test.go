@@ -12,7 +12,7 @@ const rangeSize = 1 << 20 // what a File may keep one hash of
 
 var hashSeed = maphash.MakeSeed()
 
-// checkedFile is a file that holds the Writer to the contract of File: whole
+// checkedFile is a file that checks the contract of File: whole
 // aligned ranges from aligned memory, never two writes of a range at once, and
 // hashes kept at each write that are right in the end.
 type checkedFile struct {
@@ -101,7 +101,7 @@ func (f *checkedFile) record(p []byte, offset int64) {
 	}
 }
 
-// verify holds the hashes kept while writing against what is in the file.
+// verify compares the hashes kept while writing with what is in the file.
 func (f *checkedFile) verify() {
 	f.t.Helper()
 	data := readFile(f.t, f.file.Name())

@@ -23,7 +23,7 @@ func qemuImg(t testing.TB, args ...string) []byte {
 	return out
 }
 
-// judge holds an image against the raw file with what the guest should see.
+// judge compares an image with the raw file that has what the guest should see.
 func judge(t testing.TB, image, raw string) {
 	t.Helper()
 	qemuImg(t, "check", "-f", "qcow2", image)

@@ -16,8 +16,8 @@ var ErrNotQcow2 = errors.New("not a qcow2 image")
 // ReadHeader reads and checks the header of an image from a place that is not
 // trusted. It reads no more than the first cluster, 2 MiB at most. What it
 // returns is within the bounds of the format; that the tables are where the
-// header says, it does not check. Where the backing file may lie is for the
-// caller to judge.
+// header says, it does not check. Where the backing file may be is for
+// the caller to decide.
 func ReadHeader(r io.ReaderAt) (Header, error) {
 	h, err := readHeader(r)
 	if err != nil {
@@ -115,7 +115,7 @@ func (f *fields) u8(offset int) byte    { return f.at(offset, 1)[0] }
 func (f *fields) u32(offset int) uint32 { return binary.BigEndian.Uint32(f.at(offset, 4)) }
 func (f *fields) u64(offset int) uint64 { return binary.BigEndian.Uint64(f.at(offset, 8)) }
 
-// i64 makes what does not fit into an int64 -1, which no check lets pass.
+// i64 returns -1 for what does not fit into an int64; the checks refuse it.
 func (f *fields) i64(offset int) int64 {
 	v := f.u64(offset)
 	if v > math.MaxInt64 {
@@ -124,7 +124,7 @@ func (f *fields) i64(offset int) int64 {
 	return int64(v)
 }
 
-// check holds the header's fields against the format and QEMU's limits.
+// check compares the header's fields with the format and QEMU's limits.
 func (h Header) check(length int) error {
 	cs := int64(h.ClusterSize)
 	switch {

@@ -57,7 +57,7 @@ func (r *refcounts) touch(at, length int64) {
 	}
 }
 
-// settle makes clusters that were claimed in vain ordinary ones.
+// settle counts clusters that were claimed and not used as ordinary ones.
 func (r *refcounts) settle(g gap) {
 	for at := g.at; at < g.end; at += r.clusterSize {
 		if r.resident[r.number(at)] != nil {

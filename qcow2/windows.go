@@ -5,12 +5,11 @@ import (
 	"sync"
 )
 
-// mostWindows are kept, 128 KiB each: the readers of a chain and who plans for
-// them are mostly in the same one or two, and looking one up reads an L2 table of
-// each image.
-const mostWindows = 8
+// maxWindows are kept, 128 KiB each: the readers of a chain and their planner are
+// usually in the same one or two, and a lookup reads an L2 table of each image.
+const maxWindows = 8
 
-// windows are those that were looked up last.
+// windows caches those that were used last.
 type windows struct {
 	mu     sync.Mutex
 	recent []*lookup // the one that was used last is the last
@@ -26,11 +25,12 @@ type lookup struct {
 
 var errPanicked = errors.New("looking up a window of a chain panicked")
 
-// get returns a window that is here, or waits for who is looking it up.
+// get returns a window from the cache. Where it is not there, the first caller looks
+// it up, and the others wait for that.
 func (ws *windows) get(number int64, look func() (*Window, error)) (*Window, error) {
 	l, isNew := ws.find(number)
 	if isNew {
-		l.err = errPanicked // unless look returns: others wait
+		l.err = errPanicked // stays if look does not return: others wait for it
 		defer close(l.ready)
 		if l.window, l.err = look(); l.err != nil {
 			ws.forget(l)
@@ -50,7 +50,7 @@ func (ws *windows) find(number int64) (l *lookup, isNew bool) {
 			return l, false
 		}
 	}
-	if len(ws.recent) == mostWindows {
+	if len(ws.recent) == maxWindows {
 		ws.recent = append(ws.recent[:0:0], ws.recent[1:]...)
 	}
 	l = &lookup{number: number, ready: make(chan struct{})}
@@ -58,7 +58,7 @@ func (ws *windows) find(number int64) (l *lookup, isNew bool) {
 	return l, true
 }
 
-// forget lets a window be looked up again: an error may pass.
+// forget removes a window whose lookup failed: the next lookup may succeed.
 func (ws *windows) forget(l *lookup) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

@@ -19,7 +19,7 @@ type Stats struct {
 
 // Writer writes one image. Clusters go to the file in the order of the calls,
 // collected in segments of 1 MiB; the tables that find them follow in Finish.
-// Until Finish the file has no header and is no qcow2 image to anyone.
+// Until Finish the file has no header, so it is no qcow2 image.
 //
 // Memory does not grow with the disk but for 8 bytes for each L2 table of the
 // disk (512 MiB with clusters of 64 KiB): some 20 MiB, and 1 MiB for each

@@ -116,8 +116,8 @@ func (w *work) find() error {
 	}
 	// Where there are no points nothing contradicts the domain's UUID, and what a first
 	// run has left is known by its identity.
-	ids, _ := w.repo.PointIDs(w.Domain)
-	w.owned = uuid != "" || len(ids) == 0
+	lineage, err := w.repo.Lineage(w.Domain)
+	w.owned = uuid != "" || err != nil || len(lineage.IDs()) == 0
 	if uuid == "" {
 		w.domain, err = w.host.Domain(w.Domain)
 	} else {
@@ -142,7 +142,11 @@ func (w *work) run(ctx context.Context) error {
 		return err
 	}
 	if w.Points {
-		if err := w.repo.CheckUnneeded(w.Domain, points); err != nil {
+		lineage, err := w.repo.Lineage(w.Domain)
+		if err != nil {
+			return err
+		}
+		if err := lineage.CheckUnneeded(points); err != nil {
 			return err
 		}
 	}
@@ -161,10 +165,14 @@ func (w *work) run(ctx context.Context) error {
 
 // points lists those that are meant, oldest first.
 func (w *work) points() ([]string, error) {
-	all, err := w.repo.PointIDs(w.Domain)
+	lineage, err := w.repo.Lineage(w.Domain)
+	if err != nil {
+		return nil, err
+	}
+	all := lineage.IDs()
 	switch {
-	case err != nil || w.Point == "":
-		return all, err
+	case w.Point == "":
+		return all, nil
 	case !slices.Contains(all, w.Point):
 		return nil, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, w.Point, w.Domain)
 	}
@@ -285,7 +293,7 @@ func (w *work) removePoints(points []string) error {
 		w.result.Points = append(w.result.Points, id)
 	})
 	if err == nil && w.Point == "" {
-		err = errors.Join(w.dropUnknown(), w.lock.GiveUp())
+		err = errors.Join(w.dropUnknown(), w.lock.RemoveDomain())
 	}
 	return err
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/zeebo/blake3"
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -122,10 +124,10 @@ func asFormat1(t testing.TB, r *Repository, id string) {
 
 // checkOf checks the image of oneImage, once as it is and once after somebody has
 // read parts of it, which makes no difference.
-func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []Damage {
+func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) []damage.Place {
 	t.Helper()
-	check := func(p *hashlist.ProvenRanges) []Damage {
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p,
+	check := func(p *hashlist.ProvenRanges) []damage.Place {
+		found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p,
 			Misread: func(place string) { t.Errorf("damage is told as misread: %s", place) }})
 		if err != nil {
 			t.Fatal(err)
@@ -143,11 +145,13 @@ func checkOf(t *testing.T, r *Repository, m manifest.Manifest, written []byte) [
 // is what was written, or damage.
 func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *hashlist.ProvenRanges {
 	t.Helper()
-	unit := listOf(m.Disks[0]).Range
-	link := Link{m, m.Disks[0], filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
-	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
-	defer files.close()
-	reader := files.open(link)
+	unit := m.Disks[0].HashRange
+	if unit == 0 {
+		unit = hashlist.FirstRangeLength
+	}
+	link := diskimage.Link{Point: m, Disk: m.Disks[0], Path: filepath.Join(r.PointDir(m.Domain, m.ID), m.Disks[0].Image)}
+	reader, closeReader := diskimage.OpenImage(context.Background(), link, hashlist.ReadOptions{})
+	defer closeReader()
 	seed := rand.Uint64()
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	for range 20 {
@@ -159,7 +163,7 @@ func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *
 		p := directio.Buffer(int(3 * unit))[:length]
 		n, err := reader.ReadAt(p, at)
 		want := content[min(at, int64(len(content))):min(at+length, int64(len(content)))]
-		var damaged *DamagedError
+		var damaged *damage.Error
 		if !bytes.Equal(p[:n], want[:n]) || (n < len(p)) != (err != nil) || err != nil && err != io.EOF && !errors.As(err, &damaged) && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, localfile.ErrNotRegular) {
 			t.Errorf("seed %d: %d bytes at %d: got %d, %v", seed, length, at, n, err)
 		}
@@ -167,7 +171,7 @@ func proofOf(t *testing.T, r *Repository, m manifest.Manifest, content []byte) *
 	return reader.Proven()
 }
 
-func describe(found []Damage) string {
+func describe(found []damage.Place) string {
 	var lines []string
 	for _, d := range found {
 		s := d.String()
@@ -319,7 +323,7 @@ func TestEveryByteOfSmallFiles(t *testing.T) {
 		if got, err := r.CheckFile(m, manifest.DomainXML); err != nil || len(got) != 1 || got[0].Harmless {
 			t.Fatalf("byte %d of %s: %s, %v", at, manifest.DomainXML, describe(got), err)
 		}
-		var damaged *DamagedError
+		var damaged *damage.Error
 		if _, err := r.ReadFile(m, manifest.DomainXML); !errors.As(err, &damaged) {
 			t.Fatalf("byte %d of %s: read with %v", at, manifest.DomainXML, err)
 		}
@@ -338,21 +342,21 @@ func TestCheckImageEndsWithItsContext(t *testing.T) {
 	why := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(why)
-	if _, err := r.CheckImage(ctx, m, m.Disks[0], hashlist.CheckOptions{}); !errors.Is(err, why) {
+	if _, err := diskimage.Check(ctx, r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); !errors.Is(err, why) {
 		t.Errorf("got %v, want the cause", err)
 	}
 }
 
 func TestDamagedBy(t *testing.T) {
-	if err := DamagedBy([]Damage{{File: "vm1/check1/vda.hashes", Harmless: true}}); err != nil {
+	if err := damage.ErrorOf([]damage.Place{{File: "vm1/check1/vda.hashes", Harmless: true}}); err != nil {
 		t.Errorf("harmless: %v", err)
 	}
 	r := chainOfThree(t)
-	err := DamagedBy([]Damage{
+	err := damage.ErrorOf([]damage.Place{
 		{Domain: "vm1", Point: "check2", File: "vm1/check2/vda.qcow2", Disk: "vda", Offset: 5, Length: 7, What: "differs", WholeDisk: true},
 		{Domain: "vm1", Point: "check2", File: "vm1/check2/vda.qcow2", Disk: "vda", Offset: 50, Length: 7, What: "differs"},
 	})
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || len(damaged.Points) != 1 {
 		t.Fatalf("got %v", err)
 	}

@@ -5,25 +5,17 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// CheckHeader holds the header of an image against its manifest: sizes, backing
-// file, features. Damage is a *DamagedError.
-func (r *Repository) CheckHeader(m manifest.Manifest, d manifest.Disk) error {
-	if err := checkHeader(filepath.Join(r.PointDir(m.Domain, m.ID), d.Image), d); err != nil {
-		return damagedFile(m, d.Image, err)
-	}
-	return nil
-}
-
-// CheckFile holds a small file of a point (domain.xml) against the digest in the
+// CheckFile compares a small file of a point (domain.xml) with its digest in the
 // manifest. Damage found is not an error.
-func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]Damage, error) {
+func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]damage.Place, error) {
 	path := filepath.Join(r.PointDir(m.Domain, m.ID), name)
-	d := Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != manifest.DomainXML}
+	d := damage.Place{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, name), Harmless: name != manifest.DomainXML}
 	digest, err := localfile.Digest(path)
 	switch {
 	case err == nil && digest == m.Files[name]:
@@ -38,46 +30,20 @@ func (r *Repository) CheckFile(m manifest.Manifest, name string) ([]Damage, erro
 	default:
 		d.What = localfile.Reason(err)
 	}
-	return []Damage{d}, nil
+	return []damage.Place{d}, nil
 }
 
-// ReadFile returns a small file of a point, held against the digest in the
-// manifest. Damage is a *DamagedError.
+// ReadFile returns a small file of a point, once it was compared with its digest in the
+// manifest. Damage is a *damage.Error.
 func (r *Repository) ReadFile(m manifest.Manifest, name string) ([]byte, error) {
 	data, err := localfile.ReadSmall(filepath.Join(r.PointDir(m.Domain, m.ID), name))
 	switch {
 	case err != nil && localfile.CannotCheck(err):
 		return nil, fmt.Errorf("read %s of %s: %w", name, m.ID, err)
 	case err == nil && digest.Of(data) != m.Files[name]:
-		return nil, damagedFile(m, name, fmt.Errorf("%s: differs from what was written", filepath.Join(m.Domain, m.ID, name)))
+		return nil, damage.OfFile(m, name, fmt.Errorf("%s: differs from what was written", filepath.Join(m.Domain, m.ID, name)))
 	case err == nil:
 		return data, nil
 	}
-	return nil, damagedFile(m, name, fmt.Errorf("%s: %s", filepath.Join(m.Domain, m.ID, name), localfile.Reason(err)))
-}
-
-// DamagedBy is the error for damage that was found; nil for none, or only such
-// as no restore needs to mind.
-func DamagedBy(found []Damage) error {
-	type place struct{ domain, point, file string }
-	byPlace := map[place]damages{}
-	var order []place
-	for _, d := range found {
-		if d.Harmless {
-			continue
-		}
-		p := place{d.Domain, d.Point, filepath.Base(d.File)}
-		if byPlace[p] == nil {
-			order = append(order, p)
-		}
-		byPlace[p] = append(byPlace[p], d)
-	}
-	if len(order) == 0 {
-		return nil
-	}
-	e := &DamagedError{}
-	for _, p := range order {
-		e.Points = append(e.Points, DamagedPoint{Domain: p.domain, ID: p.point, File: p.file, Err: byPlace[p]})
-	}
-	return e
+	return nil, damage.OfFile(m, name, fmt.Errorf("%s: %s", filepath.Join(m.Domain, m.ID, name), localfile.Reason(err)))
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -147,7 +149,7 @@ func TestDamageInCompressedData(t *testing.T) {
 	if flipped < 5 {
 		t.Errorf("only %d bytes of %d were flipped", flipped, len(whole))
 	}
-	if got, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{}); err != nil || len(got) != 0 {
+	if got, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{}); err != nil || len(got) != 0 {
 		t.Errorf("nothing is damaged any more: %s, %v", describe(got), err)
 	}
 }
@@ -155,7 +157,7 @@ func TestDamageInCompressedData(t *testing.T) {
 // wantClusters holds what damage names of the disk against the clusters that
 // have a part in it. One that ends just before may be named too: an entry for a
 // compressed cluster counts sectors of 512 bytes.
-func wantClusters(t *testing.T, d Damage, starts, order []int64) {
+func wantClusters(t *testing.T, d damage.Place, starts, order []int64) {
 	t.Helper()
 	const cluster = 64 << 10
 	named := map[int64]bool{}

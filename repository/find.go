@@ -3,33 +3,28 @@ package repository
 import (
 	"cmp"
 	"errors"
-	"slices"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// Find returns the point of a domain that at names, as [Resolve] does; "" is [Latest].
-// A point that cannot be read may be the one that is asked for, or newer: the error is a
-// *DamagedError then, unless another is named by its id.
+// Find returns the point of a domain that at names, as [manifest.Resolve] does; "" is [manifest.Latest].
+// A point that cannot be read may be the one asked for, or newer: then the error is a
+// *damage.Error, unless at is the id of another point.
 func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 	at = cmp.Or(at, manifest.Latest)
-	points, err := r.Points(domain)
-	var damaged *DamagedError
-	if err != nil && !errors.As(err, &damaged) {
+	l, err := r.Lineage(domain)
+	if err != nil {
 		return manifest.Manifest{}, err
 	}
-	m, err := manifest.Resolve(domain, points, at)
-	if damaged == nil || err == nil && m.ID == at {
+	m, err := manifest.Resolve(domain, l.Points, at)
+	var damaged *damage.Error
+	if !errors.As(l.Err(), &damaged) || err == nil && m.ID == at {
 		return m, err
 	}
 	r.Explain(damaged)
-	if at == manifest.Latest || damaged.has(at) {
+	if at == manifest.Latest || damaged.Has(at) {
 		return manifest.Manifest{}, damaged
 	}
 	return manifest.Manifest{}, errors.Join(damaged, err)
-}
-
-// has tells whether a point is among the damaged ones.
-func (e *DamagedError) has(id string) bool {
-	return slices.ContainsFunc(e.Points, func(p DamagedPoint) bool { return p.ID == id })
 }

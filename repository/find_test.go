@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -20,8 +21,8 @@ func TestFindBesideDamage(t *testing.T) {
 	mustWrite(t, filepath.Join(r.PointDir("vm1", "copy10"), manifest.FileName), "{}")
 	for _, at := range []string{"", manifest.Latest, "copy10", "check99", whole.Time.Local().Format(time.RFC3339Nano), "2099-01-01"} {
 		m, err := r.Find("vm1", at)
-		var damaged *DamagedError
-		if !errors.As(err, &damaged) || !damaged.has("copy10") {
+		var damaged *damage.Error
+		if !errors.As(err, &damaged) || !damaged.Has("copy10") {
 			t.Errorf("%q: %s, %v", at, m.ID, err)
 		}
 	}

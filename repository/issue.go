@@ -13,8 +13,8 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// Instants returns what the repository has issued for the locked domain. A list that is
-// damaged is as good as none, and damage says what is wrong with it: then nothing in
+// Instants returns what the repository has issued for the locked domain. A damaged
+// list counts as an empty one, and damage says what is wrong with it: then nothing in
 // libvirt is known to be ours, and disks are compared instead.
 func (l *Lock) Instants() (is instants.List, damage, err error) {
 	is, err = instants.Read(l.dir())
@@ -81,8 +81,7 @@ func (l *Lock) Issue(i instants.Instant) (instants.Instant, error) {
 	return i, nil
 }
 
-// SetInstantState notes what may be done with the checkpoint of an identity from now
-// on.
+// SetInstantState records what may be done with the checkpoint of an identity.
 func (l *Lock) SetInstantState(identity string, state instants.State) error {
 	return l.changeInstants(func(is *instants.List) error {
 		for n := range is.Issued {

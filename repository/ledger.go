@@ -18,7 +18,7 @@ type Ledger struct {
 	domain string
 }
 
-// Ledger reads the ledger of a domain. A damaged instants.json is as good as none.
+// Ledger reads the ledger of a domain. A damaged instants.json counts as an empty one.
 func (r *Repository) Ledger(domain string) (*Ledger, error) {
 	if manifest.ValidDomain(domain) != nil { // nothing of it can be ours
 		return &Ledger{repo: r, domain: domain}, nil
@@ -38,8 +38,8 @@ func (r *Repository) Ledger(domain string) (*Ledger, error) {
 // RepositoryIDs are the UUIDs that the repository has or had.
 func (l *Ledger) RepositoryIDs() []string { return l.repo.IDs() }
 
-// Sealed tells whether the point of an instant is there. One that cannot be read
-// counts: its checkpoint is not ours to throw away.
+// Sealed tells whether the point of an instant exists. One that cannot be read
+// counts: its checkpoint must not be deleted.
 func (l *Ledger) Sealed(i instants.Instant) bool {
 	m, err := l.repo.Point(l.domain, i.Point)
 	if err != nil {
@@ -48,7 +48,7 @@ func (l *Ledger) Sealed(i instants.Instant) bool {
 	return m.Identity == i.Identity
 }
 
-// Inherited tells whether an instant was issued where the repository is not any more:
-// it was moved, or it is a copy, and the original may need the checkpoint. A place that
-// is not known is another than any that is.
+// Inherited tells whether an instant was issued while the repository was in another place:
+// it was moved, or it is a copy, and the original may need the checkpoint. An unknown place
+// differs from every known one.
 func (l *Ledger) Inherited(i instants.Instant) bool { return i.Place != placeOf(l.repo.place) }

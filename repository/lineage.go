@@ -4,44 +4,72 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// ImageRef names an image within a domain.
-type ImageRef struct {
-	Point string // id
-	Image string // file name in the point's directory
-}
-
-// Lineage knows what the points of a domain need of one another, as their
+// Lineage lists the points of a domain, and knows what they need of one another as their
 // manifests say. What the images themselves say, Links checks.
 type Lineage struct {
-	Domain     string
-	Points     []manifest.Manifest // those that can be read, oldest first
-	Unreadable []DamagedPoint      // directories that should be points and cannot be read
+	Domain string
+	// Points are the sealed points that can be read, oldest first. The order is that of
+	// the numbers, not of the clock: numbers only grow, under the lock, and so a parent
+	// always stands before its children, whatever the host's clock did.
+	Points []manifest.Manifest
+	// Unreadable are directories that should be points and cannot be read as such; one
+	// without an ID where the directory of the domain is something else.
+	Unreadable []damage.Point
 
 	byID map[string]manifest.Manifest
 }
 
-// Lineage reads the manifests of a domain. A damaged point is no error here: what
-// cannot be read is in Unreadable.
+// Lineage reads the manifests of a domain; there are no points where the domain has no
+// directory. Damage is no error here, Err returns it.
 func (r *Repository) Lineage(domain string) (*Lineage, error) {
-	points, err := r.Points(domain)
-	var damaged *DamagedError
-	if err != nil && !errors.As(err, &damaged) {
+	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}}
+	ids, err := r.pointIDs(domain)
+	var damaged *damage.Error
+	if errors.As(err, &damaged) {
+		l.Unreadable = damaged.Points
+		return l, nil
+	}
+	if err != nil {
 		return nil, err
 	}
-	l := &Lineage{Domain: domain, Points: points, byID: map[string]manifest.Manifest{}}
-	if damaged != nil {
-		if damaged.Points[0].ID == "" {
-			return nil, err
+	for _, id := range ids {
+		m, err := r.readManifest(domain, id)
+		if err != nil {
+			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
+			continue
 		}
-		l.Unreadable = damaged.Points
+		l.Points = append(l.Points, m)
+		l.byID[id] = m
 	}
-	for _, m := range points {
-		l.byID[m.ID] = m
-	}
+	slices.SortFunc(l.Points, manifest.CompareAge)
 	return l, nil
+}
+
+// Err is a *damage.Error of what cannot be read, nil where all can.
+func (l *Lineage) Err() error {
+	if len(l.Unreadable) == 0 {
+		return nil
+	}
+	return &damage.Error{Points: l.Unreadable}
+}
+
+// IDs are the ids of all points, oldest first, also of those that cannot be read.
+func (l *Lineage) IDs() []string {
+	var ids []string
+	for _, m := range l.Points {
+		ids = append(ids, m.ID)
+	}
+	for _, p := range l.Unreadable {
+		if _, _, err := manifest.ParsePointID(p.ID); err == nil {
+			ids = append(ids, p.ID)
+		}
+	}
+	slices.SortStableFunc(ids, func(a, b string) int { return manifest.NextNumber(a) - manifest.NextNumber(b) })
+	return ids
 }
 
 // Point finds a point that can be read.
@@ -52,15 +80,15 @@ func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
 
 // Parent finds the parent of a disk of a point. ref is the zero value where the
 // disk has none, and err says why a parent that there should be is not there.
-func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref ImageRef, err error) {
+func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.ImageRef, err error) {
 	if d.Parent == "" {
-		return ImageRef{}, nil
+		return manifest.ImageRef{}, nil
 	}
 	id, image, err := d.ParentImage()
 	if err != nil {
-		return ImageRef{}, err
+		return manifest.ImageRef{}, err
 	}
-	ref = ImageRef{id, image}
+	ref = manifest.ImageRef{Point: id, Image: image}
 	parent, ok := l.byID[id]
 	if !ok {
 		return ref, manifest.ErrNoPoint
@@ -71,14 +99,14 @@ func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref ImageRef, er
 
 // Lost returns, for each point that cannot be restored whole, the disks (their
 // targets) that are lost: those that need, themselves or through their parents,
-// an image that broken tells of. It is also asked for images of points that are
-// not there or cannot be read; such points are not in the result.
-func (l *Lineage) Lost(broken func(ImageRef) bool) map[string][]string {
+// an image for which broken returns true. It is also called with images of points that
+// are missing or cannot be read; such points are not in the result.
+func (l *Lineage) Lost(broken func(manifest.ImageRef) bool) map[string][]string {
 	lost := map[string][]string{}
-	bad := map[ImageRef]bool{}
+	bad := map[manifest.ImageRef]bool{}
 	for _, m := range l.Points { // parents stand before their children
 		for _, d := range m.Disks {
-			ref := ImageRef{m.ID, d.Image}
+			ref := manifest.ImageRef{Point: m.ID, Image: d.Image}
 			parent, _ := l.Parent(m, d)
 			_, readable := l.byID[parent.Point]
 			if broken(ref) || bad[parent] || parent.Point != "" && !readable && broken(parent) {
@@ -95,7 +123,7 @@ func (l *Lineage) Lost(broken func(ImageRef) bool) map[string][]string {
 func (l *Lineage) Broken() map[string][]string { return l.Lost(l.unchained) }
 
 // unchained tells whether the parent of an image is not there, or another one.
-func (l *Lineage) unchained(ref ImageRef) bool {
+func (l *Lineage) unchained(ref manifest.ImageRef) bool {
 	m, ok := l.byID[ref.Point]
 	if !ok {
 		return true
@@ -126,36 +154,37 @@ func (l *Lineage) Needs(id string) []manifest.Manifest {
 	return slices.DeleteFunc(slices.Clone(l.Points), func(m manifest.Manifest) bool { return !need[m.ID] })
 }
 
-// Explain adds to a *DamagedError what follows from it for the other points of
-// the domain. An error of reading them leaves it as it was.
-func (r *Repository) Explain(e *DamagedError) {
-	if len(e.Points) == 0 || e.Points[0].ID == "" {
-		return
-	}
-	l, err := r.Lineage(e.Points[0].Domain)
-	if err != nil {
-		return
-	}
-	hit, whole, files := map[string]bool{}, map[string]bool{}, map[ImageRef]bool{}
-	for _, p := range append(slices.Clone(e.Points), l.Unreadable...) {
-		hit[p.ID] = true
-		whole[p.ID] = whole[p.ID] || p.File == ""
-		files[ImageRef{p.ID, p.File}] = true
-	}
-	lost := l.Lost(func(ref ImageRef) bool { return whole[ref.Point] || files[ref] || l.unchained(ref) })
-	e.Lost, e.Left = nil, nil
-	for _, p := range l.Unreadable {
-		e.Lost = append(e.Lost, p.ID)
-	}
-	verified := r.Verified(e.Points[0].Domain)
+// Children are the ids of the points that are chained onto a point directly, oldest first,
+// as far as they can be read.
+func (l *Lineage) Children(id string) []string {
+	var ids []string
 	for _, m := range l.Points {
-		v, known := verified[m.ID]
-		switch {
-		case hit[m.ID] || len(lost[m.ID]) > 0:
-			e.Lost = append(e.Lost, m.ID)
-		case known && !v.Sound: // this damage leaves it alone, another does not
-		default:
-			e.Left = append(e.Left, m.ID)
+		if m.Needs(id) {
+			ids = append(ids, m.ID)
 		}
 	}
+	return ids
+}
+
+// CheckUnneeded returns a *NeededError where a point that would stay needs one
+// of these.
+func (l *Lineage) CheckUnneeded(ids []string) error {
+	stays := func(id string) bool { return !slices.Contains(ids, id) }
+	for _, id := range ids {
+		needed := &NeededError{Domain: l.Domain, ID: id}
+		for _, child := range l.Children(id) {
+			if stays(child) {
+				needed.By = append(needed.By, child)
+			}
+		}
+		for _, p := range l.Unreadable {
+			if stays(p.ID) && manifest.NextNumber(p.ID) > manifest.NextNumber(id) {
+				needed.Unreadable = append(needed.Unreadable, p.ID)
+			}
+		}
+		if len(needed.By)+len(needed.Unreadable) > 0 {
+			return needed
+		}
+	}
+	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -32,7 +33,7 @@ func TestExplain(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			r := copyOf(t, whole)
-			e := &DamagedError{Points: []DamagedPoint{{Domain: "vm1", ID: "check1", File: manifest.DomainXML, Err: fs.ErrInvalid}}}
+			e := &damage.Error{Points: []damage.Point{{Domain: "vm1", ID: "check1", File: manifest.DomainXML, Err: fs.ErrInvalid}}}
 			if err := tt.spoil(r); err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +56,7 @@ func TestParentOfAnotherTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := a.Links("vm1", "diff3", "vda")
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "put here by hand") {
 		t.Errorf("got %v", err)
 	}
@@ -75,7 +76,7 @@ func TestParentOfAnotherIdentity(t *testing.T) {
 	}
 	mustWrite(t, filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName), string(data))
 	_, err = r.Links("vm1", "diff3", "vda")
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "needs the point of identity "+testIdentity) {
 		t.Errorf("got %v", err)
 	}

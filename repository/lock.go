@@ -23,8 +23,8 @@ import (
 const lockName = "lock"
 
 // lockAttempts bounds the retries after another process removed the directory
-// or the lock file between our steps. Each retry needs such a process to have
-// ended a run without a point at that very moment, so a handful is plenty.
+// or the lock file between our steps. Each retry means that such a process has
+// ended a run without a point at that moment, so a handful would do.
 const lockAttempts = 50
 
 // Lock holds a domain of the repository for one run. The kernel releases it
@@ -39,8 +39,8 @@ type Lock struct {
 	unlocked bool
 }
 
-// LockedError says who holds the lock. PID is 0 where the holder did not get to
-// write it down.
+// LockedError says who holds the lock. PID is 0 if the holder has not written its
+// own yet.
 type LockedError struct {
 	Domain string
 	PID    int
@@ -65,8 +65,8 @@ func (e *LockedError) Hint() string {
 	return "another run of virtbackup works on this domain: wait until it has ended"
 }
 
-// holder is the content of a lock file. It informs people only: what locks is
-// flock(2), so that a dead process is no obstacle.
+// holder is the content of a lock file. It is for people only: the lock itself is
+// flock(2), so a dead process is no obstacle.
 type holder struct {
 	PID     int       `json:"pid"`
 	Host    string    `json:"host"`
@@ -132,9 +132,9 @@ func (r *Repository) makeDomainDir(domain string) (made bool, err error) {
 	return false, err
 }
 
-var errLockMoved = errors.New("the lock file was replaced again and again")
+var errLockMoved = errors.New("the lock file was replaced repeatedly")
 
-// tryLock opens and locks the lock file. errLockMoved asks for another try.
+// tryLock opens and locks the lock file. On errLockMoved the caller tries again.
 func (r *Repository) tryLock(domain string) (*os.File, error) {
 	f, err := r.openLock(domain)
 	if err != nil {
@@ -190,7 +190,7 @@ func stillAt(f *os.File, path string) bool {
 	return err == nil && os.SameFile(open, named)
 }
 
-// writeHolder notes who has the lock. Errors are let pass: the lock holds
+// writeHolder notes who has the lock. Errors are ignored: the lock holds
 // without the note, and on a full disk a run must still be able to clean up.
 func writeHolder(f *os.File) {
 	host, _ := os.Hostname()
@@ -246,9 +246,9 @@ func (l *Lock) Unlock() error {
 	return nil
 }
 
-// removeIfEmpty runs under the lock. Whoever opened the lock file before it
-// went finds in tryLock that the name is gone and starts again; whoever makes a
-// new one in between keeps the directory, as rmdir fails.
+// removeIfEmpty runs under the lock. A process that opened the lock file before it was
+// removed finds in tryLock that the name is gone and starts again; one that makes a new
+// lock file in between keeps the directory, as rmdir fails.
 func (l *Lock) removeIfEmpty() error {
 	dir := l.repo.domainDir(l.domain)
 	entries, err := os.ReadDir(dir)
@@ -282,7 +282,7 @@ func (l *Lock) check() error {
 	return nil
 }
 
-// Leftovers lists the names (".partial-…") of what runs that died left behind.
+// Leftovers lists the names (".partial-…") of what killed runs left behind.
 func (l *Lock) Leftovers() ([]string, error) {
 	entries, err := os.ReadDir(l.repo.domainDir(l.domain))
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 // markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
 const markPrefix = ".mark-"
 
-// SetMark leaves a note for the run that comes after this one, should this one
-// be killed: what it is about to do to the guest. A mark stands until ClearMark.
+// SetMark leaves a note for the next run, in case this one is killed: what it is about
+// to do to the guest. A mark stands until ClearMark.
 //
 // It is not synced: the page cache outlives the process, and what ends the host
 // ends the guest, too. For the same reason a mark that was cut short, or is

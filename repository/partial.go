@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -19,7 +20,7 @@ import (
 
 const partialPrefix = ".partial-"
 
-// Partial is a point in the making: a directory that nothing lists. Its methods
+// Partial is a point that is being made: a directory that nothing lists. Its methods
 // are safe for concurrent use.
 type Partial struct {
 	lock     *Lock
@@ -30,7 +31,7 @@ type Partial struct {
 	mu     sync.Mutex
 	done   bool // sealed or discarded
 	files  map[string]string
-	images map[string]*Image // by target
+	images map[string]*diskimage.Image // by target
 }
 
 // Begin makes the directory of a new point, whose identity was issued before (Issue).
@@ -51,7 +52,7 @@ func (l *Lock) Begin(id, identity string) (*Partial, error) {
 	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
 		return nil, fmt.Errorf("begin point %s: %w", id, err)
 	}
-	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]*Image{}}, nil
+	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]*diskimage.Image{}}, nil
 }
 
 // ID is the id that the point will have.
@@ -63,7 +64,7 @@ func (p *Partial) Dir() string { return p.dir }
 
 // CreateImage makes TARGET.qcow2 and its hash list. Seal wants every image
 // finished; Discard closes and removes those that are not.
-func (p *Partial) CreateImage(target string, direct directio.Mode) (*Image, error) {
+func (p *Partial) CreateImage(target string, direct directio.Mode) (*diskimage.Image, error) {
 	if err := manifest.ValidName(target); err != nil {
 		return nil, fmt.Errorf("create image: disk: %w", err)
 	}
@@ -72,7 +73,7 @@ func (p *Partial) CreateImage(target string, direct directio.Mode) (*Image, erro
 	if p.done {
 		return nil, fmt.Errorf("create image of %s: point %s is closed", target, p.id)
 	}
-	im, err := createImage(filepath.Join(p.dir, target), direct)
+	im, err := diskimage.Create(filepath.Join(p.dir, target), direct)
 	if err != nil {
 		return nil, fmt.Errorf("create image of %s: %w", target, err)
 	}
@@ -206,7 +207,7 @@ func (p *Partial) completeDisks(disks []manifest.Disk) ([]manifest.Disk, error) 
 		if im == nil {
 			return nil, fmt.Errorf("disk %q has no image", d.Target)
 		}
-		hashes, size, ok := im.finished()
+		hashes, size, ok := im.Finished()
 		if !ok {
 			return nil, fmt.Errorf("the image of disk %q is not finished", d.Target)
 		}
@@ -220,8 +221,8 @@ func (p *Partial) completeDisks(disks []manifest.Disk) ([]manifest.Disk, error) 
 }
 
 // Discard removes the point with all its files. It does nothing after Seal or
-// an earlier Discard, so that callers can defer it. Nobody may be writing to
-// its images any more.
+// an earlier Discard, so that callers can defer it. No write to its
+// images may be under way.
 func (p *Partial) Discard() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -67,7 +68,7 @@ func TestSealListsThePoint(t *testing.T) {
 	r := newRepository(t)
 	l := mustLock(t, r, "my guest")
 	makePoint(t, l, point{id: "check1", kind: manifest.KindFull, targets: []string{"vda", "vdb"}})
-	points, err := r.Points("my guest")
+	points, err := pointsOf(r, "my guest")
 	if err != nil || len(points) != 1 {
 		t.Fatalf("points %+v, %v", points, err)
 	}
@@ -113,7 +114,7 @@ func TestDeathAfterEachStepOfSeal(t *testing.T) {
 				t.Fatalf("%s: %v", step.name, err)
 			}
 		}
-		points, err := r.Points("vm1")
+		points, err := pointsOf(r, "vm1")
 		if err != nil {
 			t.Errorf("after %s: %v", last, err)
 		}
@@ -166,7 +167,7 @@ func TestSealRefuses(t *testing.T) {
 			if err := p.Seal(m); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v, want %q", err, tt.want)
 			}
-			if points, _ := r.Points("vm1"); len(points) != 0 {
+			if points, _ := pointsOf(r, "vm1"); len(points) != 0 {
 				t.Errorf("listed all the same: %+v", points)
 			}
 			if err := p.Discard(); err != nil {
@@ -190,7 +191,7 @@ func TestUnsealTakesTheRenameBack(t *testing.T) {
 	if err := p.unseal(); err != nil {
 		t.Fatal(err)
 	}
-	if points, err := r.Points("vm1"); err != nil || len(points) != 0 {
+	if points, err := pointsOf(r, "vm1"); err != nil || len(points) != 0 {
 		t.Errorf("points %+v, %v", points, err)
 	}
 	if err := p.Discard(); err != nil {
@@ -230,7 +231,7 @@ func TestDiscardIsIdempotentAndSparesASealedPoint(t *testing.T) {
 	if q.WriteFile("x", nil) == nil {
 		t.Error("file written after Discard")
 	}
-	if points, err := r.Points("vm1"); err != nil || len(points) != 1 {
+	if points, err := pointsOf(r, "vm1"); err != nil || len(points) != 1 {
 		t.Errorf("points %+v, %v", points, err)
 	}
 }
@@ -272,7 +273,7 @@ func TestBeginRefuses(t *testing.T) {
 }
 
 // writeTestImage writes a qcow2 image with one cluster of data.
-func writeTestImage(t testing.TB, im *Image, d manifest.Disk) {
+func writeTestImage(t testing.TB, im *diskimage.Image, d manifest.Disk) {
 	t.Helper()
 	o := qcow2.Options{VirtualSize: d.VirtualSize, BackingFile: d.Parent}
 	if d.Parent != "" {

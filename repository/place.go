@@ -11,8 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// NotePlace notes where the repository is, and tells whether that was another place
-// before: it was moved, or copied with all its files. That is said once. Where it is a
+// NotePlace notes where the repository is, and tells whether it was in another place
+// before: moved, or copied with all its files. It tells so once. Where it is a
 // copy, the original may go on issuing identities that this one does not know, and
 // needs the checkpoints that both know; see Ledger.Inherited.
 //
@@ -36,9 +36,9 @@ func (r *Repository) NotePlace() (moved bool, err error) {
 	return moved, nil
 }
 
-// findPlace returns where a repository is; nil where that cannot be told: on FUSE and
-// SMB a directory may have another inode after each mount, and not to know is better
-// than to take the repository for a copy every night.
+// findPlace returns where a repository is; nil if that is unknown: on FUSE and
+// SMB a directory may have another inode after each mount, and an unknown place is better
+// than a repository that looks like a copy every night.
 func findPlace(dir string) (*fileid.ID, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
@@ -61,7 +61,7 @@ func placeOf(id *fileid.ID) string {
 }
 
 // NewID gives a repository that is a copy a UUID of its own, so that what it makes in
-// libvirt is told from what the original makes. Points keep theirs. It returns the
+// libvirt differs from what the original makes. Points keep the old one. It returns the
 // repository under its new UUID.
 func NewID(dir string) (*Repository, error) {
 	r, err := Open(dir)

@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -63,14 +65,14 @@ func ids(points []manifest.Manifest) string {
 
 func TestPointsInOrderOfNumbers(t *testing.T) {
 	r := chainOfThree(t)
-	points, err := r.Points("vm1")
+	points, err := pointsOf(r, "vm1")
 	if err != nil || ids(points) != "check1 check2 diff3 copy10" {
 		t.Errorf("points %s, %v", ids(points), err)
 	}
-	if points, err := r.Points("absent"); err != nil || len(points) != 0 {
+	if points, err := pointsOf(r, "absent"); err != nil || len(points) != 0 {
 		t.Errorf("absent domain: %s, %v", ids(points), err)
 	}
-	if _, err := r.Points("../vm1"); err == nil {
+	if _, err := pointsOf(r, "../vm1"); err == nil {
 		t.Error("a name that leads outside was read")
 	}
 }
@@ -129,11 +131,11 @@ func TestPointsShowsDamageBesideTheRest(t *testing.T) {
 			if err := tt.spoil(t, r); err != nil {
 				t.Fatal(err)
 			}
-			points, err := r.Points("vm1")
+			points, err := pointsOf(r, "vm1")
 			if ids(points) != tt.rest {
 				t.Errorf("points %s, want %s", ids(points), tt.rest)
 			}
-			var damaged *DamagedError
+			var damaged *damage.Error
 			if tt.id == "" {
 				if err != nil {
 					t.Error(err)
@@ -156,19 +158,19 @@ func TestPointFromAnotherDomainIsDamage(t *testing.T) {
 	if err := os.Rename(r.PointDir("vm1", "check1"), r.PointDir("vm2", "check1")); err != nil {
 		t.Fatal(err)
 	}
-	_, err := r.Points("vm2")
-	var damaged *DamagedError
+	_, err := pointsOf(r, "vm2")
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "of domain vm1") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestDamagedErrorKeepsCauses(t *testing.T) {
+func TestDamageErrorKeepsCauses(t *testing.T) {
 	r := chainOfThree(t)
 	if err := os.Remove(filepath.Join(r.PointDir("vm1", "check1"), manifest.FileName)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Points("vm1"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := pointsOf(r, "vm1"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want ErrNotExist inside", err)
 	}
 }
@@ -208,9 +210,9 @@ func TestOwner(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if err := r.CheckOwner("vm1", testDomainUUID); !errors.As(err, &damaged) {
-		t.Errorf("nothing readable: got %v, want *DamagedError", err)
+		t.Errorf("nothing readable: got %v, want *damage.Error", err)
 	}
 }
 
@@ -269,7 +271,7 @@ func TestChainNamesTheBrokenPoint(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := r.Links("vm1", "diff3", "vda")
-			var damaged *DamagedError
+			var damaged *damage.Error
 			if !errors.As(err, &damaged) || damaged.Points[0].ID != tt.broken {
 				t.Errorf("got %v, want damage of %s", err, tt.broken)
 			}
@@ -292,12 +294,12 @@ func TestLinksWithoutOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, ofLinks := r.Links("vm1", "diff3", "vda")
-	ofHeader := r.CheckHeader(m, m.Disks[0])
+	ofHeader := diskimage.CheckHeader(r.Link(m, m.Disks[0]))
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
 	for _, err := range []error{ofLinks, ofHeader} {
-		var damaged *DamagedError
+		var damaged *damage.Error
 		if !errors.Is(err, unix.EMFILE) || errors.As(err, &damaged) {
 			t.Errorf("got %v, want too many open files, and no damage", err)
 		}
@@ -318,15 +320,15 @@ func TestPointsThatMayNotBeRead(t *testing.T) {
 	if err := unix.Setfsuid(65534); err != nil { // of this thread alone
 		t.Fatal(err)
 	}
-	points, err := r.Points("vm1")
+	points, err := pointsOf(r, "vm1")
 	if err := unix.Setfsuid(0); err != nil {
 		t.Fatal(err)
 	}
-	var damaged *DamagedError
+	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !errors.Is(damaged.NotNow(), fs.ErrPermission) {
 		t.Errorf("got %s, %v; want to know that nobody can tell now", ids(points), err)
 	}
-	if err := (&DamagedError{Points: []DamagedPoint{{Err: fs.ErrNotExist}}}).NotNow(); err != nil {
+	if err := (&damage.Error{Points: []damage.Point{{Err: fs.ErrNotExist}}}).NotNow(); err != nil {
 		t.Errorf("of a manifest that is not there: %v", err)
 	}
 }
@@ -368,4 +370,21 @@ func TestQemuImgRestoresASealedPoint(t *testing.T) {
 	if !bytes.Equal(got, want) {
 		t.Error("the restored disk differs from what was written")
 	}
+}
+
+// pointsOf lists the points that can be read; the error is that of the others.
+func pointsOf(r *Repository, domain string) ([]manifest.Manifest, error) {
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return nil, err
+	}
+	return l.Points, l.Err()
+}
+
+func idsOf(r *Repository, domain string) ([]string, error) {
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return nil, err
+	}
+	return l.IDs(), nil
 }

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -24,7 +26,7 @@ func TestProofSparesTheCheck(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain, proofs, closeChain, err := OpenChain(context.Background(), links, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
+	chain, proofs, closeChain, err := diskimage.OpenChain(context.Background(), links, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,8 +52,8 @@ func TestProofSparesTheCheck(t *testing.T) {
 		t.Fatalf("%d of %d ranges are proven", len(proven), all)
 	}
 	flip(t, links[0].Path, proven[len(proven)/2]*hashlist.RangeLength+12345)
-	check := func(p *hashlist.ProvenRanges) []Damage {
-		damage, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p})
+	check := func(p *hashlist.ProvenRanges) []damage.Place {
+		damage, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,9 +70,8 @@ func TestProofSparesTheCheck(t *testing.T) {
 // proofOfAll has read all of the image of oneImage.
 func proofOfAll(t *testing.T, r *Repository, m manifest.Manifest) *hashlist.ProvenRanges {
 	t.Helper()
-	files := newChainFiles(context.Background(), hashlist.ReadOptions{})
-	defer files.close()
-	reader := files.open(Link{m, m.Disks[0], filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")})
+	reader, closeReader := diskimage.OpenImage(context.Background(), diskimage.Link{Point: m, Disk: m.Disks[0], Path: filepath.Join(r.PointDir("vm1", "check1"), "vda.qcow2")}, hashlist.ReadOptions{})
+	defer closeReader()
 	if _, err := reader.ReadAt(directio.Buffer(int(m.Disks[0].ImageBytes+4096)), 0); err != io.EOF {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestListDamagedAfterTheProof(t *testing.T) {
 	r, m := oneImage(t, hashlist.RangeLength)
 	proof := proofOfAll(t, r, m)
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
-	found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: proof})
+	found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: proof})
 	if err != nil || len(found) != 1 || !found[0].Harmless {
 		t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 	}
@@ -95,7 +96,7 @@ func TestProofOfAComputedList(t *testing.T) {
 	flip(t, filepath.Join(r.PointDir("vm1", "check1"), "vda.hashes"), firstHash+hashLength)
 	read := func(p *hashlist.ProvenRanges) (bytes int64) {
 		var sum atomic.Int64
-		found, err := r.CheckImage(context.Background(), m, m.Disks[0], hashlist.CheckOptions{Proven: p, Progress: func(n int64) { sum.Add(n) }})
+		found, err := diskimage.Check(context.Background(), r.Link(m, m.Disks[0]), hashlist.CheckOptions{Proven: p, Progress: func(n int64) { sum.Add(n) }})
 		if err != nil || len(found) != 1 || !found[0].Harmless {
 			t.Errorf("got %s, %v, want harmless damage of the list", describe(found), err)
 		}
@@ -108,14 +109,13 @@ func TestProofOfAComputedList(t *testing.T) {
 
 // What storage cannot read is damage, and no reason to try it every night again: an
 // incremental leaves such a base. The memory of a process cannot be read at 0: EIO.
-func TestLinkReaderOfWhatCannotBeRead(t *testing.T) {
-	files := newChainFiles(context.Background(), hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
-	defer files.close()
-	reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
-		Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
+func TestReaderOfWhatCannotBeRead(t *testing.T) {
+	reader, closeReader := diskimage.OpenImage(context.Background(), diskimage.Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: "/proc/self/mem",
+		Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}}, hashlist.ReadOptions{Warn: func(place string) { t.Error(place) }})
+	defer closeReader()
 	for _, p := range [][]byte{directio.Buffer(hashlist.FirstRangeLength), make([]byte, 512)} {
 		_, err := reader.ReadAt(p, 0)
-		var damaged *DamagedError
+		var damaged *damage.Error
 		if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "cannot be read: input/output error") || damaged.Points[0].ID != "check1" {
 			t.Errorf("%d bytes: %v", len(p), err)
 		}

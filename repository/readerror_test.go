@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -33,17 +35,16 @@ func underStrace(t *testing.T, file, reads, inject string) string {
 
 // verdict prints whether an error is one of damage.
 func verdict(what string, err error) {
-	var damaged *DamagedError
+	var damaged *damage.Error
 	fmt.Printf("%s: damage %v, now %v: %v\n", what, errors.As(err, &damaged), damaged == nil || damaged.NotNow() == nil, err)
 }
 
 // A bad sector that is read past the page cache is ENODATA: damage, as EIO is.
 func TestBadSectorIsDamage(t *testing.T) {
 	if path := os.Getenv(readErrorChild); path != "" {
-		files := newChainFiles(context.Background(), hashlist.ReadOptions{})
-		defer files.close()
-		reader := files.open(Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
-			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}})
+		reader, closeReader := diskimage.OpenImage(context.Background(), diskimage.Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
+			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}}, hashlist.ReadOptions{})
+		defer closeReader()
 		_, err := reader.ReadAt(directio.Buffer(hashlist.FirstRangeLength), 0)
 		verdict("image", err)
 		return
@@ -66,7 +67,7 @@ func TestReadThatFailsOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = r.Points(domain)
+		_, err = pointsOf(r, domain)
 		verdict("points", err)
 		_, err = r.Links(domain, "check1", "vda")
 		verdict("links", err)

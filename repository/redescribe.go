@@ -34,8 +34,8 @@ func changeDescription(dir string, change func(*description)) (err error) {
 }
 
 // lockDescription waits for whoever changes repository.json, which takes some
-// milliseconds. The file goes with the lock: it would keep the directory of a repository
-// that is not used from being removed.
+// milliseconds. The file is removed with the lock: it would keep the directory of an
+// unused repository from being removed.
 func lockDescription(dir string) (unlock func() error, err error) {
 	path := filepath.Join(dir, temporaryPrefix+"lock")
 	for {

@@ -18,7 +18,7 @@ import (
 type NeededError struct {
 	Domain, ID string
 	By         []string // points that name it as parent, oldest first
-	Unreadable []string // points that may do so: nobody can read their manifests
+	Unreadable []string // points that may do so: their manifests cannot be read
 }
 
 // Error names the points that need it.
@@ -38,67 +38,19 @@ func (e *NeededError) Hint() string {
 	return "remove the points that need it first, the newest first; or all of the domain's at once"
 }
 
-// PointIDs lists the ids of all points of a domain, damaged ones too, oldest
-// first.
-func (r *Repository) PointIDs(domain string) ([]string, error) {
-	points, err := r.Points(domain)
-	var damaged *DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return nil, err
-	}
-	var ids []string
-	for _, m := range points {
-		ids = append(ids, m.ID)
-	}
-	if damaged != nil {
-		for _, d := range damaged.Points {
-			if _, _, err := manifest.ParsePointID(d.ID); err == nil {
-				ids = append(ids, d.ID)
-			}
-		}
-	}
-	slices.SortStableFunc(ids, func(a, b string) int { return manifest.NextNumber(a) - manifest.NextNumber(b) })
-	return ids, nil
-}
-
-// CheckUnneeded returns a *NeededError where a point that would stay needs one
-// of these.
-func (r *Repository) CheckUnneeded(domain string, ids []string) error {
-	points, err := r.Points(domain)
-	var damaged *DamagedError
-	if err != nil && !errors.As(err, &damaged) {
-		return err
-	}
-	for _, id := range ids {
-		needed := &NeededError{Domain: domain, ID: id}
-		for _, m := range points {
-			if !slices.Contains(ids, m.ID) && m.Needs(id) {
-				needed.By = append(needed.By, m.ID)
-			}
-		}
-		if damaged != nil {
-			for _, d := range damaged.Points {
-				if !slices.Contains(ids, d.ID) && manifest.NextNumber(d.ID) > manifest.NextNumber(id) {
-					needed.Unreadable = append(needed.Unreadable, d.ID)
-				}
-			}
-		}
-		if len(needed.By)+len(needed.Unreadable) > 0 {
-			return needed
-		}
-	}
-	return nil
-}
-
 // RemovePoints removes sealed points, the last of ids first: pass them oldest
-// first. removed, if set, is told of each. A *NeededError comes before anything
-// is removed. Whatever instant it dies at, each point is either listed and
-// whole, or a leftover: first its name goes, durably, then its files.
+// first. removed, if set, is called with each. A *NeededError comes before anything
+// is removed. If the process is killed at any instant, each point is either listed and
+// whole, or a leftover: first its name is removed, durably, then its files.
 func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("remove points: %w", err)
 	}
-	if err := l.repo.CheckUnneeded(l.domain, ids); err != nil {
+	lineage, err := l.repo.Lineage(l.domain)
+	if err != nil {
+		return err
+	}
+	if err := lineage.CheckUnneeded(ids); err != nil {
 		return err
 	}
 	for _, id := range slices.Backward(ids) {
@@ -134,17 +86,17 @@ func (l *Lock) removePoint(id string) error {
 	return l.RemoveLeftover(aside)
 }
 
-// GiveUp removes all that is in the domain's directory beside its points (which
-// have to be gone) and lets Unlock remove the directory. What nobody knows there
-// stays, and the directory with it.
-func (l *Lock) GiveUp() error {
+// RemoveDomain removes all that is in the domain's directory beside its points (which
+// have to be gone) and lets Unlock remove the directory. Unknown files
+// stay, and the directory with them.
+func (l *Lock) RemoveDomain() error {
 	if err := l.check(); err != nil {
-		return fmt.Errorf("give up domain: %w", err)
+		return fmt.Errorf("remove domain: %w", err)
 	}
 	dir := l.repo.domainDir(l.domain)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("give up domain %s: %w", l.domain, err)
+		return fmt.Errorf("remove domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
 		if e.Name() != VerifiedName && e.Name() != instants.DamagedName && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName},
@@ -152,7 +104,7 @@ func (l *Lock) GiveUp() error {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("give up domain %s: %w", l.domain, err)
+			return fmt.Errorf("remove domain %s: %w", l.domain, err)
 		}
 	}
 	l.made = true

@@ -32,7 +32,7 @@ func ofChain(t *testing.T) (*Repository, *Lock) {
 
 func wantIDs(t *testing.T, r *Repository, want ...string) {
 	t.Helper()
-	ids, err := r.PointIDs("vm1")
+	ids, err := idsOf(r, "vm1")
 	if err != nil || !slices.Equal(ids, want) {
 		t.Errorf("points: %q, %v, want %q", ids, err, want)
 	}
@@ -107,7 +107,7 @@ func TestRemovePointsBesideDamage(t *testing.T) {
 	wantIDs(t, r)
 }
 
-func TestGiveUp(t *testing.T) {
+func TestRemoveDomain(t *testing.T) {
 	for _, stranger := range []string{"", "notes.txt"} {
 		r, l := ofChain(t)
 		dir := filepath.Join(r.Dir(), "vm1")
@@ -116,8 +116,8 @@ func TestGiveUp(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ids, _ := r.PointIDs("vm1")
-		if err := errors.Join(l.RemovePoints(ids, nil), l.GiveUp(), l.Unlock()); err != nil {
+		ids, _ := idsOf(r, "vm1")
+		if err := errors.Join(l.RemovePoints(ids, nil), l.RemoveDomain(), l.Unlock()); err != nil {
 			t.Fatal(err)
 		}
 		_, err := os.Stat(dir)

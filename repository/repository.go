@@ -1,6 +1,6 @@
 // Package repository keeps restore points in a directory tree (docs/format.md
-// describes it for people): the tree itself, manifests, the lock of a domain,
-// sealing, image files that are hashed as they are written, and hash lists.
+// describes it for people): the tree itself, the lock of a domain, points that are being
+// made and sealed, what is listed, needed, lost or removed.
 //
 //	REPO/repository.json
 //	REPO/DOMAIN/lock
@@ -10,6 +10,9 @@
 //
 // Names that come from outside (a domain's, a disk's, a manifest's) are checked
 // with manifest.ValidName before they become part of a path.
+//
+// What a manifest says is package manifest's, the images diskimage's, the list of issued
+// identities instants'. The package knows nothing of libvirt.
 package repository
 
 import (
@@ -25,6 +28,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -36,7 +40,7 @@ import (
 
 const temporaryPrefix = ".repository.json-"
 
-// Errors that callers tell apart with errors.Is.
+// Errors to compare with by errors.Is.
 var (
 	ErrNotRepository = fail.Sentinel(fail.Usage,
 		"is its file system mounted, and is --repo right? virtbackup init DIR makes a repository in a directory that is new or empty",
@@ -135,7 +139,7 @@ func (r *Repository) RemoveIfUnused() error {
 	return errors.Join(os.Remove(aside), localfile.RemoveDirs(r.made))
 }
 
-// check finds out that the repository has not been removed since it was opened.
+// check returns an error if the repository was removed since it was opened.
 func (r *Repository) check() error {
 	now, err := Open(r.dir)
 	if err == nil && now.id != r.id {
@@ -166,7 +170,7 @@ func Open(dir string) (*Repository, error) {
 	return &Repository{dir: dir, id: d.ID, formerIDs: d.FormerIDs, place: place}, nil
 }
 
-// readDescription reads repository.json. Damage is a *DamagedError.
+// readDescription reads repository.json. Damage is a *damage.Error.
 func readDescription(dir string) (description, error) {
 	path := filepath.Join(dir, manifest.DescriptionName)
 	data, err := localfile.ReadSmall(path)
@@ -175,7 +179,7 @@ func readDescription(dir string) (description, error) {
 	}
 	d, err := parseDescription(data)
 	if err != nil && !errors.Is(err, manifest.ErrNewerFormat) {
-		err = &DamagedError{Points: []DamagedPoint{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
+		err = &damage.Error{Points: []damage.Point{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
 	}
 	return d, err
 }
@@ -211,7 +215,7 @@ func parseDescription(data []byte) (description, error) {
 func (r *Repository) IsNew() bool { return r.isNew }
 
 // OnRoot says whether the repository lies on the file system of /, as one does
-// whose own file system is not mounted. It is false where that cannot be told.
+// whose own file system is not mounted. It is false if that is unknown.
 func (r *Repository) OnRoot() bool {
 	var here, root unix.Stat_t
 	return unix.Stat(r.dir, &here) == nil && unix.Stat("/", &root) == nil && here.Dev == root.Dev

@@ -16,7 +16,7 @@ import (
 
 // VerifiedName is the file, beside a domain's points, that says when they were
 // last verified. It is information only, and may be deleted: nothing that it calls
-// sound is trusted, and what it calls damaged is read again before a chain goes on.
+// sound is trusted, and what it calls damaged is read again before a chain is continued.
 const VerifiedName = "verified.json"
 
 const verifiedTemporary = ".verified-"
@@ -41,7 +41,7 @@ type verifiedFile struct {
 
 // Verified returns what is known of a domain's points, by their ids. What does
 // not belong to the points as they are now is left out; a file that cannot be
-// read is as good as none.
+// read counts as an empty one.
 func (r *Repository) Verified(domain string) map[string]Verification {
 	valid := map[string]Verification{}
 	for id, v := range r.readVerified(domain) {

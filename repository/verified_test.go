@@ -29,7 +29,7 @@ func TestVerified(t *testing.T) {
 	if got := r.Verified("vm1"); len(got) != 2 || !got["check1"].Sound || got["check2"].Sound {
 		t.Errorf("got %v", got)
 	}
-	if points, err := r.Points("vm1"); err != nil || len(points) != 4 {
+	if points, err := pointsOf(r, "vm1"); err != nil || len(points) != 4 {
 		t.Errorf("points beside the file: %s, %v", ids(points), err)
 	}
 	note["check1"] = Verification{Manifest: note["check2"].Manifest, Sound: true}

@@ -9,17 +9,18 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
-// checkAfter reads what the copying has not read of the images, and holds all of
-// them against their hashes. copyErr is how the copying ended; the caller names
-// what was copied only where both succeeded. Damage is the error that counts: a
-// copy from a damaged image may fail in any way.
+// checkAfter reads what the copy has not read of the images, and compares all of them
+// with their hashes. copyErr is the error of the copy; the caller gives the new images
+// their names only if both have succeeded. Damage takes precedence: a copy from a
+// damaged image may fail in any way.
 func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]link) error {
 	if copyErr != nil && (r.isOurs(copyErr) || fail.Is(copyErr, fail.Bug)) {
 		return copyErr
@@ -27,14 +28,14 @@ func (r *restorer) checkAfter(ctx context.Context, copyErr error, chains [][]lin
 	checkErr := r.check(ctx, chains)
 	switch {
 	case ctx.Err() != nil && errors.Join(copyErr, checkErr) != nil:
-		return context.Cause(ctx) // all fails then; what was seen first is chance
+		return context.Cause(ctx) // everything fails then, in no particular order
 	case copyErr == nil || fail.Is(checkErr, fail.Damaged):
 		return checkErr
 	}
 	return r.explain(copyErr)
 }
 
-// isOurs tells whether what failed is what is written: no check explains that.
+// isOurs tells whether writing has failed, which no check of the images explains.
 func (r *restorer) isOurs(err error) bool {
 	var path *fs.PathError
 	if !errors.As(err, &path) {
@@ -45,45 +46,45 @@ func (r *restorer) isOurs(err error) bool {
 }
 
 // check reads what is not proven yet of every image of the chains. The error is a
-// *repository.DamagedError where what a restore reads is not as it was written.
+// *damage.Error where what a restore reads is not as it was written.
 func (r *restorer) check(ctx context.Context, chains [][]link) error {
-	damage := make([][]repository.Damage, len(chains))
+	ofChain := make([][]damage.Place, len(chains))
 	err := r.Limits.EachDisk(ctx, len(chains), func(ctx context.Context, i int) (err error) {
-		damage[i], err = r.checkChain(ctx, chains[i])
+		ofChain[i], err = r.checkChain(ctx, chains[i])
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	found := slices.Concat(damage...)
+	found := slices.Concat(ofChain...)
 	for _, d := range found {
 		if d.Harmless {
 			r.warn(d.String())
 		}
 	}
-	return r.explain(repository.DamagedBy(found))
+	return r.explain(damage.ErrorOf(found))
 }
 
 // checkChain reads what is not proven yet of the images of a chain, up to the first that
 // is damaged: the others are of no use then.
-func (r *restorer) checkChain(ctx context.Context, chain []link) (found []repository.Damage, err error) {
+func (r *restorer) checkChain(ctx context.Context, chain []link) (found []damage.Place, err error) {
 	for _, link := range chain {
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		damage, err := r.repo.CheckImage(ctx, link.Point, link.Disk, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
+		ofImage, err := diskimage.Check(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: r.warn})
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, damage...)
-		if repository.DamagedBy(damage) != nil {
+		found = append(found, ofImage...)
+		if damage.ErrorOf(ofImage) != nil {
 			break
 		}
 	}
 	return found, nil
 }
 
-// warn says what is no obstacle to the restore but worth reading.
+// warn reports what does not prevent the restore.
 func (r *restorer) warn(text string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -93,7 +94,7 @@ func (r *restorer) warn(text string) {
 
 // explain adds to damage which points are lost with it, and which are not.
 func (r *restorer) explain(err error) error {
-	var damaged *repository.DamagedError
+	var damaged *damage.Error
 	if errors.As(err, &damaged) {
 		r.repo.Explain(damaged)
 	}

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -153,7 +154,7 @@ func TestMisreads(t *testing.T) {
 		t.Run(name+" always", func(t *testing.T) {
 			misread(t, "check2/vda.qcow2", at, 1<<40)
 			_, err := restored(t, repo, content)
-			var damaged *repository.DamagedError
+			var damaged *damage.Error
 			if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "check2") {
 				t.Errorf("got %v, want damage in check2", err)
 			}

@@ -1,4 +1,4 @@
-// Package restore turns a point back into images that stand alone.
+// Package restore makes standalone images of the disks of a restore point.
 package restore
 
 import (
@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -37,17 +38,17 @@ type restorer struct {
 	xml   []byte
 
 	mu       sync.Mutex // of what follows
-	made     []string   // what to remove if it fails, in the order of making: nothing of others
+	made     []string   // what to remove if it fails, in the order of making; nothing else
 	warnings []string
 }
 
 // Run restores the disks of a point to standalone images, and puts the domain's
-// XML beside them; damaged XML is a warning where disks are named. Nothing is overwritten: the directory must be new or empty.
-// An image has its name only once it is complete and on stable storage, and all
-// files that it was made from have been read and held against their hashes; what
-// a failed restore made is removed.
+// XML beside them; damaged XML is a warning if disks are named. Nothing is
+// overwritten: the directory must be new or empty. An image gets its name only once
+// it is complete and on stable storage, and all files that it was made from have been
+// read and compared with their hashes. A failed restore removes what it has made.
 //
-// Errors: fail.Usage, fail.NotFound, *repository.DamagedError, and whatever
+// Errors: fail.Usage, fail.NotFound, *damage.Error, and whatever
 // the file system reports.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
 	start := time.Now()
@@ -87,7 +88,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	}
 	result.Warnings = r.warnings
 	result.Seconds = time.Since(start).Seconds()
-	if err := errors.Join(localfile.SyncDir(r.Dir), fault.Point("restore: done")); err != nil {
+	if err := errors.Join(syncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
 	}
 	done = true
@@ -115,7 +116,7 @@ func (r *restorer) choose() error {
 
 // link is one image of a chain, and what was proven of it; nil is nothing.
 type link struct {
-	repository.Link
+	diskimage.Link
 	proven *hashlist.ProvenRanges
 }
 
@@ -137,11 +138,11 @@ func (r *restorer) chains() ([][]link, error) {
 
 // openProving opens a chain to be read as a whole.
 func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain, func(), error) {
-	var links []repository.Link
+	var links []diskimage.Link
 	for _, l := range chain {
 		links = append(links, l.Link)
 	}
-	images, proven, closeImages, err := repository.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
+	images, proven, closeImages, err := diskimage.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
 	for i, ranges := range proven {
 		chain[i].proven = ranges
 	}
@@ -180,20 +181,28 @@ func (r *restorer) makeDir() error {
 // makeDirs makes the directory and those above it that are missing. The name of each is
 // durable only after an fsync of the directory above (fsync(2)).
 func (r *restorer) makeDirs() error {
-	for _, dir := range localfile.AbsentDirs(r.Dir) {
+	for _, dir := range absentDirs(r.Dir) {
 		err := os.Mkdir(dir, 0o700)
 		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
 			continue
 		}
 		if err == nil {
 			r.makes(dir)
-			err = localfile.SyncDir(filepath.Dir(dir))
+			err = syncDir(filepath.Dir(dir))
 		}
 		if err != nil {
 			return errors.Join(fmt.Errorf("make the directory to restore to: %w", err), r.removeMade())
 		}
 	}
 	return nil
+}
+
+// absentDirs are the directories that are to be made, outermost first.
+func absentDirs(dir string) []string {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) || filepath.Dir(dir) == dir {
+		return nil
+	}
+	return append(absentDirs(filepath.Dir(dir)), dir)
 }
 
 // makes takes what is to be removed if the restore fails, once it is made: another
@@ -328,4 +337,12 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", err
 	}
 	return path, f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }

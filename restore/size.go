@@ -22,8 +22,8 @@ func (e *SizeError) Hint() string { return e.hint }
 // checkSizes refuses raw images that the file system cannot hold, before anything is
 // copied: a raw image is as large as the disk, however little of it takes space. ext4
 // with blocks of 4 KiB holds files of 16 TiB, with those of 1 KiB, or without extents,
-// much less; FAT 4 GiB; and there is RLIMIT_FSIZE. Nobody tells the limit of a file
-// system, so the largest is tried. A qcow2 image grows with its data.
+// much less; FAT 4 GiB; and there is RLIMIT_FSIZE. No call returns the limit of a
+// file system, so a file of the largest size is made. A qcow2 image grows with its data.
 func (r *restorer) checkSizes(disks []Disk) error {
 	largest := slices.MaxFunc(disks, func(a, b Disk) int { return cmp.Compare(a.VirtualSize, b.VirtualSize) })
 	err := trySize(largest.Image+partialSuffix, largest.VirtualSize)

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // image is one image of a chain.
@@ -24,7 +23,7 @@ type image struct {
 // chain, and none is longer than PATH_MAX: it cannot open some 347 links although
 // every byte is as it was written. That is a warning, as restore can.
 func (d *domainRun) checkChains(ctx context.Context) error {
-	damaged := map[repository.ImageRef]bool{}
+	damaged := map[manifest.ImageRef]bool{}
 	for _, x := range d.damage {
 		if ref, ok := x.Image(); ok && x.Domain == d.lineage.Domain {
 			damaged[ref] = true
@@ -41,8 +40,8 @@ func (d *domainRun) checkChains(ctx context.Context) error {
 // chains are those of the chosen points that no other is part of, base first.
 // One that is not whole, of which something is damaged, or that has no parents, is
 // left out: more is said of it elsewhere, or nothing is to be said.
-func (d *domainRun) chains(damaged map[repository.ImageRef]bool) (chains [][]image) {
-	parents := map[repository.ImageRef]bool{}
+func (d *domainRun) chains(damaged map[manifest.ImageRef]bool) (chains [][]image) {
+	parents := map[manifest.ImageRef]bool{}
 	for _, m := range d.chosen {
 		for _, disk := range m.Disks {
 			if ref, err := d.lineage.Parent(m, disk); err == nil && disk.Parent != "" {
@@ -52,7 +51,7 @@ func (d *domainRun) chains(damaged map[repository.ImageRef]bool) (chains [][]ima
 	}
 	for _, m := range d.chosen {
 		for _, disk := range m.Disks {
-			if parents[repository.ImageRef{Point: m.ID, Image: disk.Image}] {
+			if parents[manifest.ImageRef{Point: m.ID, Image: disk.Image}] {
 				continue
 			}
 			if chain := d.chain(m, disk, damaged); len(chain) > 1 {
@@ -64,9 +63,9 @@ func (d *domainRun) chains(damaged map[repository.ImageRef]bool) (chains [][]ima
 }
 
 // chain is that of one image, base first; nil where it is not whole and sound.
-func (d *domainRun) chain(m manifest.Manifest, disk manifest.Disk, damaged map[repository.ImageRef]bool) (chain []image) {
+func (d *domainRun) chain(m manifest.Manifest, disk manifest.Disk, damaged map[manifest.ImageRef]bool) (chain []image) {
 	for {
-		if damaged[repository.ImageRef{Point: m.ID, Image: disk.Image}] {
+		if damaged[manifest.ImageRef{Point: m.ID, Image: disk.Image}] {
 			return nil
 		}
 		chain = append([]image{{m, disk}}, chain...)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -25,13 +26,13 @@ const (
 
 // Report is what a verification found.
 type Report struct {
-	Repository string              `json:"repository"` // its directory
-	Time       time.Time           `json:"time"`       // when it ended, UTC
-	Domains    []DomainReport      `json:"domains"`
-	Damage     []repository.Damage `json:"damage"` // by domain, point, file and offset
-	Warnings   []string            `json:"warnings,omitempty"`
-	Bytes      int64               `json:"bytes"` // read
-	Seconds    float64             `json:"seconds"`
+	Repository string         `json:"repository"` // its directory
+	Time       time.Time      `json:"time"`       // when it ended, UTC
+	Domains    []DomainReport `json:"domains"`
+	Damage     []damage.Place `json:"damage"` // by domain, point, file and offset
+	Warnings   []string       `json:"warnings,omitempty"`
+	Bytes      int64          `json:"bytes"` // read
+	Seconds    float64        `json:"seconds"`
 }
 
 // DomainReport is what was found of a domain.
@@ -96,7 +97,7 @@ func (e *DamagedError) Hint() string {
 }
 
 // sorted is the damage in the order of the tree, each with the points it breaks.
-func (r *run) sorted(domains []*domainRun) []repository.Damage {
+func (r *run) sorted(domains []*domainRun) []damage.Place {
 	lineages := map[string]*repository.Lineage{}
 	for _, d := range domains {
 		lineages[d.lineage.Domain] = d.lineage
@@ -104,11 +105,11 @@ func (r *run) sorted(domains []*domainRun) []repository.Damage {
 	for i, d := range r.damage {
 		r.damage[i].Breaks = breaks(lineages[d.Domain], d)
 	}
-	slices.SortStableFunc(r.damage, func(a, b repository.Damage) int {
+	slices.SortStableFunc(r.damage, func(a, b damage.Place) int {
 		return cmp.Or(strings.Compare(a.Domain, b.Domain), cmp.Compare(number(a.Point), number(b.Point)),
 			strings.Compare(a.Point, b.Point), strings.Compare(a.File, b.File), cmp.Compare(a.Offset, b.Offset))
 	})
-	return append([]repository.Damage{}, r.damage...)
+	return append([]damage.Place{}, r.damage...)
 }
 
 func number(id string) int {
@@ -117,12 +118,12 @@ func number(id string) int {
 }
 
 // breaks are the points that cannot be restored whole for this damage.
-func breaks(l *repository.Lineage, d repository.Damage) []string {
+func breaks(l *repository.Lineage, d damage.Place) []string {
 	broken := []string{}
 	if l == nil || d.Harmless {
 		return broken
 	}
-	lost, own := lostBy(l, []repository.Damage{d})
+	lost, own := lostBy(l, []damage.Place{d})
 	_, readable := l.Point(d.Point)
 	if own[d.Point] && !readable {
 		broken = append(broken, d.Point)
@@ -137,10 +138,10 @@ func breaks(l *repository.Lineage, d repository.Damage) []string {
 
 // lostBy is what damage does to the points of a domain: the disks that each has
 // lost, and the points that are damaged as such, whatever their disks.
-func lostBy(l *repository.Lineage, damage []repository.Damage) (disks map[string][]string, own map[string]bool) {
+func lostBy(l *repository.Lineage, damage []damage.Place) (disks map[string][]string, own map[string]bool) {
 	own = map[string]bool{}
 	whole := map[string]bool{}
-	images := map[repository.ImageRef]bool{}
+	images := map[manifest.ImageRef]bool{}
 	for _, d := range damage {
 		if d.Harmless || d.Domain != l.Domain {
 			continue
@@ -153,7 +154,7 @@ func lostBy(l *repository.Lineage, damage []repository.Damage) (disks map[string
 		_, readable := l.Point(d.Point)
 		whole[d.Point] = !readable
 	}
-	return l.Lost(func(ref repository.ImageRef) bool { return whole[ref.Point] || images[ref] }), own
+	return l.Lost(func(ref manifest.ImageRef) bool { return whole[ref.Point] || images[ref] }), own
 }
 
 // report puts together what was found of a domain.
@@ -171,7 +172,7 @@ func (d *domainRun) report() DomainReport {
 		broken := own[p.ID] || len(p.LostDisks) > 0
 		p.Restores = p.Status != NotChecked && !broken
 		switch {
-		case slices.ContainsFunc(d.damage, func(x repository.Damage) bool { return x.Domain == r.Domain && x.Point == p.ID }):
+		case slices.ContainsFunc(d.damage, func(x damage.Place) bool { return x.Domain == r.Domain && x.Point == p.ID }):
 			p.Status = Damaged
 		case broken:
 			p.Status = Lost

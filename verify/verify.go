@@ -16,9 +16,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
-	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -55,7 +56,7 @@ type run struct {
 	warnings []string
 
 	mu     sync.Mutex
-	damage []repository.Damage
+	damage []damage.Place
 }
 
 // domainRun is that of one domain.
@@ -71,7 +72,7 @@ type domainRun struct {
 
 // Run verifies points. Damage is no error here but in the report, all of it;
 // what was found is noted in the repository, if it can be written to. Errors are
-// manifest.ErrNoPoint for a name that is not there, a *repository.DamagedError
+// manifest.ErrNoPoint for a name that is not there, a *damage.Error
 // for a domain whose points cannot even be listed, the cause of the end of ctx,
 // and what kept files from being read.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (Report, error) {
@@ -117,8 +118,8 @@ func (r *run) choose() ([]*domainRun, error) {
 	}
 	if r.Domain != "" {
 		if !slices.Contains(names, r.Domain) {
-			if _, err := r.repo.Points(r.Domain); fail.Is(err, fail.Damaged) {
-				return nil, err
+			if lineage, err := r.repo.Lineage(r.Domain); err == nil && lineage.Err() != nil {
+				return nil, lineage.Err()
 			}
 			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), manifest.ErrNoPoint)
 		}
@@ -152,7 +153,7 @@ func (d *domainRun) choosePoint(id string) error {
 		d.chosen = d.lineage.Needs(id)
 		return nil
 	}
-	isIt := func(p repository.DamagedPoint) bool { return p.ID == id }
+	isIt := func(p damage.Point) bool { return p.ID == id }
 	if slices.ContainsFunc(d.lineage.Unreadable, isIt) {
 		d.chosen = nil
 		return nil
@@ -174,7 +175,7 @@ func (d *domainRun) what() string {
 	return fmt.Sprintf("%s: reading %s of %s: %s", d.lineage.Domain, count(images, "image"), count(len(ids), "point"), strings.Join(ids, " "))
 }
 
-func (r *run) found(damage ...repository.Damage) {
+func (r *run) found(damage ...damage.Place) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.damage = append(r.damage, damage...)
@@ -210,11 +211,11 @@ func (d *domainRun) verify(ctx context.Context) error {
 // meanwhile: starting qemu-img takes longer than reading most increments. What
 // it says counts only of an image that is as it was written.
 func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk manifest.Disk) error {
-	var damage []repository.Damage
+	var found []damage.Place
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		damage, err = d.repo.CheckImage(ctx, m, disk, hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
+		found, err = diskimage.Check(ctx, d.repo.Link(m, disk), hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
 		return err
 	})
 	group.Go(func() (err error) {
@@ -227,9 +228,9 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	d.found(damage...)
-	if faults != "" && repository.DamagedBy(damage) == nil {
-		d.found(repository.Damage{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, disk.Image),
+	d.found(found...)
+	if faults != "" && damage.ErrorOf(found) == nil {
+		d.found(damage.Place{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, disk.Image),
 			Disk: disk.Target, WholeDisk: true, What: faults})
 	}
 	return nil
@@ -238,8 +239,8 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 // checkStructure says what is wrong with the header of an image, or, as qemu-img
 // sees it, with the rest; "" is nothing.
 func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, err error) {
-	var damaged *repository.DamagedError
-	if err := d.repo.CheckHeader(m, disk); errors.As(err, &damaged) {
+	var damaged *damage.Error
+	if err := diskimage.CheckHeader(d.repo.Link(m, disk)); errors.As(err, &damaged) {
 		return damaged.Points[0].Err.Error(), nil
 	}
 	faults, err = checkStructure(ctx, filepath.Join(d.repo.PointDir(m.Domain, m.ID), disk.Image))
@@ -259,7 +260,7 @@ func (d *domainRun) checkManifests() {
 		if d.Point != "" && p.ID != d.Point && !d.needs(p.ID) {
 			continue
 		}
-		d.found(repository.Damage{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, manifest.FileName),
+		d.found(damage.Place{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, manifest.FileName),
 			What: fmt.Sprintf("the point cannot be read, nor could its other files be checked: %v", p.Err)})
 	}
 	for _, m := range d.chosen {
@@ -268,10 +269,10 @@ func (d *domainRun) checkManifests() {
 			switch {
 			case err == nil || d.isUnreadable(parent.Point):
 			case errors.Is(err, manifest.ErrNoPoint):
-				d.missing(repository.Damage{Domain: domain, Point: parent.Point, File: filepath.Join(domain, parent.Point),
+				d.missing(damage.Place{Domain: domain, Point: parent.Point, File: filepath.Join(domain, parent.Point),
 					What: fmt.Sprintf("the point is missing; %s needs it", m.ID)})
 			default:
-				d.found(repository.Damage{Domain: domain, Point: m.ID, File: filepath.Join(domain, m.ID, disk.Image),
+				d.found(damage.Place{Domain: domain, Point: m.ID, File: filepath.Join(domain, m.ID, disk.Image),
 					Disk: disk.Target, WholeDisk: true, What: fmt.Sprintf("has another %s below it than it was made with: %v", parent.Point, err)})
 			}
 		}
@@ -279,7 +280,7 @@ func (d *domainRun) checkManifests() {
 }
 
 // missing notes a missing point once, whoever needs it.
-func (d *domainRun) missing(damage repository.Damage) {
+func (d *domainRun) missing(damage damage.Place) {
 	for _, other := range d.damage {
 		if other.File == damage.File {
 			return
@@ -289,7 +290,7 @@ func (d *domainRun) missing(damage repository.Damage) {
 }
 
 func (d *domainRun) isUnreadable(id string) bool {
-	return slices.ContainsFunc(d.lineage.Unreadable, func(p repository.DamagedPoint) bool { return p.ID == id })
+	return slices.ContainsFunc(d.lineage.Unreadable, func(p damage.Point) bool { return p.ID == id })
 }
 
 // needs tells whether a chosen point is chained onto this one.
@@ -332,7 +333,7 @@ func (d *domainRun) checkInstants() {
 	case err != nil: // of it alone: what else was found is worth more
 		d.warn(err.Error())
 	case ledger.Damage != nil:
-		d.found(repository.Damage{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, instants.FileName), Harmless: true,
+		d.found(damage.Place{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, instants.FileName), Harmless: true,
 			What: fmt.Sprintf("%v; the next backup reads the disks and compares them", ledger.Damage)})
 	}
 }
@@ -349,7 +350,7 @@ func (r *run) checkDescription(domains []*domainRun) {
 	if len(others) == 0 || slices.ContainsFunc(r.repo.IDs(), func(id string) bool { return others[id] }) {
 		return
 	}
-	r.found(repository.Damage{File: "repository.json", Harmless: true,
+	r.found(damage.Place{File: "repository.json", Harmless: true,
 		What: fmt.Sprintf("has the UUID %s, but the points are of another repository: damaged, or made anew", r.repo.ID())})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -230,7 +231,7 @@ func printBackup(w io.Writer, r backup.Result) error {
 	}
 	_, image := sums(m)
 	if _, err := fmt.Fprintf(w, "%s: %s%s of domain %s, %s consistent, %s in %s\n",
-		m.ID, m.Kind, since, m.Domain, m.Consistency, terminal.Size(image), seconds(r.Seconds)); err != nil {
+		m.ID, m.Kind, since, m.Domain, m.Consistency, bytesize.Short(image), seconds(r.Seconds)); err != nil {
 		return err
 	}
 	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says so

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -202,7 +203,7 @@ func totalSize(r checkpointRow) string {
 		}
 		total += n
 	}
-	return terminal.Size(total)
+	return bytesize.Short(total)
 }
 
 // printSizes prints a table, or, if quiet is set, lines of full name, disk and bytes.
@@ -219,7 +220,7 @@ func printSizes(w io.Writer, all []checkpoint.Checkpoint, quiet bool) error {
 					return err
 				}
 			case d.Size >= 0:
-				text = terminal.Size(d.Size)
+				text = bytesize.Short(d.Size)
 			}
 			g.Add(ckpt.Label(), d.Target, text)
 		}

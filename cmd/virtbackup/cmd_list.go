@@ -40,16 +40,15 @@ func list(c *cli.Context) error {
 	}
 	all := []listedPoint{}
 	var shown []string // domains with a point that can be read, or without points
-	var damage error
+	var unreadable error
 	warned := false
 	for _, domain := range domains {
-		points, err := repo.Points(domain)
-		var damaged *repository.DamagedError
-		if err != nil && !errors.As(err, &damaged) {
+		lineage, err := repo.Lineage(domain)
+		if err != nil {
 			return err
 		}
-		damage = errors.Join(damage, err)
-		if damaged == nil || len(points) > 0 {
+		unreadable = errors.Join(unreadable, lineage.Err())
+		if lineage.Err() == nil || len(lineage.Points) > 0 {
 			shown = append(shown, domain)
 		}
 		ledger, err := repo.Ledger(domain)
@@ -60,42 +59,32 @@ func list(c *cli.Context) error {
 		if ledger.Damage != nil {
 			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", ledger.Damage))
 		}
-		of := asListed(points, repo.Verified(domain), ledger, time.Now())
-		if err := addLost(repo, domain, of); err != nil {
-			return err
-		}
+		of := asListed(lineage.Points, repo.Verified(domain), ledger, time.Now())
+		addLost(lineage, of)
 		all = append(all, of...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
-		if damage != nil && len(shown) == 0 { // the error says it all
+		if unreadable != nil && len(shown) == 0 { // the error says it all
 			return nil
 		}
 		return printList(c, w, shown, all)
 	})
 	if err != nil {
-		return errors.Join(err, damage)
+		return errors.Join(err, unreadable)
 	}
-	if damage != nil {
-		return damage
+	if unreadable != nil {
+		return unreadable
 	}
 	return warnedIf(warned)
 }
 
 // addLost adds the disks of a domain's points that can no longer be restored, as far as
 // manifests tell.
-func addLost(repo *repository.Repository, domain string, points []listedPoint) error {
-	lineage, err := repo.Lineage(domain)
-	if fail.Is(err, fail.Damaged) { // already reported
-		return nil
-	}
-	if err != nil {
-		return err
-	}
+func addLost(lineage *repository.Lineage, points []listedPoint) {
 	lost := lineage.Broken()
 	for i := range points {
 		points[i].Lost = lost[points[i].ID]
 	}
-	return nil
 }
 
 // listedPoint is a point with what list shows.

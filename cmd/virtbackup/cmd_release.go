@@ -160,11 +160,15 @@ func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name str
 	if at == manifest.Latest {
 		return domain, m.ID, nil
 	}
-	points, err := repo.Points(domain)
-	points = slices.DeleteFunc(points, func(m manifest.Manifest) bool { return !m.IsNamed(at) })
-	switch {
-	case err != nil:
+	lineage, err := repo.Lineage(domain)
+	if err == nil {
+		err = lineage.Err()
+	}
+	if err != nil {
 		return "", "", err
+	}
+	points := slices.DeleteFunc(lineage.Points, func(m manifest.Manifest) bool { return !m.IsNamed(at) })
+	switch {
 	case len(points) == 0:
 		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or by its time", "domain %s has no point of %s: the newest before it is %s", domain, at, m.ID)
 	case len(points) > 1:

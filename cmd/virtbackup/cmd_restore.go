@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -91,7 +92,7 @@ func printRestore(w io.Writer, r restore.Result) error {
 func restoredGrid(r restore.Result) *terminal.Grid {
 	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true, Spare: 2}, {Name: "DATA", Right: true, Spare: 1}, {Name: "IMAGE"}}}
 	for _, d := range r.Disks {
-		g.Add(d.Target, terminal.Size(d.VirtualSize), terminal.Size(d.DataBytes), filepath.Base(d.Image))
+		g.Add(d.Target, bytesize.Short(d.VirtualSize), bytesize.Short(d.DataBytes), filepath.Base(d.Image))
 	}
 	return g
 }

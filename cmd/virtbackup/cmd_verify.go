@@ -8,9 +8,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/verify"
 )
 
@@ -75,20 +76,20 @@ func printVerification(w io.Writer, r verify.Report, quiet bool) error {
 	if len(r.Domains) == 0 {
 		none = "no points yet\n"
 	}
-	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, terminal.Size(r.Bytes), seconds(r.Seconds))
+	_, err := fmt.Fprintf(w, "%sread %s in %s\n", none, bytesize.Short(r.Bytes), seconds(r.Seconds))
 	return err
 }
 
 // groupDamage groups places in the same file with the same consequences.
-func groupDamage(all []repository.Damage) [][]repository.Damage {
-	var groups [][]repository.Damage
+func groupDamage(all []damage.Place) [][]damage.Place {
+	var groups [][]damage.Place
 	for _, d := range all {
 		n := len(groups)
 		if n > 0 && groups[n-1][0].File == d.File && groups[n-1][0].Harmless == d.Harmless {
 			groups[n-1] = append(groups[n-1], d)
 			continue
 		}
-		groups = append(groups, []repository.Damage{d})
+		groups = append(groups, []damage.Place{d})
 	}
 	return groups
 }
@@ -99,7 +100,7 @@ const (
 	maxRanges = 8
 )
 
-func printDamage(b *strings.Builder, places []repository.Damage) {
+func printDamage(b *strings.Builder, places []damage.Place) {
 	first := places[0]
 	fmt.Fprintf(b, "DAMAGED  %s\n", first.File)
 	for i, d := range places {
@@ -124,7 +125,7 @@ func printDamage(b *strings.Builder, places []repository.Damage) {
 }
 
 // guestRanges lists the parts of the guest's disk that a damaged place holds.
-func guestRanges(d repository.Damage) string {
+func guestRanges(d damage.Place) string {
 	switch {
 	case d.WholeDisk:
 		return "any part of it may be affected"

@@ -13,6 +13,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/backup"
 	"github.com/virtbackup/virtbackup/checkpoint"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -21,7 +22,7 @@ import (
 )
 
 func TestReport(t *testing.T) {
-	damaged := &repository.DamagedError{Points: []repository.DamagedPoint{{Domain: "vm1", ID: "check2", Err: errors.New("no manifest")}}}
+	damaged := &damage.Error{Points: []damage.Point{{Domain: "vm1", ID: "check2", Err: errors.New("no manifest")}}}
 	bug := &panics.Error{Value: "boom", Stack: []byte("goroutine 1")}
 	tests := []struct {
 		name string

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -106,7 +107,7 @@ func printDisks(w io.Writer, m, parent manifest.Manifest, indent string) error {
 		if before, ok := parent.Disk(d.Target); ok && diskNote(before) == note {
 			note = ""
 		}
-		g.Add(d.Target, d.Kind, terminal.Size(d.VirtualSize), terminal.Size(d.DataBytes), terminal.Size(d.ZeroBytes), terminal.Size(d.ImageBytes), d.Parent, d.Source, note)
+		g.Add(d.Target, d.Kind, bytesize.Short(d.VirtualSize), bytesize.Short(d.DataBytes), bytesize.Short(d.ZeroBytes), bytesize.Short(d.ImageBytes), d.Parent, d.Source, note)
 	}
 	return g.Print(w, indent)
 }

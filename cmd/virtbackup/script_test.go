@@ -14,7 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// oldRepositories are what earlier versions wrote (tests/oldrepositories_test.go).
+// oldRepositories are what earlier versions wrote (tests/chains/oldrepositories_test.go).
 const oldRepositories = "../../tests/chains/testdata/repositories"
 
 func TestMain(m *testing.M) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -70,7 +71,7 @@ func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *ter
 	for _, n := range nodes {
 		m, p := n.point, known[[2]string{domain, n.point.ID}]
 		data, image := sums(m)
-		g.Add(n.branch+m.ID, m.Kind, m.Parent, manifest.TimeText(m.Time), targets(m), terminal.Size(data), terminal.Size(image), m.Consistency,
+		g.Add(n.branch+m.ID, m.Kind, m.Parent, manifest.TimeText(m.Time), targets(m), bytesize.Short(data), bytesize.Short(image), m.Consistency,
 			p.checkpoint(), p.verified(), p.remark(known[[2]string{domain, m.Parent}].Manifest))
 		if p.Verified != nil && !p.Verified.Sound {
 			g.Columns[9].Spare = 0 // damage is always shown

@@ -40,9 +40,9 @@ func EndsJSON(data []byte) bool {
 	return at >= 0 && bytes.HasPrefix(data[at:], []byte(tailStart))
 }
 
-// ParseJSON reads what EncodeJSON returned into v. A format that v names
-// is for the caller to check, behind this: one changed bit makes "format": 2 a newer one,
-// so all formats keep the digest in the same place.
+// ParseJSON reads what EncodeJSON returned into v. The caller checks the format
+// that v names, after this: one changed bit makes "format": 2 a newer one, so all formats
+// have the digest in the same place.
 func ParseJSON(data []byte, v any) error {
 	if err := json.Unmarshal(data, v); err != nil {
 		return fmt.Errorf("parse: %w", err)

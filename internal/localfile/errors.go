@@ -8,17 +8,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CannotCheck tells an error that says nothing of the file: of who asks, of this
-// process, or of a server that is away.
+// CannotCheck reports whether an error says nothing of the file: it is one of permissions,
+// of this process, or of a server that cannot be reached.
 func CannotCheck(err error) bool {
 	return isOneOf(err, fs.ErrPermission, unix.EMFILE, unix.ENFILE, unix.ENOMEM,
 		unix.ESTALE, unix.ETIMEDOUT, unix.EHOSTDOWN, unix.EHOSTUNREACH, unix.ENETDOWN, unix.ENETUNREACH, unix.ENOTCONN, unix.ECONNRESET)
 }
 
-// Unreadable tells an error of storage that cannot give back what was written: a bad
+// Unreadable reports whether storage could not return what was written: a bad
 // sector is ENODATA past the page cache (BLK_STS_MEDIUM in Linux's block/blk-core.c) and EIO
-// through it; file systems with checksums have codes of their own. It is damage where it
-// comes twice.
+// through it; file systems with checksums have codes of their own. It is damage if it
+// occurs twice.
 func Unreadable(err error) bool {
 	return isOneOf(err, unix.EIO, unix.ENODATA, unix.EREMOTEIO, unix.EILSEQ, unix.EUCLEAN, unix.EBADMSG)
 }

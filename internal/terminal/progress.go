@@ -11,6 +11,8 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
 // lineInterval is the time between two log lines about the same disk.
@@ -141,7 +143,9 @@ func newBar(bars *mpb.Progress, name string, first int64, came *atomic.Int64) *m
 		mpb.AppendDecorators(decor.OnAbort(decor.OnComplete(decor.Any(rate, decor.WCSyncSpace), "done"), "not done")))
 }
 
-func barCount(s decor.Statistics) string { return Size(s.Current) + " / " + Size(s.Total) }
+func barCount(s decor.Statistics) string {
+	return bytesize.Short(s.Current) + " / " + bytesize.Short(s.Total)
+}
 
 // barRate returns the mean rate and the time left, or nothing in the first second. A mean
 // of the latest reports would jump, because they come in bursts.
@@ -151,16 +155,16 @@ func barRate(s decor.Statistics, first int64, elapsed time.Duration) string {
 	}
 	rate := float64(s.Current-first) / elapsed.Seconds()
 	left := time.Duration(float64(s.Total-s.Current) / rate * float64(time.Second))
-	return fmt.Sprintf("%s/s  %v", Size(int64(rate)), left.Round(time.Second))
+	return fmt.Sprintf("%s/s  %v", bytesize.Short(int64(rate)), left.Round(time.Second))
 }
 
 // progressLine returns the bytes, the rate and the time left.
 func progressLine(name, done string, copied, expected int64, elapsed time.Duration) string {
 	rate := float64(copied) / max(elapsed.Seconds(), 0.001)
 	if expected <= copied {
-		return fmt.Sprintf("%s: %s %s, %s/s", name, Size(copied), done, Size(int64(rate)))
+		return fmt.Sprintf("%s: %s %s, %s/s", name, bytesize.Short(copied), done, bytesize.Short(int64(rate)))
 	}
-	text := fmt.Sprintf("%s: %s of about %s %s, %s/s", name, Size(copied), Size(expected), done, Size(int64(rate)))
+	text := fmt.Sprintf("%s: %s of about %s %s, %s/s", name, bytesize.Short(copied), bytesize.Short(expected), done, bytesize.Short(int64(rate)))
 	if copied == 0 {
 		return text
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// Disk says what of the guest's disk hangs on each of the given parts of an
+// Disk says which ranges of the guest's disk depend on each of the given parts of an
 // image file: the clusters whose data lies there, and those that are found
 // through the table entries that lie there. Result i belongs to part i. The
 // parts are sorted and do not overlap; what is in them is not used, as they are
@@ -92,7 +92,7 @@ func (l *locator) walkTable(table, guest int64) error {
 	return nil
 }
 
-// lost notes that a range of the disk hangs on a range of the file, and tells
+// lost notes that a range of the disk depends on a range of the file, and tells
 // whether that touches any of the parts.
 func (l *locator) lost(file, disk qcow2.Range) bool {
 	hit := l.hit(file)

@@ -201,11 +201,3 @@ func TestScratchPause(t *testing.T) {
 		}
 	}
 }
-
-func TestSizeText(t *testing.T) {
-	for n, want := range map[int64]string{0: "0 bytes", 1023: "1023 bytes", 1536: "1.5 KiB", 1 << 20: "1.0 MiB", 10 << 30: "10.0 GiB", 1 << 60: "1024.0 PiB"} {
-		if got := bytesize.Text(n); got != want {
-			t.Errorf("%d: %s, want %s", n, got, want)
-		}
-	}
-}

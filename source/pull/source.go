@@ -24,7 +24,7 @@ type Source struct {
 	d       *guest.LockedDomain
 	session *guest.Session // guards the guest
 	warn    func(string)
-	// open opens an export; tests have one without a server.
+	// open opens an export.
 	open func(context.Context, nbdcopy.Source) (source.Export, error)
 
 	idleBy   time.Time  // until when jobs of others are waited for; zero before the first wait
@@ -47,6 +47,11 @@ func New(d *guest.LockedDomain, options source.Options, warn func(string)) *Sour
 		options.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Source{Options: options, d: d, session: guest.NewSession(d), warn: warn, open: openNBD}
+}
+
+// OpenWith makes open open the exports instead of nbdcopy.Open.
+func (s *Source) OpenWith(open func(context.Context, nbdcopy.Source) (source.Export, error)) {
+	s.open = open
 }
 
 func openNBD(ctx context.Context, s nbdcopy.Source) (source.Export, error) {

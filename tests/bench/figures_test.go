@@ -30,6 +30,11 @@ func peak(x sample) float64   { return float64(x.Peak) / mib }
 func cached(x sample) float64 { return float64(x.Cached) / mib }
 func stored(x sample) float64 { return float64(x.Stored) / mib }
 
+func gap(x sample) float64 { return x.Gap }
+
+// processor is the processor time, of all processes of a contestant, for each GiB.
+func processor(x sample) float64 { return (x.User + x.System) / (float64(x.Data) / gib) }
+
 // quantile is that of sorted values, between neighbours in proportion.
 func quantile(sorted []float64, q float64) float64 {
 	at := q * float64(len(sorted)-1)
@@ -73,8 +78,9 @@ func (r *row) MarshalJSON() ([]byte, error) {
 		Peak    figures  `json:"peak_mib"`
 		Cached  figures  `json:"cached_mib"`
 		Stored  figures  `json:"stored_mib"`
+		Gap     figures  `json:"gap"`
 		Latency *latency `json:"latency,omitempty"`
-	}{(*plain)(r), r.of(wall), r.of(user), r.of(system), r.of(peak), r.of(cached), r.of(stored), r.latency()})
+	}{(*plain)(r), r.of(wall), r.of(user), r.of(system), r.of(peak), r.of(cached), r.of(stored), r.of(gap), r.latency()})
 }
 
 // milliseconds for a table.

@@ -88,9 +88,13 @@ func (s *stage) newest() (id string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	ids, err := repo.PointIDs(s.Name)
-	if err != nil || len(ids) == 0 {
-		s.t.Fatalf("the repository %s has the points %q: %v", s.base, ids, err)
+	lineage, err := repo.Lineage(s.Name)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ids := lineage.IDs()
+	if len(ids) == 0 {
+		s.t.Fatalf("the repository %s has no points", s.base)
 	}
 	return ids[len(ids)-1]
 }

@@ -93,7 +93,7 @@ func newTable(texts int, header ...any) table.Writer {
 // measurements is the table of the rows.
 func (r report) measurements() string {
 	w := newTable(2, "source", "contestant", "wall s", "from", "to", "user s", "sys s",
-		"peak MiB", "in cache MiB", "stored MiB", "latency ms", "p99 ms")
+		"peak MiB", "in cache MiB", "stored MiB", "latency ms", "p99 ms", "gap ms")
 	last := ""
 	for _, x := range r.Rows {
 		source := x.Source + "/" + string(x.Place)
@@ -107,6 +107,9 @@ func (r report) measurements() string {
 			whole(x.of(peak).Median), whole(x.of(cached).Median), whole(x.of(stored).Median)}
 		if l := x.latency(); l != nil {
 			cells = append(cells, three(milliseconds(l.Median)), three(milliseconds(l.P99)))
+		}
+		if g := x.of(gap).Median; g > 0 {
+			cells = append(cells, "", "", whole(milliseconds(g)))
 		}
 		w.AppendRow(cells)
 	}

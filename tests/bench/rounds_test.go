@@ -89,6 +89,7 @@ func (s *stage) turn(c contestant, compare bool) sample {
 		s.t.Fatal(err)
 	}
 	r := &turn{t: s.t, dir: dir, result: dir}
+	r.Data = s.data
 	if c.before != nil {
 		c.before(r)
 	}

@@ -80,6 +80,7 @@ func scenarios() []scenario {
 		{"chain", "a full of (a) and two incs of 256 MiB", both, chain,
 			[]way{{"restore", (*stage).restore}, {"qemu-img-chain", (*stage).qemuImgChain}}},
 		{"guest", "(a), while a guest writes 4 KiB every few milliseconds", both, filled(random), latent},
+		{"commits", "1 GiB in an ext4 of 4 GiB, while a guest commits", both, database, committing},
 	}, pairs...)
 }
 

@@ -44,7 +44,7 @@ func readSettings(t *testing.T) settings {
 
 // smallRows use all code at least once.
 const smallRows = `^a/.*/(nbdcopy-(null|raw|qemu-nbd)|read|direct-write|full|qemu-img|virtnbdbackup)$|zstd|^c/.*/full$|` +
-	`^d/.*/(inc|inc-100th|virtnbdbackup-inc)$|^e/.*/copy-on-read$|^chain/|^guest/.*/(idle|full)$|^one-arm/|^two-arms/`
+	`^d/.*/(inc|inc-100th|virtnbdbackup-inc)$|^e/.*/copy-on-read$|^chain/|^guest/.*/(idle|full)$|^one-arm/|^two-arms/|^commits/.*/(freeze-thaw|inc-quiesced)$`
 
 // all says whether all rows are included.
 func (s settings) all() bool { return s.only.String() == "" }

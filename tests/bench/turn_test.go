@@ -16,11 +16,13 @@ import (
 // sample is what one turn of one contestant cost. Bytes and seconds.
 type sample struct {
 	Wall   float64 `json:"wall"`
-	User   float64 `json:"user"`   // of all processes that it started
-	System float64 `json:"system"` // likewise
-	Peak   int64   `json:"peak"`   // resident memory; of processes side by side the sum
-	Cached int64   `json:"cached"` // of the result, in the page cache
-	Stored int64   `json:"stored"` // space that the result takes
+	User   float64 `json:"user"`          // of all processes that it started
+	System float64 `json:"system"`        // likewise
+	Peak   int64   `json:"peak"`          // resident memory; of processes side by side the sum
+	Cached int64   `json:"cached"`        // of the result, in the page cache
+	Stored int64   `json:"stored"`        // space that the result takes
+	Gap    float64 `json:"gap,omitempty"` // the largest between two commits of the guest meanwhile
+	Data   int64   `json:"data"`          // that a copy of the whole disk has to store
 
 	latencies []time.Duration // of the guest's writes meanwhile
 }

@@ -9,7 +9,7 @@ import (
 func lasting(source, contestant string, seconds ...float64) *row {
 	r := &row{Source: source, Place: tmpfs, Contestant: contestant}
 	for _, s := range seconds {
-		r.Samples = append(r.Samples, sample{Wall: s})
+		r.Samples = append(r.Samples, sample{Wall: s, User: 1, Data: 2 * gib})
 	}
 	return r
 }
@@ -23,6 +23,7 @@ func TestVerdicts(t *testing.T) {
 		lasting("d", "inc", 1.6),
 	}
 	want := map[string]bool{"a full : physical limit": true, "a peak memory of full, MiB": true,
+		"a processor time of full, s a GiB": true, "a processor time of qemu-img, s a GiB": false, // no limit
 		"guest peak memory of full, MiB": true, "d inc, seconds": false, "d peak memory of inc, MiB": true}
 	got := verdicts(rows)
 	if len(got) != len(want) {
@@ -30,7 +31,7 @@ func TestVerdicts(t *testing.T) {
 	}
 	for _, v := range got {
 		met, ok := want[v.Source+" "+v.Work]
-		if !ok || v.Met == nil || *v.Met != met {
+		if !ok || (v.Met == nil) != (v.Limit == 0) || v.Met != nil && *v.Met != met {
 			t.Errorf("%+v, want met %v", v, met)
 		}
 	}

@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -111,7 +111,7 @@ func TestTailsThatCannotBeReadNow(t *testing.T) {
 	if err := os.Rename(image+".away", image); err != nil {
 		t.Fatal(err)
 	}
-	var damaged *repository.DamagedError
+	var damaged *damage.Error
 	if !errors.Is(err, fs.ErrNotExist) || errors.As(err, &damaged) {
 		t.Errorf("got %v, want that a file is missing, and no damage", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -61,13 +63,13 @@ func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, fil
 	t.Helper()
 	if file == manifest.FileName {
 		_, err := repo.Point(m.Domain, m.ID)
-		var damaged *repository.DamagedError
+		var damaged *damage.Error
 		return errors.As(err, &damaged)
 	}
-	var damage []repository.Damage
+	var damage []damage.Place
 	var err error
 	if target, isList := strings.CutSuffix(file, ".hashes"); isList {
-		damage, err = repo.CheckImage(context.Background(), m, testsite.DiskOf(t, m, target), hashlist.CheckOptions{})
+		damage, err = diskimage.Check(context.Background(), repo.Link(m, testsite.DiskOf(t, m, target)), hashlist.CheckOptions{})
 	} else {
 		damage, err = repo.CheckFile(m, file)
 	}

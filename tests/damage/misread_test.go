@@ -8,11 +8,11 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/pull"
 	"github.com/virtbackup/virtbackup/tests/testsite"
@@ -92,7 +92,7 @@ func TestMisreadsInABackup(t *testing.T) {
 	s.Crash(3)
 	spoilLater(s, first, 1<<30)
 	before := s.Footprint()
-	var damaged *repository.DamagedError
+	var damaged *damage.Error
 	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
 		t.Errorf("got %v, want damage in %s", err, first.ID)
 	}

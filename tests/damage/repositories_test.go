@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -214,8 +215,8 @@ func (b *bed) try(c spoiling, turn int, n *counts) {
 	}
 	n.verified.Add(1)
 	report, err := verify.Run(context.Background(), repo, verify.Request{Domain: b.Name})
-	if damaged := (&repository.DamagedError{}); errors.As(err, &damaged) && c.name == "the domain is a link" {
-		report = verify.Report{Domains: []verify.DomainReport{{Lost: c.lost}}, Damage: make([]repository.Damage, 1)}
+	if damaged := (&damage.Error{}); errors.As(err, &damaged) && c.name == "the domain is a link" {
+		report = verify.Report{Domains: []verify.DomainReport{{Lost: c.lost}}, Damage: make([]damage.Place, 1)}
 	} else if err != nil {
 		fail("verify: %v", err)
 		return

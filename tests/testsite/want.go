@@ -38,6 +38,10 @@ func (s *Site) WantThawed(t *testing.T) {
 	if err != nil || !strings.Contains(status, "thawed") {
 		t.Fatalf("the guest's file systems are %s (%v)", status, err)
 	}
+	// libvirt's default (VIR_DOMAIN_AGENT_RESPONSE_TIMEOUT_BLOCK): other tools' calls may take long.
+	if state := testdomain.Tool(t, "cat", "/run/libvirt/qemu/"+s.Name+".xml"); !strings.Contains(state, "<agentTimeout>-2</agentTimeout>") {
+		t.Error("the agent's response timeout is not libvirt's default again")
+	}
 	s.WriteFile("/mnt/alive", []byte("yes")) // with sync: it would hang
 	if got := s.State(); got != "running" {
 		t.Fatalf("the guest is %s", got)

@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -14,30 +15,30 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2/locate"
 )
 
-// CheckImage reads every byte of an image, but for what was proven before, and of
+// Check reads every byte of an image, but for what was proven before, and of
 // its hash list once, and compares them with each other and with the manifest, as
 // hashlist.Check does. Damage found is not an error; the error says why there
-// could be no check: ctx ended, or files may not be read by this user.
-func (r *Repository) CheckImage(ctx context.Context, m manifest.Manifest, d manifest.Disk, o hashlist.CheckOptions) ([]Damage, error) {
-	c := &imageCheck{repo: r, point: m, disk: d}
+// could be no check: ctx was cancelled, or files may not be read by this user.
+func Check(ctx context.Context, l Link, o hashlist.CheckOptions) ([]damage.Place, error) {
+	c := &imageCheck{link: l, point: l.Point, disk: l.Disk}
 	if err := c.run(ctx, o); err != nil {
-		return nil, fmt.Errorf("check %s: %w", c.name(d.Image), err)
+		return nil, fmt.Errorf("check %s: %w", c.name(l.Disk.Image), err)
 	}
-	if o.Proven != nil && DamagedBy(c.damage) != nil {
-		// What was proven is taken to be what the list on disk says, and that may
-		// be damaged by now: a check that takes nothing for granted tells.
+	if o.Proven != nil && damage.ErrorOf(c.damage) != nil {
+		// Ranges that were proven before count as what the list on disk says, which may
+		// be damaged by now: a check of everything finds out.
 		o.Proven = nil
-		return r.CheckImage(ctx, m, d, o)
+		return Check(ctx, l, o)
 	}
 	return c.damage, nil
 }
 
 // imageCheck is the check of one image with its hash list.
 type imageCheck struct {
-	repo   *Repository
+	link   Link
 	point  manifest.Manifest
 	disk   manifest.Disk
-	damage []Damage
+	damage []damage.Place
 }
 
 func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
@@ -49,7 +50,7 @@ func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
 	if o.Progress != nil && list.ReaderAt != nil {
 		o.Progress(list.Size)
 	}
-	f, err := localfile.OpenRegular(c.path(c.disk.Image))
+	f, err := localfile.OpenRegular(c.link.Path)
 	if err != nil {
 		if localfile.CannotCheck(err) {
 			return err
@@ -77,7 +78,7 @@ func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
 
 // openList opens the hash list. That it is not there is no error.
 func (c *imageCheck) openList() (list hashlist.ListFile, closeList func(), err error) {
-	f, err := localfile.OpenRegular(c.path(c.disk.HashesFile()))
+	f, err := localfile.OpenRegular(c.link.hashesPath())
 	if err != nil && localfile.CannotCheck(err) {
 		return hashlist.ListFile{}, nil, err
 	}
@@ -91,16 +92,16 @@ func (c *imageCheck) openList() (list hashlist.ListFile, closeList func(), err e
 	return hashlist.ListFile{ReaderAt: f, Size: info.Size()}, func() { f.Close() }, nil
 }
 
-// report says what was found in the words of the repository, and which parts of the disk
+// report adds what was found as places in the repository, with the parts of the disk that
 // lie there.
 func (c *imageCheck) report(found []hashlist.Finding) {
 	var broken []hashlist.Finding
 	for _, f := range found {
 		switch {
 		case f.InList:
-			c.add(Damage{File: c.name(c.disk.HashesFile()), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
+			c.add(damage.Place{File: c.name(c.disk.HashesFile()), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
 		case f.Unused:
-			c.add(Damage{File: c.name(c.disk.Image), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
+			c.add(damage.Place{File: c.name(c.disk.Image), Offset: f.Offset, Length: f.Length, What: f.What, Harmless: true})
 		default:
 			broken = append(broken, f)
 		}
@@ -116,12 +117,12 @@ func (c *imageCheck) report(found []hashlist.Finding) {
 }
 
 // locate finds the ranges of the disk that lie in the spans of the image. ok is
-// false where the image cannot tell any more.
+// false if the image itself does not say so any more.
 func (c *imageCheck) locate(spans []hashlist.Finding) (disk [][]qcow2.Range, ok bool) {
 	if len(spans) == 0 || !sortedApart(spans) {
 		return nil, false
 	}
-	f, err := localfile.OpenRegular(c.path(c.disk.Image)) // without O_DIRECT
+	f, err := localfile.OpenRegular(c.link.Path) // without O_DIRECT
 	if err != nil {
 		return nil, false
 	}
@@ -138,21 +139,17 @@ func (c *imageCheck) locate(spans []hashlist.Finding) (disk [][]qcow2.Range, ok 
 	return disk, ok && err == nil
 }
 
-func (c *imageCheck) add(d Damage) {
+func (c *imageCheck) add(d damage.Place) {
 	d.Domain, d.Point, d.Disk = c.point.Domain, c.point.ID, c.disk.Target
 	c.damage = append(c.damage, d)
 }
 
 func (c *imageCheck) imageDamage(at qcow2.Range, what string, guest []qcow2.Range, whole bool) {
-	c.add(Damage{File: c.name(c.disk.Image), Offset: at.Offset, Length: at.Length, What: what, Guest: guest, WholeDisk: whole})
+	c.add(damage.Place{File: c.name(c.disk.Image), Offset: at.Offset, Length: at.Length, What: what, Guest: guest, WholeDisk: whole})
 }
 
 func (c *imageCheck) name(file string) string {
 	return filepath.Join(c.point.Domain, c.point.ID, file)
-}
-
-func (c *imageCheck) path(file string) string {
-	return filepath.Join(c.repo.PointDir(c.point.Domain, c.point.ID), file)
 }
 
 // sortedApart tells whether spans are in order and do not overlap.

@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"errors"
@@ -28,8 +28,8 @@ type Image struct {
 	digest   string
 }
 
-// createImage makes path.qcow2 and path.hashes; neither may exist.
-func createImage(path string, mode directio.Mode) (_ *Image, err error) {
+// Create makes path.qcow2 and path.hashes; neither may exist.
+func Create(path string, mode directio.Mode) (_ *Image, err error) {
 	im := &Image{}
 	if im.file, err = directio.Create(path+manifest.ImageSuffix, localfile.FileMode, mode); err != nil {
 		return nil, err
@@ -117,8 +117,8 @@ func (im *Image) isClosed() bool {
 	return im.closed
 }
 
-// finished returns what Finish returned, ok only where it succeeded.
-func (im *Image) finished() (digest string, size int64, ok bool) {
+// Finished returns what Finish returned, ok only where it succeeded.
+func (im *Image) Finished() (digest string, size int64, ok bool) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	return im.digest, im.size, im.complete

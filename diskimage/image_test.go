@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"bytes"
@@ -35,7 +35,7 @@ func pageAligned(n int, seed uint64) []byte {
 func newImage(t testing.TB, mode directio.Mode) (*Image, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "vda")
-	im, err := createImage(path, mode)
+	im, err := Create(path, mode)
 	if err != nil {
 		t.Fatal(err)
 	}

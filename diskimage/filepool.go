@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"errors"
@@ -11,26 +11,26 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
-// mostOpen files of a chain are open at a time, whatever its length, besides
-// those that are being read: images and hash lists. Of a longer chain files are
-// opened again and again, which takes some 20 µs on a local file system.
-const mostOpen = 64
+// maxOpen files of a chain are open at a time, whatever its length, besides
+// those that are being read: images and hash lists. In a longer chain files are
+// opened repeatedly, which takes some 20 µs on a local file system.
+const maxOpen = 64
 
-// keepOpen is mostOpen, or a quarter of what this process may open: the images that are
+// keepOpen is maxOpen, or a quarter of what this process may open: the images that are
 // written, and other disks' chains, need files, too.
 func keepOpen() int {
 	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 >= mostOpen {
-		return mostOpen
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil || limit.Cur/4 >= maxOpen {
+		return maxOpen
 	}
 	return max(1, int(limit.Cur/4))
 }
 
 // filePool opens files when they are read, and closes those that were not for
 // longest. What is read is proven by hashes, so a file that was replaced meanwhile
-// is found out. It is safe for concurrent use.
+// is detected. It is safe for concurrent use.
 type filePool struct {
-	most int // files that are kept open
+	limit int // files that are kept open
 
 	mu     sync.Mutex
 	files  map[string]*pooledFile
@@ -46,7 +46,7 @@ type pooledFile struct {
 	used   int64 // by the pool's clock
 }
 
-func newFilePool() *filePool { return &filePool{most: keepOpen(), files: map[string]*pooledFile{}} }
+func newFilePool() *filePool { return &filePool{limit: keepOpen(), files: map[string]*pooledFile{}} }
 
 // with calls do with a reader of the file, which is do's until it returns.
 func (p *filePool) with(path string, do func(*directio.Reader) error) error {
@@ -81,7 +81,7 @@ func (p *filePool) take(path string) (*pooledFile, error) {
 	}
 	f := p.files[path]
 	if f == nil {
-		p.shrink(p.most - 1)
+		p.shrink(p.limit - 1)
 		var err error
 		if f, err = openPooled(path); errors.Is(err, unix.EMFILE) {
 			p.shrink(0)
@@ -109,9 +109,9 @@ func openPooled(path string) (*pooledFile, error) {
 	return &pooledFile{file: file, reader: reader}, nil
 }
 
-// shrink closes files that nobody reads until there are no more than most.
-func (p *filePool) shrink(most int) {
-	for len(p.files) > most {
+// shrink closes files that nobody reads until there are no more than limit.
+func (p *filePool) shrink(limit int) {
+	for len(p.files) > limit {
 		oldest := ""
 		for path, f := range p.files {
 			if f.users == 0 && (oldest == "" || f.used < p.files[oldest].used) {

@@ -1,15 +1,16 @@
-package repository
+package damage
 
 import (
 	"fmt"
 	"path/filepath"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// Damage is one place in the repository that is not as it was sealed.
-type Damage struct {
+// Place is one place in the repository that is not as it was sealed.
+type Place struct {
 	Domain string `json:"domain,omitempty"`
 	Point  string `json:"point,omitempty"`
 	File   string `json:"file"` // path below the repository
@@ -33,7 +34,7 @@ type Damage struct {
 }
 
 // String is the file, the place in it and what is wrong there.
-func (d Damage) String() string {
+func (d Place) String() string {
 	if d.Length == 0 {
 		return fmt.Sprintf("%s: %s", d.File, d.What)
 	}
@@ -41,23 +42,23 @@ func (d Damage) String() string {
 }
 
 // Image tells which image is broken by it; ok is false where none is.
-func (d Damage) Image() (ref ImageRef, ok bool) {
+func (d Place) Image() (ref manifest.ImageRef, ok bool) {
 	if d.Disk == "" || d.Harmless {
-		return ImageRef{}, false
+		return manifest.ImageRef{}, false
 	}
-	return ImageRef{d.Point, filepath.Base(d.File)}, true
+	return manifest.ImageRef{Point: d.Point, Image: filepath.Base(d.File)}, true
 }
 
-// damages is several of them as one error.
-type damages []Damage
+// places are several of them as one error.
+type places []Place
 
-// mostNamed bounds a message; virtbackup verify names them all.
-const mostNamed = 5
+// maxNamed bounds a message; virtbackup verify names them all.
+const maxNamed = 5
 
-func (ds damages) Error() string {
+func (ds places) Error() string {
 	var lines []string
 	for i, d := range ds {
-		if i == mostNamed {
+		if i == maxNamed {
 			lines = append(lines, fmt.Sprintf("and %d more places", len(ds)-i))
 			break
 		}
@@ -67,7 +68,7 @@ func (ds damages) Error() string {
 }
 
 // guest says what of the disk lies there.
-func (d Damage) guest() string {
+func (d Place) guest() string {
 	switch {
 	case d.Disk == "" || d.Harmless:
 		return ""

@@ -1,4 +1,4 @@
-package repository
+package diskimage
 
 import (
 	"fmt"
@@ -14,8 +14,10 @@ import (
 func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 	dir := t.TempDir()
 	path := func(i int) string { return filepath.Join(dir, fmt.Sprint(i)) }
-	for i := range 2 * mostOpen {
-		mustWrite(t, path(i), "content")
+	for i := range 2 * maxOpen {
+		if err := os.WriteFile(path(i), []byte("content"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	pool := newFilePool()
 	wantContent := func(r *directio.Reader) {
@@ -25,12 +27,12 @@ func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 		}
 	}
 	err := pool.with(path(0), func(r *directio.Reader) error {
-		for i := range 2*mostOpen - 1 {
+		for i := range 2*maxOpen - 1 {
 			if err := pool.with(path(i+1), func(*directio.Reader) error { return nil }); err != nil {
 				return err
 			}
 		}
-		if n := openFiles(t, dir); n > mostOpen {
+		if n := openFiles(t, dir); n > maxOpen {
 			t.Errorf("%d files are open", n)
 		}
 		wantContent(r)

@@ -1,0 +1,291 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/recovery"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/tests/fakelibvirt"
+)
+
+// Points of every kind are what the disks held, and incs copy only what changed.
+func TestWholeRuns(t *testing.T) {
+	s := newFakeSite(t)
+	for _, kind := range []manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, manifest.KindFull, Auto, manifest.KindInc} {
+		r := s.must(kind)
+		if len(r.Warnings) > 0 || r.Point.Consistency != manifest.ConsistencyFilesystem {
+			t.Errorf("%s: warnings %q, %s consistent", r.Point.ID, r.Warnings, r.Point.Consistency)
+		}
+		for _, d := range r.Point.Disks {
+			if inc := r.Point.Parent != ""; inc != (d.Kind == manifest.KindInc) || inc && d.DataBytes > 4*64<<10 {
+				t.Errorf("%s of %s: %s with %d bytes", d.Target, r.Point.ID, d.Kind, d.DataBytes)
+			}
+		}
+	}
+	s.checkPoints()
+	if got := len(s.domain.Names()); got != 5 {
+		t.Errorf("checkpoints %q, want 5", s.domain.Names())
+	}
+}
+
+// failures are how a step can end other than well.
+var failures = map[string]func(do func(*run, context.Context) error, cancel context.CancelCauseFunc) func(*run, context.Context) error{
+	"fails before it has done anything": func(func(*run, context.Context) error, context.CancelCauseFunc) func(*run, context.Context) error {
+		return func(*run, context.Context) error { return errBoom }
+	},
+	"fails when it has done its work": func(do func(*run, context.Context) error, _ context.CancelCauseFunc) func(*run, context.Context) error {
+		return func(r *run, ctx context.Context) error { return errors.Join(do(r, ctx), errBoom) }
+	},
+	"panics": func(do func(*run, context.Context) error, _ context.CancelCauseFunc) func(*run, context.Context) error {
+		return func(r *run, ctx context.Context) error { _ = do(r, ctx); panic("boom") }
+	},
+	"is ended by a signal": func(do func(*run, context.Context) error, cancel context.CancelCauseFunc) func(*run, context.Context) error {
+		return func(r *run, ctx context.Context) error { err := do(r, ctx); cancel(errBoom); return err }
+	},
+}
+
+// Whichever step fails, and however, the guest goes on, and its checkpoints, the repository
+// and the host are as they were; and the next run goes on.
+func TestEveryStepFails(t *testing.T) {
+	for how, failing := range failures {
+		t.Run(how, func(t *testing.T) {
+			s := newFakeSite(t)
+			s.must(manifest.KindFull)
+			for i, broken := range steps {
+				s.change()
+				before := s.world()
+				ctx, cancel := context.WithCancelCause(t.Context())
+				changed := slices.Clone(steps)
+				changed[i].do = failing(broken.do, cancel)
+				r, err := s.run(ctx, s.request(manifest.KindInc), changed)
+				cancel(nil)
+				if r.sealed {
+					if err != nil || s.domain.Frozen() || s.domain.Job() {
+						t.Errorf("step %s: sealed, and %v", broken.name, err)
+					}
+					continue
+				}
+				if err == nil {
+					t.Fatalf("step %s: no error", broken.name)
+				}
+				if s.wantLeftAlone(before); t.Failed() {
+					t.Fatalf("after a failure of step %s: %v", broken.name, err)
+				}
+			}
+			s.must(manifest.KindInc)
+			s.checkPoints()
+		})
+	}
+}
+
+// A full into a new repository that fails leaves none.
+func TestFirstRunFails(t *testing.T) {
+	for i := range steps {
+		s := newFakeSite(t)
+		changed := slices.Clone(steps)
+		changed[i].do = func(*run, context.Context) error { return errBoom }
+		if r, _ := s.run(t.Context(), s.request(manifest.KindFull), changed); r.sealed {
+			continue
+		}
+		s.wantLeftAlone(world{bitmaps: "vda: vdb: "})
+		if _, err := repository.Open(s.repo); !errors.Is(err, repository.ErrAbsent) {
+			t.Errorf("step %s: the repository is left: %v", steps[i].name, err)
+		}
+	}
+}
+
+// Whichever question to libvirt fails, once, the run is done or has failed; in either case
+// the guest goes on, and the next run cleans up what could not be undone.
+func TestEveryCallFails(t *testing.T) {
+	calls := func(s *fakeSite, bad int) (n int, method string) {
+		s.domain.Hook = func(m string) error {
+			if n++; n-1 == bad {
+				method = m
+				return &hypervisor.Error{Message: "internal error: " + m}
+			}
+			return nil
+		}
+		defer func() { s.domain.Hook = nil }()
+		s.change()
+		_, _ = s.run(t.Context(), s.request(manifest.KindInc), steps)
+		return n, method
+	}
+	s := newFakeSite(t)
+	s.must(manifest.KindFull)
+	total, _ := calls(s, -1)
+	if total < 20 {
+		t.Fatalf("only %d calls", total)
+	}
+	for bad := range total {
+		_, method := calls(s, bad)
+		if s.domain.Frozen() || s.domain.Job() {
+			t.Fatalf("call %d (%s): frozen %v, a job %v", bad, method, s.domain.Frozen(), s.domain.Job())
+		}
+		s.must(manifest.KindInc)
+		if w := s.world(); strings.Contains(w.files, "partial") || strings.Contains(w.files, "sock") || len(s.domain.Names()) > DefaultKeepCheckpoints+1 {
+			t.Fatalf("after call %d (%s): %+v", bad, method, w)
+		}
+	}
+	s.checkPoints()
+}
+
+// A run that is killed after any step leaves what recovery cleans up, whatever has become of
+// the domain since.
+func TestRecoverAfterEveryStep(t *testing.T) {
+	for what, since := range map[string]func(*fakelibvirt.Domain){
+		"the domain runs on":            func(*fakelibvirt.Domain) {},
+		"the domain was shut down":      func(d *fakelibvirt.Domain) { d.ShutDown(); d.Start() },
+		"QEMU was killed":               func(d *fakelibvirt.Domain) { d.Kill(); d.Start() },
+		"libvirt has lost its records":  func(d *fakelibvirt.Domain) { d.DropRecords() },
+		"the guest was paused for long": func(d *fakelibvirt.Domain) { d.Pause(); _ = d.Resume() },
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := newFakeSite(t)
+			s.must(manifest.KindFull)
+			for i, last := range steps {
+				r := s.kill(i)
+				since(s.domain)
+				repo, err := repository.Open(s.repo)
+				if err != nil {
+					t.Fatal(err)
+				}
+				report, err := recovery.Run(t.Context(), &s.host, repo, recovery.Request{Domain: "vm1", SocketDir: s.runDir, ScratchDir: s.runDir})
+				if err != nil || len(report.Left) > 0 {
+					t.Fatalf("killed after step %s: %+v, %v", last.name, report, err)
+				}
+				w := s.world()
+				if s.domain.Frozen() || s.domain.Job() || strings.Contains(w.files, ".partial") || strings.Contains(w.files, ".mark") || strings.Contains(w.files, ".sock") {
+					t.Fatalf("killed after step %s: frozen %v, a job %v, left %s", last.name, s.domain.Frozen(), s.domain.Job(), w.files)
+				}
+				for _, name := range s.domain.Names() {
+					if id, _, _ := manifest.ParseCheckpointName(name); !r.sealed && id == r.plan.ID {
+						t.Fatalf("killed after step %s: checkpoint %s is left", last.name, name)
+					}
+				}
+			}
+			s.must(manifest.KindInc)
+			s.checkPoints()
+		})
+	}
+}
+
+// kill does the steps up to the last, and no undo, as a run that is killed.
+func (s *fakeSite) kill(last int) *run {
+	s.t.Helper()
+	s.change()
+	r := &run{Request: s.request(manifest.KindInc).withDefaults(), Deps: s.deps()}
+	truth := s.content()
+	for _, step := range steps[:last+1] {
+		if err := step.do(r, s.t.Context()); err != nil {
+			s.t.Fatalf("step %s: %v", step.name, err)
+		}
+	}
+	if r.sealed {
+		s.truth[r.point.ID] = truth
+	}
+	if r.lock != nil { // the kernel does
+		if err := r.lock.Unlock(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return r
+}
+
+// An agent that does not answer, and one that freezes too late, leave a point that is crash
+// consistent, and a guest that goes on.
+func TestAgents(t *testing.T) {
+	for agent, why := range map[fakelibvirt.Agent]string{fakelibvirt.AgentMissing: "not connected", fakelibvirt.AgentLate: "did not freeze within"} {
+		s := newFakeSite(t)
+		s.domain.Agent = agent
+		r := s.must(manifest.KindFull)
+		if r.Point.Consistency != manifest.ConsistencyCrash || !slices.ContainsFunc(r.Notes, func(n string) bool { return strings.Contains(n, why) }) {
+			t.Errorf("agent %d: %s consistent, notes %q", agent, r.Point.Consistency, r.Notes)
+		}
+		before := s.world()
+		request := s.request(manifest.KindInc)
+		request.Quiesce = "require"
+		if _, err := s.run(t.Context(), request, steps); err == nil || fail.HintOf(err) == "" {
+			t.Errorf("agent %d: --quiesce require: %v", agent, err)
+		}
+		s.wantLeftAlone(before)
+		s.checkPoints()
+	}
+}
+
+// A guest whose writes find no space in the scratch files is paused by QEMU: the job ends, and
+// the guest goes on.
+func TestGuestOutOfScratch(t *testing.T) {
+	s := newFakeSite(t)
+	s.domain.ScratchLimit = 64 << 10
+	before := s.world()
+	request := s.request(manifest.KindFull)
+	wrote := false
+	request.Progress = func(string, int64, int64) {
+		if !wrote {
+			wrote = s.domain.Write("vda", 0, make([]byte, 1<<20))
+		}
+		time.Sleep(300 * time.Millisecond) // the watch looks five times a second
+	}
+	if _, err := s.run(t.Context(), request, steps); err == nil || !strings.Contains(err.Error(), "to keep the guest going") {
+		t.Errorf("%v", err)
+	}
+	s.wantLeftAlone(before)
+	if state, err := s.domain.State(); err != nil || state != hypervisor.Running {
+		t.Errorf("the guest is %v, %v", state, err)
+	}
+	if !s.domain.Write("vda", 0, make([]byte, 1<<20)) {
+		t.Error("the guest cannot write")
+	}
+}
+
+// A job that is not ours is waited for, and never ended.
+func TestOtherJobs(t *testing.T) {
+	for _, other := range []func(*fakelibvirt.Domain){
+		func(d *fakelibvirt.Domain) { d.OtherJob = "outgoing migration" },
+		func(d *fakelibvirt.Domain) { d.OtherBlockJob = hypervisor.BlockJob{Kind: "commit"} },
+	} {
+		s := newFakeSite(t)
+		other(s.domain)
+		if _, err := s.run(t.Context(), s.request(manifest.KindFull), steps); !errors.Is(err, hypervisor.ErrBusy) || fail.HintOf(err) == "" {
+			t.Errorf("%v", err)
+		}
+		s.wantLeftAlone(world{bitmaps: "vda: vdb: "})
+	}
+}
+
+// A job that somebody else has ended is a failure, never a sealed point; a domain that was shut
+// off the same.
+func TestJobIsGone(t *testing.T) {
+	for want, end := range map[string]func(*fakeSite){
+		"is gone, and this run has not ended it": func(s *fakeSite) { _ = s.domain.EndBackup(s.t.Context()) },
+		"was shut off while it was backed up":    func(s *fakeSite) { s.domain.ShutDown() },
+	} {
+		for _, at := range []string{"tails", "copy", "end"} {
+			s := newFakeSite(t)
+			s.must(manifest.KindFull)
+			changed := slices.Clone(steps)
+			i := slices.IndexFunc(steps, func(s step) bool { return s.name == at })
+			changed[i].do = func(r *run, ctx context.Context) error { end(s); return steps[i].do(r, ctx) }
+			if r, err := s.run(t.Context(), s.request(manifest.KindInc), changed); r.sealed || err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, sealed %v", at, err, r.sealed)
+			}
+			if state, _ := s.domain.State(); state == hypervisor.ShutOff {
+				s.domain.Start()
+			}
+			s.must(manifest.KindInc)
+			s.checkPoints()
+			if got := fmt.Sprint(len(s.domain.Names())); got != "2" {
+				t.Errorf("%s: checkpoints %q", at, s.domain.Names())
+			}
+		}
+	}
+}

@@ -1,0 +1,240 @@
+package fakelibvirt
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+)
+
+// job is a backup job: the disks as they were when it began.
+type job struct {
+	socket string
+	disks  []jobDisk
+	used   int64 // bytes in the scratch files
+}
+
+type jobDisk struct {
+	target, scratch string
+	incremental     bool
+	data            []byte // at the instant
+	dirty           []bool // by cluster, of an incremental
+	saved           []bool // clusters whose old content is in the scratch file
+}
+
+// save saves what a disk holds in clusters that the guest is about to overwrite; false where
+// the scratch files may take no more.
+func (j *job) save(written *disk, first, last, limit int64) bool {
+	i := slices.IndexFunc(j.disks, func(d jobDisk) bool { return d.target == written.target })
+	if i < 0 {
+		return true
+	}
+	for at := first; at <= last; at++ {
+		switch {
+		case j.disks[i].saved[at]:
+		case limit > 0 && j.used+cluster > limit:
+			return false
+		default:
+			j.disks[i].saved[at] = true
+			j.used += cluster
+		}
+	}
+	return true
+}
+
+// backupDocument is a <domainbackup>.
+type backupDocument struct {
+	XMLName xml.Name `xml:"domainbackup"`
+	Server  struct {
+		Socket string `xml:"socket,attr"`
+	} `xml:"server"`
+	Disks []struct {
+		Name        string `xml:"name,attr"`
+		Backup      string `xml:"backup,attr"`
+		Incremental string `xml:"incremental,attr"`
+		Scratch     struct {
+			File string `xml:"file,attr"`
+		} `xml:"scratch"`
+	} `xml:"disks>disk"`
+}
+
+// BackupBegin begins a pull-mode job, and makes a checkpoint at the same instant. It makes
+// the socket and the scratch files, as empty files.
+func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
+	if err := d.call("BackupBegin"); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.state == hypervisor.ShutOff:
+		return d.notRunning()
+	case d.job != nil || d.OtherJob != "":
+		return failure(hypervisor.ErrBusy, "Timed out during operation: cannot acquire state change lock (held by monitor=remoteDispatchDomainBackupBegin)")
+	}
+	j, err := d.newJob(backupXML)
+	if err != nil {
+		return err
+	}
+	if checkpointXML != "" {
+		if err := d.create(checkpointXML); err != nil {
+			return err
+		}
+	}
+	// libvirt keeps the checkpoint where the rest fails.
+	if err := j.makeFiles(); err != nil {
+		j.removeFiles()
+		return err
+	}
+	d.job = j
+	return d.done("BackupBegin")
+}
+
+func (d *Domain) newJob(text string) (*job, error) {
+	var doc backupDocument
+	if err := xml.Unmarshal([]byte(text), &doc); err != nil {
+		return nil, failure(nil, "XML error: %v", err)
+	}
+	j := &job{socket: doc.Server.Socket}
+	for _, bd := range doc.Disks {
+		if bd.Backup == "no" {
+			continue
+		}
+		disk := d.disk(bd.Name)
+		if disk == nil {
+			return nil, failure(nil, "invalid argument: no disk named '%s'", bd.Name)
+		}
+		jd := jobDisk{target: bd.Name, scratch: bd.Scratch.File, data: bytes.Clone(disk.data), saved: make([]bool, len(disk.data)/cluster)}
+		if bd.Incremental != "" {
+			since, err := d.record(bd.Incremental)
+			if err != nil {
+				return nil, err
+			}
+			i := slices.IndexFunc(since.disks, func(rd recordDisk) bool { return rd.target == bd.Name })
+			if i < 0 || d.bitmap(since.disks[i]) == nil || d.bitmap(since.disks[i]).broken {
+				return nil, failure(hypervisor.ErrCheckpointInconsistent, "checkpoint inconsistent: bitmap '%s' of disk '%s'", bd.Incremental, bd.Name)
+			}
+			jd.incremental, jd.dirty = true, slices.Clone(d.bitmap(since.disks[i]).dirty)
+		}
+		j.disks = append(j.disks, jd)
+	}
+	return j, nil
+}
+
+func (j *job) makeFiles() error {
+	if err := os.WriteFile(j.socket, nil, 0o600); err != nil {
+		return failure(hypervisor.ErrSocket, "internal error: unable to execute QEMU command 'nbd-server-start': Failed to bind socket to %s: %v", j.socket, err)
+	}
+	for _, d := range j.disks {
+		if err := os.WriteFile(d.scratch, nil, 0o600); err != nil {
+			return failure(hypervisor.ErrScratch, "failed to create image file '%s': %v", d.scratch, err)
+		}
+	}
+	return nil
+}
+
+// removeFiles removes the scratch files; the socket stays, as libvirt leaves it.
+func (j *job) removeFiles() {
+	for _, d := range j.disks {
+		_ = os.Remove(d.scratch)
+	}
+}
+
+// BackupJob is the document of the job, with all names.
+func (d *Domain) BackupJob() (string, error) {
+	if err := d.call("BackupJob"); err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.job == nil {
+		return "", d.noJob()
+	}
+	var disks strings.Builder
+	for _, jd := range d.job.disks {
+		mode := ""
+		if jd.incremental {
+			mode = fmt.Sprintf(" backupmode='incremental' exportbitmap='backup-%s'", jd.target)
+		}
+		fmt.Fprintf(&disks, "<disk name='%s' backup='yes' type='file'%s exportname='%s'><driver type='qcow2'/><scratch file='%s'/></disk>", jd.target, mode, jd.target, jd.scratch)
+	}
+	return fmt.Sprintf("<domainbackup mode='pull'><server transport='unix' socket='%s'/><disks>%s</disks></domainbackup>", d.job.socket, disks.String()), nil
+}
+
+func (d *Domain) noJob() error {
+	return failure(hypervisor.ErrNoJob, "Domain backup job id not found: no domain backup job present")
+}
+
+// ProveBackup is nil if a job protects the disk.
+func (d *Domain) ProveBackup(target string) error {
+	if err := d.call("ProveBackup"); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.job == nil || !slices.ContainsFunc(d.job.disks, func(jd jobDisk) bool { return jd.target == target }) {
+		return d.noJob()
+	}
+	return nil
+}
+
+// EndBackup ends the job, if there is one.
+func (d *Domain) EndBackup(context.Context) error {
+	if err := d.call("EndBackup"); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.endJob()
+	return d.done("EndBackup")
+}
+
+func (d *Domain) endJob() {
+	if d.job != nil {
+		d.job.removeFiles()
+		d.job = nil
+	}
+}
+
+// Job tells whether a backup job runs.
+func (d *Domain) Job() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.job != nil
+}
+
+// JobStats says how much is in the scratch files.
+func (d *Domain) JobStats() (hypervisor.JobStats, error) {
+	if err := d.call("JobStats"); err != nil {
+		return hypervisor.JobStats{}, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.job == nil {
+		return hypervisor.JobStats{}, d.noJob()
+	}
+	return hypervisor.JobStats{Operation: "backup", TempUsed: d.job.used}, nil
+}
+
+// RunningJob names the job that holds the domain, "" for none.
+func (d *Domain) RunningJob() (string, error) {
+	if err := d.call("RunningJob"); err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.job != nil {
+		return "backup", nil
+	}
+	return d.OtherJob, nil
+}
+
+// BlockJob is OtherBlockJob.
+func (d *Domain) BlockJob(string) (hypervisor.BlockJob, error) {
+	return d.OtherBlockJob, d.call("BlockJob")
+}

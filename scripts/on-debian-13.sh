@@ -61,7 +61,7 @@ need_place() {
 }
 
 need_root() {
-	local line
+	local line kvm
 	[ ! -f "$root/.complete" ] || return 0
 	need_sources
 	command -v debootstrap >/dev/null || {
@@ -77,8 +77,9 @@ need_root() {
 	# The daemons of packages are not started: scripts/hypervisor.sh does that.
 	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 	chmod 0755 "$root/usr/sbin/policy-rc.d"
-	# QEMU's user must be able to open the host's /dev/kvm, or libvirt probes QEMU repeatedly.
-	[ ! -c /dev/kvm ] || chroot "$root" groupadd -f -r -g "$(stat -c %g /dev/kvm)" kvm
+	# /dev/kvm is the host's, so its group must have the same number (scripts/hypervisor.sh).
+	kvm=$(getent group kvm | cut -d: -f3 || true)
+	[ -z "$kvm" ] || chroot "$root" groupadd -f -r -g "$kvm" kvm
 	touch "$root/.complete"
 }
 

@@ -30,6 +30,10 @@ test: deps ## Runs every test; a skipped one is a failure.
 test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see scripts/on-debian-13.sh).
 	@scripts/on-debian-13.sh make c23 test
 
+.PHONY: unit
+unit: deps ## Runs the tests that need no daemon (about a minute).
+	@$(GO) test -short ./...
+
 SOAK ?= 30m
 .PHONY: soak
 soak: deps ## Runs the oracle test for longer (SOAK=30m).

@@ -44,7 +44,9 @@ func New(bytesPerSecond int64) *Limits {
 // the first error, which cancels the context of the others, or the cause if ctx was
 // cancelled before the last call was started.
 func (l *Limits) EachDisk(ctx context.Context, n int, do func(ctx context.Context, i int) error) error {
-	group, working := panics.WithContext(ctx)
+	working, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	var group panics.Group
 	left := false // not all calls were started
 	for i := range n {
 		if left = l.disks.Acquire(working, 1) != nil; left {
@@ -52,7 +54,11 @@ func (l *Limits) EachDisk(ctx context.Context, n int, do func(ctx context.Contex
 		}
 		group.Go(func() error {
 			defer l.disks.Release(1)
-			return do(working, i)
+			err := panics.Catch(func() error { return do(working, i) })
+			if err != nil {
+				end(err) // before another disk takes its place
+			}
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil || !left {

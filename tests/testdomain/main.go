@@ -54,9 +54,12 @@ var hypervisor struct {
 }
 
 // startHypervisor starts libvirtd if it does not run. libvirtd outlives the tests, so it does
-// not carry their mark.
+// not carry their mark. With -short the test is skipped: make unit runs what needs no daemon.
 func startHypervisor(t testing.TB) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("needs libvirtd")
+	}
 	hypervisor.once.Do(func() { hypervisor.err = bringUp() })
 	if hypervisor.err != nil {
 		t.Fatal(hypervisor.err)

@@ -174,8 +174,8 @@ func jobsHold(t *testing.T, d domain) {
 	if len(job.Disks) != 1 || job.Disks[0].Export != "vda" || job.Disks[0].Bitmap != "" || job.Socket != filepath.Join(d.dir, "s.sock") {
 		t.Errorf("the job is %+v", job)
 	}
-	must(t, d.ProveBackup("vda"))
-	want(t, d.ProveBackup("vdb"), hypervisor.ErrNoJob)
+	must(t, d.ProveBackup([]string{"vda"}))
+	want(t, d.ProveBackup([]string{"vda", "vdb"}), hypervisor.ErrNoJob)
 	if name, err := d.RunningJob(); name != "backup" || err != nil {
 		t.Errorf("the job is %q, %v", name, err)
 	}
@@ -184,7 +184,7 @@ func jobsHold(t *testing.T, d domain) {
 		t.Errorf("%+v, %v", stats, err)
 	}
 	must(t, d.EndBackup(t.Context()))
-	want(t, d.ProveBackup("vda"), hypervisor.ErrNoJob)
+	want(t, d.ProveBackup([]string{"vda"}), hypervisor.ErrNoJob)
 	if _, err := os.Stat(filepath.Join(d.dir, "vda.scratch")); err == nil {
 		t.Error("the scratch file is left")
 	}

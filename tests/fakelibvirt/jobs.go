@@ -170,15 +170,20 @@ func (d *Domain) noJob() error {
 	return failure(hypervisor.ErrNoJob, "Domain backup job id not found: no domain backup job present")
 }
 
-// ProveBackup is nil if a job protects the disk.
-func (d *Domain) ProveBackup(target string) error {
+// ProveBackup is nil if a job protects the disks.
+func (d *Domain) ProveBackup(targets []string) error {
 	if err := d.call("ProveBackup"); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.job == nil || !slices.ContainsFunc(d.job.disks, func(jd jobDisk) bool { return jd.target == target }) {
+	if d.job == nil {
 		return d.noJob()
+	}
+	for _, target := range targets {
+		if !slices.ContainsFunc(d.job.disks, func(jd jobDisk) bool { return jd.target == target }) {
+			return d.noJob()
+		}
 	}
 	return nil
 }

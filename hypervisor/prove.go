@@ -57,7 +57,7 @@ func (d *Domain) proveByStats(targets []string) error {
 	for _, target := range targets {
 		capacity, _, err := d.Allocation(target)
 		if err != nil {
-			return err
+			return about(err, "prove that the backup job of disk %s of domain %s runs", target, d.name)
 		}
 		want += capacity
 	}

@@ -61,7 +61,7 @@ need_place() {
 }
 
 need_root() {
-	local line kvm
+	local line kvm proxy
 	[ ! -f "$root/.complete" ] || return 0
 	need_sources
 	command -v debootstrap >/dev/null || {
@@ -70,7 +70,10 @@ need_root() {
 	}
 	say "building $root"
 	rm -rf --one-file-system "$root"
-	debootstrap --variant=minbase --include=ca-certificates,make trixie "$root" "$debian"
+	# debootstrap downloads by wget, which does not know apt's proxy.
+	proxy=${http_proxy-}
+	eval "$(apt-config shell proxy Acquire::http::Proxy)"
+	http_proxy=$proxy debootstrap --variant=minbase --include=ca-certificates,make trixie "$root" "$debian"
 	for line in "$debian trixie" "$debian trixie-updates" ${security:+"$security trixie-security"}; do
 		echo "deb $line main"
 	done >"$root/etc/apt/sources.list"

@@ -112,7 +112,6 @@ func (s *Session) End(ctx context.Context) error {
 		return err
 	}
 	if ours {
-		s.d.log().Debug("ending the backup job")
 		s.markPaused()
 		ctx, cancel := context.WithTimeout(ctx, endTime)
 		defer cancel()

@@ -50,6 +50,9 @@ func (s *Source) Abandon(ctx context.Context, keep, hung bool) error {
 	s.session.Hung = hung
 	var errs []error
 	if !s.session.Ended() {
+		if s.session.OwnJob() == nil {
+			s.Log.Info("ending the backup job")
+		}
 		err := s.endJob(ctx)
 		if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, bounded.ErrNoAnswer) {
 			return err // nothing can be deleted while the job runs

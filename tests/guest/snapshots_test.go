@@ -21,9 +21,11 @@ func revert(s *testsite.Site, name string) error {
 func wantRevertRefused(s *testsite.Site, name string) {
 	s.T.Helper()
 	err := revert(s, name)
-	// libvirt passes on what QEMU said only if it comes to read it in time.
+	// libvirt 9.0 passes on what QEMU said only if it comes to read it in time; 11.3 never passes on what qemu-img said,
+	// which it calls for a snapshot of a domain that was off.
 	log, _ := os.ReadFile("/var/log/libvirt/qemu/" + s.Name + ".log")
-	if err == nil || !strings.Contains(err.Error()+string(log), "Device has active dirty bitmaps") {
+	if err == nil || !strings.Contains(err.Error()+string(log), "Device has active dirty bitmaps") &&
+		!strings.Contains(err.Error(), "An error occurred, but the cause is unknown") {
 		s.T.Fatalf("a revert with checkpoints: %v", err)
 	}
 	if got := s.State(); got != "shut" {
@@ -49,9 +51,7 @@ func TestSnapshotRevert(t *testing.T) {
 		s.WriteAll(int64(4 + round))
 		wantRevertRefused(s, name)
 		s.Start()
-		lost := s.BackUp(3, "inc")
-		testsite.WantKinds(t, lost.Point, "vda rescan, vdb rescan")
-		testsite.WantSaid(t, lost.Warnings, "is missing or broken")
+		wantRightAfterFailedRevert(s)
 	}
 	s.WriteAll(6)
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
@@ -66,6 +66,20 @@ func TestSnapshotRevert(t *testing.T) {
 	s.WriteAll(7)
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
 	s.Check()
+}
+
+// wantRightAfterFailedRevert: libvirt 9.0 has started a QEMU that has opened the images and could not go on, after which
+// their bitmaps are not valid. 11.3 ends it in order, and the bitmaps go on.
+func wantRightAfterFailedRevert(s *testsite.Site) {
+	s.T.Helper()
+	truth := s.Truths()
+	next := s.Add(s.Program.Must(s.T, []int{0, 3}, "--json", "inc", s.Name), truth)
+	if len(next.Warnings) == 0 {
+		testsite.WantKinds(s.T, next.Point, "vda inc, vdb inc")
+		return
+	}
+	testsite.WantKinds(s.T, next.Point, "vda rescan, vdb rescan")
+	testsite.WantSaid(s.T, next.Warnings, "is missing or broken")
 }
 
 // If checkpoints are released while the domain is off, their bitmaps stay and the revert fails

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/virtbackup/virtbackup/diskimage"
@@ -13,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bounded"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
@@ -111,7 +111,7 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	}
 	err = r.source.Explain(ctx, err)
 	var temporary *hashlist.TemporaryError
-	if (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)) && !errors.As(err, &temporary) {
+	if localfile.IsFull(err) && !errors.As(err, &temporary) {
 		return r.explainFull(err)
 	}
 	return err

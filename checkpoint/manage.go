@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"syscall"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/xml"
@@ -160,13 +160,13 @@ func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 // it is retired: neither a base, nor defined again. A full repository is no obstacle, since
 // deleting makes room: then the next run forgets the identity.
 func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
-	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !isFull(err) {
+	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !localfile.IsFull(err) {
 		return err
 	}
 	if err := DeleteForSure(d, i.CheckpointName()); err != nil {
 		return err
 	}
-	if err := lock.DropInstant(i.Identity); err != nil && !isFull(err) {
+	if err := lock.DropInstant(i.Identity); err != nil && !localfile.IsFull(err) {
 		return err
 	}
 	return nil
@@ -188,10 +188,6 @@ func DeleteForSure(d Deleter, name string) error {
 		return err
 	}
 	return nil
-}
-
-func isFull(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 // RecordedBy tells whether a checkpoint is the one that was made with a point of format

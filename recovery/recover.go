@@ -8,12 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
 // Report is what was found, and what became of it.
@@ -309,7 +309,7 @@ func (r *recoverer) forgetInstant(i instants.Instant) error {
 // unlessFull ignores an error of a full repository: a note that cannot be taken now is
 // taken by a later run, and must not keep this one from making room.
 func (r *recoverer) unlessFull(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+	if localfile.IsFull(err) {
 		r.log.Debug(err.Error())
 		return nil
 	}

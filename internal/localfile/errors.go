@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,4 +45,9 @@ func Reason(err error) string {
 		return fmt.Sprintf("cannot be read: %v", path.Err)
 	}
 	return fmt.Sprintf("cannot be read: %v", err)
+}
+
+// IsFull tells whether an error says that a file system, or a quota, has no space left.
+func IsFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -6,9 +6,9 @@ import (
 )
 
 const (
-	mostComplaints = 8   // of one test
-	mostLines      = 4   // of one complaint
-	mostLength     = 300 // bytes of one line
+	maxComplaints = 8   // of one test
+	maxLines      = 4   // of one complaint
+	maxLength     = 300 // bytes of one line
 )
 
 // position begins what a test says: "    input_test.go:207: it does not say …".
@@ -25,20 +25,20 @@ func complaints(output string) []string {
 		m := position.FindStringSubmatch(line)
 		switch {
 		case m != nil && (strings.HasPrefix(m[1], "$ ") || strings.HasPrefix(m[1], "the end of ")):
-			lines = mostLines
+			lines = maxLines
 		case m != nil:
 			all, lines = append(all, short(line)), 1
-		case strings.HasPrefix(line, "        ") && lines > 0 && lines < mostLines:
+		case strings.HasPrefix(line, "        ") && lines > 0 && lines < maxLines:
 			all[len(all)-1] += "\n" + short(line)
 			lines++
 		}
 	}
-	return all[max(0, len(all)-mostComplaints):]
+	return all[max(0, len(all)-maxComplaints):]
 }
 
 func short(line string) string {
-	if len(line) > mostLength {
-		return strings.ToValidUTF8(line[:mostLength], "") + " …"
+	if len(line) > maxLength {
+		return strings.ToValidUTF8(line[:maxLength], "") + " …"
 	}
 	return line
 }

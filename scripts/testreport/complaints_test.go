@@ -28,7 +28,7 @@ func TestComplaints(t *testing.T) {
 	}
 	many := strings.Repeat("    a_test.go:2: "+strings.Repeat("x", 400)+"\n", 20)
 	got := complaints(many)
-	if len(got) != mostComplaints || len(got[0]) > mostLength+len(" …") {
+	if len(got) != maxComplaints || len(got[0]) > maxLength+len(" …") {
 		t.Errorf("%d complaints, the first with %d bytes", len(got), len(got[0]))
 	}
 }
@@ -77,7 +77,7 @@ func TestCut(t *testing.T) {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 	long := strings.Repeat("    a_test.go:2: wrong\n", 1000)
-	if n := strings.Count(cut(long), "\n"); n != mostOfTest+1 {
+	if n := strings.Count(cut(long), "\n"); n != maxOfTest+1 {
 		t.Errorf("%d lines", n)
 	}
 }

@@ -6,11 +6,11 @@ import (
 )
 
 const (
-	// mostBlock is how many lines of one text are shown, such as what a command
+	// maxBlock is how many lines of one text are shown, such as what a command
 	// printed: its beginning, and more of its end, where errors are.
-	mostBlock, blockHead = 14, 4
-	// mostOfTest is the same for all that one test said.
-	mostOfTest, testHead = 120, 20
+	maxBlock, blockHead = 14, 4
+	// maxOfTest is the same for all that one test said.
+	maxOfTest, testHead = 120, 20
 )
 
 // cut shortens what a test said: long texts of it, then all of it.
@@ -18,13 +18,13 @@ func cut(output string) string {
 	var lines, block []string
 	for line := range strings.Lines(output) {
 		if position.MatchString(line) || !strings.HasPrefix(line, "        ") {
-			lines = append(lines, middleOut(block, mostBlock, blockHead)...)
+			lines = append(lines, middleOut(block, maxBlock, blockHead)...)
 			block = nil
 		}
 		block = append(block, short(strings.TrimRight(line, "\n"))+"\n")
 	}
-	lines = append(lines, middleOut(block, mostBlock, blockHead)...)
-	return strings.Join(middleOut(lines, mostOfTest, testHead), "")
+	lines = append(lines, middleOut(block, maxBlock, blockHead)...)
+	return strings.Join(middleOut(lines, maxOfTest, testHead), "")
 }
 
 // middleOut leaves at most so many lines, head of them from the beginning.

@@ -20,15 +20,15 @@ func (d *Domain) IO(target string, commands ...string) {
 	}
 }
 
-// mostAtOnce commands go to one virsh: starting virsh takes longer than most
+// maxAtOnce commands go to one virsh: starting virsh takes longer than most
 // of them, and an argument may have 128 KiB.
-const mostAtOnce = 200
+const maxAtOnce = 200
 
 // TryIO is IO for commands that may fail. Commands that follow a failing one still run.
 func (d *Domain) TryIO(target string, commands ...string) error {
 	d.t.Helper()
 	for len(commands) > 0 {
-		n := min(len(commands), mostAtOnce)
+		n := min(len(commands), maxAtOnce)
 		if err := d.ioBatch(target, commands[:n]); err != nil {
 			return err
 		}

@@ -10,13 +10,12 @@ import (
 )
 
 // DefaultMaxChain is how many images a chain may have before a new one should
-// begin. Every image is opened, and asked for each cluster that those above it
-// lack, by whoever reads a point; with the default directory QEMU itself can open
-// some 340 (see manifest.MaxJoined). 200 is half a year of nights, and leaves
-// room for someone who takes the warning to heart a month later.
+// begin. Whoever reads a point opens every image of its chain, and looks up in it each
+// cluster that the images above lack. With the default directory QEMU itself can open
+// some 340 images (see manifest.MaxJoined). 200 is half a year of nights, and leaves
+// room for someone who acts on the warning a month later.
 const DefaultMaxChain = 200
 
-// maxChain is how many images a chain may have.
 func (r Request) maxChain() int {
 	if r.MaxChain == 0 {
 		return DefaultMaxChain
@@ -24,14 +23,14 @@ func (r Request) maxChain() int {
 	return r.MaxChain
 }
 
-// chain is that of one disk as the plan will leave it.
+// chain is the chain of one disk including the planned point.
 type chain struct {
 	target string
 	images int
-	joined int // bytes of the longest name that QEMU makes of it
+	joined int // bytes of the longest name that QEMU joins from its images
 }
 
-// chains are those of the disks that are chained onto the base.
+// chains returns the chains of the disks that are chained onto the base.
 func (p *Plan) chains(s State) (all []chain) {
 	for _, d := range p.Disks {
 		if d.Parent == "" {
@@ -43,8 +42,8 @@ func (p *Plan) chains(s State) (all []chain) {
 	return all
 }
 
-// boundChains sees to it that chains end: auto begins a new one, inc and diff
-// warn, and refuse what qemu-img could not open.
+// boundChains limits the length of chains: auto begins a new one, inc and diff
+// warn, and refuse a chain that qemu-img could not open.
 func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 	for _, c := range p.chains(s) {
 		tooLong := c.joined > manifest.MaxJoined
@@ -58,7 +57,7 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 			return nil
 		case tooLong:
 			return fail.WithHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
-				"the name that it joins of them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
+				"the name that it joins from them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
 				"virtbackup full %s starts a new chain", r.word())
 		default:
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the chain of disk %s has %d images with %s, more than %d (--max-chain): virtbackup full %s starts a new one",
@@ -68,7 +67,7 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 	return nil
 }
 
-// startChain makes a full of what was planned as an inc.
+// startChain plans a full instead of an inc.
 func (p *Plan) startChain(r Request, s State, chosen []xml.Disk, why string) {
 	p.Kind, p.Base, p.Why, p.Warnings = manifest.KindFull, nil, why, nil
 	p.planDisks(r, s, chosen)

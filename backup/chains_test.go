@@ -67,7 +67,7 @@ func TestMaxChain(t *testing.T) {
 	}
 }
 
-// A disk that begins a chain of its own is not bound by that of the base.
+// A disk that begins a new chain is not limited by the chain of the base.
 func TestMaxChainOfOneDisk(t *testing.T) {
 	s := chained(3)
 	s.bitmap("check3", "vda").Size = -1
@@ -77,8 +77,8 @@ func TestMaxChainOfOneDisk(t *testing.T) {
 	}
 }
 
-// The image that would be the first whose joined name is too long is refused,
-// and the one before it is not.
+// The first image whose joined name would be too long is refused, and the one before it is
+// not.
 func TestHardLimitOfChains(t *testing.T) {
 	refused := func(s State, kind manifest.Kind) error {
 		_, err := MakePlan(Request{Domain: "vm1", Kind: kind, MaxChain: 1000}, s)

@@ -13,7 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// inspectDisks notes what the source says of each disk.
+// inspectDisks records in s what the source says about each disk.
 func (r *run) inspectDisks(s *State) error {
 	disks, err := r.source.Inspect(r.seen.Disks)
 	if err != nil {
@@ -28,7 +28,7 @@ func (r *run) inspectDisks(s *State) error {
 	return nil
 }
 
-// copyDisks copies all disks side by side. The first error ends all.
+// copyDisks copies the disks in parallel. The first error stops all of them.
 func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
 	disks := make([]manifest.Disk, len(r.plan.Disks))
 	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) (err error) {
@@ -79,7 +79,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 	if _, err := export.Copy(ctx, sink, nbdcopy.Options{Connections: r.Connections, Limiter: r.Limits, Progress: r.progressOf(d)}); err != nil {
 		return disk, err
 	}
-	r.meter.moves() // a flush is no stall before it has taken as long by itself
+	r.meter.moves() // the stall timeout of the flush starts now
 	stats, err := writer.Finish(image.Sync)
 	if err != nil {
 		return disk, err
@@ -90,7 +90,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 		return disk, err
 	}
 	if r.Direct == directio.Auto && !image.Direct() {
-		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s went through the page cache, which was emptied behind it", r.Repository, d.Target))
+		r.Log.Debug(fmt.Sprintf("the file system of %s refuses O_DIRECT: the image of disk %s was written through the page cache, and its pages were dropped", r.Repository, d.Target))
 	}
 	return manifestDisk(d, export.Size(), stats, digest, size), nil
 }
@@ -114,7 +114,7 @@ func (r *run) progressOf(d DiskPlan) func(nbdcopy.Progress) {
 	return func(p nbdcopy.Progress) {
 		r.meter.note(d.Target, p.Copied)
 		expected := d.Expected
-		if d.Incremental && !d.measured { // libvirt's estimate counts zeros, too
+		if d.Incremental && !d.measured { // libvirt's estimate includes zeros
 			expected -= p.Zero
 		}
 		r.Progress(d.Target, p.Copied, expected)

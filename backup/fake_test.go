@@ -21,7 +21,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/fakelibvirt"
 )
 
-// fakeSite is a domain in memory and a repository on disk, so that whole runs need no daemon.
+// fakeSite is a domain in memory and a repository on disk, for whole runs without a daemon.
 type fakeSite struct {
 	t      *testing.T
 	host   fakelibvirt.Host
@@ -37,7 +37,7 @@ var fakeTargets = []string{"vda", "vdb"}
 
 func newFakeSite(t *testing.T) *fakeSite {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "virtbackup-test-") // no test here is about durability: a disk would only be slow
+	dir, err := os.MkdirTemp("/dev/shm", "virtbackup-test-") // no test here needs durability, and a disk is slow
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func (s *fakeSite) content() map[string][]byte {
 	return all
 }
 
-// run makes a point; steps are those of a run, or changed ones.
+// run makes a point with the given steps: those of a run, or modified ones.
 func (s *fakeSite) run(ctx context.Context, request Request, steps []step) (*run, error) {
 	s.t.Helper()
 	truth := s.content()
@@ -96,7 +96,7 @@ func (s *fakeSite) run(ctx context.Context, request Request, steps []step) (*run
 	return r, err
 }
 
-// must makes a point of a domain that has changed.
+// must changes the disks and makes a point.
 func (s *fakeSite) must(kind manifest.Kind) Result {
 	s.t.Helper()
 	s.change()
@@ -144,7 +144,7 @@ func (s *fakeSite) checkPoints() {
 	}
 }
 
-// world is what a run must leave as it was if it fails.
+// world is the state that a failed run must leave unchanged.
 type world struct{ checkpoints, bitmaps, points, files string }
 
 func (s *fakeSite) world() world {
@@ -166,13 +166,13 @@ func (s *fakeSite) world() world {
 	return w
 }
 
-// wantLeftAlone sees that the guest goes on, and that all else is as it was.
+// wantLeftAlone checks that the guest runs on, and that everything else is unchanged.
 func (s *fakeSite) wantLeftAlone(before world) {
 	s.t.Helper()
 	if s.domain.Frozen() || s.domain.Job() {
 		s.t.Errorf("frozen: %v, a job runs: %v", s.domain.Frozen(), s.domain.Job())
 	}
 	if after := s.world(); after != before {
-		s.t.Errorf("left behind:\n%+v, was\n%+v", after, before)
+		s.t.Errorf("left behind:\n%+v, before\n%+v", after, before)
 	}
 }

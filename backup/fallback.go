@@ -17,20 +17,19 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// Fallback says what becomes of a disk that the base has an image of, but whose
-// bitmap cannot be used: lost, broken, of another image. Disks that are new are
-// copied in full whatever it says. Those of a kind that never has bitmaps (raw,
-// shareable) are rescanned every time, which is nothing to fail for: of the modes
-// they know rescan and full.
+// Fallback says how to copy a disk that the base has an image of, but whose bitmap
+// cannot be used: it is lost, broken, or of another image. New disks are always copied
+// in full. Disks that never have bitmaps (raw, shareable) are rescanned every time:
+// for them FallbackFail means FallbackRescan.
 type Fallback string
 
 const (
 	// FallbackRescan reads the disk in full and compares it with the base's
-	// image; what differs is stored, so the chain goes on.
+	// image; only the differences are stored, so the chain continues.
 	FallbackRescan Fallback = "rescan"
-	// FallbackFull copies the disk in full into an image that stands alone.
+	// FallbackFull copies the disk in full into a standalone image.
 	FallbackFull Fallback = "full"
-	// FallbackFail fails before anything is done.
+	// FallbackFail fails the run before anything is done.
 	FallbackFail Fallback = "fail"
 )
 
@@ -41,7 +40,7 @@ func (f Fallback) validate() error {
 	return nil
 }
 
-// whyNoBitmap says why no bitmap tells what changed on a disk since the plan's
+// whyNoBitmap says why no bitmap shows what changed on a disk since the plan's
 // base, which has an image of it; "" if one does.
 func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
@@ -72,7 +71,7 @@ func (d *DiskPlan) fallBack(f Fallback, base *manifest.Manifest, image string) {
 	d.Parent = manifest.ParentPath(base.ID, image)
 }
 
-// refuse is the end of a run that must not fall back.
+// refuse returns an error if a disk would have to fall back and must not.
 func (p *Plan) refuse(r Request) error {
 	if r.Fallback != FallbackFail {
 		return nil
@@ -90,8 +89,8 @@ func (p *Plan) refuse(r Request) error {
 		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
 }
 
-// canCompare tells whether a point has an image of one of the state's disks: one
-// that a rescan can compare with.
+// canCompare reports whether a point has an image of one of the state's disks, for a
+// rescan to compare with.
 func canCompare(s State, m *manifest.Manifest) bool {
 	for _, d := range s.Disks {
 		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" {
@@ -101,9 +100,9 @@ func canCompare(s State, m *manifest.Manifest) bool {
 	return false
 }
 
-// checkParents compares the images that disks will be compared with, and those that the
-// last verify found damage in, with their hashes, before the job begins: the guest does
-// not pay for that.
+// checkParents checks the hashes of the images that disks will be compared with, and of
+// those that the last verify found damaged. It runs before the job begins, so that it does
+// not slow down the guest.
 func (r *run) checkParents(ctx context.Context) error {
 	doubts := r.repo.Doubts(r.Domain)
 	for i := range r.plan.Disks {
@@ -122,13 +121,12 @@ func (r *run) checkParents(ctx context.Context) error {
 	return nil
 }
 
-// checkRescan reads the chain that a disk will be compared with. A disk whose parent is
-// damaged is copied in full: what is the same there as in damaged data would be damaged,
-// too, and what differs would be chained onto damage.
+// checkRescan reads the chain that a disk will be compared with. If that is damaged the
+// disk is copied in full: an image that is chained onto damage does not restore.
 func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	level := slog.LevelInfo
 	if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
-		level = slog.LevelDebug // as of a raw disk, every time
+		level = slog.LevelDebug // a raw disk, for example, is rescanned every time
 	}
 	r.Log.Log(ctx, level, fmt.Sprintf("checking the image of disk %s in point %s, to compare the disk with it", d.Target, r.plan.Base.ID))
 	links, err := r.checkParent(ctx, *d)
@@ -136,7 +134,7 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	case fail.Is(err, fail.Damaged):
 		d.Rescan, d.Parent = false, ""
 		d.Reason += fmt.Sprintf(", and its image in point %s is damaged", r.plan.Base.ID)
-		r.warn("disk %s is copied in full, as its image in point %s cannot be compared with: %v", d.Target, r.plan.Base.ID, err)
+		r.warn("disk %s is copied in full, as it cannot be compared with its image in point %s: %v", d.Target, r.plan.Base.ID, err)
 	case err != nil:
 		return fmt.Errorf("check the image of disk %s in point %s: %w", d.Target, r.plan.Base.ID, err)
 	default:
@@ -145,8 +143,8 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	return nil
 }
 
-// checkDoubtful reads the chain that an incremental is to go on with, if the last verify
-// found damage in it: what is chained onto damage does not restore.
+// checkDoubtful reads the chain that an incremental will be added to, if the last verify
+// found damage in it: an image that is chained onto damage does not restore.
 func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err == nil {
@@ -156,7 +154,7 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 		}
 		level := slog.LevelInfo
 		if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
-			level = slog.LevelDebug // as of a raw disk, every time
+			level = slog.LevelDebug // a raw disk, for example, is rescanned every time
 		}
 		r.Log.Log(ctx, level, fmt.Sprintf("checking the images of disk %s: the last verify found point %s to be damaged", d.Target, links[n].Point.ID))
 		_, err = r.checkParent(ctx, *d)
@@ -171,14 +169,13 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 	for _, l := range links {
 		sound = append(sound, l.Point.ID)
 	}
-	if err := r.repo.ClearDoubts(r.Domain, sound, d.Target); err != nil { // then the next run reads them again
+	if err := r.repo.ClearDoubts(r.Domain, sound, d.Target); err != nil { // the next run reads them again
 		r.Log.Debug(err.Error())
 	}
 	return nil
 }
 
-// checkParent reads a disk's chain as of the base. Damage is a
-// *damage.Error.
+// checkParent reads a disk's chain as of the base. Damage is a *damage.Error.
 func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]diskimage.Link, error) {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err != nil {
@@ -196,9 +193,9 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]diskimage.Link, er
 	return links, nil
 }
 
-// checkTails looks, now that the job shows the disks, for those that were shrunk
-// and grown again, which their bitmaps do not show. The watch reads the plan meanwhile,
-// so what is replanned replaces it only then.
+// checkTails looks for disks that were shrunk and grown again, which their bitmaps do not
+// show. It needs the disks as the job exports them. The watch reads the plan meanwhile, so
+// the plan is replaced only at the end.
 func (r *run) checkTails(ctx context.Context) error {
 	disks := slices.Clone(r.plan.Disks)
 	err := r.watched(ctx, func(ctx context.Context) error { return r.lookAtTails(ctx, disks) })
@@ -208,7 +205,7 @@ func (r *run) checkTails(ctx context.Context) error {
 	return err
 }
 
-// lookAtTails replans those of the disks that cannot be incremental.
+// lookAtTails replans the disks that turn out not to be incremental.
 func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 	for i := range disks {
 		d := &disks[i]
@@ -227,7 +224,7 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 }
 
 // lookAtTail replans a disk whose base is damaged or whose end has changed. An image that
-// only cannot be read now fails the run: the base may be sound.
+// cannot be read for another reason fails the run: the base may be sound.
 func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
 	var noChain *qcow2.ChainError
@@ -260,24 +257,24 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 	return flatten.TailChanged(ctx, chain, export)
 }
 
-// leaveBase copies a disk in full whose image in the base was found damaged: an
-// incremental chained onto that would not restore.
+// leaveBase replans a disk to be copied in full because its image in the base is damaged:
+// an incremental chained onto that would not restore.
 func (r *run) leaveBase(d *DiskPlan, damage error) error {
 	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
 	if r.Fallback == FallbackFail {
-		return fail.WithHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts anew", r.word(), r.word())
+		return fail.WithHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts a new chain", r.word(), r.word())
 	}
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
 	r.warn("disk %s is copied in full, as its image in point %s is damaged: %v", d.Target, r.plan.Base.ID, damage)
 	return nil
 }
 
-// fallBackLate replans a disk whose bitmap the job has shown to be wrong. The
-// job exports all of it, so nothing else changes.
+// fallBackLate replans a disk whose bitmap turned out to be wrong after the job began.
+// The job exports all of the disk, so nothing else changes.
 func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error {
 	base, _ := r.plan.Base.Disk(d.Target)
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
-	d.Reason = fmt.Sprintf("what is at offset %d has changed since point %s, but the bitmap does not have it: "+
+	d.Reason = fmt.Sprintf("the data at offset %d has changed since point %s, but the bitmap does not have it: "+
 		"was the disk shrunk and grown again, or changed while the domain was off?", offset, r.plan.Base.ID)
 	d.fallBack(r.Fallback, r.plan.Base, base.Image)
 	replanned := Plan{Base: r.plan.Base, Disks: []DiskPlan{*d}}
@@ -292,9 +289,9 @@ func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error
 	return r.checkRescan(ctx, d)
 }
 
-// openBase opens the images that a disk is compared with; nil if it is not. The
-// caller closes them. checkParents has read them before the job began: damage that
-// is found now ends the run, and the next one copies the disk in full.
+// openBase opens the images that a disk is compared with, or returns nil if it is not
+// compared. The caller closes them. checkParents has read them before the job began: damage
+// that is found now ends the run, and the next one copies the disk in full.
 func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), error) {
 	if !d.Rescan {
 		return nil, func() {}, nil
@@ -303,8 +300,8 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), e
 	return chain, closeAll, err
 }
 
-// readOptions let reads of the base count as progress: where a hash list is damaged a
-// whole image is read before anything else moves.
+// readOptions makes reads of the base count as progress: if a hash list is damaged, a
+// whole image is read before anything is copied.
 func (r *run) readOptions() hashlist.ReadOptions {
 	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
 }

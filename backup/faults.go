@@ -6,7 +6,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 )
 
-// doStep does a step; tests break the run before and after it.
+// doStep does a step. Tests inject faults before and after it.
 func (r *run) doStep(ctx context.Context, s step) error {
 	if err := r.fault("step " + s.name + " before"); err != nil {
 		return err
@@ -17,8 +17,8 @@ func (r *run) doStep(ctx context.Context, s step) error {
 	return r.fault("step " + s.name + " after")
 }
 
-// fault is a point between steps. Once the point is sealed no step fails any
-// more, and no fault may pretend that one does.
+// fault is where tests inject a fault between steps. Once the point is sealed no step can
+// fail, so errors are ignored then.
 func (r *run) fault(name string) error {
 	err := fault.Point(name)
 	if r.sealed {

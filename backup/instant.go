@@ -9,8 +9,8 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// awaitIdle waits, before anything is planned, until no job of others is on the domain
-// and on the disks to be copied.
+// awaitIdle waits, before anything is planned, until no other job runs on the domain or
+// on the disks to be copied.
 func (r *run) awaitIdle(ctx context.Context) (err error) {
 	r.seen, err = r.source.AwaitIdle(ctx, chosenTargets(r.Request, r.seen.Disks))
 	return err
@@ -57,7 +57,6 @@ func (r *run) begin(ctx context.Context) error {
 	return nil
 }
 
-// job is what the source is asked for.
 func (r *run) job() source.Job {
 	job := source.Job{Instant: r.instant, Checkpoint: r.plan.Checkpoint}
 	for _, d := range r.plan.Disks {
@@ -69,7 +68,6 @@ func (r *run) job() source.Job {
 	return job
 }
 
-// abandon undoes begin.
 func (r *run) abandon(ctx context.Context) error {
 	if r.source == nil {
 		return nil
@@ -79,13 +77,12 @@ func (r *run) abandon(ctx context.Context) error {
 
 func (r *run) end(ctx context.Context) error { return r.source.End(ctx) }
 
-// open opens the export of a disk.
 func (r *run) openDisk(ctx context.Context, d DiskPlan) (source.Export, error) {
 	return r.source.Open(ctx, d.Target, d.Incremental)
 }
 
-// noteCrash says why the point is only crash consistent. Where the point before is, too,
-// that is no news, and only --verbose shows it.
+// noteCrash notes why the point is only crash consistent. If the previous point is, too,
+// only --verbose shows the note.
 func (r *run) noteCrash(why string) {
 	level := slog.LevelInfo
 	if n := len(r.points); n > 0 && r.points[n-1].Consistency == manifest.ConsistencyCrash {

@@ -8,12 +8,11 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
-// measure looks, where an incremental seems too large for the repository, how
-// much of what is dirty is data, and refuses what cannot fit before anything is
-// written. libvirt's estimate counts the zeros of a guest that trims
-// (fstrim.timer), which take no space. It is asked of the block status, which is
-// there only with the job; where the estimate fits nobody needs to ask. The watch reads
-// the plan meanwhile, so what is measured becomes part of it only then.
+// measure finds out how much of the dirty clusters is data, if an incremental seems too
+// large for the repository, and refuses it before anything is written if it cannot fit.
+// libvirt's estimate includes the zeros of a guest that trims (fstrim.timer), which take no
+// space. The block status tells them apart, but is available only during the job. The watch
+// reads the plan meanwhile, so the plan is replaced only at the end.
 func (r *run) measure(ctx context.Context) error {
 	if !r.doubtful {
 		return nil
@@ -44,7 +43,7 @@ func (r *run) measureDisks(ctx context.Context, disks []DiskPlan) error {
 	return nil
 }
 
-// measureDisk replaces libvirt's estimate of a disk by what is data on it.
+// measureDisk replaces libvirt's estimate for a disk with the measured size of its data.
 func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
 	export, err := r.openDisk(ctx, *d)
 	if err != nil {
@@ -55,7 +54,7 @@ func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
 	if err != nil {
 		return err
 	}
-	r.Log.Debug(fmt.Sprintf("disk %s: of %s that are dirty %s are data", d.Target, bytesize.Text(m.Data+m.Zero), bytesize.Text(m.Data)))
+	r.Log.Debug(fmt.Sprintf("disk %s: %s are dirty, of which %s are data", d.Target, bytesize.Text(m.Data+m.Zero), bytesize.Text(m.Data)))
 	d.Expected, d.zeros, d.measured = m.Data, m.Zero, true
 	return nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// warnOfRename says that the domain has points under another name: a rename keeps the
+// warnOfRename warns if the domain has points under another name: a rename keeps the
 // UUID, and points stay where they are.
 func (r *run) warnOfRename(s State) error {
 	if len(s.Points) > 0 {
@@ -24,14 +24,14 @@ func (r *run) warnOfRename(s State) error {
 	names = slices.DeleteFunc(names, func(name string) bool { return name == r.Domain })
 	if len(names) > 0 {
 		r.warn("domain %s was called %s when its earlier points were made: they stay under that name and restore, and a new chain begins "+
-			"(virsh domrename %s %s goes on with the old one; virtbackup release %s drops its checkpoints)",
+			"(virsh domrename %s %s continues the old one; virtbackup release %s drops its checkpoints)",
 			r.Domain, strings.Join(names, ", "), r.word(), manifest.ShellWord(names[0]), manifest.ShellWord(names[0]))
 	}
 	return nil
 }
 
-// hintOfRename adds to the error for a name that libvirt does not know what it calls the
-// domain of the points under that name now.
+// hintOfRename adds a hint to the error for a name that libvirt does not know: the name
+// that libvirt has now for the domain of the points under that name.
 func (r *run) hintOfRename(err error) error {
 	if !errors.Is(err, hypervisor.ErrNoDomain) || manifest.ValidDomain(r.Domain) != nil {
 		return err

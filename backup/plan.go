@@ -14,19 +14,19 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// State is what a plan is made from. Making it asks libvirt and the repository;
-// planning asks nobody.
+// State is the input of a plan: what libvirt and the repository say. Planning itself asks
+// neither of them.
 type State struct {
-	Disks       []xml.Disk                // all of the domain's
+	Disks       []xml.Disk                // all disks of the domain
 	Sizes       map[string]int64          // virtual size in bytes, by target
 	Allocated   map[string]int64          // bytes that the image occupies on the host, by target
 	Images      map[string][]source.Image // what each disk is stored in, backing files last, by target
-	Checkpoints []checkpoint.Checkpoint   // all of the domain's, with sizes
-	Points      []manifest.Manifest       // all of the domain's, oldest first
+	Checkpoints []checkpoint.Checkpoint   // all checkpoints of the domain, with sizes
+	Points      []manifest.Manifest       // all points of the domain, oldest first
 	Dir         string                    // of the domain's points, absolute
 	Next        int                       // number of the next point
 	Identity    string                    // of the next point
-	Damage      error                     // of the list of identities; nil: it is sound
+	Damage      error                     // of the list of identities; nil if it is sound
 }
 
 // Plan says what a run will copy and why.
@@ -49,16 +49,16 @@ type DiskPlan struct {
 	xml.Disk
 	Incremental bool
 	Rescan      bool   // read in full, compared with Parent: incremental without a bitmap
-	Reason      string // why it is not what was asked
+	Reason      string // why it is not copied as requested
 	Since       string // checkpoint whose bitmap is read; "" for a full copy
 	Parent      string // image of the base, relative to the point's directory
 	Bitmap      bool   // the new checkpoint covers it
 	Size        int64  // virtual, bytes
-	// BaseSize is the disk's size at the base: what it has grown by since is
-	// in no bitmap.
+	// BaseSize is the disk's size at the base: no bitmap covers the part by which it has
+	// grown since.
 	BaseSize int64
 	Expected int64            // bytes that the copy will read, as libvirt estimates it
-	measured bool             // Expected is what the block status says, and zeros the rest of what is dirty
+	measured bool             // Expected is the dirty data by block status, zeros the dirty zeros
 	zeros    int64            // bytes
 	SourceID string           // of its image
 	base     []diskimage.Link // the chain of Parent, once it has been checked
@@ -120,7 +120,6 @@ func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
 	return chosen, nil
 }
 
-// chooses tells whether a disk is asked for.
 func (r Request) chooses(target string) bool {
 	return !slices.Contains(r.Exclude, target) && (len(r.Disks) == 0 || slices.Contains(r.Disks, target))
 }
@@ -135,7 +134,6 @@ func chosenTargets(r Request, disks []xml.Disk) (targets []string) {
 	return targets
 }
 
-// targets names the disks of the plan.
 func (p *Plan) targets() (targets []string) {
 	for _, d := range p.Disks {
 		targets = append(targets, d.Target)
@@ -143,10 +141,9 @@ func (p *Plan) targets() (targets []string) {
 	return targets
 }
 
-// setKind settles kind and base.
 func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
 	p.Kind = r.Kind
-	s.Disks = chosen // the base is for them
+	s.Disks = chosen // the base needs to fit these only
 	switch r.Kind {
 	case manifest.KindInc, manifest.KindDiff:
 		base, err := findBase(r, s)
@@ -158,7 +155,7 @@ func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
 	return nil
 }
 
-// chooseKind is what auto does.
+// chooseKind chooses kind and base for auto, and says why.
 func chooseKind(r Request, s State, chosen []xml.Disk) (manifest.Kind, *manifest.Manifest, string) {
 	r.Kind = manifest.KindInc
 	base, err := findBase(r, s)
@@ -231,14 +228,14 @@ func namedBase(r Request, s State) (*manifest.Manifest, error) {
 		return m, nil
 	}
 	if _, ok := sealedCheckpoint(s, m); !ok {
-		return nil, fail.Errorf(fail.NotFound, fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts anew", r.word(), r.word()),
+		return nil, fail.Errorf(fail.NotFound, fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts a new chain", r.word(), r.word()),
 			"point %s has none of these disks: there is nothing to compare them with", m.ID)
 	}
 	return m, nil
 }
 
-// resolveBase finds the point that --since names: any by its id, and those that can be a
-// base by a time, or as the latest.
+// resolveBase finds the point that --since names. An id may name any point; a time, or
+// latest, finds only points that can be a base.
 func resolveBase(r Request, s State) (manifest.Manifest, error) {
 	since := strings.TrimPrefix(r.Since, r.Domain+"@")
 	if _, _, err := manifest.ParsePointID(since); err == nil {
@@ -251,8 +248,8 @@ func resolveBase(r Request, s State) (manifest.Manifest, error) {
 	return manifest.Resolve(r.Domain, bases, since)
 }
 
-// sealedCheckpoint is libvirt's checkpoint of a point, if it is there and its identity
-// stands.
+// sealedCheckpoint returns libvirt's checkpoint of a point, if libvirt has it and it has
+// the identity of the point.
 func sealedCheckpoint(s State, m *manifest.Manifest) (checkpoint.Checkpoint, bool) {
 	if m.Checkpoint == "" || m.Identity == "" { // points of format 1 are never bases by name
 		return checkpoint.Checkpoint{}, false
@@ -261,7 +258,7 @@ func sealedCheckpoint(s State, m *manifest.Manifest) (checkpoint.Checkpoint, boo
 	return c, ok && c.Base() && c.Instant.Identity == m.Identity && c.Instant.Point == m.ID
 }
 
-// noCheckpoint says why no checkpoint of libvirt's tells what changed since a point.
+// noCheckpoint says why libvirt has no usable checkpoint of a point.
 func noCheckpoint(s State, m *manifest.Manifest) string {
 	c, there := checkpoint.Find(s.Checkpoints, m.Checkpoint)
 	switch {
@@ -270,7 +267,7 @@ func noCheckpoint(s State, m *manifest.Manifest) string {
 	case m.Identity == "":
 		return fmt.Sprintf("point %s was made by a version that knew checkpoints by their names alone", m.ID)
 	case s.Damage != nil:
-		return fmt.Sprintf("whether checkpoint %s is ours is not known: %v", m.ID, s.Damage)
+		return fmt.Sprintf("it is unknown whether checkpoint %s is ours: %v", m.ID, s.Damage)
 	case there && !c.Ours:
 		return fmt.Sprintf("checkpoint %s has our marks, but this repository does not know its identity: the point, or the list of identities, came here from a copy", m.ID)
 	case there && c.Instant.State == instants.Retired:
@@ -289,7 +286,6 @@ func (p *Plan) planDisks(r Request, s State, chosen []xml.Disk) {
 	}
 }
 
-// disk plans one disk against the plan's base.
 func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
 	plan := DiskPlan{Disk: d, Bitmap: noBitmaps(d) == "", Size: s.Sizes[d.Target]}
 	plan.Expected = min(plan.Size, s.Allocated[d.Target])
@@ -316,19 +312,19 @@ func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
 	return plan
 }
 
-// noBitmaps says why a disk never has a usable bitmap, or "".
+// noBitmaps says why a disk never has a usable bitmap; "" if it may have one.
 func noBitmaps(d xml.Disk) string {
 	switch {
 	case d.Format != "qcow2": // of version 3: the others are "raw", "qcow2 v2", …
 		return fmt.Sprintf("a %s image has no bitmaps", d.Format)
 	case d.Shareable:
-		return "it is shareable, and no bitmap knows what other guests write"
+		return "it is shareable, and no bitmap records what other guests write"
 	}
 	return ""
 }
 
-// setCheckpoint names the new checkpoint, if the kind has one and there is a
-// disk for it: libvirt would make one without disks, of no use to anyone.
+// setCheckpoint names the new checkpoint, if the kind has one and a disk can have a
+// bitmap: libvirt would also make a checkpoint without disks, which is useless.
 func (p *Plan) setCheckpoint() {
 	if p.Kind == manifest.KindDiff || p.Kind == manifest.KindCopy {
 		for i := range p.Disks {
@@ -341,7 +337,7 @@ func (p *Plan) setCheckpoint() {
 	}
 }
 
-// remark writes down what a reader of the report should know.
+// remark adds the notes and warnings that a reader of the report should see.
 func (p *Plan) remark(s State) {
 	for _, d := range p.Disks {
 		p.remarkEncryption(d.Disk)
@@ -349,7 +345,7 @@ func (p *Plan) remark(s State) {
 		case p.turnedRaw(d.Disk):
 			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is %s now: %s", d.Target, d.Format, d.Reason))
 		case d.Reason == "":
-		case d.Reason == noBitmaps(d.Disk): // so it is every time: list and show have it
+		case d.Reason == noBitmaps(d.Disk): // the same every time: list and show have it
 		case d.Rescan:
 			p.Warnings = append(p.Warnings, fmt.Sprintf("disk %s is read in full and compared with point %s: %s", d.Target, p.Base.ID, d.Reason))
 		default:
@@ -368,7 +364,7 @@ func (p *Plan) remark(s State) {
 	}
 }
 
-// foresee notes, once, what incs of disks without bitmaps will cost.
+// foresee notes, in the first full, what incs of disks without bitmaps will cost.
 func (p *Plan) foresee(s State) {
 	if p.Kind != manifest.KindFull || len(s.Points) > 0 {
 		return
@@ -380,9 +376,8 @@ func (p *Plan) foresee(s State) {
 	}
 }
 
-// remarkEncryption says that what is encrypted at its source is not in the
-// repository. That stays true, so it is a warning only where the chain does not
-// say it yet; show says it of every point.
+// remarkEncryption warns that a disk that is encrypted at its source is stored in the
+// clear. It warns only in the first point of a chain; show says it for every point.
 func (p *Plan) remarkEncryption(d xml.Disk) {
 	if !d.Encrypted {
 		return
@@ -396,8 +391,8 @@ func (p *Plan) remarkEncryption(d xml.Disk) {
 	p.Warnings = append(p.Warnings, message)
 }
 
-// turnedRaw tells whether a disk could have bitmaps when the base was made, and
-// cannot any more.
+// turnedRaw reports whether a disk could have bitmaps when the base was made, but no
+// longer can.
 func (p *Plan) turnedRaw(d xml.Disk) bool {
 	if p.Base == nil || d.Format == "qcow2" {
 		return false

@@ -54,7 +54,7 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
-// --since takes a point as every command does; by a time, and as the latest, only what
+// --since takes a point as every command does. A time, or latest, finds only points that
 // can be a base.
 func TestPlanSince(t *testing.T) {
 	s := history()
@@ -72,7 +72,7 @@ func TestPlanSince(t *testing.T) {
 	}
 }
 
-// With --fallback fail nothing is done where a disk would have to fall back.
+// With --fallback fail nothing is done if a disk would have to fall back.
 func TestPlanFails(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

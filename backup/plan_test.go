@@ -100,7 +100,7 @@ const (
 	kindCopy = manifest.KindCopy
 )
 
-// history is a full, two incs, a diff of the first and a copy.
+// history is a full, two incs, a diff since the full, and a copy.
 func history() State {
 	return state(sealed("check1", full), sealed("check2", inc), sealed("check3", inc), sealed("diff4", diff), sealed("copy5", kindCopy))
 }
@@ -241,7 +241,7 @@ func TestPlan(t *testing.T) {
 			for i := range s.Checkpoints {
 				s.Checkpoints[i].Ours = false
 			}
-		}, "check6 inc since check3: vda rescan, vdb rescan", "whether checkpoint check3 is ours is not known: torn"},
+		}, "check6 inc since check3: vda rescan, vdb rescan", "it is unknown whether checkpoint check3 is ours: torn"},
 		{"all checkpoints gone", Request{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is gone from libvirt"},
 		{"diff, all checkpoints gone", Request{Kind: diff}, history(), func(s *State) { s.Checkpoints = nil },
@@ -369,7 +369,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// Jobs are waited for on the disks that the plan will have, and on no others.
+// A run waits for jobs on the disks that the plan will have, and on no others.
 func TestChosenTargets(t *testing.T) {
 	s := state()
 	s.add(xml.Disk{Target: "sda", Device: "cdrom", ReadOnly: true}, 0)

@@ -6,8 +6,8 @@ import (
 	"github.com/virtbackup/virtbackup/recovery"
 )
 
-// recover cleans up after an earlier run of this domain that was killed, and gives libvirt
-// back the checkpoints that it has lost.
+// recover cleans up after an earlier run of this domain that was killed, and redefines
+// checkpoints that libvirt has lost.
 func (r *run) recover(ctx context.Context) error {
 	report, err := recovery.Recover(ctx, r.domain, false)
 	r.result.Recovered = append(r.result.Recovered, report.Fixed...)

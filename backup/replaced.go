@@ -7,12 +7,12 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// replaced says that a disk's image is not the one that the base was copied
-// from, or "". A bitmap travels with its image: one of the same name in another
-// image says nothing of what changed since the base. An image that has become a
-// backing file of the present one (live external snapshot) is still there; that
-// the bitmap has no gap then, libvirt sees to. After a block copy or commit, or
-// a migration of the storage, bitmaps may be right, but nobody knows.
+// replaced returns an explanation if a disk's image is not the one that the base was
+// copied from, or "". A bitmap moves with its image: one of the same name in another
+// image does not show what changed since the base. An image that has become a backing
+// file of the present one (live external snapshot) still counts: libvirt ensures that the
+// bitmap has no gap then. After a block copy or commit, or a migration of the storage,
+// bitmaps may be correct, but this cannot be checked.
 func replaced(base manifest.Disk, images []source.Image) string {
 	if len(images) == 0 || base.Source == "" {
 		return ""

@@ -13,11 +13,11 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// Auto asks for an incremental where a usable base exists, else for a full.
+// Auto asks for an incremental if a usable base exists, else for a full.
 const Auto manifest.Kind = "auto"
 
-// DefaultKeepCheckpoints leaves a week of nights to start a diff from. Each checkpoint
-// costs QEMU 6 ms at the begin of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
+// DefaultKeepCheckpoints keeps a week of nights to start a diff from. Each checkpoint
+// costs QEMU 6 ms at the start of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
 // with one, and 2.4 s with sixty.
 const DefaultKeepCheckpoints = 8
 
@@ -27,7 +27,7 @@ type Request struct {
 	Kind   manifest.Kind // full, inc, diff, copy or Auto
 	// Since names the point to start from, for inc and diff; "" chooses.
 	Since string
-	// Disks are the targets to copy, none means all that can be. Exclude are
+	// Disks are the targets to copy; empty means all that can be copied. Exclude are the
 	// targets to leave out.
 	Disks, Exclude []string
 	// Fallback is for disks whose bitmap cannot be used; "" is FallbackRescan.
@@ -36,25 +36,25 @@ type Request struct {
 	// inc and diff warn. 0 is [DefaultMaxChain].
 	MaxChain int
 	source.Options
-	// KeepCheckpoints is how many checkpoints of ours stay in libvirt, the newest, and
-	// besides them that of the newest full; 0 means DefaultKeepCheckpoints.
+	// KeepCheckpoints is how many of our newest checkpoints stay in libvirt; that of the
+	// newest full stays as well. 0 means DefaultKeepCheckpoints.
 	KeepCheckpoints int
-	// StallTimeout is for how long nothing may be read or written before the
-	// backup ends itself; 0 means for ever.
+	// StallTimeout is how long the copy may make no progress before the run ends it; 0
+	// means no limit.
 	StallTimeout time.Duration
 	Tuning
-	// Limits are shared with other runs of this process; nil: this run has its own, and
+	// Limits are shared with other runs of this process. If nil, this run has its own, and
 	// its rate is not limited.
 	Limits *limit.Limits
 	// Version of virtbackup, for the manifest.
 	Version string
-	// Progress, if set, is told how each disk gets on: bytes of the guest
-	// copied so far, and how many libvirt estimates there are. Calls come
-	// often, from several goroutines.
+	// Progress, if set, is called with the progress of each disk: the bytes of the guest
+	// copied so far, and libvirt's estimate of the total. It is called often, from several
+	// goroutines.
 	Progress func(target string, copied, expected int64)
 }
 
-// word is the domain's name as it is typed on a command line.
+// word is the domain's name, quoted for a command line.
 func (r Request) word() string { return manifest.ShellWord(r.Domain) }
 
 // Validate checks what can be checked without looking at the domain and returns
@@ -114,15 +114,15 @@ func (r Request) withDefaults() Request {
 // Result is what a run did.
 type Result struct {
 	Point manifest.Manifest `json:"point"`
-	// Why is how auto chose, "" otherwise.
+	// Why is why auto chose the kind, "" for other kinds.
 	Why string `json:"why,omitempty"`
-	// Notes are worth a line in the report, Warnings an exit code of their
-	// own; the manifest has the warnings, too.
+	// Notes are lines of the report. Warnings have an exit code of their own and are also
+	// in the manifest.
 	Notes    []string `json:"notes,omitempty"`
 	Warnings []string `json:"warnings,omitempty"`
-	// Recovered says what an earlier run had left and this one cleaned up.
+	// Recovered lists what this run cleaned up after an earlier one.
 	Recovered []string `json:"recovered,omitempty"`
 	Seconds   float64  `json:"seconds"`
-	// Base is the parent, zero where there is none.
+	// Base is the parent, the zero value if there is none.
 	Base manifest.Manifest `json:"-"`
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// retire deletes checkpoints of ours that are of no use: those that no sealed
-// point needs and, now that there is a new one, those whose bitmaps are all lost and
-// those of points that are older than the newest few. The point is sealed: what goes
-// wrong here is a warning.
+// retire deletes checkpoints of ours that are no longer useful: those that no sealed
+// point needs and, if there is a new one, those whose bitmaps are all lost and those of
+// points that are older than the newest few. The point is sealed by now, so errors are
+// only warnings.
 func (r *run) retire(context.Context) error {
 	all, err := r.domain.Survey(false)
 	if err != nil {
@@ -45,14 +45,14 @@ func (r *run) retire(context.Context) error {
 	return nil
 }
 
-// useless says why a checkpoint is deleted, or "" for one that stays. dead and old are
-// names of checkpoints.
+// useless says why a checkpoint should be deleted, or "" if it should be kept. dead and
+// old are names of checkpoints.
 func (r *run) useless(c checkpoint.Checkpoint, mayRemove func(instants.Instant) bool, dead, old []string) string {
 	switch {
 	case !c.Ours || c.Inherited:
 		return ""
 	case !c.Sealed && !mayRemove(c.Instant):
-		return "" // of a run that is alive, in the repository that this is a copy of
+		return "" // its run is alive, in the repository that this is a copy of
 	case !c.Sealed:
 		return "no point needs it"
 	case slices.Contains(dead, c.Name):
@@ -72,8 +72,8 @@ func (r *run) retireOne(name, why string, remove func() error) {
 }
 
 // old names the checkpoints of sealed points that are neither among the newest few nor
-// that of the newest full, which a diff starts from. A run that has made no checkpoint
-// finds none: an inc that follows it needs what there is.
+// that of the newest full, which a diff starts from. If this run has made no checkpoint,
+// all are kept for the next inc.
 func (r *run) old(all []checkpoint.Checkpoint) []string {
 	if r.plan.Checkpoint == "" {
 		return nil
@@ -104,9 +104,9 @@ func oldCheckpoints(all []checkpoint.Checkpoint, points []manifest.Manifest, kee
 	return names
 }
 
-// retireEarlier deletes the checkpoints of points of format 1, which had no identity and
-// are no bases any more, once a point of today's format is sealed. One is deleted only
-// if name, repository and creation time are those that its point recorded.
+// retireEarlier deletes the checkpoints of points of format 1, which have no identity and
+// cannot be bases, once a point of the current format is sealed. One is deleted only if
+// name, repository and creation time are those that its point recorded.
 func (r *run) retireEarlier(all []checkpoint.Checkpoint) {
 	if r.plan.Checkpoint == "" {
 		return
@@ -120,13 +120,12 @@ func (r *run) retireEarlier(all []checkpoint.Checkpoint) {
 	}
 }
 
-// dead names the checkpoints of ours that have lost all their bitmaps. A run that
-// has made no checkpoint finds none: they are what the next one tells why it falls
-// back.
+// dead names our checkpoints that have lost all their bitmaps. If this run has made no
+// checkpoint, they are kept: the next run reports them as the reason for its fallback.
 //
-// A size is missing, too, where libvirt could not tell it just then. So it must
-// be missing twice: when the plan was made and now. To ask for sizes again where none was
-// missing would cost 6 ms of QEMU for each checkpoint.
+// A size is also missing if libvirt could not get it at that moment. So it must be missing
+// twice: when the plan was made and now. The sizes are queried again only if one was
+// missing, since that costs 6 ms of QEMU for each checkpoint.
 func (r *run) dead() ([]string, error) {
 	if r.plan.Checkpoint == "" || !slices.ContainsFunc(r.checkpoints, checkpoint.Checkpoint.Dead) {
 		return nil, nil
@@ -135,7 +134,7 @@ func (r *run) dead() ([]string, error) {
 	return deadBefore(now, r.checkpoints), err
 }
 
-// deadBefore leaves of the names those of checkpoints that were dead before, too.
+// deadBefore keeps the names of checkpoints that were dead before, too.
 func deadBefore(names []string, before []checkpoint.Checkpoint) []string {
 	return slices.DeleteFunc(names, func(name string) bool {
 		c, ok := checkpoint.Find(before, name)
@@ -143,7 +142,7 @@ func deadBefore(names []string, before []checkpoint.Checkpoint) []string {
 	})
 }
 
-// seemDead names the checkpoints of ours of which libvirt tells no size now.
+// seemDead names our checkpoints for which libvirt reports no size now.
 func (r *run) seemDead() ([]string, error) {
 	domain, err := r.domain.Describe()
 	if err != nil {
@@ -156,10 +155,10 @@ func (r *run) seemDead() ([]string, error) {
 	return deadCheckpoints(all, r.plan.Checkpoint, domain), nil
 }
 
-// deadCheckpoints names the checkpoints of ours of which libvirt tells no size. It names
-// none unless it tells all of the new checkpoint, which is healthy: else the
-// domain has ended meanwhile, or the answer is worth nothing. Nor does it name one
-// with a disk that is detached, whose bitmap may be in its image.
+// deadCheckpoints names our checkpoints for which libvirt reports no size. It names none
+// unless libvirt reports all sizes of the new checkpoint, which is healthy: otherwise the
+// domain has ended meanwhile, or the answer cannot be trusted. A checkpoint with a detached
+// disk is not dead either: the bitmap may be in that disk's image.
 func deadCheckpoints(all []checkpoint.Checkpoint, made string, domain xml.Domain) (names []string) {
 	if c, ok := checkpoint.Find(all, made); !ok || !c.Healthy() {
 		return nil

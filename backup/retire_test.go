@@ -10,8 +10,8 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// sized is a checkpoint of ours with bitmaps of so many bytes, vda's first; -1: libvirt
-// tells no size.
+// sized is a checkpoint of ours with bitmaps of these sizes in bytes, vda's first; -1 means
+// that libvirt reports no size.
 func sized(name string, sizes ...int64) checkpoint.Checkpoint {
 	c := checkpoint.Checkpoint{Checkpoint: xml.Checkpoint{Name: name}, Ours: true, Sealed: true}
 	for i, size := range sizes {
@@ -20,8 +20,8 @@ func sized(name string, sizes ...int64) checkpoint.Checkpoint {
 	return c
 }
 
-// Only a checkpoint all of whose bitmaps are known to be lost is dead: not one of somebody
-// else, not one of a detached disk, and none where libvirt could not tell of the new one.
+// A checkpoint is dead only if all of its bitmaps are known to be lost: not one of somebody
+// else, not one of a detached disk, and none if libvirt reports no size of the new one.
 func TestDeadCheckpoints(t *testing.T) {
 	guest := xml.Domain{Disks: []xml.Disk{{Target: "vda"}, {Target: "vdb"}}}
 	foreign, inherited := sized("foreign", -1), sized("inherited", -1)
@@ -35,8 +35,8 @@ func TestDeadCheckpoints(t *testing.T) {
 	}
 }
 
-// Nothing goes that is not ours alone, that a point needs, or that a run which is alive has
-// made.
+// A checkpoint is kept if it is not ours alone, if a point needs it, or if the run that
+// made it is alive.
 func TestUseless(t *testing.T) {
 	c := sized("check1", 0)
 	foreign, inherited, left := c, c, c
@@ -67,7 +67,7 @@ func TestUseless(t *testing.T) {
 	}
 }
 
-// A size that is missing only once may have been asked for at a bad moment.
+// A size that is missing only once proves nothing.
 func TestDeadTwice(t *testing.T) {
 	before := []checkpoint.Checkpoint{sized("dead", -1), sized("sound", 0)}
 	if got := strings.Join(deadBefore([]string{"dead", "sound", "new"}, before), " "); got != "dead" {
@@ -75,8 +75,8 @@ func TestDeadTwice(t *testing.T) {
 	}
 }
 
-// The checkpoints that are kept are the newest few, and that of the newest full, which a
-// diff starts from.
+// The newest few checkpoints are kept, and that of the newest full, which a diff starts
+// from.
 func TestOldCheckpoints(t *testing.T) {
 	kinds := map[string]manifest.Kind{"check1": manifest.KindFull, "check2": manifest.KindInc, "check3": manifest.KindFull,
 		"check4": manifest.KindInc, "check5": manifest.KindInc, "check6": manifest.KindInc}

@@ -4,8 +4,8 @@
 //	     → reserve → directories → still idle → freeze → begin → thaw → tails
 //	     → copy → end → seal → retire
 //
-// Each step that changes something outside of the process has its undo beside
-// it; all undos run on every way out.
+// Each step that changes something outside of the process has its undo beside it. The
+// undos run however the run ends.
 package backup
 
 import (
@@ -36,43 +36,43 @@ import (
 // Deps are what a run works with.
 type Deps struct {
 	Host guest.Host
-	// Repository is the directory of the repository. It is no opened one, as a full or copy
-	// makes a repository, but not for a domain that is unknown.
+	// Repository is the directory of the repository. It is not opened yet, because a full
+	// or copy may create it, but only if the domain exists.
 	Repository string
 	// Source returns the source of a locked domain's disks. warn may be called by several
 	// goroutines.
 	Source func(d *guest.LockedDomain, options source.Options, warn func(string)) Source
 }
 
-// run is one run: what it was asked, what it works on, and how far it is.
+// run is one run: its request, what it works on, and how far it has come.
 type run struct {
 	Request
 	Deps
 
 	domain *guest.LockedDomain
-	seen   xml.Domain // as libvirt shows it
+	seen   xml.Domain // the domain's XML
 	repo   *repository.Repository
 	lock   *repository.Lock
 	source Source
-	points []manifest.Manifest // of the domain, before this one
-	// checkpoints are those that the domain had then, with sizes.
+	points []manifest.Manifest // the domain's earlier points
+	// checkpoints are those of the domain when the plan was made, with sizes.
 	checkpoints []checkpoint.Checkpoint
 	plan        Plan
-	need        int64            // bytes that the point will take, about
-	doubtful    bool             // whether it fits is to be measured once the job shows its zeros
-	instant     instants.Instant // that this run makes a point of; zero before it is issued
+	need        int64            // estimate of the bytes that the point will take
+	doubtful    bool             // it may not fit: to be measured once the job shows its zeros
+	instant     instants.Instant // of the point; zero before it is issued
 	partial     *repository.Partial
 	meter       stallMeter // of the copy
-	hung        bool       // the copy hangs for ever: its goroutines still use partial
-	left        bool       // an undo has failed: what it has left only this repository tells to be ours
+	hung        bool       // the copy hangs: its goroutines still use partial
+	left        bool       // an undo has failed: only this repository shows that what is left is ours
 	sealed      bool
 	point       manifest.Manifest
-	warnMu      sync.Mutex // of result.Warnings
+	warnMu      sync.Mutex // protects result.Warnings
 	result      Result
 }
 
-// step is one step of a run. undo reverts what do changed, also where do has failed half
-// way. It runs after success, too, and reverts then only what is not kept. It gets a context
+// step is one step of a run. undo reverts what do changed, even if do failed half way. It
+// also runs after success, and then reverts only what is not to be kept. It gets a context
 // of its own.
 type step struct {
 	name string
@@ -104,11 +104,11 @@ var steps = []step{
 	{name: "retire", do: (*run).retire},
 }
 
-// Run makes a point of a domain in a repository. When it returns an error the repository
-// lists what it listed before and the domain has the checkpoints it had before;
-// what could not be undone is part of the error. Cancelling ctx stops it.
+// Run makes a point of a domain in a repository. If it returns an error, the repository
+// lists the same points and the domain has the same checkpoints as before; what could not
+// be undone is part of the error. Cancelling ctx stops it.
 //
-// Errors: those of kinds fail.Usage and fail.NotFound, hypervisor.ErrNoDomain, ErrNotRunning
+// Errors: the kinds fail.Usage and fail.NotFound, hypervisor.ErrNoDomain, ErrNotRunning
 // and ErrBusy, *repository.LockedError, *repository.OtherDomainError, and whatever
 // libvirt, NBD or the file system reports.
 func Run(ctx context.Context, deps Deps, request Request) (result Result, err error) {
@@ -123,9 +123,9 @@ func Run(ctx context.Context, deps Deps, request Request) (result Result, err er
 	return r.result, err
 }
 
-// execute does the steps, then runs the undos of all it began, last first. Once the
-// point is sealed nothing can fail the run any more: what goes wrong after that
-// is a warning, and a signal comes too late.
+// execute does the steps, then runs the undos of those that it began, in reverse order.
+// Once the point is sealed the run cannot fail any more: later errors are warnings, and
+// signals are ignored.
 func (r *run) execute(ctx context.Context, steps []step) (err error) {
 	begun := 0
 	defer func() { err = errors.Join(err, r.undo(ctx, steps[:begun])) }()
@@ -136,7 +136,7 @@ func (r *run) execute(ctx context.Context, steps []step) (err error) {
 		r.Log.Debug("step " + s.name)
 		begun++
 		switch err := panics.Catch(func() error { return r.doStep(ctx, s) }); {
-		case err != nil && r.sealed: // a panic, which the exit code shows
+		case err != nil && r.sealed: // a panic; the exit code shows it
 			r.warn("step %s: %v", s.name, err)
 		case err != nil:
 			return err
@@ -145,7 +145,7 @@ func (r *run) execute(ctx context.Context, steps []step) (err error) {
 	return nil
 }
 
-// undo runs the undos of steps, last first, all of them whatever becomes of one.
+// undo runs the undos of steps in reverse order, all of them even if one fails.
 func (r *run) undo(ctx context.Context, steps []step) error {
 	var errs []error
 	for _, s := range slices.Backward(steps) {
@@ -163,8 +163,7 @@ func (r *run) undo(ctx context.Context, steps []step) error {
 	return errors.Join(errs...)
 }
 
-// find looks the domain up: nothing is touched for one that is not there or not
-// running.
+// find looks the domain up. If it does not exist or is not running, nothing is changed.
 func (r *run) find(context.Context) error {
 	domain, err := r.Host.Domain(r.Domain)
 	if err != nil {
@@ -186,9 +185,9 @@ func (r *run) find(context.Context) error {
 	return err
 }
 
-// open opens the repository. A full or copy makes one, if the directory above it
-// exists. What runs by itself every night never does: where the repository's file
-// system is not mounted, it would fill the one below.
+// open opens the repository. A full or copy makes one, if the directory above it exists.
+// The other kinds, which may run every night, never do: if the repository's file system is
+// not mounted, they would fill the one below the mount point.
 func (r *run) open(context.Context) (err error) {
 	r.repo, err = repository.Open(r.Repository)
 	if !errors.Is(err, repository.ErrNotRepository) || r.Kind != manifest.KindFull && r.Kind != manifest.KindCopy {
@@ -204,7 +203,7 @@ func (r *run) open(context.Context) (err error) {
 	return err
 }
 
-// close undoes open: a repository that this run has made and not used goes.
+// close undoes open: it removes a repository that this run has made and not used.
 func (r *run) close(context.Context) error {
 	if r.repo == nil || r.sealed || r.hung || r.left || r.source != nil && !r.source.Gone() {
 		return nil
@@ -212,7 +211,8 @@ func (r *run) close(context.Context) error {
 	return r.repo.RemoveIfUnused()
 }
 
-// takeLock takes the domain's lock, and notices where the repository has come from.
+// takeLock takes the domain's lock, and finds out whether the repository was moved or
+// copied.
 func (r *run) takeLock(context.Context) (err error) {
 	if r.lock, err = r.repo.Lock(r.Domain); err != nil {
 		return err
@@ -224,7 +224,7 @@ func (r *run) takeLock(context.Context) (err error) {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+
 			"as the original may need them (virtbackup init --new-id %s gives a copy an id of its own)", manifest.ShellWord(r.repo.Dir()))
 	}
-	if err != nil { // it is a hint; a full repository may have room once an earlier run is cleaned up after
+	if err != nil { // not fatal: a full repository may have room after recovery
 		r.warn("%v", err)
 	}
 	return nil
@@ -237,7 +237,7 @@ func (r *run) releaseLock(context.Context) error {
 	return r.lock.Unlock()
 }
 
-// makePlan gathers what a plan is made from, and plans.
+// makePlan gathers the state, and makes the plan from it.
 func (r *run) makePlan(context.Context) error {
 	if err := r.repo.CheckOwner(r.Domain, r.domain.Domain.UUID()); err != nil {
 		return err
@@ -266,7 +266,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	if state.Damage != nil {
-		r.warn("%v: no checkpoint is known to be ours, and those that there are stay", state.Damage)
+		r.warn("%v: no checkpoint is known to be ours, so none is deleted", state.Damage)
 	}
 	if damaged != nil {
 		for _, d := range damaged.Points {
@@ -288,7 +288,7 @@ func (r *run) makePlan(context.Context) error {
 	return nil
 }
 
-// announce logs the plan and makes its remarks part of the result.
+// announce logs the plan and adds its notes and warnings to the result.
 func (r *run) announce() {
 	p := &r.plan
 	for _, n := range p.Notes {
@@ -311,7 +311,7 @@ func (r *run) note(format string, args ...any) {
 }
 
 func (r *run) noteAt(level slog.Level, message string) {
-	if slices.Contains(r.result.Notes, message) { // of a second freeze
+	if slices.Contains(r.result.Notes, message) { // a second freeze repeats it
 		return
 	}
 	r.result.Notes = append(r.result.Notes, message)
@@ -322,8 +322,8 @@ func (r *run) warn(format string, args ...any) {
 	r.warnOnce(fmt.Sprintf(format, args...))
 }
 
-// warnOnce warns of what may be noticed several times: goroutines that read the
-// same images call it side by side.
+// warnOnce adds a warning unless it was added before. Goroutines that read the same images
+// call it concurrently.
 func (r *run) warnOnce(message string) {
 	r.warnMu.Lock()
 	defer r.warnMu.Unlock()
@@ -334,7 +334,7 @@ func (r *run) warnOnce(message string) {
 	r.Log.Warn(message)
 }
 
-// issue writes the identity of the point down, before anything of it is in libvirt.
+// issue records the identity of the point, before libvirt has anything of it.
 func (r *run) issue(context.Context) (err error) {
 	r.instant, err = r.lock.Issue(instants.Instant{
 		Point: r.plan.ID, Identity: r.plan.Identity, Checkpoint: r.plan.Checkpoint != "",
@@ -343,9 +343,9 @@ func (r *run) issue(context.Context) (err error) {
 	return err
 }
 
-// withdraw undoes issue where nothing of the identity is left: nothing was begun, or the
-// job is over and there is no checkpoint of it. It comes after the partial point is
-// removed, which makes room in a full repository. What it leaves goes with the next run.
+// withdraw undoes issue if nothing else has the identity: no job was begun, or the job is
+// over and its checkpoint deleted. It runs after the partial point is removed, which makes
+// room in a full repository. The next run removes what it leaves.
 func (r *run) withdraw(context.Context) error {
 	if r.instant.Identity == "" || r.hung || !r.source.Gone() {
 		return nil
@@ -353,7 +353,6 @@ func (r *run) withdraw(context.Context) error {
 	return r.lock.DropInstant(r.instant.Identity)
 }
 
-// reserve makes the directory that the point grows in.
 func (r *run) reserve(context.Context) (err error) {
 	r.partial, err = r.lock.Begin(r.plan.ID, r.plan.Identity)
 	return err
@@ -365,7 +364,7 @@ func (r *run) discard(context.Context) error {
 		return nil
 	}
 	if r.hung {
-		r.Log.Warn("the unfinished point " + r.plan.ID + " is left, because it cannot be removed now: the next run of this domain does that")
+		r.Log.Warn("the unfinished point " + r.plan.ID + " is left, because it cannot be removed now: the next run of this domain removes it")
 		return nil
 	}
 	r.Log.Info("removing the unfinished point " + r.plan.ID)

@@ -17,8 +17,8 @@ import (
 
 var errBoom = errors.New("boom")
 
-// fake makes n steps that note in did what is done and undone. The step with the
-// number bad ends as how says.
+// fake makes n steps that record in did what is done and undone. The step with the number
+// bad ends as how says.
 func fake(n, bad int, how func(*run) error, did *[]string) []step {
 	var all []step
 	for i := range n {
@@ -40,8 +40,8 @@ func fake(n, bad int, how func(*run) error, did *[]string) []step {
 	return all
 }
 
-// Whichever step fails, and however, all undos run, last first, that of the
-// failed step among them.
+// Whichever step fails, and however, all undos run in reverse order, including that of the
+// failed step.
 func TestTakeUndoes(t *testing.T) {
 	for bad := range 5 {
 		want := ""
@@ -69,8 +69,8 @@ func TestTakeUndoes(t *testing.T) {
 		t.Run(fmt.Sprintf("signal in step %d", bad), func(t *testing.T) {
 			var did []string
 			ctx, cancel := context.WithCancelCause(context.Background())
-			// The step itself may be done all the same; the undos get a
-			// context that is not cancelled.
+			// The step itself may still succeed. The undos get a context that is
+			// not cancelled.
 			steps := fake(6, bad, func(*run) error { cancel(errBoom); return nil }, &did)
 			err := newRun().execute(ctx, steps)
 			if got := strings.Join(did, ""); got != want || !errors.Is(err, errBoom) || strings.Contains(err.Error(), "clean up") {
@@ -90,7 +90,7 @@ func TestTakeUndoesAfterSuccess(t *testing.T) {
 	}
 }
 
-// An undo that fails keeps no other from running, and is told.
+// If an undo fails, the others still run, and its error is returned.
 func TestTakeGoesOnAfterABadUndo(t *testing.T) {
 	var did []string
 	steps := fake(3, 2, func(*run) error { return errBoom }, &did)
@@ -103,8 +103,8 @@ func TestTakeGoesOnAfterABadUndo(t *testing.T) {
 	}
 }
 
-// Once its point is sealed a run has succeeded: neither a signal nor an undo
-// makes it look as if it had failed.
+// Once its point is sealed a run has succeeded: neither a signal nor a failed undo makes it
+// return an error.
 func TestTakeAfterTheSeal(t *testing.T) {
 	var did []string
 	r := newRun()
@@ -117,8 +117,8 @@ func TestTakeAfterTheSeal(t *testing.T) {
 	}
 }
 
-// Nor does a panic: its point is listed, and its checkpoint is there. That it happened the
-// program's end says.
+// Nor does a panic: its point is listed, and its checkpoint exists. The program's exit code
+// shows the panic.
 func TestTakeAfterAPanicBehindTheSeal(t *testing.T) {
 	for _, bad := range []int{1, 2} {
 		var did []string
@@ -131,9 +131,9 @@ func TestTakeAfterAPanicBehindTheSeal(t *testing.T) {
 	}
 }
 
-// What changes something outside has its undo beside it, in the order that the
-// undos need: the job goes before the partial point, the lock after both, and
-// the repository last of all.
+// Each step that changes something outside has its undo beside it, in the order that the
+// undos need: the job is undone before the partial point, the lock after both, and the
+// repository last.
 func TestSteps(t *testing.T) {
 	var names, undos []string
 	for _, s := range steps {
@@ -150,14 +150,14 @@ func TestSteps(t *testing.T) {
 	}
 }
 
-// Undos do nothing for a run that has not come to their step.
+// Undos do nothing if the run has not reached their step.
 func TestUndosOfNothing(t *testing.T) {
 	if err := newRun().undo(context.Background(), steps); err != nil {
 		t.Error(err)
 	}
 }
 
-// newRun is a run of a domain that nothing can be asked about.
+// newRun is a run without a domain.
 func newRun() *run { return newRunWith(source.Options{}) }
 
 func newRunWith(options source.Options) *run {

@@ -19,7 +19,7 @@ func (r *run) seal(ctx context.Context) error {
 		return err
 	}
 	r.sealed = true
-	// As everybody else will see it: with what the seal has filled in.
+	// As others will read it: with what the seal has filled in.
 	if sealed, err := r.repo.Point(r.Domain, r.plan.ID); err == nil {
 		r.point = sealed
 	}
@@ -41,14 +41,14 @@ func (r *run) fillManifest() error {
 	m.Finished = time.Now().UTC()
 	m.Versions = manifest.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
 	if odd := manifest.OddClock(*m, r.points, time.Now()); odd != "" {
-		r.warn("point %s: %s (--at TIME goes by it, --at latest by the number)", m.ID, odd)
+		r.warn("point %s: %s (--at TIME uses it, --at latest uses the number)", m.ID, odd)
 	}
 	m.Gone, m.LeftOut, m.Warnings = r.plan.Gone, r.plan.LeftOut, r.result.Warnings
 	return nil
 }
 
-// writeDocuments keeps the domain's XML, to define it again, and the
-// checkpoint's, to tell libvirt of its bitmaps again when it has lost them.
+// writeDocuments stores the domain's XML, to define the domain again, and the
+// checkpoint's, to redefine the checkpoint if libvirt loses it.
 func (r *run) writeDocuments() error {
 	doc, err := r.domainXML()
 	if err != nil {
@@ -66,8 +66,8 @@ func (r *run) writeDocuments() error {
 	return r.partial.WriteFile("checkpoint.xml", []byte(doc))
 }
 
-// domainXML is the persistent configuration, which virsh define takes; that of a
-// transient domain is what runs.
+// domainXML is the persistent configuration, which virsh define accepts, or, of a
+// transient domain, the running one.
 func (r *run) domainXML() (string, error) {
 	persistent, err := r.domain.Domain.Persistent()
 	if err != nil {

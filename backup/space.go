@@ -12,7 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// size is that of all disks that are copied, in bytes.
+// size is the sum of the sizes of all disks that are copied, in bytes.
 func (p *Plan) size() (n int64) {
 	for _, d := range p.Disks {
 		n += d.Size
@@ -20,9 +20,9 @@ func (p *Plan) size() (n int64) {
 	return n
 }
 
-// need is how many bytes the point will take in the repository, as far as that
-// is known beforehand. data says how many bytes of a disk will be copied, or a
-// negative number if nobody knows.
+// need is how many bytes the point will take in the repository, as far as that is known
+// beforehand. data returns how many bytes of a disk will be copied, or a negative number if
+// that is unknown.
 func (p *Plan) need(data func(DiskPlan) int64) (n int64) {
 	for _, d := range p.Disks {
 		if bytes := data(d); bytes >= 0 {
@@ -32,8 +32,8 @@ func (p *Plan) need(data func(DiskPlan) int64) (n int64) {
 	return n
 }
 
-// expected is what libvirt says of a disk. How much of one differs from its
-// parent nobody knows before it is compared.
+// expected is libvirt's estimate for a disk. For a rescan it is unknown until the disk has
+// been compared with its parent.
 func (d DiskPlan) expected() int64 {
 	if d.Rescan {
 		return -1
@@ -41,8 +41,7 @@ func (d DiskPlan) expected() int64 {
 	return d.Expected
 }
 
-// least is written, but for an incremental nothing: all that is dirty may be
-// zeros.
+// least is written, but 0 for an incremental: all dirty clusters may be zeros.
 func (r *run) least(d DiskPlan) int64 {
 	if d.Incremental {
 		return 0
@@ -50,17 +49,16 @@ func (r *run) least(d DiskPlan) int64 {
 	return r.written(d)
 }
 
-// takes is how many bytes an image of 64 KiB clusters and its hash list take with
-// that many bytes of data.
+// takes is how many bytes an image of 64 KiB clusters with that much data takes, with its
+// hash list.
 func (d DiskPlan) takes(data int64) int64 { return data + metadata(data, d.zeros, d.Size) }
 
 // imageCluster is the size of our images' clusters in bytes, package qcow2's own.
 const imageCluster = 64 << 10
 
-// metadata is how many bytes an image and its hash list take besides the data: L2
-// tables as far as they are touched, by data or zeros (one for 512 MiB), 2 bytes
-// of refcount for each cluster, and four clusters for the rest; then the hash list
-// of all that.
+// metadata is how many bytes an image and its hash list take besides the data: the L2
+// tables that data or zeros need (one for 512 MiB), 2 bytes of refcount for each cluster,
+// four clusters for the rest, and the hash list of all that.
 func metadata(data, zeros, size int64) int64 {
 	const covered = 512 << 20
 	clusters := (data + imageCluster - 1) / imageCluster
@@ -69,9 +67,9 @@ func metadata(data, zeros, size int64) int64 {
 	return image + hashlist.FileSize(data+image)
 }
 
-// checkSpace refuses, before a job begins, what will not fit: the guest should
-// not pay for a backup that fails in the end. Whether an incremental that looks
-// too large is so the job will show, where its zeros can be told from data.
+// checkSpace refuses a point that will not fit, before the job begins to slow down the
+// guest. An incremental that seems too large is measured once the job has begun, which
+// shows which dirty clusters are zeros.
 func (r *run) checkSpace(context.Context) error {
 	if err := r.source.CheckSpace(r.plan.size()); err != nil {
 		return err
@@ -85,7 +83,7 @@ func (r *run) checkSpace(context.Context) error {
 	if room.fits(r.need) {
 		return nil
 	}
-	// The allocation of an image counts what is reserved for it, too.
+	// The allocation of an image includes space that is only reserved.
 	r.need = r.plan.need(r.written)
 	r.meter.expect(r.plan.Disks, r.written)
 	if room.fits(r.need) {
@@ -98,8 +96,7 @@ func (r *run) checkSpace(context.Context) error {
 	return r.tooSmall(room)
 }
 
-// tooSmall is the error of a point that does not fit. With compression it is a
-// warning.
+// tooSmall returns the error for a point that does not fit. With compression it only warns.
 func (r *run) tooSmall(room room) error {
 	beside := ""
 	if room.reserve > 0 {
@@ -118,11 +115,11 @@ func (r *run) tooSmall(room room) error {
 	return source.Ended(hint, "%s (%s are missing)", short, bytesize.Text(r.need-room.free))
 }
 
-// room is what the repository's file system has for a point, in bytes.
+// room is the space for a point on the repository's file system, in bytes.
 type room struct {
-	known   bool  // some file systems do not say what they have
+	known   bool  // some file systems do not report free space
 	free    int64 // without reserve
-	reserve int64 // kept for scratch files that are on the same file system
+	reserve int64 // kept for scratch files on the same file system
 }
 
 func (r room) fits(need int64) bool { return !r.known || need <= r.free }
@@ -139,15 +136,15 @@ func (r *run) room() (room, error) {
 	return all, nil
 }
 
-// keep leaves a reserve to the scratch files, where that many bytes are free for them. A
-// quota may leave the repository less.
+// keep subtracts the reserve for the scratch files. free is what is free for them; a quota
+// may leave the repository less.
 func (r *room) keep(reserve, free int64) {
 	r.reserve = reserve
 	r.free = max(0, min(r.free, free-reserve))
 }
 
-// willTake is how many bytes the point takes at most, when the copy is done. A
-// disk of which more was copied than expected may be copied as a whole.
+// willTake is the maximum of bytes that the point takes when the copy is done. If more of a
+// disk was copied than expected, all of it may be copied.
 func (r *run) willTake() (n int64) {
 	for _, d := range r.plan.Disks {
 		n += d.takes(r.meter.most(d))
@@ -155,10 +152,10 @@ func (r *run) willTake() (n int64) {
 	return n
 }
 
-// explainFull adds to an error of a full file system how much is missing.
+// explainFull adds the missing space to the error of a full file system.
 func (r *run) explainFull(err error) error {
 	_, copied := r.meter.read()
-	missing := "how much is missing nobody knows"
+	missing := "how much is missing is unknown"
 	switch left := r.need - copied; {
 	case left > 0 && r.Zstd != 0:
 		missing = fmt.Sprintf("at most about %s are missing", bytesize.Text(left))
@@ -169,9 +166,9 @@ func (r *run) explainFull(err error) error {
 		"free space there, or use another repository (--repo); what this run had written is removed")
 }
 
-// written is expected, but for an image on this host that is copied in full what
-// has been written to it: space that is only reserved (preallocation=falloc,
-// fallocate(2)) reads as zeros and is not copied.
+// written is like expected, but counts only what has been written to an image on this host
+// that is copied in full: space that is only reserved (preallocation=falloc, fallocate(2))
+// reads as zeros and is not copied.
 func (r *run) written(d DiskPlan) int64 {
 	if d.Incremental || d.Rescan || d.SourceType != "file" {
 		return d.expected()

@@ -39,7 +39,7 @@ func TestNeed(t *testing.T) {
 
 // A point of data without holes takes at least its data, an L2 entry of 8 bytes and a
 // refcount of 2 bytes for each cluster, a hash of 32 bytes for each, and one for each 64
-// KiB of hashes: that is estimated, and little more.
+// KiB of hashes. The estimate is that much, and little more.
 func TestTakesCountsHashes(t *testing.T) {
 	const gib = 1 << 30
 	for _, size := range []int64{10 * gib, 1024 * gib} {
@@ -52,7 +52,7 @@ func TestTakesCountsHashes(t *testing.T) {
 	}
 }
 
-// runIn is a run into a directory whose one disk has that many bytes to copy.
+// runIn is a run into a directory, with one disk that has that many bytes to copy.
 func runIn(dir string, expected int64) *run {
 	return runBesides(dir, dir, expected)
 }
@@ -65,8 +65,8 @@ func runBesides(dir, scratch string, expected int64) *run {
 	return r
 }
 
-// What does not fit is refused with the numbers; compression may help, so with
-// it that is a warning; what nobody knows is not refused.
+// A point that does not fit is refused with the numbers. With compression this is only a
+// warning, as it may fit. A point of unknown size is not refused.
 func TestCheckSpace(t *testing.T) {
 	dir := t.TempDir()
 	free, _, err := diskspace.Free(dir, os.Geteuid() == 0)
@@ -95,8 +95,8 @@ func TestCheckSpace(t *testing.T) {
 	}
 }
 
-// Where the scratch files are on the repository's file system, their reserve is
-// not the point's. An incremental that may be all zeros is not refused yet.
+// If the scratch files are on the repository's file system, the point cannot use their
+// reserve. An incremental that may be all zeros is not refused yet.
 func TestCheckSpaceBesideScratch(t *testing.T) {
 	dir := t.TempDir()
 	free, size, err := diskspace.Free(dir, false)
@@ -109,7 +109,7 @@ func TestCheckSpaceBesideScratch(t *testing.T) {
 	}
 	other := runBesides(dir, "/dev/shm", just)
 	if other.source.Room(dir, just).Shared {
-		t.Fatal("/dev/shm is no file system of its own")
+		t.Fatal("/dev/shm is not a separate file system")
 	}
 	if err := other.checkSpace(t.Context()); err != nil && strings.Contains(err.Error(), dir) {
 		t.Error(err)
@@ -125,7 +125,7 @@ func TestCheckSpaceBesideScratch(t *testing.T) {
 	}
 }
 
-// Neither what is kept for root nor what a quota denies is the point's.
+// The point can use neither the space kept for root nor what a quota denies.
 func TestRoomKeepsAReserve(t *testing.T) {
 	for name, c := range map[string]struct{ repo, scratch, want int64 }{
 		"the same is free for both": {100, 100, 90},
@@ -141,7 +141,7 @@ func TestRoomKeepsAReserve(t *testing.T) {
 	}
 }
 
-// More than was expected may become all of the disk.
+// If more was copied than expected, all of the disk may be copied.
 func TestWillTake(t *testing.T) {
 	const mib = 1 << 20
 	r := newRun()
@@ -167,12 +167,12 @@ func TestExplainFull(t *testing.T) {
 		t.Errorf("%q, want %q", err, want)
 	}
 	r.meter.note("vda", 200<<20)
-	if err := r.explainFull(syscall.ENOSPC); !strings.Contains(err.Error(), "nobody knows") {
+	if err := r.explainFull(syscall.ENOSPC); !strings.Contains(err.Error(), "how much is missing is unknown") {
 		t.Error(err)
 	}
 }
 
-// Space that is reserved and not written does not count.
+// Space that is reserved but not written does not count.
 func TestWritten(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	f, err := os.Create(path)
@@ -203,7 +203,7 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// A temporary file that finds no room is not the repository's.
+// If a temporary file finds no space, the repository is not reported as full.
 func TestFullTemporaryDirectory(t *testing.T) {
 	r := newRun()
 	r.Repository, r.need = "/srv/backup", 10<<20

@@ -7,10 +7,9 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 )
 
-// Tuning is how disks are copied. The zero value is right for nearly everybody.
+// Tuning is how disks are copied. The zero value is right for most users.
 type Tuning struct {
-	// Zstd is the level that images are compressed with, 1 to zstd.MaxLevel; 0:
-	// they are not.
+	// Zstd is the compression level of images, 1 to zstd.MaxLevel; 0 means no compression.
 	Zstd int
 	// Connections per disk; 0 lets nbdcopy choose.
 	Connections int
@@ -31,7 +30,7 @@ func (t Tuning) validate() error {
 	return nil
 }
 
-// compressor is nil where images are not compressed.
+// compressor is nil if images are not compressed.
 func (t Tuning) compressor() func() qcow2.Compressor {
 	if t.Zstd == 0 {
 		return nil
@@ -39,6 +38,6 @@ func (t Tuning) compressor() func() qcow2.Compressor {
 	return func() qcow2.Compressor { return zstd.New(t.Zstd) }
 }
 
-// maxConnections per disk: QEMU's NBD server takes 100 in all, and
-// limit.DisksAtOnce are copied, each with two more for block status.
+// maxConnections per disk: QEMU's NBD server accepts 100 in all, and limit.DisksAtOnce
+// disks are copied at once, each with two more connections for block status.
 const maxConnections = 16

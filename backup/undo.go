@@ -10,17 +10,16 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
-// cleanupTime bounds each undo of a run, which no signal cuts short.
+// cleanupTime bounds each undo of a run. Signals do not cancel undos.
 const cleanupTime = 2 * time.Minute
 
-// undoOne runs one undo in a bounded time, with a context that no signal ends:
-// where libvirtd, QEMU or a file system hangs for ever, what can be undone
-// elsewhere still is, and the run ends.
+// undoOne runs one undo in a bounded time, with a context that signals do not cancel. If
+// libvirtd, QEMU or a file system hangs, the other undos still run, and the run ends.
 func (r *run) undoOne(ctx context.Context, s step) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
 	err := bounded.Within(cleanupTime+time.Second, func() error {
-		_ = r.fault("undo " + s.name) // a place to be killed at
+		_ = r.fault("undo " + s.name) // tests kill the process here
 		return s.undo(r, ctx)
 	})
 	if errors.Is(err, bounded.ErrNoAnswer) {

@@ -19,16 +19,16 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// ErrStuck is a read or write that hangs and that the kernel does not let go of,
-// as on a file system that is frozen or whose server is gone. The run has ended
-// all the same, but this process should do nothing more.
+// ErrStuck is a read or write that hangs in the kernel and cannot be interrupted, for
+// example on a file system that is frozen or whose server is gone. The run has ended
+// nevertheless, but this process should do nothing more.
 var ErrStuck = errors.New("a read or write hangs and cannot be cancelled")
 
-// copyGrace is how long a copy that is to end may take to come back: requests
-// that are under way take tenths of a second, on a busy disk seconds.
+// copyGrace is how long a cancelled copy may take to return: requests in flight take
+// tenths of a second, or seconds on a busy disk.
 const copyGrace = 10 * time.Second
 
-// copyWatched copies all disks under a watch.
+// copyWatched copies all disks while the guest is watched.
 func (r *run) copyWatched(ctx context.Context) error {
 	if err := r.measure(ctx); err != nil {
 		return err
@@ -44,16 +44,16 @@ func (r *run) copyWatched(ctx context.Context) error {
 	return err
 }
 
-// watched does work that needs the job, and watches over the guest meanwhile: the work
-// ends when scratch space gets short or when nothing moves any more. Where it cannot be
-// cancelled either it is left behind, with ErrStuck, and goes on using what it has.
+// watched does work that needs the job, and watches the guest meanwhile: the work is
+// cancelled when scratch space gets short or when it makes no progress. If it does not
+// return then, it is left behind, with ErrStuck, and continues to use what it has.
 func (r *run) watched(ctx context.Context, work func(context.Context) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	r.meter.moves()
 	watch := panics.Go(func() error {
 		err := panics.Catch(func() error { return r.source.Watch(ctx, r.plan.size(), r.taken) })
-		if err != nil { // a copy that nobody watches over ends, too
+		if err != nil { // the copy must not run unwatched
 			end(err)
 		}
 		return err
@@ -63,13 +63,13 @@ func (r *run) watched(ctx context.Context, work func(context.Context) error) err
 		err = r.explainCopy(ctx, err)
 	}
 	end(nil)
-	// It hangs only where QEMU does, and whether that matters the next step sees.
+	// It hangs only if QEMU does. The next step finds out whether that matters.
 	_ = bounded.Within(copyGrace, func() error { return <-watch })
 	return err
 }
 
-// awaitCopy waits for the copy and ends it if it stalls. One that has to end and
-// does not come back is left behind.
+// awaitCopy waits for the copy and cancels it if it stalls. A cancelled copy that does not
+// return is left behind.
 func (r *run) awaitCopy(ctx context.Context, end context.CancelCauseFunc, copied <-chan error) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -92,9 +92,9 @@ func (r *run) awaitCopy(ctx context.Context, end context.CancelCauseFunc, copied
 	return ErrStuck
 }
 
-// explainCopy says why a copy has failed: what ended it rather than what that
-// led to. The job runs meanwhile, so when ctx ends, for the guest's sake or by a signal,
-// it looks no further.
+// explainCopy returns why a copy has failed: the cause rather than errors that follow from
+// it. The job still runs, so it does no more queries when ctx is cancelled, to protect the
+// guest or by a signal.
 func (r *run) explainCopy(ctx context.Context, err error) error {
 	var ended *source.EndedError
 	cause := context.Cause(ctx)
@@ -117,17 +117,16 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	return err
 }
 
-// stallMeter knows how far a copy is and when it moved last.
+// stallMeter records how far a copy is and when it last made progress.
 type stallMeter struct {
 	mu     sync.Mutex
 	moved  time.Time
 	copied map[string]int64 // bytes, by target
-	// expected are the bytes that will be copied, by target; negative: unknown.
+	// expected are the bytes that will be copied, by target; negative if unknown.
 	expected map[string]int64
 	images   []*diskimage.Image
 }
 
-// expect takes how many bytes of each disk will be copied.
 func (m *stallMeter) expect(disks []DiskPlan, bytes func(DiskPlan) int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -137,7 +136,7 @@ func (m *stallMeter) expect(disks []DiskPlan, bytes func(DiskPlan) int64) {
 	}
 }
 
-// most is how many bytes of a disk will be copied at most.
+// most is the maximum of bytes of a disk that will be copied.
 func (m *stallMeter) most(d DiskPlan) int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,14 +146,14 @@ func (m *stallMeter) most(d DiskPlan) int64 {
 	return d.Size
 }
 
-// moves says that the copy gets on.
+// moves records progress of the copy.
 func (m *stallMeter) moves() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.moved = time.Now()
 }
 
-// note takes how many bytes of a disk are copied.
+// note records how many bytes of a disk have been copied.
 func (m *stallMeter) note(target string, copied int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -165,14 +164,13 @@ func (m *stallMeter) note(target string, copied int64) {
 	m.copied[target] = max(m.copied[target], copied)
 }
 
-// writes takes an image that is written from now on.
 func (m *stallMeter) writes(image *diskimage.Image) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.images = append(m.images, image)
 }
 
-// taken is how many bytes all images have taken by now at most.
+// taken is the maximum of bytes that all images take so far.
 func (m *stallMeter) taken() (n int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -182,7 +180,7 @@ func (m *stallMeter) taken() (n int64) {
 	return n
 }
 
-// read returns for how long nothing has moved, and the bytes copied of all disks.
+// read returns the time since the last progress, and the bytes copied of all disks.
 func (m *stallMeter) read() (idle time.Duration, copied int64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -192,13 +190,13 @@ func (m *stallMeter) read() (idle time.Duration, copied int64) {
 	return time.Since(m.moved), copied
 }
 
-// stalled returns an error if nothing has moved for so long that the guest
-// should no longer pay for the job.
+// stalled returns an error if the copy has made no progress for so long that the job
+// should not slow down the guest any longer.
 func (r *run) stalled() error {
 	if r.StallTimeout == 0 {
 		return nil
 	}
-	patience := r.StallTimeout + 2*r.Limits.Time(nbdcopy.MaxRead) // nothing moves while a buffer waits for its turn
+	patience := r.StallTimeout + 2*r.Limits.Time(nbdcopy.MaxRead) // a buffer may wait for the rate limit
 	idle, copied := r.meter.read()
 	if idle < patience {
 		return nil
@@ -207,6 +205,6 @@ func (r *run) stalled() error {
 		"the copy of domain %s has stalled: nothing was read or written for %v, after %s", r.Domain, idle.Round(time.Second), bytesize.Text(copied))
 }
 
-// taken is what the point takes of the repository's file system. It does not touch the
+// taken is what the point takes on the repository's file system. It does not access the
 // repository.
 func (r *run) taken() source.Taken { return source.Taken{Most: r.willTake(), Now: r.meter.taken()} }

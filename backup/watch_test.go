@@ -14,7 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// copyOf lets awaitCopy wait for f, in a bubble with a clock of its own.
+// copyOf calls awaitCopy with a copy that is f, in a synctest bubble.
 func copyOf(t *testing.T, r *run, f func(context.Context) error) (took time.Duration, err error) {
 	t.Helper()
 	ctx, end := context.WithCancelCause(t.Context())
@@ -29,8 +29,8 @@ func copyOf(t *testing.T, r *run, f func(context.Context) error) (took time.Dura
 	return took, err
 }
 
-// A copy that moves is never ended, one that stalls is, and one that hangs for
-// ever is left behind.
+// A copy that makes progress is never cancelled, one that stalls is, and one that hangs is
+// left behind.
 func TestAwaitCopy(t *testing.T) {
 	t.Run("slow", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -101,8 +101,7 @@ func TestAwaitCopy(t *testing.T) {
 	})
 }
 
-// A copy that nobody watches over any more ends: the watch of a run without a domain panics
-// at its first look.
+// If the watch ends, so does the copy. The watch of a run without a domain panics at once.
 func TestPanicOfTheWatchEndsTheCopy(t *testing.T) {
 	err := newRun().watched(t.Context(), func(ctx context.Context) error {
 		select {
@@ -118,8 +117,8 @@ func TestPanicOfTheWatchEndsTheCopy(t *testing.T) {
 	}
 }
 
-// While a copy that has failed is explained the job runs: a question that hangs is given up
-// on once the job has to end.
+// The job still runs while explainCopy looks for the cause of a failure: a query that hangs
+// is abandoned when the job has to end.
 func TestQuestionsEndWithTheWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, end := context.WithCancelCause(t.Context())
@@ -135,8 +134,7 @@ func TestQuestionsEndWithTheWatch(t *testing.T) {
 	})
 }
 
-// An undo that hangs does not keep the others from running, nor the run from
-// ending.
+// If an undo hangs, the others still run, and the run ends.
 func TestUndoThatHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var did []string
@@ -156,7 +154,7 @@ func TestUndoThatHangs(t *testing.T) {
 	})
 }
 
-// A run whose copy hangs touches the repository no more.
+// A run whose copy hangs does not access the repository any more.
 func TestStuckRunLeavesTheRepositoryAlone(t *testing.T) {
 	r := newRun()
 	r.hung = true

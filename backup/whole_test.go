@@ -17,7 +17,7 @@ import (
 	"github.com/virtbackup/virtbackup/tests/fakelibvirt"
 )
 
-// Points of every kind are what the disks held, and incs copy only what changed.
+// Points of every kind contain what the disks held, and incs copy only what changed.
 func TestWholeRuns(t *testing.T) {
 	s := newFakeSite(t)
 	for _, kind := range []manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, manifest.KindFull, Auto, manifest.KindInc} {
@@ -37,12 +37,12 @@ func TestWholeRuns(t *testing.T) {
 	}
 }
 
-// failures are how a step can end other than well.
+// failures are the ways in which a step can fail.
 var failures = map[string]func(do func(*run, context.Context) error, cancel context.CancelCauseFunc) func(*run, context.Context) error{
 	"fails before it has done anything": func(func(*run, context.Context) error, context.CancelCauseFunc) func(*run, context.Context) error {
 		return func(*run, context.Context) error { return errBoom }
 	},
-	"fails when it has done its work": func(do func(*run, context.Context) error, _ context.CancelCauseFunc) func(*run, context.Context) error {
+	"fails after it has done its work": func(do func(*run, context.Context) error, _ context.CancelCauseFunc) func(*run, context.Context) error {
 		return func(r *run, ctx context.Context) error { return errors.Join(do(r, ctx), errBoom) }
 	},
 	"panics": func(do func(*run, context.Context) error, _ context.CancelCauseFunc) func(*run, context.Context) error {
@@ -53,8 +53,8 @@ var failures = map[string]func(do func(*run, context.Context) error, cancel cont
 	},
 }
 
-// Whichever step fails, and however, the guest goes on, and its checkpoints, the repository
-// and the host are as they were; and the next run goes on.
+// Whichever step fails, and however, the guest runs on, and its checkpoints, the repository
+// and the host are unchanged; and the next run succeeds.
 func TestEveryStepFails(t *testing.T) {
 	t.Parallel()
 	for how, failing := range failures {
@@ -88,7 +88,7 @@ func TestEveryStepFails(t *testing.T) {
 	}
 }
 
-// A full into a new repository that fails leaves none.
+// A full that fails in a new repository removes the repository.
 func TestFirstRunFails(t *testing.T) {
 	for i := range steps {
 		s := newFakeSite(t)
@@ -104,8 +104,8 @@ func TestFirstRunFails(t *testing.T) {
 	}
 }
 
-// Whichever question to libvirt fails, once, the run is done or has failed; in either case
-// the guest goes on, and the next run cleans up what could not be undone.
+// If any one call to libvirt fails, the run succeeds or fails; in either case the guest
+// runs on, and the next run cleans up what could not be undone.
 func TestEveryCallFails(t *testing.T) {
 	t.Parallel()
 	calls := func(s *fakeSite, bad int) (n int, method string) {
@@ -140,7 +140,7 @@ func TestEveryCallFails(t *testing.T) {
 	s.checkPoints()
 }
 
-// A run that is killed after any step leaves what recovery cleans up, whatever has become of
+// Recovery cleans up after a run that was killed after any step, whatever has happened to
 // the domain since.
 func TestRecoverAfterEveryStep(t *testing.T) {
 	t.Parallel()
@@ -181,7 +181,7 @@ func TestRecoverAfterEveryStep(t *testing.T) {
 	}
 }
 
-// kill does the steps up to the last, and no undo, as a run that is killed.
+// kill does the steps up to last, but no undos, like a run that is killed.
 func (s *fakeSite) kill(last int) *run {
 	s.t.Helper()
 	s.change()
@@ -203,8 +203,8 @@ func (s *fakeSite) kill(last int) *run {
 	return r
 }
 
-// An agent that does not answer, and one that freezes too late, leave a point that is crash
-// consistent, and a guest that goes on.
+// If the agent does not answer, or freezes too late, the point is crash consistent, and the
+// guest runs on.
 func TestAgents(t *testing.T) {
 	for agent, why := range map[fakelibvirt.Agent]string{fakelibvirt.AgentMissing: "not connected", fakelibvirt.AgentLate: "did not freeze within"} {
 		s := newFakeSite(t)
@@ -224,8 +224,8 @@ func TestAgents(t *testing.T) {
 	}
 }
 
-// A guest whose writes find no space in the scratch files is paused by QEMU: the job ends, and
-// the guest goes on.
+// QEMU pauses a guest whose writes find no space in the scratch files: the job is ended, and
+// the guest is resumed.
 func TestGuestOutOfScratch(t *testing.T) {
 	t.Parallel()
 	s := newFakeSite(t)
@@ -251,7 +251,7 @@ func TestGuestOutOfScratch(t *testing.T) {
 	}
 }
 
-// A job that is not ours is waited for, and never ended.
+// A run waits for jobs that are not ours, and never ends them.
 func TestOtherJobs(t *testing.T) {
 	for _, other := range []func(*fakelibvirt.Domain){
 		func(d *fakelibvirt.Domain) { d.OtherJob = "outgoing migration" },
@@ -266,8 +266,8 @@ func TestOtherJobs(t *testing.T) {
 	}
 }
 
-// A job that somebody else has ended is a failure, never a sealed point; a domain that was shut
-// off the same.
+// If somebody else has ended the job, or the domain was shut off, the run fails and no point
+// is sealed.
 func TestJobIsGone(t *testing.T) {
 	t.Parallel()
 	for want, end := range map[string]func(*fakeSite){

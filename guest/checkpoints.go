@@ -10,10 +10,10 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// DeleteCheckpoint deletes the checkpoint of an instant with its bitmaps, and sees that
-// it is gone; libvirt's record of it may be lost. The identity stays: nothing is written
-// to the repository, which may be full. After an error bitmaps may be there still, and the
-// identity has to be kept: hypervisor.ErrNotRunning and ErrNoDomain, ErrBusy, and others
+// DeleteCheckpoint deletes the checkpoint of an instant with its bitmaps, even if libvirt
+// has lost its record, and checks that it is gone. The identity stays: nothing is written
+// to the repository, which may be full. After an error there may still be bitmaps, and the
+// identity must be kept: hypervisor.ErrNotRunning and ErrNoDomain, ErrBusy, and others
 // of checkpoint.Delete.
 func (d *LockedDomain) DeleteCheckpoint(i instants.Instant) error {
 	doc, err := d.Domain.CheckpointXML(i.CheckpointName())
@@ -31,7 +31,7 @@ func (d *LockedDomain) DeleteCheckpoint(i instants.Instant) error {
 }
 
 // DeleteOrphans deletes the bitmaps of an instant whose checkpoint libvirt does not list.
-// hypervisor.ErrNotRunning while the domain is shut off; other errors as
+// The error is hypervisor.ErrNotRunning while the domain is shut off; for others see
 // checkpoint.DeleteOrphans.
 func (d *LockedDomain) DeleteOrphans(i instants.Instant) error {
 	active, err := d.Domain.Active()
@@ -49,7 +49,7 @@ func (d *LockedDomain) DeleteOrphans(i instants.Instant) error {
 }
 
 // RetireCheckpoint deletes the checkpoint of a sealed point, and forgets its identity. The
-// caller says so, with the reason.
+// caller logs it, with the reason.
 func (d *LockedDomain) RetireCheckpoint(i instants.Instant) error {
 	doc, err := d.Domain.CheckpointXML(i.CheckpointName())
 	if err == nil {
@@ -62,8 +62,8 @@ func (d *LockedDomain) RetireCheckpoint(i instants.Instant) error {
 	return checkpoint.DeleteIssued(d.Domain, d.Lock, i)
 }
 
-// prove sees that the repository has issued the identity of a checkpoint, here. That of
-// this run needs no look at the repository, which may hang.
+// prove checks that the repository has issued the identity of a checkpoint here. For this
+// run's own identity it does not read the repository, which may hang.
 func (d *LockedDomain) prove(doc string, i instants.Instant) error {
 	c, err := xml.ParseCheckpoint(doc)
 	if err != nil {

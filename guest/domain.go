@@ -25,7 +25,7 @@ type Domain interface {
 	Checkpoints
 }
 
-// Execution is whether the guest runs, and what its agent does.
+// Execution is the state of the guest, and what its agent can do.
 type Execution interface {
 	Active() (bool, error)
 	State() (hypervisor.State, error)
@@ -37,7 +37,7 @@ type Execution interface {
 	Thaw(timeout time.Duration) (filesystems int, err error)
 }
 
-// Jobs are what is done to the domain's disks.
+// Jobs are the backup job and other jobs on the domain and its disks.
 type Jobs interface {
 	BackupBegin(backupXML, checkpointXML string) error
 	BackupJob() (string, error)
@@ -60,12 +60,12 @@ type Checkpoints interface {
 
 var _ Domain = (*hypervisor.Domain)(nil)
 
-// Host is where the domains run.
+// Host is the host of the domains.
 type Host interface {
 	// Domain and DomainByUUID look a domain up: hypervisor.ErrNoDomain if there is none.
 	Domain(name string) (Domain, error)
 	DomainByUUID(uuid string) (Domain, error)
-	// Domains names all that are defined or run.
+	// Domains names all domains that are defined or running.
 	Domains() ([]string, error)
 	Versions() (libvirt, qemu string, err error)
 }

@@ -27,8 +27,8 @@ func lockedDomain(t *testing.T) (*LockedDomain, *testdomain.Domain) {
 	return s, d
 }
 
-// Where the agent does not answer, the guest may still be frozen: the mark goes only if the
-// domain was started anew since.
+// If the agent does not answer, the guest may still be frozen: the mark is removed only if
+// the domain was started again since.
 func TestThawWithoutAnAgent(t *testing.T) {
 	t.Parallel()
 	s, d := lockedDomain(t)
@@ -50,8 +50,8 @@ func TestThawWithoutAnAgent(t *testing.T) {
 	}
 }
 
-// A freeze that was asked for a moment ago may still go on, and the agent answers nothing
-// meanwhile: it is asked again until that cannot be.
+// A freeze that was requested a moment ago may still be in progress, and the agent does not
+// answer meanwhile: Thaw retries until the freeze must have ended.
 func TestThawAwaitsAFreeze(t *testing.T) {
 	t.Parallel()
 	s, d := lockedDomain(t)

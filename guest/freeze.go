@@ -11,37 +11,37 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// thawTime is how long a freeze may go on after it was asked for: it first writes
-// out what the guest has cached, which took 20 s on a slow disk that was tried,
-// and the agent answers nothing meanwhile.
+// thawTime is how long a freeze may take after it was requested: the guest first writes
+// out what it has cached, which took 20 s on a slow disk in a test, and the agent does not
+// answer meanwhile.
 const thawTime = time.Minute
 
-// answerTime is what libvirt may need besides the agent's time: it waits 30 s
-// for another call that holds the domain.
+// answerTime is the time that libvirt may need besides the agent's: it waits 30 s for
+// another call that holds the domain.
 const answerTime = 40 * time.Second
 
-// freeze is what is known of a freeze of the guest's file systems.
+// freeze is what is known about a freeze of the guest's file systems.
 type freeze struct {
-	runID uint // of the domain then (Domain.RunID); 0 is unknown
-	// patience is how long an agent that does not answer is asked again.
+	runID uint // of the domain when it was frozen (Domain.RunID); 0 if unknown
+	// patience is how long to retry if the agent does not answer.
 	patience time.Duration
-	// doubtful: the agent has not answered, so that probably nothing is frozen.
+	// doubtful: the agent has not answered, so probably nothing is frozen.
 	doubtful bool
 }
 
-// Frozen tells whether the guest's file systems may be frozen.
+// Frozen reports whether the guest's file systems may be frozen.
 func (s *Session) Frozen() bool { return s.frozen != nil }
 
-// Freeze freezes the guest's file systems through its agent, and returns how many.
-// A mark says so before, for recovery. Call Thaw whatever Freeze returns.
+// Freeze freezes the guest's file systems through its agent, and returns how many. It sets
+// a mark first, for recovery. Call Thaw whatever Freeze returns.
 //
-// The error is hypervisor.ErrAgent where the agent does not answer, and
-// hypervisor.ErrFreezing, too, where it was asked and may freeze the guest yet.
+// The error is hypervisor.ErrAgent if the agent does not answer, and also
+// hypervisor.ErrFreezing if it got the request and may still freeze the guest.
 func (s *Session) Freeze() (filesystems int, err error) {
 	if err := s.d.setMark(markFrozen); err != nil {
 		return 0, err
 	}
-	// Set first: an error does not say that nothing is frozen.
+	// Set first: file systems may be frozen even after an error.
 	s.frozen = &freeze{patience: thawTime}
 	timeout := s.d.AgentWait()
 	err = bounded.Within(2*timeout+answerTime, func() (err error) {
@@ -65,9 +65,9 @@ func (e *SilentError) Error() string { return e.Why + "; " + e.Hint }
 // Unwrap returns what libvirt said, or nil.
 func (e *SilentError) Unwrap() error { return e.err }
 
-// Thaw lets the guest's file systems go on, if they may be frozen. An agent that does not
-// answer is asked again as long as the freeze may still be under way; then the error is a
-// *SilentError. Cancelling ctx stops that. [ErrStarved] says that the job has to end first.
+// Thaw thaws the guest's file systems, if they may be frozen. If the agent does not answer,
+// Thaw retries as long as the freeze may still be in progress, then returns a *SilentError.
+// Cancelling ctx stops it. [ErrStarved] says that the job has to end first.
 func (s *Session) Thaw(ctx context.Context) error {
 	if s.frozen == nil {
 		return nil
@@ -102,7 +102,7 @@ func (s *Session) tryThaw() error {
 	})
 	name := manifest.ShellWord(s.d.Domain.Name())
 	switch {
-	case err == nil && state == hypervisor.ShutOff: // the freeze has gone with the guest
+	case err == nil && state == hypervisor.ShutOff: // the freeze has ended with the guest
 	case err == nil && state != hypervisor.Running:
 		return &SilentError{fmt.Sprintf("the domain is %s, and its guest agent cannot answer", state), "virsh resume " + name, nil}
 	case err == nil:
@@ -116,7 +116,7 @@ func (s *Session) tryThaw() error {
 	return s.d.Lock.ClearMark(markFrozen)
 }
 
-// startedAnew tells whether the guest was started since it was frozen.
+// startedAnew reports whether the guest was started again since it was frozen.
 func (s *Session) startedAnew() bool {
 	id, err := s.d.Domain.RunID()
 	return err == nil && s.frozen.runID != 0 && id != s.frozen.runID

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Leftover is what runs that were killed have done to the guest, and how to undo it: End
-// and Wake for the job and the pause, Thaw for the freeze.
+// Leftover is what killed runs have done to the guest. End and Wake undo the job and the
+// pause, Thaw the freeze.
 type Leftover struct {
 	*Session
 	Job       bool // a job of ours runs
@@ -14,8 +14,8 @@ type Leftover struct {
 	WasPaused bool // an I/O error had paused it when a job of ours was ended
 }
 
-// FindLeftover looks for what runs that were killed have done to the guest. What belongs to a
-// run that is alive is not among it, as that of the repository that this is a copy of.
+// FindLeftover looks for what killed runs have done to the guest. It excludes what belongs
+// to a run that is alive, such as one of the repository that this is a copy of.
 func (d *LockedDomain) FindLeftover() (Leftover, error) {
 	l := Leftover{Session: NewSession(d)}
 	var err error
@@ -29,7 +29,7 @@ func (d *LockedDomain) FindLeftover() (Leftover, error) {
 	mark, frozen, frozenErr := d.readMark(markFrozen)
 	l.WasPaused = wasPaused
 	if frozen {
-		// By this process's clock: the host's may have gone back since the mark was set.
+		// Limited both ways, as the clock may have been set back since the mark was set.
 		patience := min(max(thawTime-time.Since(mark.Since), 0), thawTime)
 		l.frozen = &freeze{runID: mark.RunID, patience: patience}
 	}

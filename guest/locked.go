@@ -9,7 +9,7 @@ import (
 )
 
 // LockedDomain is a domain, and the directory of its points, which is locked: no other
-// run of ours is alive.
+// run of this repository is alive.
 type LockedDomain struct {
 	Domain Domain
 	Repo   *repository.Repository
@@ -17,7 +17,7 @@ type LockedDomain struct {
 	// SocketDir and ScratchDir are where sockets and scratch files are; "" is
 	// DefaultRunDir.
 	SocketDir, ScratchDir string
-	// Own is the identity of the run that this process makes, "" if it makes none.
+	// Own is the identity of this process's run, "" if it has none.
 	Own string
 	// AgentTimeout bounds each call to the guest agent; 0 is DefaultAgentTimeout.
 	AgentTimeout time.Duration
@@ -25,7 +25,7 @@ type LockedDomain struct {
 	Log *slog.Logger
 }
 
-// DefaultAgentTimeout is the time that Windows' VSS grants a freeze.
+// DefaultAgentTimeout is the time that Windows' VSS allows for a freeze.
 const DefaultAgentTimeout = 10 * time.Second
 
 func (d *LockedDomain) log() *slog.Logger {
@@ -35,7 +35,7 @@ func (d *LockedDomain) log() *slog.Logger {
 	return d.Log
 }
 
-// AgentWait is how long the guest agent has for an answer.
+// AgentWait is how long to wait for an answer of the guest agent.
 func (d *LockedDomain) AgentWait() time.Duration {
 	if d.AgentTimeout == 0 {
 		return DefaultAgentTimeout
@@ -43,10 +43,10 @@ func (d *LockedDomain) AgentWait() time.Duration {
 	return d.AgentTimeout
 }
 
-// Describe returns the domain as it is now: of a running one its live state.
+// Describe returns the domain as it is now: the live state if it is running.
 func (d *LockedDomain) Describe() (xml.Domain, error) { return Describe(d.Domain) }
 
-// Describe returns a domain as it is now: of a running one its live state.
+// Describe returns a domain as it is now: the live state if it is running.
 func Describe(d Domain) (xml.Domain, error) {
 	doc, err := d.XML()
 	if err != nil {

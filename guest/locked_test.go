@@ -17,7 +17,7 @@ const (
 	other = "0000000000000002"
 )
 
-// newLocked is a locked directory of a new repository, for a domain that is not looked at.
+// newLocked is a locked directory of a new repository, for a domain that is not used.
 func newLocked(t *testing.T) *LockedDomain {
 	t.Helper()
 	repo, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
@@ -32,7 +32,7 @@ func newLocked(t *testing.T) *LockedDomain {
 	return &LockedDomain{Repo: repo, Lock: lock}
 }
 
-// issue writes an instant of check1 down.
+// issue records an instant of check1.
 func (d *LockedDomain) issue(t *testing.T, identity string) instants.Instant {
 	t.Helper()
 	i, err := d.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})
@@ -42,7 +42,7 @@ func (d *LockedDomain) issue(t *testing.T, identity string) instants.Instant {
 	return i
 }
 
-// processes are one that is dead, one that is alive, and this one.
+// processes returns one that is dead, one that is alive, and this one.
 func processes(t *testing.T) (dead, alive, self instants.Process) {
 	t.Helper()
 	self, err := instants.Self()
@@ -71,13 +71,13 @@ func processes(t *testing.T) (dead, alive, self instants.Process) {
 		t.Fatal(err)
 	}
 	dead = alive
-	dead.Start-- // its number was given to another since
+	dead.Start-- // its PID was given to another process since
 	return dead, alive, self
 }
 
-// Only what is of this run, or was issued here by a process that is dead, may be removed.
-// In a repository whose place is not known, as on FUSE, a copy has the place of the
-// original, so that a run is dead is told by its process alone.
+// Only what belongs to this run, or was issued here by a dead process, may be removed. In a
+// repository whose place is unknown, as on FUSE, a copy has the place of the original, so
+// only the process shows whether a run is dead.
 func TestMayRemove(t *testing.T) {
 	d := newLocked(t)
 	issued := d.issue(t, other)
@@ -115,7 +115,7 @@ func TestMayRemove(t *testing.T) {
 	}
 }
 
-// What has no identity that was issued here is not ours, however much its name is alike.
+// A file whose identity was not issued here is not ours, even if its name looks like ours.
 func TestOurFiles(t *testing.T) {
 	d := newLocked(t)
 	d.issue(t, other)
@@ -139,8 +139,8 @@ func TestOurFiles(t *testing.T) {
 	}
 }
 
-// A mark is for the run that comes after: one of a process that is alive has come here with
-// a copy of the repository, and stands for nothing. One that says nothing still stands.
+// A mark is for the next run. If its process is alive, it was copied here with the
+// repository and is ignored. A mark without content is valid.
 func TestMarks(t *testing.T) {
 	d := newLocked(t)
 	dead, alive, self := processes(t)
@@ -153,7 +153,7 @@ func TestMarks(t *testing.T) {
 		{"a live process", mark{RunID: 7, Process: alive}, false},
 		{"this process", mark{RunID: 7, Process: self}, true},
 		{"nobody", mark{RunID: 7}, true},
-		{"who knows what", "cut short", true},
+		{"unknown content", "cut short", true},
 	} {
 		data, err := json.Marshal(tt.mark)
 		if err != nil {

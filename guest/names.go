@@ -14,7 +14,7 @@ const DefaultRunDir = "/var/lib/libvirt/qemu/virtbackup"
 const NamePrefix = "virtbackup-"
 
 // Prefix begins the name of every socket and scratch file of this domain and
-// repository. The identity of the run's instant follows, which tells who owns it.
+// repository. The identity of the run's instant follows, which shows the owner.
 func (d *LockedDomain) Prefix() string {
 	return fmt.Sprintf(NamePrefix+"%.8s-%.8s-", d.Repo.ID(), d.Domain.UUID())
 }
@@ -29,9 +29,9 @@ func (d *LockedDomain) Scratch(identity, target string) string {
 	return filepath.Join(RunDir(d.ScratchDir), d.Prefix()+identity+"-"+target+".scratch")
 }
 
-// MaxSocketDir is how long the path of a directory for sockets may be, in bytes: with
-// Socket's names below it, it has to fit into the 108 bytes of sun_path (unix(7)), the
-// last of which is a zero.
+// MaxSocketDir is the maximum length of the path of a directory for sockets, in bytes: with
+// the names of sockets appended, it has to fit into the 108 bytes of sun_path (unix(7)),
+// including the terminating null byte.
 const MaxSocketDir = 107 - len("/virtbackup-01234567-01234567-0123456789abcdef.sock")
 
 // RunDir is dir, or DefaultRunDir.

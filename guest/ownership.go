@@ -11,8 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// OurJob returns the backup job on the domain that is this run's own, or was left by
-// one that is dead; ok is false where there is none, or one of somebody else.
+// OurJob returns the backup job on the domain if it is this run's own, or was left by a
+// dead run; ok is false if there is none, or if it belongs to somebody else.
 func (d *LockedDomain) OurJob() (job xml.Job, ok bool, err error) {
 	doc, err := d.Domain.BackupJob()
 	if errors.Is(err, hypervisor.ErrNoJob) || errors.Is(err, hypervisor.ErrNoDomain) {
@@ -25,15 +25,14 @@ func (d *LockedDomain) OurJob() (job xml.Job, ok bool, err error) {
 		return job, false, err
 	}
 	if d.Own != "" && job.Socket == d.Socket(d.Own) {
-		return job, true, nil // the repository may hang, which this run ends for
+		return job, true, nil // without the repository, which may be hanging
 	}
 	ledger, err := d.Ledger()
 	return job, err == nil && d.IsOurs(ledger, job.Socket), err
 }
 
-// IsOurs tells whether a socket or scratch file is of an instant of this run, or of one
-// that is dead. The names of others may look the same: those of a copy of this
-// repository do.
+// IsOurs reports whether a socket or scratch file belongs to an instant of this run or of
+// a dead one. The names of others may look the same: those of a copy of this repository do.
 func (d *LockedDomain) IsOurs(ledger *repository.Ledger, path string) bool {
 	rest, ok := strings.CutPrefix(filepath.Base(path), NamePrefix)
 	if !ok {
@@ -47,10 +46,9 @@ func (d *LockedDomain) IsOurs(ledger *repository.Ledger, path string) bool {
 	return ok && d.MayRemove(ledger, i)
 }
 
-// MayRemove tells whether what is left of an instant that is not sealed may be removed:
-// it is of this run, or of a run that is dead. No run that holds the lock of this directory
-// is alive but this one; one that holds the lock of the directory that this is a copy of
-// may be.
+// MayRemove reports whether what is left of an unsealed instant may be removed: it belongs
+// to this run or to a dead one. This run holds the lock of this directory, so no other run
+// there is alive; but one may be alive in the directory that this is a copy of.
 func (d *LockedDomain) MayRemove(ledger *repository.Ledger, i instants.Instant) bool {
 	if d.Own != "" && i.Identity == d.Own {
 		return true
@@ -58,8 +56,8 @@ func (d *LockedDomain) MayRemove(ledger *repository.Ledger, i instants.Instant) 
 	return !ledger.Inherited(i) && d.isDead(i.Process)
 }
 
-// isDead tells whether the run of a process is over. This process has ended those
-// that it made in this directory before.
+// isDead reports whether the run of a process is over. Earlier runs of this process in this
+// directory are.
 func (d *LockedDomain) isDead(p instants.Process) bool {
 	self, err := instants.Self()
 	return err == nil && p == self || !p.Alive()

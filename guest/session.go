@@ -16,36 +16,36 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// Session is what has been done to the guest of a locked domain and has to be undone,
+// Session records what has been done to the guest of a locked domain and has to be undone,
 // whatever happens: its file systems may be frozen, a backup job of ours may run, and an
-// I/O error may have paused it meanwhile. That of a run begins with nothing ([NewSession]);
-// [FindLeftover] finds that of runs that were killed.
+// I/O error may have paused it meanwhile. The session of a run starts empty ([NewSession]);
+// [FindLeftover] finds the session of killed runs.
 //
-// Its methods are for one goroutine at a time, but Starved and ProveJob.
+// Its methods are for one goroutine at a time, except Starved and ProveJob.
 type Session struct {
 	d      *LockedDomain
 	frozen *freeze // nil: nothing is frozen
 	began  bool    // a job may run
 	ended  bool    // it is over
-	// before is what the guest did before the job began: one that was paused then was not
-	// paused by the job.
+	// before is the state of the guest before the job began: a guest that was already paused
+	// was not paused by the job.
 	before hypervisor.State
 	job    xml.Job // as libvirt shows it
-	// Hung says that the repository hangs: no mark is written then.
+	// Hung says that the repository hangs: then no mark is written.
 	Hung bool
 }
 
-// NewSession is one in which nothing has been done yet.
+// NewSession returns a session in which nothing has been done yet.
 func NewSession(d *LockedDomain) *Session { return &Session{d: d} }
 
-// BeginTime bounds the beginning of a job, during which the guest may be frozen.
-// libvirt itself waits 30 s for a job that has come in between.
+// BeginTime bounds the start of a job, during which the guest may be frozen. libvirt itself
+// waits 30 s for a job that has come in between.
 const BeginTime = 45 * time.Second
 
-// Begin starts a backup job whose socket is that of the domain's Own identity, and a
-// checkpoint at the same instant where there is a document for one, and returns the job with
-// the names that libvirt has filled in, and the time of the instant. Whatever it returns, the job and the
-// checkpoint may be there: see [Session.End].
+// Begin starts a backup job, whose socket must be that of the domain's Own identity, and a
+// checkpoint at the same instant unless checkpointXML is "". It returns the job with the
+// names that libvirt has filled in, and the time of the instant. Even after an error, the
+// job and the checkpoint may exist: see [Session.End].
 func (s *Session) Begin(backupXML, checkpointXML string) (job xml.Job, at time.Time, err error) {
 	if s.before, err = s.d.Domain.State(); err != nil {
 		return job, at, err
@@ -63,13 +63,13 @@ func (s *Session) Begin(backupXML, checkpointXML string) (job xml.Job, at time.T
 	return s.job, at, err
 }
 
-// Began tells whether a job or a checkpoint of this session may be there, or may have been.
+// Began reports whether a job or a checkpoint of this session may exist or have existed.
 func (s *Session) Began() bool { return s.began }
 
-// Ended tells whether a job has begun and is over.
+// Ended reports whether a job has begun and is over.
 func (s *Session) Ended() bool { return s.ended }
 
-// OwnJob returns an error unless the domain's job is this run's: its socket tells.
+// OwnJob returns an error unless the domain's job, by its socket, is this run's.
 func (s *Session) OwnJob() error {
 	job, ours, err := s.d.OurJob()
 	if err == nil && (!ours || job.Socket != s.d.Socket(s.d.Own)) {
@@ -78,10 +78,9 @@ func (s *Session) OwnJob() error {
 	return err
 }
 
-// ProveJob proves that this run's own job still protects what it reads. Called
-// after the last read, that proves all of the copy: nothing is read any more. The
-// job has to be ours before and after each disk is asked about, or another job's
-// disk would be.
+// ProveJob proves that this run's own job still protects what it reads. Called after the
+// last read, this proves the whole copy. The job must be ours both before and after the
+// disks are queried, or they might be the disks of another job.
 func (s *Session) ProveJob() error {
 	if err := errors.Join(s.OwnJob(), fault.Point("prove")); err != nil {
 		return err
@@ -100,8 +99,8 @@ func (s *Session) ProveJob() error {
 const endTime = time.Minute
 
 // End ends our job, if it runs, and removes its socket and its scratch files. Call it
-// only after the last read has returned: a moment after the end of the job the exports can
-// still be read without protection from the guest's writes. Wake afterwards.
+// only after the last read has returned: for a moment after the end of the job the exports
+// can still be read, without protection from the guest's writes. Call Wake afterwards.
 func (s *Session) End(ctx context.Context) error {
 	job, ours, err := s.d.OurJob()
 	if err != nil {
@@ -127,7 +126,8 @@ func (s *Session) End(ctx context.Context) error {
 	return err
 }
 
-// files are the socket, which libvirt leaves, and the scratch files of our job.
+// files returns the paths of the socket, which libvirt leaves, and of the scratch files of
+// our job.
 func (s *Session) files(job xml.Job, ours bool) (paths []string, err error) {
 	if s.d.Own != "" {
 		paths = append(paths, s.d.Socket(s.d.Own))
@@ -146,36 +146,36 @@ func (s *Session) files(job xml.Job, ours bool) (paths []string, err error) {
 	return slices.DeleteFunc(named, func(path string) bool { return !s.d.IsOurs(ledger, path) }), nil
 }
 
-// markPaused notes that the guest is paused while our job is about to end: once the job is
-// gone nothing else tells that it was there. Should this process be killed before it wakes
-// the guest, the next run does.
+// markPaused sets a mark if the guest is paused when our job is about to end: once the job
+// is gone nothing else shows that it existed. If this process is killed before it wakes the
+// guest, the next run does.
 func (s *Session) markPaused() {
 	if s.Hung || !s.paused() {
 		return
 	}
-	if err := s.d.setMark(markPaused); err != nil { // a full repository; this process wakes the guest
+	if err := s.d.setMark(markPaused); err != nil { // the repository may be full; Wake needs no mark
 		s.d.log().Warn(err.Error())
 	}
 }
 
-// paused tells whether an I/O error has paused the guest since the job began.
+// paused reports whether an I/O error has paused the guest since the job began.
 func (s *Session) paused() bool {
 	paused, err := s.d.pausedForIO()
 	return err == nil && paused && s.before != hypervisor.PausedForIO
 }
 
-// pausedForIO tells whether an I/O error has paused the guest.
+// pausedForIO reports whether an I/O error has paused the guest.
 func (d *LockedDomain) pausedForIO() (bool, error) {
 	state, err := d.Domain.State()
 	return state == hypervisor.PausedForIO, err
 }
 
-// ErrStarved says that the guest is paused because a write of its found no space while our
-// job runs: it goes on only when the job has ended.
-var ErrStarved = errors.New("the guest was paused, because a write of its found no space in the scratch files")
+// ErrStarved says that the guest is paused because one of its writes found no space while
+// our job runs: the guest can be resumed only when the job has ended.
+var ErrStarved = errors.New("the guest was paused, because one of its writes found no space in the scratch files")
 
-// Starved tells whether the guest is paused because a write of its to one of the job's
-// disks found no space, and the job runs.
+// Starved reports whether the job runs and the guest is paused because a write to one of
+// the job's disks found no space.
 func (s *Session) Starved() bool {
 	if !s.began || s.ended || !s.paused() {
 		return false
@@ -186,21 +186,21 @@ func (s *Session) Starved() bool {
 	})
 }
 
-// wakeTime is how long a write that fails again takes to pause the guest again.
+// wakeTime is how long it takes until a write that fails again has paused the guest again.
 const wakeTime = 200 * time.Millisecond
 
-// ErrPausedAgain says that a guest that was resumed has paused again at once: what it waits
-// for has nothing to do with our job.
+// ErrPausedAgain says that a guest that was resumed has paused again at once: the reason
+// has nothing to do with our job.
 var ErrPausedAgain = errors.New("the guest was resumed and has paused again")
 
-// Wake resumes a guest that an I/O error has paused since the job began, which must
-// have ended: so QEMU does when the scratch files cannot grow. Its write is tried again, and
-// needs no scratch space now. Where it was something else, the guest's own disk, the guest
-// pauses again, as it would without us, and the error is ErrPausedAgain.
+// Wake resumes the guest if an I/O error has paused it since the job began, as QEMU does when
+// the scratch files cannot grow. The job must have ended. QEMU retries the write, which now
+// needs no scratch space. If the cause was something else, such as the guest's own disk, the
+// guest pauses again, as it would without us, and the error is ErrPausedAgain.
 func (s *Session) Wake() error {
 	if s.paused() {
 		if err := s.d.Domain.Resume(); err != nil {
-			return fmt.Errorf("the guest has paused during the job because of an I/O error, and cannot be resumed: %w", err)
+			return fmt.Errorf("an I/O error has paused the guest during the job, and it cannot be resumed: %w", err)
 		}
 		s.d.log().Info("resumed the guest: an I/O error had paused it while the job ran")
 		time.Sleep(wakeTime)
@@ -215,7 +215,7 @@ func (s *Session) Wake() error {
 		if full, _ := s.d.Domain.OutOfSpace(); len(full) > 0 {
 			return fmt.Errorf("%w: the storage of %s itself is full", ErrPausedAgain, strings.Join(full, ", "))
 		}
-		return fmt.Errorf("%w: the I/O error is not that of the job", ErrPausedAgain)
+		return fmt.Errorf("%w: the job is not the cause of the I/O error", ErrPausedAgain)
 	}
 	return nil
 }

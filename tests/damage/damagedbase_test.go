@@ -25,7 +25,7 @@ func TestRescanOfDamagedPoint(t *testing.T) {
 	testsite.Flip(t, s.Image(first, "vda"), 9<<20)
 	inc := s.BackUp(3, "inc")
 	testsite.WantKinds(t, inc.Point, "vda full, vdb rescan")
-	testsite.WantSaid(t, inc.Warnings, "disk vda is copied in full, as its image in point check2 cannot be compared with: ")
+	testsite.WantSaid(t, inc.Warnings, "disk vda is copied in full, as it cannot be compared with its image in point check2: ")
 	testsite.WantSaid(t, inc.Point.Warnings, "check1/vda.qcow2")
 	if got := testsite.DiskOf(t, inc.Point, "vda").Reason; !strings.Contains(got, "missing or broken, and its image in point check2 is damaged") {
 		t.Errorf("the reason of vda is %q", got)

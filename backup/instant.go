@@ -20,7 +20,15 @@ func (r *run) awaitStillIdle(ctx context.Context) error {
 	return r.source.StillIdle(ctx, r.plan.targets())
 }
 
-func (r *run) prepare(context.Context) error { return r.source.Prepare() }
+func (r *run) prepare(context.Context) error { return r.source.Prepare(r.job()) }
+
+// cleanUp undoes prepare.
+func (r *run) cleanUp(ctx context.Context) error {
+	if r.source == nil {
+		return nil
+	}
+	return r.source.Cleanup(ctx)
+}
 
 func (r *run) freeze(ctx context.Context) error { return r.source.Freeze(ctx) }
 
@@ -33,7 +41,7 @@ func (r *run) thaw(ctx context.Context) error {
 
 // begin begins the job: the instant of the point.
 func (r *run) begin(ctx context.Context) error {
-	begun, err := r.source.Begin(ctx, r.job())
+	begun, err := r.source.Begin(ctx)
 	if err != nil {
 		return err
 	}

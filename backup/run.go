@@ -92,7 +92,7 @@ var steps = []step{
 	{name: "space", do: (*run).checkSpace},
 	{name: "issue", do: (*run).issue, undo: (*run).withdraw},
 	{name: "reserve", do: (*run).reserve, undo: (*run).discard},
-	{name: "directories", do: (*run).prepare},
+	{name: "directories", do: (*run).prepare, undo: (*run).cleanUp},
 	{name: "still idle", do: (*run).awaitStillIdle},
 	{name: "freeze", do: (*run).freeze, undo: (*run).thaw},
 	{name: "begin", do: (*run).begin, undo: (*run).abandon},

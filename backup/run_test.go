@@ -145,7 +145,7 @@ func TestSteps(t *testing.T) {
 	if got := strings.Join(names, " "); got != "find open lock recover idle plan parents space issue reserve directories still idle freeze begin thaw tails copy end seal retire" {
 		t.Errorf("steps: %s", got)
 	}
-	if got := strings.Join(undos, " "); got != "open lock issue reserve freeze begin" {
+	if got := strings.Join(undos, " "); got != "open lock issue reserve directories freeze begin" {
 		t.Errorf("steps with undo: %s", got)
 	}
 }

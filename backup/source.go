@@ -27,8 +27,10 @@ type Source interface {
 	CheckSpace(size int64) error
 	// Room returns what the source reserves for itself on the file system of a directory.
 	Room(dir string, size int64) source.Room
-	// Prepare makes the directories that the job needs on this host. They stay.
-	Prepare() error
+	// Prepare makes what the job needs on this host. Cleanup, once the job is over, undoes
+	// it as far as nothing else needs it.
+	Prepare(job source.Job) error
+	Cleanup(ctx context.Context) error
 	// StillIdle waits like AwaitIdle, just before the instant. It fails if a disk has
 	// another image than when AwaitIdle returned.
 	StillIdle(ctx context.Context, targets []string) error
@@ -36,7 +38,7 @@ type Source interface {
 	Freeze(ctx context.Context) error
 	// Begin begins the job: from then on Open shows the disks as they are now. Even if it
 	// returns an error, the job may have begun.
-	Begin(ctx context.Context, job source.Job) (source.Begun, error)
+	Begin(ctx context.Context) (source.Begun, error)
 	// Thaw undoes Freeze.
 	Thaw(ctx context.Context) error
 	// Open opens a disk for reading: all of it, or what has changed.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -30,7 +31,8 @@ type Session struct {
 	// before is the state of the guest before the job began: a guest that was already paused
 	// was not paused by the job.
 	before hypervisor.State
-	job    xml.Job // as libvirt shows it
+	jobMu  sync.Mutex
+	job    xml.Job // as libvirt shows it; zero: not asked yet
 	// Hung says that the repository hangs: then no mark is written.
 	Hung bool
 }
@@ -42,25 +44,38 @@ func NewSession(d *LockedDomain) *Session { return &Session{d: d} }
 // waits 30 s for a job that has come in between.
 const BeginTime = 45 * time.Second
 
+// Start records and returns what the guest does before a job begins. Call it before Freeze
+// and Begin: a guest that is paused already was not paused by the job.
+func (s *Session) Start() (hypervisor.State, error) {
+	var err error
+	s.before, err = s.d.Domain.State()
+	return s.before, err
+}
+
 // Begin starts a backup job, whose socket must be that of the domain's Own identity, and a
-// checkpoint at the same instant unless checkpointXML is "". It returns the job with the
-// names that libvirt has filled in, and the time of the instant. Even after an error, the
-// job and the checkpoint may exist: see [Session.End].
-func (s *Session) Begin(backupXML, checkpointXML string) (job xml.Job, at time.Time, err error) {
-	if s.before, err = s.d.Domain.State(); err != nil {
-		return job, at, err
-	}
+// checkpoint at the same instant unless checkpointXML is "". It returns the time of the
+// instant. Even after an error, the job and the checkpoint may exist: see [Session.End].
+func (s *Session) Begin(backupXML, checkpointXML string) (at time.Time, err error) {
 	s.began = true
-	if err := bounded.Within(BeginTime, func() error { return s.d.Domain.BackupBegin(backupXML, checkpointXML) }); err != nil {
-		return job, at, err
+	err = bounded.Within(BeginTime, func() error { return s.d.Domain.BackupBegin(backupXML, checkpointXML) })
+	return time.Now().UTC(), err
+}
+
+// Job returns the job that Begin has begun, with the names that libvirt has filled in. libvirt
+// is asked at the first call, when the guest need not be frozen any more. Goroutines may call it
+// side by side.
+func (s *Session) Job() (xml.Job, error) {
+	s.jobMu.Lock()
+	defer s.jobMu.Unlock()
+	if len(s.job.Disks) > 0 {
+		return s.job, nil
 	}
-	at = time.Now().UTC()
 	doc, err := s.d.Domain.BackupJob()
 	if err != nil {
-		return job, at, err
+		return xml.Job{}, err
 	}
 	s.job, err = xml.ParseBackup(doc)
-	return s.job, at, err
+	return s.job, err
 }
 
 // Began reports whether a job or a checkpoint of this session may exist or have existed.
@@ -85,8 +100,12 @@ func (s *Session) ProveJob() error {
 	if err := errors.Join(s.OwnJob(), fault.Point("prove")); err != nil {
 		return err
 	}
+	job, err := s.Job()
+	if err != nil {
+		return err
+	}
 	var targets []string
-	for _, d := range s.job.Disks {
+	for _, d := range job.Disks {
 		targets = append(targets, d.Target)
 	}
 	if err := s.d.Domain.ProveBackup(targets); err != nil {
@@ -180,9 +199,13 @@ func (s *Session) Starved() bool {
 	if !s.began || s.ended || !s.paused() {
 		return false
 	}
+	job, err := s.Job()
+	if err != nil {
+		return false
+	}
 	full, err := s.d.Domain.OutOfSpace()
 	return err == nil && slices.ContainsFunc(full, func(target string) bool {
-		return slices.ContainsFunc(s.job.Disks, func(d xml.JobDisk) bool { return d.Target == target })
+		return slices.ContainsFunc(job.Disks, func(d xml.JobDisk) bool { return d.Target == target })
 	})
 }
 

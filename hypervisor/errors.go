@@ -79,9 +79,9 @@ var beginFailures = []struct {
 	{"nbd-server-start", ErrSocket},                // unable to execute QEMU command 'nbd-server-start': Failed to bind socket to …
 	{"Bitmap already exists", ErrCheckpointExists}, // … 'transaction': Bitmap already exists: check1
 	{"domain moment ", ErrCheckpointExists},        // domain moment check1 already exists
-	{"failed to create image file", ErrScratch},    // … '/none/vda.scratch': No such file or directory
+	{"'blockdev-add': Image is not", ErrScratch},   // … in qcow2 format
+	{"unable to stat", ErrScratch},                 // unable to stat: /none/vda.scratch: No such file or directory
 	{"'blockdev-add': Could not open", ErrScratch}, // … '/root/vda.scratch': Permission denied
-	{"' for backup of '", ErrScratch},              // store '/tmp/vda.scratch' for backup of 'vda' exists
 	{"Can't make bitmap '", ErrBitmap},             // … 'check1' persistent in 'libvirt-1-format': Cannot store dirty bitmaps in qcow2 v2 files
 	{"block-dirty-bitmap-add", ErrBitmap},          // where it is not part of a transaction
 	{" persistent bitmap", ErrBitmap},              // … does not support persistent bitmaps; the maximum number of them is reached

@@ -163,12 +163,33 @@ func checkpoint(name string, disks ...string) xml.Checkpoint {
 	return c
 }
 
+// makeScratch makes the scratch file of a disk, if there is not one and its directory is there.
+func (g guest) makeScratch(t *testing.T, disk xml.BackupDisk) {
+	t.Helper()
+	size, _, err := g.Allocation(disk.Target)
+	if err != nil {
+		return // BackupBegin says so
+	}
+	if _, err := os.Stat(filepath.Dir(disk.Scratch)); err != nil {
+		return
+	}
+	if _, err := os.Stat(disk.Scratch); err == nil {
+		return
+	}
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", disk.Scratch, strconv.FormatInt(size, 10)).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
 // begin starts a job, with a checkpoint if one is given, and returns BackupBegin's error.
 func (g guest) begin(t *testing.T, job xml.Backup, checkpoints ...xml.Checkpoint) error {
 	t.Helper()
 	backupXML, err := job.Marshal()
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, disk := range job.Disks {
+		g.makeScratch(t, disk)
 	}
 	checkpointXML := ""
 	for _, c := range checkpoints {

@@ -16,7 +16,8 @@ import (
 // 30 s of waiting for the job that holds the domain: RunningJob says which. Further kinds are ErrNotRunning,
 // ErrCheckpointInconsistent, ErrNoCheckpoint (an incremental since one that libvirt does not know), ErrCheckpointExists,
 // ErrBitmap, ErrSocket and ErrScratch. The directory of the socket has to be writable for QEMU's user, that of the scratch files only
-// searchable: libvirtd creates those itself.
+// searchable: they must be there already, as qcow2 images of the disks' sizes, and stay when the job ends (REUSE_EXTERNAL).
+// libvirt labels them for QEMU, and takes the labels back.
 //
 // A guest that shuts down in mid-job ends it, except where libvirt (since 11.10) can keep its QEMU, reset and paused, until
 // the job has ended.
@@ -25,6 +26,7 @@ func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
 	if err != nil {
 		return about(err, "begin backup of domain %s", d.name)
 	}
+	flags |= libvirt.DOMAIN_BACKUP_BEGIN_REUSE_EXTERNAL
 	err = d.once(func(dom *libvirt.Domain) error { return dom.BackupBegin(backupXML, checkpointXML, flags) })
 	return about(d.orNotRunning(beginError(err)), "begin backup of domain %s", d.name)
 }

@@ -53,6 +53,9 @@ func (k *killed) begin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(k.Scratch(other, "vda"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := k.domain.BackupBegin(job, c); err != nil {
 		t.Fatal(err)
 	}

@@ -17,11 +17,10 @@ import (
 
 // Begin starts libvirt's job and, at the same instant, the new checkpoint, without the
 // bitmaps that QEMU refuses.
-func (s *Source) Begin(ctx context.Context, job source.Job) (source.Begun, error) {
-	s.job = job
+func (s *Source) Begin(ctx context.Context) (source.Begun, error) {
 	refused := map[string]error{}
 	at, err := s.begin()
-	if errors.Is(err, hypervisor.ErrBitmap) && job.Checkpoint != "" {
+	if errors.Is(err, hypervisor.ErrBitmap) && s.job.Checkpoint != "" {
 		at, err = s.withoutBitmaps(ctx, err, refused)
 	}
 	return source.Begun{Time: at, Quiesced: s.quiesced, NotQuiesced: s.crash, Refused: refused}, err
@@ -33,8 +32,7 @@ func (s *Source) begin() (at time.Time, err error) {
 	if err != nil {
 		return at, err
 	}
-	s.exports, at, err = s.session.Begin(job, point)
-	if err != nil {
+	if at, err = s.session.Begin(job, point); err != nil {
 		return at, s.explainBegin(err)
 	}
 	return at, nil

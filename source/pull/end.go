@@ -19,7 +19,13 @@ func (s *Source) End(ctx context.Context) error {
 	if err := bounded.Within(endTime, s.session.ProveJob); err != nil {
 		return s.explainEnd(ctx, err)
 	}
-	return s.endJob(ctx)
+	if err := s.endJob(ctx); err != nil {
+		return err
+	}
+	if err := s.removeScratchFiles(); err != nil { // Cleanup tries again
+		s.Log.Debug(err.Error())
+	}
+	return nil
 }
 
 func (s *Source) endJob(ctx context.Context) error {
@@ -59,6 +65,7 @@ func (s *Source) Abandon(ctx context.Context, keep, hung bool) error {
 		}
 		errs = append(errs, err)
 	}
+	s.jobless = true
 	if !keep && s.job.Checkpoint != "" {
 		errs = append(errs, s.dropCheckpoint())
 	}

@@ -12,14 +12,15 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// Freeze freezes the guest's file systems through its agent, as far as asked.
+// Freeze makes the scratch files, and freezes the guest's file systems through its agent, as
+// far as asked. Whatever can be done before the freeze is.
 func (s *Source) Freeze(ctx context.Context) error {
 	s.quiesced, s.crash = false, ""
-	if s.Quiesce == source.QuiesceNo {
-		return nil
+	if err := s.makeScratchFiles(); err != nil {
+		return err
 	}
-	state, err := s.d.Domain.State()
-	if err != nil {
+	state, err := s.session.Start()
+	if err != nil || s.Quiesce == source.QuiesceNo {
 		return err
 	}
 	if state != hypervisor.Running {

@@ -9,11 +9,14 @@ import (
 
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/source"
 )
 
-// Prepare makes the default directory for sockets and scratch files, with the owner of the directory
-// above it: QEMU's user. Directories that the user named must exist.
-func (s *Source) Prepare() error {
+// Prepare takes the job that Begin will begin, and makes the default directory for sockets and
+// scratch files, with the owner of the directory above it: QEMU's user. Directories that the
+// user named must exist.
+func (s *Source) Prepare(job source.Job) error {
+	s.job = job
 	for _, dir := range []string{s.SocketDir, s.ScratchDir} {
 		if dir == "" {
 			if err := makeRunDir(); err != nil {

@@ -29,8 +29,8 @@ type Source struct {
 
 	idleBy   time.Time  // until when jobs of others are waited for; zero before the first wait
 	seen     xml.Domain // as it was when no job of others was on it
-	job      source.Job // what was begun
-	exports  xml.Job    // as libvirt shows it
+	job      source.Job // what is, or was, to begin
+	jobless  bool       // a job that began is over, or there was none
 	quiesced bool       // the guest's file systems are, or were, frozen for the instant
 	crash    string     // why they were not
 	shutOff  bool       // the domain was shut off while the job ran
@@ -69,13 +69,17 @@ func (s *Source) word() string { return manifest.ShellWord(s.name()) }
 // Open opens the export of a disk of the job, with what has changed on it, or to be read as
 // a whole. The caller closes it.
 func (s *Source) Open(ctx context.Context, target string, changes bool) (source.Export, error) {
+	job, err := s.session.Job()
+	if err != nil {
+		return nil, err
+	}
 	n := slices.IndexFunc(s.job.Disks, func(d source.JobDisk) bool { return d.Target == target })
-	e := slices.IndexFunc(s.exports.Disks, func(d xml.JobDisk) bool { return d.Target == target })
+	e := slices.IndexFunc(job.Disks, func(d xml.JobDisk) bool { return d.Target == target })
 	if n < 0 || e < 0 {
 		return nil, errors.New("libvirt's backup job does not export it")
 	}
-	export := s.exports.Disks[e]
-	from := nbdcopy.Source{Socket: s.exports.Socket, Export: export.Export}
+	export := job.Disks[e]
+	from := nbdcopy.Source{Socket: job.Socket, Export: export.Export}
 	if changes {
 		if export.Bitmap == "" {
 			return nil, errors.New("libvirt exports no dirty bitmap for it")

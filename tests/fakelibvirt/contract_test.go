@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -80,9 +81,14 @@ func checkpoint(name string) string {
 	return doc
 }
 
+// job is a document of a job on vda, with a scratch file.
 func (d domain) job(since string) string {
+	scratch := filepath.Join(d.dir, "vda.scratch")
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", scratch, "1M").CombinedOutput(); err != nil {
+		panic(string(out))
+	}
 	doc, err := xml.Backup{Socket: filepath.Join(d.dir, "s.sock"), Leave: []string{"vdb"},
-		Disks: []xml.BackupDisk{{Target: "vda", Incremental: since, Scratch: filepath.Join(d.dir, "vda.scratch")}}}.Marshal()
+		Disks: []xml.BackupDisk{{Target: "vda", Incremental: since, Scratch: scratch}}}.Marshal()
 	if err != nil {
 		panic(err)
 	}
@@ -163,11 +169,16 @@ func redefinedHold(t *testing.T, d domain) {
 func jobsHold(t *testing.T, d domain) {
 	_, err := d.BackupJob()
 	want(t, err, hypervisor.ErrNoJob)
+	doc := d.job("")
+	if err := os.Remove(filepath.Join(d.dir, "vda.scratch")); err != nil {
+		t.Fatal(err)
+	}
+	want(t, d.BackupBegin(doc, ""), hypervisor.ErrScratch)
 	_, err = d.JobStats()
 	want(t, err, hypervisor.ErrNoJob)
 	must(t, d.EndBackup(t.Context())) // none is no error
 	must(t, d.BackupBegin(d.job(""), checkpoint("a")))
-	doc, err := d.BackupJob()
+	doc, err = d.BackupJob()
 	must(t, err)
 	job, err := xml.ParseBackup(doc)
 	must(t, err)
@@ -185,8 +196,8 @@ func jobsHold(t *testing.T, d domain) {
 	}
 	must(t, d.EndBackup(t.Context()))
 	want(t, d.ProveBackup([]string{"vda"}), hypervisor.ErrNoJob)
-	if _, err := os.Stat(filepath.Join(d.dir, "vda.scratch")); err == nil {
-		t.Error("the scratch file is left")
+	if _, err := os.Stat(filepath.Join(d.dir, "vda.scratch")); err != nil {
+		t.Errorf("the scratch file, which libvirt has not made: %v", err)
 	}
 	d.wantListed(t, "a< 65536")
 	_ = os.Remove(filepath.Join(d.dir, "s.sock"))

@@ -79,7 +79,7 @@ func (d *Domain) stop(killed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.state, d.frozen, d.full = hypervisor.ShutOff, false, nil
-	d.endJob()
+	d.job = nil
 	for _, disk := range d.disks {
 		for name, b := range disk.bitmaps {
 			switch {

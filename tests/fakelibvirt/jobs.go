@@ -64,7 +64,7 @@ type backupDocument struct {
 }
 
 // BackupBegin begins a pull-mode job, and makes a checkpoint at the same instant. It makes
-// the socket and the scratch files, as empty files.
+// the socket, as an empty file; the scratch files must be there.
 func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
 	if err := d.call("BackupBegin"); err != nil {
 		return err
@@ -87,8 +87,7 @@ func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
 		}
 	}
 	// libvirt keeps the checkpoint where the rest fails.
-	if err := j.makeFiles(); err != nil {
-		j.removeFiles()
+	if err := j.openFiles(); err != nil {
 		return err
 	}
 	d.job = j
@@ -126,23 +125,16 @@ func (d *Domain) newJob(text string) (*job, error) {
 	return j, nil
 }
 
-func (j *job) makeFiles() error {
+func (j *job) openFiles() error {
 	if err := os.WriteFile(j.socket, nil, 0o600); err != nil {
 		return failure(hypervisor.ErrSocket, "internal error: unable to execute QEMU command 'nbd-server-start': Failed to bind socket to %s: %v", j.socket, err)
 	}
 	for _, d := range j.disks {
-		if err := os.WriteFile(d.scratch, nil, 0o600); err != nil {
-			return failure(hypervisor.ErrScratch, "failed to create image file '%s': %v", d.scratch, err)
+		if _, err := os.Stat(d.scratch); err != nil {
+			return failure(hypervisor.ErrScratch, "Failed to open file '%s': %v", d.scratch, err)
 		}
 	}
 	return nil
-}
-
-// removeFiles removes the scratch files; the socket stays, as libvirt leaves it.
-func (j *job) removeFiles() {
-	for _, d := range j.disks {
-		_ = os.Remove(d.scratch)
-	}
 }
 
 // BackupJob is the document of the job, with all names.
@@ -192,15 +184,8 @@ func (d *Domain) EndBackup(context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.endJob()
+	d.job = nil // libvirt leaves the socket, and scratch files that were there before
 	return d.done("EndBackup")
-}
-
-func (d *Domain) endJob() {
-	if d.job != nil {
-		d.job.removeFiles()
-		d.job = nil
-	}
 }
 
 // Job tells whether a backup job runs.

@@ -31,6 +31,7 @@ type Session struct {
 	// paused by the job.
 	before hypervisor.State
 	job    xml.Job // as libvirt shows it
+	marked bool    // the mark markPaused may be set
 	// Hung says that the repository hangs: no mark is written then.
 	Hung bool
 }
@@ -147,22 +148,29 @@ func (s *Session) files(job xml.Job, ours bool) (paths []string, err error) {
 	return slices.DeleteFunc(named, func(path string) bool { return !s.d.IsOurs(ledger, path) }), nil
 }
 
-// markPaused notes that the guest is paused while our job is about to end: once the job is
-// gone nothing else tells that it was there. Should this process be killed before it wakes
-// the guest, the next run does.
+// markPaused notes that the guest is paused, or may be, while our job is about to end: once
+// the job is gone nothing else tells that it was there. Should this process be killed before
+// it wakes the guest, the next run does.
 func (s *Session) markPaused() {
-	if s.Hung || !s.paused() {
+	if paused, err := s.paused(); s.Hung || err == nil && !paused {
 		return
 	}
+	s.marked = true
 	if err := s.d.setMark(markPaused); err != nil { // a full repository; this process wakes the guest
 		s.d.log().Warn(err.Error())
 	}
 }
 
 // paused tells whether an I/O error has paused the guest since the job began.
-func (s *Session) paused() bool {
+func (s *Session) paused() (bool, error) {
+	if s.before == hypervisor.PausedForIO {
+		return false, nil
+	}
 	paused, err := s.d.pausedForIO()
-	return err == nil && paused && s.before != hypervisor.PausedForIO
+	if errors.Is(err, hypervisor.ErrNoDomain) { // it was transient, and has ended
+		return false, nil
+	}
+	return paused, err
 }
 
 // pausedForIO tells whether an I/O error has paused the guest.
@@ -178,7 +186,10 @@ var ErrStarved = errors.New("the guest was paused, because a write of its found 
 // Starved tells whether the guest is paused because a write of its to one of the job's
 // disks found no space, and the job runs.
 func (s *Session) Starved() bool {
-	if !s.began || s.ended || !s.paused() {
+	if !s.began || s.ended {
+		return false
+	}
+	if paused, err := s.paused(); err != nil || !paused {
 		return false
 	}
 	full, err := s.d.Domain.OutOfSpace()
@@ -198,21 +209,30 @@ var ErrPausedAgain = errors.New("the guest was resumed and has paused again")
 // have ended: so QEMU does when the scratch files cannot grow. Its write is tried again, and
 // needs no scratch space now. Where it was something else, the guest's own disk, the guest
 // pauses again, as it would without us, and the error is ErrPausedAgain.
+//
+// After any other error the guest may be paused, and the note of it stays for the next run.
 func (s *Session) Wake() error {
-	if s.paused() {
+	paused, err := s.paused()
+	if err != nil {
+		return fmt.Errorf("find out whether the guest has paused during the job: %w", err)
+	}
+	if paused {
 		if err := s.d.Domain.Resume(); err != nil {
 			return fmt.Errorf("the guest has paused during the job because of an I/O error, and cannot be resumed: %w", err)
 		}
 		s.d.log().Info("resumed the guest: an I/O error had paused it while the job ran")
 		time.Sleep(wakeTime)
 	}
-	if s.Hung {
+	if s.marked && !s.Hung {
+		if err := s.d.Lock.ClearMark(markPaused); err != nil {
+			return err
+		}
+		s.marked = false
+	}
+	if !paused {
 		return nil
 	}
-	if err := s.d.Lock.ClearMark(markPaused); err != nil {
-		return err
-	}
-	if s.paused() {
+	if again, err := s.paused(); err == nil && again {
 		if full, _ := s.d.Domain.OutOfSpace(); len(full) > 0 {
 			return fmt.Errorf("%w: the storage of %s itself is full", ErrPausedAgain, strings.Join(full, ", "))
 		}

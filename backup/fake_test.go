@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/guest"
@@ -72,6 +73,19 @@ func (s *fakeSite) deps() Deps {
 func (s *fakeSite) request(kind manifest.Kind) Request {
 	return Request{Domain: "vm1", Kind: kind, Limits: limit.New(0),
 		Options: source.Options{ScratchDir: s.runDir, SocketDir: s.runDir, Log: slog.New(slog.DiscardHandler)}}
+}
+
+// count makes each call of a method of libvirt fail with what fail says of it, and counts
+// them from 0.
+func (s *fakeSite) count(method string, fail func(n int) error) (calls func() int) {
+	var n atomic.Int64 // the watch asks beside the copy
+	s.domain.Hook = func(m string) error {
+		if m != method {
+			return nil
+		}
+		return fail(int(n.Add(1)) - 1)
+	}
+	return func() int { return int(n.Load()) }
 }
 
 // content is what the disks hold now.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,7 +110,10 @@ func TestFirstRunFails(t *testing.T) {
 func TestEveryCallFails(t *testing.T) {
 	t.Parallel()
 	calls := func(s *fakeSite, bad int) (n int, method string) {
+		var mu sync.Mutex // the watch asks beside the copy
 		s.domain.Hook = func(m string) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if n++; n-1 == bad {
 				method = m
 				return &hypervisor.Error{Message: "internal error: " + m}
@@ -232,11 +236,8 @@ func TestGuestOutOfScratch(t *testing.T) {
 	s.domain.ScratchLimit = 64 << 10
 	before := s.world()
 	request := s.request(manifest.KindFull)
-	wrote := false
-	request.Progress = func(string, int64, int64) {
-		if !wrote {
-			wrote = s.domain.Write("vda", 0, make([]byte, 1<<20))
-		}
+	request.Progress = func(string, int64, int64) { // several goroutines call it
+		s.domain.Write("vda", 0, make([]byte, 1<<20))
 		time.Sleep(300 * time.Millisecond) // the watch looks five times a second
 	}
 	if _, err := s.run(t.Context(), request, steps); err == nil || !strings.Contains(err.Error(), "to keep the guest going") {

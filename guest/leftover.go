@@ -27,7 +27,7 @@ func (d *LockedDomain) FindLeftover() (Leftover, error) {
 	}
 	_, wasPaused, pausedErr := d.readMark(markPaused)
 	mark, frozen, frozenErr := d.readMark(markFrozen)
-	l.WasPaused = wasPaused
+	l.WasPaused, l.marked = wasPaused, wasPaused
 	if frozen {
 		// Limited both ways, as the clock may have been set back since the mark was set.
 		patience := min(max(thawTime-time.Since(mark.Since), 0), thawTime)

@@ -33,6 +33,7 @@ type Session struct {
 	before hypervisor.State
 	jobMu  sync.Mutex
 	job    xml.Job // as libvirt shows it; zero: not asked yet
+	marked bool    // the mark markPaused may be set
 	// Hung says that the repository hangs: then no mark is written.
 	Hung bool
 }
@@ -165,22 +166,29 @@ func (s *Session) files(job xml.Job, ours bool) (paths []string, err error) {
 	return slices.DeleteFunc(named, func(path string) bool { return !s.d.IsOurs(ledger, path) }), nil
 }
 
-// markPaused sets a mark if the guest is paused when our job is about to end: once the job
-// is gone nothing else shows that it existed. If this process is killed before it wakes the
-// guest, the next run does.
+// markPaused sets a mark if the guest is paused, or may be, when our job is about to end: once
+// the job is gone nothing else shows that it existed. If this process is killed before it
+// wakes the guest, the next run does.
 func (s *Session) markPaused() {
-	if s.Hung || !s.paused() {
+	if paused, err := s.paused(); s.Hung || err == nil && !paused {
 		return
 	}
+	s.marked = true
 	if err := s.d.setMark(markPaused); err != nil { // the repository may be full; Wake needs no mark
 		s.d.log().Warn(err.Error())
 	}
 }
 
 // paused reports whether an I/O error has paused the guest since the job began.
-func (s *Session) paused() bool {
+func (s *Session) paused() (bool, error) {
+	if s.before == hypervisor.PausedForIO {
+		return false, nil
+	}
 	paused, err := s.d.pausedForIO()
-	return err == nil && paused && s.before != hypervisor.PausedForIO
+	if errors.Is(err, hypervisor.ErrNoDomain) { // it was transient, and has ended
+		return false, nil
+	}
+	return paused, err
 }
 
 // pausedForIO reports whether an I/O error has paused the guest.
@@ -196,7 +204,10 @@ var ErrStarved = errors.New("the guest was paused, because one of its writes fou
 // Starved reports whether the job runs and the guest is paused because a write to one of
 // the job's disks found no space.
 func (s *Session) Starved() bool {
-	if !s.began || s.ended || !s.paused() {
+	if !s.began || s.ended {
+		return false
+	}
+	if paused, err := s.paused(); err != nil || !paused {
 		return false
 	}
 	job, err := s.Job()
@@ -220,21 +231,30 @@ var ErrPausedAgain = errors.New("the guest was resumed and has paused again")
 // the scratch files cannot grow. The job must have ended. QEMU retries the write, which now
 // needs no scratch space. If the cause was something else, such as the guest's own disk, the
 // guest pauses again, as it would without us, and the error is ErrPausedAgain.
+//
+// After any other error the guest may be paused, and the mark stays for the next run.
 func (s *Session) Wake() error {
-	if s.paused() {
+	paused, err := s.paused()
+	if err != nil {
+		return fmt.Errorf("find out whether the guest has paused during the job: %w", err)
+	}
+	if paused {
 		if err := s.d.Domain.Resume(); err != nil {
 			return fmt.Errorf("an I/O error has paused the guest during the job, and it cannot be resumed: %w", err)
 		}
 		s.d.log().Info("resumed the guest: an I/O error had paused it while the job ran")
 		time.Sleep(wakeTime)
 	}
-	if s.Hung {
+	if s.marked && !s.Hung {
+		if err := s.d.Lock.ClearMark(markPaused); err != nil {
+			return err
+		}
+		s.marked = false
+	}
+	if !paused {
 		return nil
 	}
-	if err := s.d.Lock.ClearMark(markPaused); err != nil {
-		return err
-	}
-	if s.paused() {
+	if again, err := s.paused(); err == nil && again {
 		if full, _ := s.d.Domain.OutOfSpace(); len(full) > 0 {
 			return fmt.Errorf("%w: the storage of %s itself is full", ErrPausedAgain, strings.Join(full, ", "))
 		}

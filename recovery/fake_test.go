@@ -180,3 +180,41 @@ func TestRecoverOfASilentAgent(t *testing.T) {
 		}
 	})
 }
+
+// The run was killed when its job had ended and the guest was still paused: the guest goes on,
+// though a question to libvirt fails at first. The note of it stays until then.
+func TestRecoverWakesThoughLibvirtFails(t *testing.T) {
+	for _, method := range []string{"State", "Resume"} {
+		for bad := range 3 { // the call that fails
+			k := newKilled(t)
+			k.begin(t)
+			k.domain.ScratchLimit = 1
+			k.domain.Write("vda", 0, []byte{1})
+			left, err := k.FindLeftover()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := left.End(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			k.domain.Hook = func(m string) error {
+				if m == method {
+					n++
+				}
+				if m == method && n-1 == bad {
+					return &hypervisor.Error{Message: "internal error: " + m}
+				}
+				return nil
+			}
+			_, firstErr := Recover(t.Context(), k.LockedDomain, false)
+			k.domain.Hook = nil
+			if _, err := Recover(t.Context(), k.LockedDomain, false); err != nil {
+				t.Fatal(err)
+			}
+			if state, err := k.domain.State(); err != nil || state != hypervisor.Running {
+				t.Errorf("call %d of %s failed (%v): the guest is left %v, %v", bad, method, firstErr, state, err)
+			}
+		}
+	}
+}

@@ -163,7 +163,7 @@ func (r *Repository) openLock(domain string) (*os.File, error) {
 // time may have removed the file since (see removeIfEmpty), and a lock on a file without
 // a name would keep nobody out: errLockMoved.
 func (r *Repository) lockOpened(domain string, f *os.File) error {
-	err := flock(f)
+	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return lockedBy(domain, f)
 	}
@@ -173,8 +173,8 @@ func (r *Repository) lockOpened(domain string, f *os.File) error {
 	return err
 }
 
-func flock(f *os.File) error {
-	err := eintr.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) })
+func flock(f *os.File, how int) error {
+	err := eintr.Retry(func() error { return unix.Flock(int(f.Fd()), how) })
 	if err != nil {
 		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
 	}
@@ -240,6 +240,9 @@ func (l *Lock) Unlock() error {
 	if l.made {
 		err = errors.Join(err, l.removeIfEmpty())
 	}
+	// To close the file is not enough: a process that is being started has it open, too, until
+	// execve(2), and the lock belongs to all that have it open.
+	err = errors.Join(err, flock(l.file, unix.LOCK_UN))
 	if err := errors.Join(err, l.file.Close()); err != nil {
 		return fmt.Errorf("unlock domain %s: %w", l.domain, err)
 	}

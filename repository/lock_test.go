@@ -115,6 +115,31 @@ func TestLockIsCloseOnExec(t *testing.T) {
 	}
 }
 
+// A process that another goroutine starts has the open lock file for a moment, from fork(2)
+// until execve(2): Unlock releases the lock all the same.
+func TestUnlockBesideAFork(t *testing.T) {
+	r := newRepository(t)
+	lock := mustLock(t, r, "vm1")
+	inherited, err := unix.Dup(int(lock.file.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(inherited) }()
+	if _, err := lock.Begin("check1", "0123456789abcdef"); err != nil { // or Unlock removes the file
+		t.Fatal(err)
+	}
+	if err := lock.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := r.Lock("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestLockMakesNothingForAnInvalidName(t *testing.T) {
 	r := newRepository(t)
 	for _, name := range []string{"", "..", "../out", "a/b", ".x"} {

@@ -74,7 +74,7 @@ func (s *Source) noCheckpoint() error {
 	if slices.ContainsFunc(s.job.Disks, func(d source.JobDisk) bool { return d.Bitmap }) {
 		return nil
 	}
-	s.job.Checkpoint, s.dropped = "", true
+	s.job.Checkpoint = ""
 	return s.d.Lock.SetInstantState(s.job.Instant.Identity, instants.Retired)
 }
 

@@ -163,6 +163,8 @@ func (d *Domain) create(text string) error {
 		switch {
 		case d.disk(rd.target) == nil:
 			return failure(hypervisor.ErrBitmap, "unsupported configuration: no disk named '%s'", rd.target)
+		case rd.bitmap != "" && slices.Contains(d.NoBitmaps, rd.target):
+			return failure(hypervisor.ErrBitmap, "internal error: unable to execute QEMU command 'transaction': Can't make bitmap '%s' persistent in '%s'", rd.bitmap, rd.target)
 		case rd.bitmap != "" && d.bitmap(rd) != nil:
 			return failure(hypervisor.ErrCheckpointExists, "internal error: unable to execute QEMU command 'transaction': Bitmap already exists: %s", rd.bitmap)
 		}

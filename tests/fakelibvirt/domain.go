@@ -32,6 +32,8 @@ type Domain struct {
 	// ScratchLimit is how many bytes the scratch files of a job may take: behind that a
 	// write of the guest fails and QEMU pauses the guest. 0 is no limit.
 	ScratchLimit int64
+	// NoBitmaps are the targets of disks that QEMU refuses new bitmaps for.
+	NoBitmaps []string
 	// OtherJob and OtherBlockJob are jobs of others.
 	OtherJob      string
 	OtherBlockJob hypervisor.BlockJob

@@ -11,8 +11,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
-// Prepare makes the default directory for sockets and scratch files, with the owner of the directory
-// above it: QEMU's user. Directories that the user named must exist.
+// Prepare makes the default directory for sockets and scratch files, with the owner of the
+// directory above it: QEMU's user. Directories that the user named must exist.
 func (s *Source) Prepare() error {
 	for _, dir := range []string{s.SocketDir, s.ScratchDir} {
 		if dir == "" {

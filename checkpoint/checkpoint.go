@@ -31,8 +31,8 @@ func Description(repository, point string) string {
 // repository says about it.
 type Checkpoint struct {
 	xml.Checkpoint
-	// Ours: the repository has issued its identity. Instant is what it wrote down
-	// then, the zero value for a checkpoint that is not ours.
+	// Ours: the repository has issued its identity. Instant is what it recorded then, the
+	// zero value for a checkpoint that is not ours.
 	Ours    bool
 	Instant instants.Instant
 	// Sealed: the repository has the point it belongs to. Only then is it a
@@ -44,7 +44,7 @@ type Checkpoint struct {
 }
 
 // Owner says who the checkpoint belongs to: "ours", "inherited", "foreign", "of a run" for one
-// of ours whose run has not sealed its point yet, "left over" where that run is dead or the
+// of ours whose run has not sealed its point yet, "left over" if that run is dead or the
 // point is gone, or "retired" for one that is to be deleted.
 func (c Checkpoint) Owner() string {
 	switch {
@@ -70,7 +70,7 @@ func (c Checkpoint) Label() string {
 	return c.Name
 }
 
-// Base tells whether an incremental may start from it.
+// Base reports whether an incremental may start from it.
 func (c Checkpoint) Base() bool {
 	return c.Ours && c.Sealed && c.Instant.State != instants.Retired
 }
@@ -141,8 +141,8 @@ func (c Checkpoint) disk(target string) (xml.CheckpointDisk, bool) {
 	return c.Disks[i], true
 }
 
-// Survey reads the XML of a domain's checkpoints (with sizes, if the domain
-// runs) and says which are ours by the ledger; nil knows none.
+// Survey parses the XML of a domain's checkpoints (with sizes, if the domain runs) and uses
+// the ledger to find out which are ours. With a nil ledger none is ours.
 func Survey(docs []string, ledger *repository.Ledger) ([]Checkpoint, error) {
 	var all []Checkpoint
 	for _, doc := range docs {
@@ -170,7 +170,7 @@ func (c *Checkpoint) claim(ledger *repository.Ledger) {
 }
 
 // Issued returns the instant of a checkpoint that the repository has issued: name,
-// description and what is written down must agree.
+// description and the record in the repository must agree.
 func Issued(c xml.Checkpoint, ledger *repository.Ledger) (instants.Instant, bool) {
 	point, identity, ok := manifest.ParseCheckpointName(c.Name)
 	if !ok || !slices.ContainsFunc(ledger.RepositoryIDs(), func(id string) bool { return c.Description == Description(id, point) }) {

@@ -26,7 +26,7 @@ func doc(name, description string) string {
   </disks></domaincheckpoint>`
 }
 
-// ledger is that of a repository that has issued identities for check1, check2,
+// ledger is the ledger of a repository that has issued identities for check1, check2,
 // which was not sealed, diff3, and check4, which is retired.
 func ledger(t *testing.T) (*repository.Ledger, *repository.Lock) {
 	t.Helper()
@@ -139,12 +139,12 @@ func TestSurvey(t *testing.T) {
 		t.Errorf("an inherited checkpoint, named by its point: %v", err)
 	}
 	if err := unknown(all, "vm1", "check7"); errors.As(err, &inFull) {
-		t.Errorf("one that there is not: %v", err)
+		t.Errorf("one that does not exist: %v", err)
 	}
 }
 
-// An identity goes only once libvirt does not list its checkpoint any more, and is
-// retired from the beginning.
+// An identity is retired first, and is dropped only once libvirt does not list its
+// checkpoint any more.
 func TestDeleteIssued(t *testing.T) {
 	_, lock := ledger(t)
 	i, _ := issued(t, lock).Find(id1)

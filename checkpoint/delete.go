@@ -15,17 +15,17 @@ type Deleter interface {
 	RedefineCheckpoint(doc string, validate bool) error
 }
 
-// Delete deletes a checkpoint with its bitmaps. Of a domain that is off only libvirt's
-// record goes, and the bitmaps stay in the images. After any other error bitmaps may be
-// still there, and a later call deletes them: hypervisor.ErrBusy, for which libvirt has
+// Delete deletes a checkpoint with its bitmaps. If the domain is off, it deletes only
+// libvirt's record, and the bitmaps stay in the images. After an error there may still be
+// bitmaps, and a later call deletes them: hypervisor.ErrBusy, for which libvirt has
 // waited 30 s, ErrUnreachable, or what QEMU said.
 //
 // The position of the checkpoint in the tree of checkpoints does not matter. libvirt
-// (qemu_checkpoint.c, and as seen with 9.0) gives its children to its parent, which is only
-// a name in their records (qemuCheckpointDelete). Then it has QEMU
-// remove the bitmaps of its name, from every image of a disk's backing chain, in one
-// transaction (qemuCheckpointDiscard). A broken bitmap goes like a good one; where a
-// disk has no bitmap of that name it fails before any is removed, and the record stays. With
+// (qemu_checkpoint.c, and as seen with 9.0) makes its parent the parent of its children,
+// which is only a name in their records (qemuCheckpointDelete). Then it has QEMU remove the
+// bitmaps of its name, from every image of a disk's backing chain, in one transaction
+// (qemuCheckpointDiscard). A broken bitmap is removed like a good one; if a disk has no
+// bitmap of that name, the deletion fails before any is removed, and the record stays. With
 // METADATA_ONLY it drops the record and leaves the bitmaps alone. Nothing is merged
 // either way: every bitmap records from its own instant on, so deleting one does not change
 // what the others say.
@@ -46,10 +46,10 @@ func dropRecord(d Deleter, name string) error {
 	return err
 }
 
-// deleteWithBitmaps is Delete for a domain that runs; of one that is off everything
-// stays, and the error is hypervisor.ErrNotRunning. Where libvirt lists a bitmap that an
-// image does not have (QEMU was killed), it deletes the record alone, and then each bitmap
-// that is there.
+// deleteWithBitmaps is Delete for a domain that runs. If the domain is off, it deletes
+// nothing, and the error is hypervisor.ErrNotRunning. If libvirt lists a bitmap that an image
+// does not have (QEMU was killed), it deletes only the record, and then each bitmap that
+// exists.
 func deleteWithBitmaps(d Deleter, name string) error {
 	doc, err := d.CheckpointXML(name)
 	if err != nil {
@@ -73,9 +73,9 @@ func deleteWithBitmaps(d Deleter, name string) error {
 // others was deleted.
 var errNoBitmap = errors.New("an image does not have the checkpoint's bitmap")
 
-// deleteListed deletes a checkpoint that libvirt lists, with its bitmaps. That a bitmap is
-// missing libvirt says only in a text, in the language of its host. So libvirt is asked to
-// check the bitmaps, for which it has an error code. The check covers the same disks as the
+// deleteListed deletes a checkpoint that libvirt lists, with its bitmaps. libvirt reports a
+// missing bitmap only as text, in the language of its host. So libvirt is asked to check
+// the bitmaps, for which it has an error code. The check covers the same disks as the
 // deletion, those that the domain has. It changes nothing if one has no usable bitmap, and
 // writes the same record again if all have. A broken bitmap is not usable, either; but it is
 // deleted like a good one, and QEMU's refusal is not hypervisor.ErrMayLackBitmap.

@@ -12,12 +12,12 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// deleter is a domain with one checkpoint of two disks, whose bitmaps may be
-// missing in the images. It notes what is deleted and defined.
+// deleter is a domain with one checkpoint of two disks, whose bitmaps may be missing from
+// the images. It records what is deleted and defined.
 type deleter struct {
 	calls    []string
 	missing  []string         // disks without the bitmap
-	raw      []string         // disks that libvirt takes no checkpoint of
+	raw      []string         // disks for which libvirt refuses a checkpoint
 	fails    map[string]error // calls that fail otherwise
 	unlisted bool
 	look     error // of CheckpointXML
@@ -128,8 +128,8 @@ func TestDelete(t *testing.T) {
 	}
 }
 
-// Only what libvirt or QEMU says of a bitmap proves that there is none: the caller
-// forgets the identity when nil is returned.
+// Only an answer of libvirt or QEMU about a bitmap proves that it does not exist: the caller
+// drops the identity when nil is returned.
 func TestDeleteOrphans(t *testing.T) {
 	inUse := errors.New("Bitmap 'check1' is currently in use by another operation")
 	i := instants.Instant{Identity: id2, Point: "check2", Checkpoint: true}
@@ -160,8 +160,9 @@ func TestDeleteOrphans(t *testing.T) {
 	}
 }
 
-// killed is a domain whose QEMU was killed: its images have no bitmaps. libvirtd says so in a
-// text that the code cannot read; whether a checkpoint is listed it tells by error codes.
+// killed is a domain whose QEMU was killed: its images have no bitmaps. libvirtd reports that
+// in a text that the code cannot parse, but uses error codes for whether a checkpoint is
+// listed.
 type killed struct{ listed map[string]string }
 
 func (d *killed) CheckpointXML(name string) (string, error) {

@@ -21,8 +21,8 @@ type Domain interface {
 	Checkpoints(sizes bool) ([]string, error)
 }
 
-// List surveys the checkpoints of a domain, with sizes if it runs. repo may be
-// nil: then none is ours.
+// List surveys the checkpoints of a domain, with sizes if it runs. repo may be nil; then
+// none is ours.
 func List(domain Domain, repo *repository.Repository) ([]Checkpoint, error) {
 	active, err := domain.Active()
 	if err != nil {
@@ -50,7 +50,7 @@ func (e *RefusedError) Error() string {
 }
 
 // Hint says what force would do.
-func (e *RefusedError) Hint() string { return "--force deletes it all the same; " + e.Loss }
+func (e *RefusedError) Hint() string { return "--force deletes it nevertheless; " + e.Loss }
 
 // Refuse returns a *RefusedError for a checkpoint that is not ours alone or that a
 // sealed point needs, nil for any other.
@@ -58,7 +58,7 @@ func Refuse(c Checkpoint) error {
 	switch {
 	case !c.Ours:
 		return &RefusedError{c.Name, "it was not made by virtbackup for this repository",
-			"whoever made it then can make no incremental since it"}
+			"then its owner cannot make an incremental since it"}
 	case c.Inherited:
 		return &RefusedError{c.Name, "it was made before the repository was moved or copied, and the original may need it",
 			"then an inc since " + c.Label() + ", in this repository or the other, has to read the whole disks and compare"}
@@ -80,12 +80,12 @@ func Choose(all []Checkpoint, name string) (Checkpoint, bool) {
 
 // LeftOverError says that a checkpoint is not deleted alone, even with force: its run was
 // killed, and recovery recognises the job and the files of that run by the same identity.
-// Without the identity the job would go on for ever.
+// Without the identity the job would never be ended.
 type LeftOverError struct{ Domain, Name string }
 
 // Error names the checkpoint.
 func (e *LeftOverError) Error() string {
-	return fmt.Sprintf("checkpoint %s is of a run that was killed, or its point is gone: it goes with all else that is left of that", e.Name)
+	return fmt.Sprintf("checkpoint %s is of a run that was killed, or its point is gone: it is deleted together with everything else that is left", e.Name)
 }
 
 // Hint says which command deletes it.
@@ -94,7 +94,7 @@ func (e *LeftOverError) Hint() string {
 }
 
 // Remove deletes the named checkpoint (see Choose) of a locked domain, unless Refuse refuses
-// and force is not set, and says what is lost by that, or "". Errors:
+// and force is not set. loss says what is lost by that, or is "". Errors:
 // hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *LeftOverError, *RefusedError.
 func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
@@ -130,13 +130,13 @@ func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss
 	return loss, Delete(domain, c.Name)
 }
 
-// unknown is the error for a name that no checkpoint has: those of the same point that
-// are not ours alone have to be named in full.
+// unknown returns the error for a name that no checkpoint has. Checkpoints of the same point
+// that are not ours alone have to be named in full.
 func unknown(all []Checkpoint, domain, name string) error {
 	err := fmt.Errorf("domain %s: checkpoint %q: %w", domain, name, hypervisor.ErrNoCheckpoint)
 	for _, c := range all {
 		if point, _, ok := manifest.ParseCheckpointName(c.Name); ok && point == name {
-			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and is to be named in full", err, c.Owner())
+			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and has to be named in full", err, c.Owner())
 			return &NamedInFullError{err, c.Name}
 		}
 	}
@@ -149,16 +149,16 @@ type NamedInFullError struct {
 	Name string // what libvirt calls the checkpoint
 }
 
-// Unwrap gives errors.Is the cause, hypervisor.ErrNoCheckpoint.
+// Unwrap returns the cause, hypervisor.ErrNoCheckpoint.
 func (e *NamedInFullError) Unwrap() error { return e.error }
 
 // Hint says the name.
 func (e *NamedInFullError) Hint() string { return "its full name is " + e.Name }
 
 // DeleteIssued deletes the checkpoint of an instant that the repository has issued, and
-// forgets the identity once libvirt does not list the checkpoint any more. Until then
-// it is retired: neither a base, nor defined again. A full repository is no obstacle, since
-// deleting makes room: then the next run forgets the identity.
+// drops the identity once libvirt does not list the checkpoint any more. Until then it is
+// retired: neither used as a base nor redefined. Errors of a full repository are ignored,
+// since deleting makes room: then the next run drops the identity.
 func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
 	if err := lock.SetInstantState(i.Identity, instants.Retired); err != nil && !localfile.IsFull(err) {
 		return err
@@ -173,9 +173,9 @@ func DeleteIssued(d Deleter, lock *repository.Lock, i instants.Instant) error {
 }
 
 // DeleteForSure deletes a checkpoint with its bitmaps and checks that libvirt does not list
-// it any more; no error if there is none. If no QEMU is running to delete bitmaps, the error
-// is hypervisor.ErrNotRunning and the checkpoint stays: without libvirt's record the bitmaps
-// would not be found again. For other errors see Delete.
+// it any more. It is no error if there is none. If no QEMU is running to delete bitmaps, the
+// error is hypervisor.ErrNotRunning and the checkpoint stays: without libvirt's record the
+// bitmaps would not be found again. For other errors see Delete.
 func DeleteForSure(d Deleter, name string) error {
 	err := deleteWithBitmaps(d, name)
 	if err == nil {
@@ -183,15 +183,15 @@ func DeleteForSure(d Deleter, name string) error {
 	}
 	switch {
 	case err == nil:
-		return fmt.Errorf("delete checkpoint %s: libvirt lists it still", name)
+		return fmt.Errorf("delete checkpoint %s: libvirt still lists it", name)
 	case !errors.Is(err, hypervisor.ErrNoCheckpoint):
 		return err
 	}
 	return nil
 }
 
-// RecordedBy tells whether a checkpoint is the one that was made with a point of format
-// 1, which had no identity: name, repository and creation time are those that the point
+// RecordedBy reports whether a checkpoint is the one that was made with a point of format
+// 1, which had no identity: name, repository and creation time must be those that the point
 // recorded.
 func RecordedBy(repo *repository.Repository, m manifest.Manifest, c xml.Checkpoint) bool {
 	if m.Identity != "" || c.Name != m.Checkpoint || c.Description != Description(m.Repository, m.ID) || !slices.Contains(repo.IDs(), m.Repository) {

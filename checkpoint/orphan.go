@@ -12,7 +12,7 @@ import (
 
 // DeleteOrphans deletes any bitmaps that remain of an instant whose checkpoint libvirt does
 // not list: the domain was undefined, or is transient and was created again,
-// after a run had died. QEMU goes on recording into them, and no tool that asks libvirt
+// after a run had died. QEMU continues to record in them, and no tool that asks libvirt
 // would find them. disks are those that the running domain has.
 //
 // nil means that they are gone: libvirt has deleted each, or said that it does not exist.

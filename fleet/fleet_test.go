@@ -12,8 +12,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// One failure does not stop the others, nor does a panic; the end of the context does, and
-// what hangs.
+// A failure or a panic of one domain does not stop the others. Cancelling the context does,
+// and so does a call that hangs.
 func TestRun(t *testing.T) {
 	for line, want := range map[string]struct{ outcomes, left string }{
 		"a b":             {"a: done, b: done", ""},
@@ -44,7 +44,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// endsAs is how a domain of that name ends.
+// endsAs returns what the work for a domain of that name returns.
 func endsAs(ctx context.Context, cancel func()) Do[string] {
 	return func(domain string) (string, bool, error) {
 		switch domain {
@@ -74,7 +74,7 @@ func text(o Outcome[string]) string {
 	return o.Domain + ": " + o.Result
 }
 
-// A panic keeps its stack, and what was done before an error is told with it.
+// A panic keeps its stack, and the result before an error is returned with it.
 func TestOutcomes(t *testing.T) {
 	var bug *panics.Error
 	s := Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { panic("boom") }, func(Outcome[int]) {})

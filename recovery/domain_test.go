@@ -32,8 +32,8 @@ func onDomain(t *testing.T) (*locked, *testdomain.Domain) {
 	return s, d
 }
 
-// A checkpoint that has the name of ours, and is not proven to be, is not deleted, by
-// whichever way.
+// A checkpoint that has the name of one of ours, but is not proven to be ours, is never
+// deleted.
 func TestCheckpointsAreProven(t *testing.T) {
 	t.Parallel()
 	s, d := onDomain(t)
@@ -58,8 +58,8 @@ func TestCheckpointsAreProven(t *testing.T) {
 	}
 }
 
-// What a run has left that is alive stays, though nobody holds the lock, which may be that
-// of a copy. When it is dead all of it goes.
+// What belongs to a run that is alive stays, even if nobody holds the lock, which may be the
+// lock of a copy. When the run is dead all of it is removed.
 func TestRecoverOfALiveRun(t *testing.T) {
 	t.Parallel()
 	s, d := onDomain(t)
@@ -119,7 +119,7 @@ func (s *locked) issued(t *testing.T) instants.Instant {
 	return i
 }
 
-// left counts what there is of the other run: checkpoint, identity, socket, scratch file.
+// left counts what exists of the other run: checkpoint, identity, socket, scratch file.
 func (s *locked) left(t *testing.T, d *testdomain.Domain) (n int) {
 	t.Helper()
 	n = len(d.Checkpoints())
@@ -134,8 +134,8 @@ func (s *locked) left(t *testing.T, d *testdomain.Domain) (n int) {
 	return n
 }
 
-// A point's checkpoint.xml that is that of another point is not given to libvirt, though it
-// is what was written: bitmaps of another instant would be taken for those of the point.
+// A point's checkpoint.xml that belongs to another point is not redefined, even if it is
+// undamaged: bitmaps of another instant would be used as those of the point.
 func TestCheckpointXMLOfAnotherPoint(t *testing.T) {
 	t.Parallel()
 	s, _ := onDomain(t)

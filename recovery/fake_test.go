@@ -61,7 +61,7 @@ func (k *killed) begin(t *testing.T) {
 	}
 }
 
-// files are those in the directory of sockets and scratch files.
+// files lists the directory of sockets and scratch files.
 func (k *killed) files() (names []string) {
 	entries, _ := os.ReadDir(k.SocketDir)
 	for _, e := range entries {
@@ -70,7 +70,7 @@ func (k *killed) files() (names []string) {
 	return names
 }
 
-// What a killed run has left goes, whatever of it there is, and a second time there is nothing.
+// Whatever a killed run has left is removed, and a second recovery finds nothing.
 func TestRecoverOnAFake(t *testing.T) {
 	for name, tt := range map[string]struct {
 		since func(*killed, *testing.T)
@@ -123,7 +123,7 @@ func TestRecoverOnAFake(t *testing.T) {
 	}
 }
 
-// A job and files that are not ours stay, however much their names are alike.
+// A job and files that are not ours stay, even if their names look like ours.
 func TestRecoverLeavesOthersAlone(t *testing.T) {
 	k := newKilled(t)
 	if err := k.Lock.DropInstant(other); err != nil { // the repository has not issued it
@@ -137,8 +137,8 @@ func TestRecoverLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-// Of a domain that is off the bitmaps cannot be deleted: the checkpoint and its identity stay,
-// and go when it runs again.
+// The bitmaps of a domain that is off cannot be deleted: the checkpoint and its identity
+// stay, and are removed when it runs again.
 func TestRecoverWhileOff(t *testing.T) {
 	k := newKilled(t)
 	k.begin(t)
@@ -154,8 +154,8 @@ func TestRecoverWhileOff(t *testing.T) {
 	}
 }
 
-// An agent that does not answer is asked for a minute after the freeze, then the guest is left
-// to the next run, frozen as it is, with its mark.
+// If the agent does not answer for a minute after the freeze, the guest stays frozen, with
+// its mark, for the next run.
 func TestRecoverOfASilentAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKilled(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 )
 
-// TestMain lets the test binary be another run: with this variable it issues an identity in
-// the repository named there, says so, and waits to be killed.
+// TestMain can make the test binary act as another run: if this variable is set, it issues an
+// identity in the repository named there, prints that, and waits to be killed.
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("RECOVERY_TEST_ISSUE"); dir != "" {
 		issueAndWait(dir)
@@ -42,10 +42,10 @@ const (
 	other = "0000000000000002"
 )
 
-// locked is a domain with helpers of tests.
+// locked is a domain with helpers for tests.
 type locked struct{ *guest.LockedDomain }
 
-// newLocked is a locked directory of a new repository, for a domain that is not looked at.
+// newLocked is a locked directory of a new repository, for a domain that is not used.
 func newLocked(t *testing.T) *locked {
 	t.Helper()
 	repo, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
@@ -60,7 +60,7 @@ func newLocked(t *testing.T) *locked {
 	return &locked{&guest.LockedDomain{Repo: repo, Lock: lock}}
 }
 
-// issue writes an instant of check1 down.
+// issue records an instant of check1.
 func (s *locked) issue(t *testing.T, identity string) instants.Instant {
 	t.Helper()
 	i, err := s.Lock.Issue(instants.Instant{Point: "check1", Identity: identity, Checkpoint: true})

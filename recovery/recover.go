@@ -16,7 +16,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
-// Report is what was found, and what became of it.
+// Report is what a recovery found, and what it did.
 type Report struct {
 	Domain string `json:"domain"`
 	DryRun bool   `json:"dry_run,omitempty"`
@@ -24,8 +24,8 @@ type Report struct {
 	Fixed []string `json:"fixed"`
 	// Left is what could not be cleaned up yet, and why.
 	Left []string `json:"left"`
-	// Lost are checkpoints whose bitmaps are gone, and why that is known: their
-	// points restore, and are a base no more.
+	// Lost are checkpoints whose bitmaps are gone, and how that is known: their
+	// points still restore, but their bitmaps cannot be a base any more.
 	Lost []string `json:"lost"`
 }
 
@@ -34,25 +34,25 @@ type finding struct {
 	what  string
 	later string // why that cannot be done now; "" if it can
 	fix   func(context.Context) error
-	// silent: nobody needs to be told.
+	// silent: it is not reported.
 	silent bool
 }
 
-// laterError is why something cannot be cleaned up now, and keeps nothing else
-// from being done.
+// laterError is why something cannot be cleaned up now. The recovery continues with the
+// rest.
 type laterError struct{ why string }
 
 func (e *laterError) Error() string { return e.why }
 
-// unknownWhileOff is why no checkpoint is defined again for a domain that is off.
+// unknownWhileOff is why no checkpoint is redefined for a domain that is off.
 const unknownWhileOff = "whether its bitmaps are still valid can be told only while the domain runs"
 
 // recoverer is one recovery.
 type recoverer struct {
 	*guest.LockedDomain
 	log *slog.Logger
-	// busy says that another job holds the domain, once libvirt has waited for it in
-	// vain: see ifNotRefused.
+	// busy is set once libvirt has waited in vain for another job that holds the domain:
+	// see ifNotRefused.
 	busy *laterError
 }
 
@@ -64,7 +64,7 @@ func newRecoverer(d *guest.LockedDomain) *recoverer {
 	return r
 }
 
-// Look finds what there is to clean up, and changes nothing.
+// Look finds what there is to clean up, but changes nothing.
 func Look(d *guest.LockedDomain) (Report, error) { return newRecoverer(d).look() }
 
 func (r *recoverer) look() (Report, error) {
@@ -108,10 +108,10 @@ func (report *Report) add(f finding) {
 	}
 }
 
-// Recover cleans up after earlier runs of a domain that were killed, and gives libvirt
-// back the checkpoints that it has lost. again tries those, too, that were found to be lost
-// for good before. Errors end it; what was done until then is in the report, and a
-// further Recover goes on.
+// Recover cleans up after earlier runs of a domain that were killed, and redefines
+// checkpoints that libvirt has lost. With again it also tries those that an earlier recovery
+// found to be lost for good. An error ends it; the report has what was done until then, and
+// another Recover continues.
 func Recover(ctx context.Context, d *guest.LockedDomain, again bool) (Report, error) {
 	return newRecoverer(d).recover(ctx, again)
 }
@@ -156,9 +156,9 @@ func (r *recoverer) fix(ctx context.Context, f finding, report *Report) error {
 	return nil
 }
 
-// find lists what is provably ours and belongs to no sealed point, in the order
-// in which it must go: the guest first, and a checkpoint cannot be deleted while
-// a job runs.
+// find lists what is provably ours and belongs to no sealed point, in the order in which it
+// must be cleaned up: the guest first, and the job before its checkpoint, which cannot be
+// deleted while the job runs.
 func (r *recoverer) find() ([]finding, error) {
 	var all []finding
 	for _, look := range []func() ([]finding, error){r.findGuest, r.findCheckpoints, r.findPartials, r.findFiles, r.findForgotten} {
@@ -200,7 +200,7 @@ func (r *recoverer) findGuest() ([]finding, error) {
 	return all, nil
 }
 
-// notPausedAgain ignores that the guest has paused again: it would without us.
+// notPausedAgain ignores that the guest has paused again: it would pause without us, too.
 func notPausedAgain(err error) error {
 	if errors.Is(err, guest.ErrPausedAgain) {
 		return nil
@@ -208,7 +208,7 @@ func notPausedAgain(err error) error {
 	return err
 }
 
-// laterIfSilent leaves the thaw to a later run where the agent does not answer.
+// laterIfSilent leaves the thaw to a later run if the agent does not answer.
 func laterIfSilent(ctx context.Context, err error) error {
 	var silent *guest.SilentError
 	if errors.As(err, &silent) && ctx.Err() == nil {
@@ -248,11 +248,12 @@ func (r *recoverer) findCheckpoints() ([]finding, error) {
 	return all, nil
 }
 
-// ifNotRefused deletes checkpoints or bitmaps, or defines a checkpoint again. Where libvirt
-// or QEMU refuses that for now, the error is a *laterError: what there is stays, with its
-// identity, and the next run tries again. libvirt waits 30 s for another job on the domain
-// to end: where it has once, the others are not tried. Where libvirt cannot be reached, or
-// does not have the domain, nothing else can be done either, and the error stays what it is.
+// ifNotRefused calls do, which deletes checkpoints or bitmaps, or redefines a checkpoint. If
+// libvirt or QEMU refuses that for now, the error is a *laterError: checkpoint and identity
+// stay, and the next run tries again. libvirt waits 30 s for another job on the domain to
+// end; if that has been in vain once, the remaining calls are not tried. If libvirt cannot be
+// reached, or does not have the domain, nothing else can be done either, and the error is
+// returned as it is.
 func (r *recoverer) ifNotRefused(do func() error) error {
 	if r.busy != nil {
 		return r.busy
@@ -272,10 +273,10 @@ func (r *recoverer) ifNotRefused(do func() error) error {
 	return later
 }
 
-// findForgotten lists identities that nothing is to be left of but their entry, once the
-// fixes before are done: their point was not sealed, or their checkpoint was retired. An
-// entry of a sealed point stays: its checkpoint may be defined again. These come last, as
-// they write to the repository: what is removed before makes room.
+// findForgotten lists identities of which only the entry is left once the earlier fixes are
+// done: their point was not sealed, or their checkpoint was retired. An entry of a sealed
+// point stays, as its checkpoint may be redefined. These fixes come last because they write
+// to the repository, and the earlier ones make room.
 func (r *recoverer) findForgotten() ([]finding, error) {
 	ledger, err := r.Ledger()
 	if err != nil {
@@ -292,8 +293,8 @@ func (r *recoverer) findForgotten() ([]finding, error) {
 }
 
 // forgetInstant drops an identity, unless libvirt lists its checkpoint, or it is unknown
-// now whether there are bitmaps of it (*laterError): the domain is off, or another job
-// holds it.
+// for now whether there are bitmaps of it (*laterError) because the domain is off or another
+// job holds it.
 func (r *recoverer) forgetInstant(i instants.Instant) error {
 	if i.Checkpoint {
 		if _, err := r.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
@@ -306,8 +307,8 @@ func (r *recoverer) forgetInstant(i instants.Instant) error {
 	return r.unlessFull(r.Lock.DropInstant(i.Identity))
 }
 
-// unlessFull ignores an error of a full repository: a note that cannot be taken now is
-// taken by a later run, and must not keep this one from making room.
+// unlessFull ignores the error of a full repository: a later run writes what cannot be
+// written now, and this one must continue to make room.
 func (r *recoverer) unlessFull(err error) error {
 	if localfile.IsFull(err) {
 		r.log.Debug(err.Error())
@@ -316,8 +317,8 @@ func (r *recoverer) unlessFull(err error) error {
 	return err
 }
 
-// whileOff is why something cannot be done to a domain that is shut off, and ""
-// for one that runs.
+// whileOff returns why something cannot be done to a domain that is shut off, or "" if the
+// domain runs.
 func (r *recoverer) whileOff(why string) (string, error) {
 	active, err := r.Domain.Active()
 	if err != nil || active {
@@ -338,9 +339,9 @@ func (r *recoverer) findPartials() ([]finding, error) {
 	return all, nil
 }
 
-// findFiles lists sockets and scratch files of ours, and the directories of the
-// servers that disks were compared with. Those of a job that runs are not there
-// any more when their turn comes.
+// findFiles lists our sockets and scratch files, and the temporary directories of servers
+// that earlier versions compared disks with. Those of a job that runs are already removed
+// when their turn comes.
 func (r *recoverer) findFiles() ([]finding, error) {
 	var all []finding
 	ledger, err := r.Ledger()

@@ -15,9 +15,9 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// absent is a checkpoint that a point has and libvirt does not list: the domain
-// was undefined and defined again, is transient and was created again, was
-// renamed, has migrated; or somebody has deleted the checkpoint.
+// absent is a checkpoint that a point has but libvirt does not list: the domain was
+// undefined and defined again, is transient and was created again, was renamed, or has
+// migrated; or somebody has deleted the checkpoint.
 type absent struct {
 	point   manifest.Manifest
 	instant instants.Instant
@@ -29,7 +29,7 @@ func (a absent) what() string {
 
 func (a absent) name() string { return a.instant.CheckpointName() }
 
-// missing lists the absent checkpoints whose identities stand, oldest first.
+// missing lists the absent checkpoints whose identities are valid, oldest first.
 func (r *recoverer) missing() ([]absent, error) {
 	there, err := r.Survey(false)
 	if err != nil {
@@ -56,10 +56,10 @@ func (r *recoverer) missing() ([]absent, error) {
 	return all, nil
 }
 
-// redefine gives libvirt back its records of checkpoints whose bitmaps are still
-// valid, oldest first. A bitmap is persistent: QEMU keeps it in the image, and
-// goes on recording, whether libvirt knows of it or not. What libvirt refuses now is
-// left for the next run (see ifNotRefused).
+// redefine redefines absent checkpoints whose bitmaps are still valid, oldest first. A
+// bitmap is persistent: QEMU keeps it in the image and continues to record in it, whether
+// libvirt knows about it or not. What libvirt refuses now is left for the next run (see
+// ifNotRefused).
 func (r *recoverer) redefine(again bool, report *Report) error {
 	missing, err := r.missing()
 	if err != nil {
@@ -71,7 +71,7 @@ func (r *recoverer) redefine(again bool, report *Report) error {
 	}
 	for _, a := range missing {
 		if a.instant.State == instants.Lost && !again {
-			continue // found out before
+			continue // known from an earlier recovery
 		}
 		if later != "" {
 			report.add(finding{what: a.what(), later: later})
@@ -108,14 +108,14 @@ func (r *recoverer) redefine(again bool, report *Report) error {
 	return nil
 }
 
-// goneError says why a checkpoint is not defined again.
+// goneError says why a checkpoint cannot be redefined.
 type goneError struct{ why string }
 
 func (e *goneError) Error() string { return e.why }
 
-// redefineOne defines a checkpoint again if at least one of its bitmaps is
-// valid. Where another is not, libvirt lists a checkpoint with a broken bitmap,
-// as after a crash of QEMU, and that disk alone does without.
+// redefineOne redefines a checkpoint if at least one of its bitmaps is valid. If others are
+// not, libvirt lists a checkpoint with broken bitmaps, as after a crash of QEMU, and only
+// those disks fall back.
 func (r *recoverer) redefineOne(a absent) (what string, err error) {
 	c, err := r.document(a)
 	if err != nil {
@@ -151,8 +151,8 @@ func (r *recoverer) redefineOne(a absent) (what string, err error) {
 	return "", &goneError{"its bitmaps are missing or broken"}
 }
 
-// dropRecord takes back the record of a checkpoint that has no valid bitmap, with the
-// broken ones. Those of an inherited one are not ours to delete.
+// dropRecord deletes the record of a checkpoint that has no valid bitmap, and its broken
+// bitmaps, unless it is inherited: then they may belong to the original repository.
 func (r *recoverer) dropRecord(a absent) error {
 	ledger, err := r.Ledger()
 	if err != nil {
@@ -164,7 +164,7 @@ func (r *recoverer) dropRecord(a absent) error {
 	return checkpoint.DeleteForSure(r.Domain, a.name())
 }
 
-// refusal tells what libvirt will not take from what only failed now.
+// refusal distinguishes what libvirt rejects for good (*goneError) from temporary errors.
 func refusal(err error) error {
 	for _, kind := range []error{hypervisor.ErrUnreachable, hypervisor.ErrNoDomain, hypervisor.ErrNotRunning, hypervisor.ErrBusy} {
 		if errors.Is(err, kind) {
@@ -174,8 +174,8 @@ func refusal(err error) error {
 	return &goneError{err.Error()}
 }
 
-// document is the checkpoint as the point recorded it, for the disks that the
-// domain has now.
+// document returns the checkpoint as the point recorded it, without the disks that the
+// domain does not have any more.
 func (r *recoverer) document(a absent) (xml.Checkpoint, error) {
 	data, err := r.Repo.ReadFile(a.point, "checkpoint.xml")
 	if fail.Is(err, fail.Damaged) {
@@ -193,7 +193,7 @@ func (r *recoverer) document(a absent) (xml.Checkpoint, error) {
 		return c, err
 	}
 	if i, ok := checkpoint.Issued(c, ledger); !ok || i.Identity != a.instant.Identity {
-		return c, &goneError{"the point's checkpoint.xml is that of another"}
+		return c, &goneError{"the point's checkpoint.xml belongs to another point"}
 	}
 	domain, err := r.Describe()
 	if err != nil {
@@ -204,13 +204,13 @@ func (r *recoverer) document(a absent) (xml.Checkpoint, error) {
 		return !has
 	})
 	if !slices.ContainsFunc(c.Disks, func(d xml.CheckpointDisk) bool { return d.Bitmap != "" }) {
-		return c, &goneError{"the domain has none of its disks any more"}
+		return c, &goneError{"the domain no longer has any of its disks"}
 	}
 	return c, r.setParent(&c)
 }
 
-// setParent drops a parent that libvirt does not list: it would refuse that. The
-// parent is of no use but for display, as each bitmap records by itself.
+// setParent drops a parent that libvirt does not list, as libvirt would refuse it. The
+// parent is only for display, as each bitmap records by itself.
 func (r *recoverer) setParent(c *xml.Checkpoint) error {
 	if c.Parent == "" {
 		return nil
@@ -223,9 +223,8 @@ func (r *recoverer) setParent(c *xml.Checkpoint) error {
 	return err
 }
 
-// bitmaps tells the disks of a checkpoint with a broken bitmap, and how many
-// have a valid one. It is an error where libvirt cannot tell now: the domain has ended,
-// or another job holds it.
+// bitmaps returns the disks of a checkpoint with a broken bitmap, and how many have a valid
+// one. It fails if libvirt cannot tell now: the domain has ended, or another job holds it.
 func (r *recoverer) bitmaps(name string) (broken []string, valid int, err error) {
 	doc, err := r.Domain.CheckpointSizes(name)
 	if err != nil {

@@ -7,9 +7,9 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 )
 
-// What libvirt refuses is left for later, and where another job holds the domain nothing
-// more is asked, as libvirt waits 30 s each time. What says nothing of the checkpoint stays
-// an error.
+// What libvirt refuses is left for later. If another job holds the domain nothing more is
+// tried, as libvirt waits 30 s each time. Errors that are not about the checkpoint stay
+// errors.
 func TestIfNotRefused(t *testing.T) {
 	plain := errors.New("a bug")
 	refused := func(kind error) error { return &hypervisor.Error{Kind: kind, Message: "no"} }
@@ -40,7 +40,7 @@ func TestIfNotRefused(t *testing.T) {
 	}
 }
 
-// A checkpoint is lost only where libvirt says something of it.
+// A checkpoint is lost only if libvirt's error is about the checkpoint.
 func TestRefusal(t *testing.T) {
 	for _, kind := range []error{hypervisor.ErrUnreachable, hypervisor.ErrNoDomain, hypervisor.ErrNotRunning, hypervisor.ErrBusy, nil} {
 		var gone *goneError

@@ -22,9 +22,9 @@ type Request struct {
 	Log                   *slog.Logger
 }
 
-// Run cleans up after earlier runs of a domain, running or shut off, and gives libvirt
-// back the checkpoints that it has lost, those that were found to be lost for good before
-// among them. It may be repeated at will.
+// Run cleans up after earlier runs of a domain, running or shut off, and redefines the
+// checkpoints that libvirt has lost, including those that an earlier recovery found to be
+// lost for good. It may be repeated at will.
 //
 // Errors: hypervisor.ErrNoDomain, *repository.LockedError while a run of the domain is alive,
 // *repository.OtherDomainError, and whatever libvirt or the file system reports.
@@ -49,9 +49,8 @@ func Run(ctx context.Context, host guest.Host, repo *repository.Repository, requ
 	return Recover(ctx, locked, true)
 }
 
-// Domains lists the domains that have a directory in the repository: those that
-// libvirt knows, and those that it does not (undefined, renamed, on another
-// host).
+// Domains lists the domains that have a directory in the repository: those that libvirt
+// knows, and those that it does not know (undefined, renamed, on another host).
 func Domains(host guest.Host, repo *repository.Repository) (known, unknown []string, err error) {
 	here, err := repo.Domains()
 	if err != nil {

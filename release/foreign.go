@@ -14,26 +14,26 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// ForeignRequest is about checkpoints that virtbackup made for other repositories. Where
-// such a repository is gone nobody else deletes them, and each slows down every write of
-// the guest; whether it is gone only a person knows.
+// ForeignRequest is about checkpoints that virtbackup made for other repositories. If such
+// a repository is gone nobody else deletes them, and each slows down every write of the
+// guest. Only a person knows whether it is gone.
 type ForeignRequest struct {
 	Domain string
-	// Delete are the full names of those to delete, none lists only.
+	// Delete are the full names of those to delete. If empty, they are only listed.
 	Delete []string
 	DryRun bool
 	Log    *slog.Logger // may be nil
 }
 
-// ForeignCheckpoint is one of them.
+// ForeignCheckpoint is a checkpoint that virtbackup made for another repository.
 type ForeignCheckpoint struct {
 	Name       string    `json:"name"`       // in full
-	Repository string    `json:"repository"` // its id, as the checkpoint says
+	Repository string    `json:"repository"` // its id, from the checkpoint's description
 	Point      string    `json:"point"`
 	Created    time.Time `json:"created"`
 }
 
-// ForeignResult is what there is, and what was deleted; in a dry run, what would be.
+// ForeignResult is what was found and what was deleted; in a dry run, what would be deleted.
 type ForeignResult struct {
 	Domain  string              `json:"domain"`
 	DryRun  bool                `json:"dry_run,omitempty"`
@@ -42,7 +42,7 @@ type ForeignResult struct {
 }
 
 // Foreign lists the checkpoints that virtbackup made for other repositories than repo, and
-// deletes those that are named: all, or none where one of the names is not among them.
+// deletes those that are named. If one of the names is not among them, it deletes none.
 //
 // Errors: hypervisor.ErrNoDomain, ErrNotRunning (bitmaps can only be deleted by a running
 // QEMU), *NotForeignError, *repository.LockedError, and what libvirt reports.
@@ -84,7 +84,8 @@ func Foreign(host guest.Host, repo *repository.Repository, request ForeignReques
 	return result, nil
 }
 
-// NotForeignError names what is no checkpoint of another repository.
+// NotForeignError names a checkpoint that was not made for another repository, or does not
+// exist.
 type NotForeignError struct{ Domain, Name string }
 
 // Error says so.
@@ -95,7 +96,7 @@ func (e *NotForeignError) Error() string {
 // Unwrap makes it an ErrNoCheckpoint.
 func (e *NotForeignError) Unwrap() error { return hypervisor.ErrNoCheckpoint }
 
-// Hint says where the names are.
+// Hint says how to list the names.
 func (e *NotForeignError) Hint() string {
-	return fmt.Sprintf("virtbackup release %s --foreign lists those that there are, with their full names", manifest.ShellWord(e.Domain))
+	return fmt.Sprintf("virtbackup release %s --foreign lists them, with their full names", manifest.ShellWord(e.Domain))
 }

@@ -1,6 +1,5 @@
-// Package release takes what we made away again: our checkpoints from libvirt, so
-// that a domain can be undefined or moved, and, if asked, points from the
-// repository.
+// Package release removes what we made: our checkpoints from libvirt, so that a domain can
+// be undefined or moved, and, if requested, points from the repository.
 package release
 
 import (
@@ -23,9 +22,9 @@ import (
 // Request is what to release.
 type Request struct {
 	Domain string
-	// Point is the only one meant; "" is all.
+	// Point is the only point to release; "" means all.
 	Point string
-	// Points removes the points, too, not the checkpoints alone.
+	// Points removes the points, too, not only the checkpoints.
 	Points bool
 	// DryRun removes nothing.
 	DryRun bool
@@ -39,39 +38,38 @@ type Request struct {
 type Result struct {
 	Domain string `json:"domain"`
 	DryRun bool   `json:"dry_run,omitempty"`
-	// Checkpoints of libvirt's, and points, in the order of their removal.
+	// Checkpoints in libvirt, and points, in the order of their removal.
 	Checkpoints []string `json:"checkpoints"`
 	Points      []string `json:"points"`
-	// Recovered is what an earlier run had left.
+	// Recovered lists what was cleaned up after an earlier run.
 	Recovered []string `json:"recovered,omitempty"`
 	Notes     []string `json:"notes,omitempty"`
 }
 
-// work is one request under way.
+// work is one request in progress.
 type work struct {
 	Request
 	host   guest.Host
 	repo   *repository.Repository
 	lock   *repository.Lock
-	domain guest.Domain // nil where libvirt does not know it
+	domain guest.Domain // nil if libvirt does not know it
 	active bool
-	owned  bool // the points tell whose they are
+	owned  bool // the domain's UUID is known from the points, or cannot conflict with them
 	// namesake: libvirt has another domain of that name.
 	namesake bool
 	result   Result
 }
 
-// Run releases a domain or one of its points. It works for a domain that is shut
-// off (its bitmaps stay in the images then) and, as far as points are concerned,
-// for one that libvirt does not know any more. Checkpoints of others stay.
+// Run releases a domain or one of its points. It works for a domain that is shut off (then
+// its bitmaps stay in the images) and, for points only, for one that libvirt does not know
+// any more. Checkpoints of others stay.
 //
-// What can be refused is refused before anything is removed. Interrupted, it can
-// be done again.
+// It checks the request before it removes anything. If it is interrupted, it can be
+// repeated.
 //
-// Errors: hypervisor.ErrNoDomain where neither libvirt nor the repository knows
-// the domain, manifest.ErrNoPoint, *repository.NeededError for a point that
-// others need, *repository.LockedError, and whatever libvirt or the file system
-// reports.
+// Errors: hypervisor.ErrNoDomain if neither libvirt nor the repository knows the domain,
+// manifest.ErrNoPoint, *repository.NeededError for a point that others need,
+// *repository.LockedError, and whatever libvirt or the file system reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
 	w := &work{Request: request, host: host, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
@@ -94,7 +92,7 @@ func Run(ctx context.Context, host guest.Host, repo *repository.Repository, requ
 	return w.result, w.run(ctx)
 }
 
-// names are those that a run could hold the domain by.
+// names returns the names under which a run may hold the domain's lock.
 func (w *work) names() []string {
 	if w.domain == nil || w.domain.Name() == w.Domain {
 		return []string{w.Domain}
@@ -102,8 +100,8 @@ func (w *work) names() []string {
 	return []string{w.Domain, w.domain.Name()}
 }
 
-// find looks the domain up by the UUID that the points carry: it may have
-// another name by now, and its name may be somebody else's.
+// find looks the domain up by the UUID in the points: it may have another name by now, and
+// another domain may have its name.
 func (w *work) find() error {
 	here, err := w.repo.Domains()
 	if err != nil {
@@ -111,11 +109,11 @@ func (w *work) find() error {
 	}
 	uuid := ""
 	if slices.Contains(here, w.Domain) {
-		// Where no point can be read, only the name is left to go by.
+		// If no point can be read, the domain can only be found by its name.
 		uuid, _ = w.repo.Owner(w.Domain)
 	}
-	// Where there are no points nothing contradicts the domain's UUID, and what a first
-	// run has left is known by its identity.
+	// Without points the domain's UUID cannot conflict with any, and identities show what a
+	// first run has left.
 	lineage, err := w.repo.Lineage(w.Domain)
 	w.owned = uuid != "" || err != nil || len(lineage.IDs()) == 0
 	if uuid == "" {
@@ -163,7 +161,7 @@ func (w *work) run(ctx context.Context) error {
 	return nil
 }
 
-// points lists those that are meant, oldest first.
+// points lists the points to release, oldest first.
 func (w *work) points() ([]string, error) {
 	lineage, err := w.repo.Lineage(w.Domain)
 	if err != nil {
@@ -179,8 +177,8 @@ func (w *work) points() ([]string, error) {
 	return []string{w.Point}, nil
 }
 
-// recover does what every run does first. It gives libvirt back lost checkpoints,
-// too: only so can their bitmaps be deleted.
+// recover cleans up like every run. It also redefines lost checkpoints, because their
+// bitmaps can be deleted only then.
 func (w *work) recover(ctx context.Context) error {
 	if w.domain == nil || w.DryRun || !w.owned {
 		return nil
@@ -194,8 +192,8 @@ func (w *work) recover(ctx context.Context) error {
 	return err
 }
 
-// releaseCheckpoints removes our checkpoints of these points, the newest first,
-// and, where all points are meant, those that have none.
+// releaseCheckpoints removes our checkpoints of these points, the newest first, and, if all
+// points are released, our checkpoints without a point.
 func (w *work) releaseCheckpoints(points []string) error {
 	if w.domain == nil {
 		return nil
@@ -231,7 +229,7 @@ func (w *work) releaseCheckpoints(points []string) error {
 	return nil
 }
 
-// chosen tells whether a checkpoint is among those to be removed, and how that is done.
+// chosen reports whether a checkpoint is to be removed, and returns the function for it.
 func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() error, ok bool, err error) {
 	point := c.Label()
 	leftOver := c.Ours && !c.Sealed && w.Point == ""
@@ -250,13 +248,13 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 	}
 	m, err := w.repo.Point(w.Domain, point)
 	if err != nil || !checkpoint.RecordedBy(w.repo, m, c.Checkpoint) {
-		return nil, false, nil // of somebody else, or nobody can tell
+		return nil, false, nil // it belongs to somebody else, or its owner is unknown
 	}
 	return func() error { return checkpoint.Delete(w.domain, c.Name) }, true, nil
 }
 
-// deleteRecord deletes a checkpoint of a domain that is off. Its bitmaps stay in the
-// images; while the point stays, its identity does, too, and the next run goes on.
+// deleteRecord deletes a checkpoint of a domain that is off. Its bitmaps stay in the images.
+// If the point stays, the identity does, too, so that the next run can use them.
 func (w *work) deleteRecord(c checkpoint.Checkpoint) error {
 	if err := checkpoint.Delete(w.domain, c.Name); err != nil || !w.Points {
 		return err
@@ -302,7 +300,7 @@ func (w *work) note(format string, args ...any) {
 	w.result.Notes = append(w.result.Notes, fmt.Sprintf(format, args...))
 }
 
-// remark says what the reader may not expect.
+// remark adds notes about what the reader may not expect.
 func (w *work) remark() {
 	note := w.note
 	switch {
@@ -323,5 +321,5 @@ func (w *work) remark() {
 		return
 	}
 	note("the domain is shut off, so the bitmaps of these checkpoints stay in its images: "+
-		"the next run of a domain with this name, UUID (%s) and images finds them, and goes on", w.domain.UUID())
+		"the next run of a domain with this name, UUID (%s) and images finds them, and continues the chain", w.domain.UUID())
 }

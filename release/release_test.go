@@ -72,8 +72,8 @@ func (s *site) release(request Request) (Result, error) {
 	return Run(s.t.Context(), &s.host, s.repo, request)
 }
 
-// left are the points that the repository lists, and the points of the checkpoints that libvirt
-// lists, with "theirs".
+// left returns the points that the repository lists, and the points of the checkpoints that
+// libvirt lists, including "theirs".
 func (s *site) left() string {
 	s.t.Helper()
 	lineage, err := s.repo.Lineage("vm1")
@@ -90,7 +90,7 @@ func (s *site) left() string {
 	return strings.Join(lineage.IDs(), " ") + " | " + strings.Join(names, " ")
 }
 
-// identities are the points of those that the repository has issued and knows.
+// identities returns the points of the identities that the repository has recorded.
 func (s *site) identities() (points []string) {
 	s.t.Helper()
 	ledger, err := s.repo.Ledger("vm1")
@@ -103,7 +103,7 @@ func (s *site) identities() (points []string) {
 	return points
 }
 
-// What is released, and what stays.
+// Release removes what was requested, and nothing else.
 func TestRelease(t *testing.T) {
 	for name, tt := range map[string]struct {
 		request Request
@@ -135,10 +135,10 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// Bitmaps go with their checkpoints, and identities only once nothing of them is left.
+// Bitmaps are deleted with their checkpoints, and identities only once no bitmap is left.
 func TestReleasedBitmaps(t *testing.T) {
 	s := newSite(t)
-	s.domain.DropRecords() // they are defined again, to delete their bitmaps
+	s.domain.DropRecords() // the checkpoints are redefined, to delete their bitmaps
 	if _, err := s.release(Request{}); err != nil {
 		t.Fatal(err)
 	}
@@ -153,8 +153,8 @@ func TestReleasedBitmaps(t *testing.T) {
 	}
 }
 
-// What cannot be done is refused before anything is removed; and what is interrupted can be
-// done again.
+// A request that cannot be done is refused before anything is removed. An interrupted one can
+// be repeated.
 func TestReleaseRefused(t *testing.T) {
 	s := newSite(t)
 	all := s.left()
@@ -163,7 +163,7 @@ func TestReleaseRefused(t *testing.T) {
 		t.Errorf("a point that another needs: %v", err)
 	}
 	if _, err := s.release(Request{Point: "check9"}); !errors.Is(err, manifest.ErrNoPoint) {
-		t.Errorf("a point that there is not: %v", err)
+		t.Errorf("a point that does not exist: %v", err)
 	}
 	lock, err := s.repo.Lock("vm1")
 	if err != nil {
@@ -215,7 +215,7 @@ func TestReleaseOfANamesake(t *testing.T) {
 	}
 }
 
-// Checkpoints that were made for other repositories are listed, and deleted only by their names.
+// Checkpoints that were made for other repositories are listed, and deleted only by name.
 func TestForeign(t *testing.T) {
 	s := newSite(t)
 	dir, err := os.MkdirTemp("/dev/shm", "virtbackup-test-")

@@ -1,7 +1,7 @@
 #!/bin/bash
-# A guided tour: boots a throwaway guest that writes all the time, backs it up
-# in every way, restores every point, and compares with what the guest had.
-# Whatever happens, nothing of it stays behind.
+# A guided tour: boots a throwaway guest that writes all the time, makes backups
+# of every kind, restores every point, and compares it with what the guest had.
+# The guest and its files are removed however the tour ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/bin:$PATH:/usr/sbin:/sbin
@@ -31,7 +31,7 @@ fail() {
 	exit 1
 }
 
-# run prints a command as one would type it, then its output, indented.
+# run prints a command as a person would type it, then its output, indented.
 run() {
 	printf '\n  %s$ %s%s\n' "$bold" "$*" "$plain"
 	if [ "$1" = export ]; then
@@ -48,7 +48,7 @@ cleanup() {
 	virsh -q undefine "$name" --checkpoints-metadata >/dev/null 2>&1 || true
 	rm -rf "$dir" "/var/log/libvirt/qemu/$name.log"
 	if [ $status = 0 ]; then
-		note "The guest, its disks and the repository are gone again. ($((SECONDS - began)) s)"
+		note "The guest, its disks and the repository are removed. ($((SECONDS - began)) s)"
 	else
 		printf 'demo: failed; the guest and all its files were removed\n' >&2
 	fi
@@ -94,7 +94,7 @@ boot() {
 
 agent() { virsh -q qemu-agent-command "$name" "$1"; }
 
-# guest runs a shell command in the guest; it may hold no " and no \.
+# guest runs a shell command in the guest; it must not contain " or \.
 guest() {
 	local reply pid
 	reply=$(agent '{"execute":"guest-exec","arguments":{"path":"/bin/sh","arg":["-c","'"$1"'"],"capture-output":true}}')
@@ -107,8 +107,8 @@ guest() {
 	sed -n 's/.*"out-data":"\([^"]*\)".*/\1/p' <<<"$reply" | base64 -d
 }
 
-# change lets the guest write a file to the ext4 on vda, and some of the bare
-# disk vdb, and notes the checksums of both as the truth of the point to come.
+# change makes the guest write a file to the ext4 on vda, and part of the bare disk
+# vdb, and records the checksums of both as the truth for the next point.
 change() {
 	local point=$1 at=$2
 	file_sum[$point]=$(guest "dd if=/dev/urandom of=/mnt/$point bs=64k count=16 2>/dev/null && sync && sha256sum </mnt/$point")
@@ -116,7 +116,7 @@ change() {
 	note "the guest has written /mnt/$point (1 MiB, on vda) and 2.5 MiB of vdb"
 }
 
-# compare checks what was restored of a point against what the guest had then.
+# compare compares what was restored from a point with what the guest had then.
 compare() {
 	local point=$1 sum later=no other
 	sum=$(sha256sum <"$dir/$point/vdb.raw")
@@ -133,10 +133,10 @@ compare() {
 		fi
 		[ "$other" != "$point" ] || later=yes
 	done
-	good "every file written until then is there and right, and none from later"
+	good "every file written until then is there and correct, and none from later"
 }
 
-# fsck replays the journal where the point has one to replay, as a mount would.
+# fsck replays the journal if it has to be replayed, as a mount would.
 fsck() {
 	if dumpe2fs -h "$1" 2>/dev/null | grep -q needs_recovery; then
 		e2fsck -y -E journal_only "$1" >/dev/null 2>&1 || true

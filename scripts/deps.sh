@@ -1,13 +1,13 @@
 #!/bin/bash
-# Installs what virtbackup is built and tested with: Debian packages, and the
-# Go binding of libnbd. Does nothing, in well under a second, where nothing is
-# missing; only installing packages needs root (or sudo).
+# Installs what is needed to build and test virtbackup: Debian packages, and the Go
+# binding of libnbd. If nothing is missing it does nothing, in well under a second.
+# Only installing packages needs root (or sudo).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What the program needs to build and to run.
 build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils)
-# What a hypervisor is made of, and what the tests, the guest and the demo use.
+# What a hypervisor needs, and what the tests, the guest and the demo use.
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
 tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra procps
@@ -29,7 +29,7 @@ need_go() {
 		die "Go $want or newer is needed, this is ${have#go}: https://go.dev/dl/"
 }
 
-# missing_packages prints those of $packages that dpkg does not know as installed.
+# missing_packages prints those of $packages that are not installed, according to dpkg.
 missing_packages() {
 	local have
 	have=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${packages[@]}" 2>/dev/null |
@@ -57,8 +57,8 @@ need_packages() {
 		apt-get -q -y --no-install-recommends install "${missing[@]}"
 }
 
-# need_parts looks for the parts where there is no apt, and names the packages that have
-# them: the part, Debian's package, Fedora's.
+# need_parts is for systems without apt: it looks for each part, and names the packages that
+# have the missing ones. Each line is the part, Debian's package, Fedora's package.
 need_parts() {
 	local part debian fedora complete=yes
 	while read -r part debian fedora; do
@@ -95,8 +95,8 @@ need_parts() {
 	[ $complete = yes ] || die "install these packages first; this script does so only on Debian"
 }
 
-# fetch_source VERSION DIR downloads libnbd's source package to DIR, with
-# apt lists of its own in DIR, so that the system's stay as they are.
+# fetch_source VERSION DIR downloads libnbd's source package to DIR, with separate
+# apt lists in DIR, so that the system's do not change.
 fetch_source() {
 	local version=$1 dir=$2 list
 	mkdir -p "$dir/parts" "$dir/lists/partial" "$dir/cache/archives/partial"
@@ -118,8 +118,8 @@ fetch_source() {
 
 # binding_from DIR puts the binding in third_party/, with a go.work that names it, and adds
 # flags for the compiler. gcc 15 compiles as C23 by default, in which "extern int f ();" is
-# a function without parameters; libnbd 1.14 declares callbacks so that have some. libnbd
-# 1.22 declares the parameters, but without const, as cgo's exports are.
+# a function without parameters; libnbd 1.14 declares callbacks with parameters like this.
+# libnbd 1.22 declares the parameters, but without const, like cgo's exports.
 binding_from() {
 	rm -rf third_party/libnbd "$stamp"
 	mkdir -p third_party/libnbd
@@ -136,7 +136,7 @@ binding_from() {
 	pkg-config --modversion libnbd >"$stamp"
 }
 
-# need_binding makes libguestfs.org/libnbd available: from the module where its host can
+# need_binding makes libguestfs.org/libnbd available: from the module if its host can
 # be reached, else from Debian's source package of the installed library.
 need_binding() {
 	local version dir stamp=third_party/libnbd.version

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs every fuzz target of the tree, one after the other, each for a while.
+# Runs every fuzz target of the tree, one after the other, each for TIME.
 #
 #   scripts/fuzz.sh [TIME, default 30s]
 set -euo pipefail

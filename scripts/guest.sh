@@ -1,14 +1,14 @@
 #!/bin/bash
 # Builds the guest that the tests and the demo boot: Debian's cloud kernel and
 # an initramfs with busybox, mke2fs and the QEMU guest agent. Prints the
-# directory that holds vmlinuz and initrd.gz; builds only what is not there
-# yet, for the versions of busybox and e2fsprogs that are installed.
+# directory that has vmlinuz and initrd.gz. Builds them only if they do not exist
+# yet for the installed versions of busybox and e2fsprogs.
 #
 # The guest (x86_64, virtio) puts an ext4 on /dev/vda if there is none, mounts
 # it on /mnt, starts the agent on the channel org.qemu.guest_agent.0 and then
-# writes GUEST-READY to the serial console. Everything else is asked of it
-# through the agent: guest-exec for commands, guest-fsfreeze-*, and
-# guest-shutdown, which unmounts /mnt first.
+# writes GUEST-READY to the serial console. Everything else is done through
+# the agent: guest-exec for commands, guest-fsfreeze-*, and guest-shutdown,
+# which unmounts /mnt first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -28,7 +28,8 @@ trap 'rm -rf "$work"' EXIT
 root=$work/root
 mkdir -p "$root"/{bin,sbin,dev,proc,sys,etc,mnt,tmp,run,var/run,lib/modules,usr/sbin}
 
-# in_order: each needs those before it. What is built into the kernel is left out.
+# in_order: each module needs those before it. Modules that are built into the kernel are
+# left out.
 in_order=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
 	virtio_blk virtio_console)
 
@@ -40,8 +41,8 @@ download() {
 		download "$kernel" qemu-guest-agent)
 }
 
-# unpack fetches the two packages, without installing them. The lists may be
-# older than the archive: then they are fetched anew, once.
+# unpack fetches the two packages, without installing them. If the package lists are
+# older than the archive, they are updated once.
 unpack() {
 	download >"$work/log" 2>&1 || {
 		apt-get -q update >>"$work/log" 2>&1 && download >>"$work/log" 2>&1
@@ -89,7 +90,7 @@ write_init() {
 	cat >"$root/init" <<'END'
 #!/bin/busybox sh
 # The real mke2fs is /sbin/mke2fs, always called by its path: busybox's shell
-# prefers its own, which knows no ext4.
+# prefers its own, which does not support ext4.
 export PATH=/sbin:/bin:/usr/sbin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
@@ -100,7 +101,7 @@ for module in MODULES; do
 	[ ! -f /lib/modules/$module.ko ] || insmod /lib/modules/$module.ko || echo "GUEST: cannot load $module"
 done
 if [ -b /dev/vda ]; then
-	# The magic number of ext2, 3 and 4 stands at byte 56 of the superblock.
+	# The magic number of ext2, 3 and 4 is at byte 56 of the superblock.
 	[ "$(dd if=/dev/vda bs=1 skip=1080 count=2 2>/dev/null | hexdump -e '2/1 "%02x"')" = 53ef ] ||
 		/sbin/mke2fs -q -F -t ext4 /dev/vda
 	mount -t ext4 /dev/vda /mnt || echo "GUEST: cannot mount /dev/vda"
@@ -139,7 +140,7 @@ new=$(mktemp -d -p .cache/guest)
 cp -L "$work"/kernel/boot/vmlinuz-* "$new/vmlinuz"
 (cd "$root" && find . | cpio --quiet -o -H newc -R 0:0 | gzip -1) >"$new/initrd.gz"
 chmod 0755 "$new"
-# initrd.gz comes last: its presence is what says that the guest is complete.
+# initrd.gz comes last: its presence means that the guest is complete.
 mv "$new/vmlinuz" "$new/initrd.gz" "$guest"
 rmdir "$new"
 echo "$guest"

@@ -1,15 +1,15 @@
 #!/bin/bash
-# Brings up libvirt's daemon where it does not answer yet, and waits for it:
-# through systemd where systemd runs this machine, else by hand.
+# Starts libvirt's daemon if it does not answer yet, and waits for it. Uses systemd
+# if that runs on this machine, else starts the daemon itself.
 set -euo pipefail
 
 uri=qemu:///system
 
 answers() { timeout 10 virsh -c "$uri" version >/dev/null 2>&1; }
 
-# Without udev, /dev/kvm may belong to root alone. libvirt then finds KVM usable
-# when it probes QEMU (as root), unusable when it looks at what it found (as
-# libvirt-qemu), and probes anew, for four seconds, at almost every call. So
+# Without udev, only root may be able to open /dev/kvm. libvirt then finds KVM usable
+# when it probes QEMU (as root), but unusable when it checks the result (as
+# libvirt-qemu), and probes again, for four seconds, at almost every call. So
 # give the device the group and mode that udev's rules give it.
 if [ ! -d /run/systemd/system ] && [ "$(id -u)" = 0 ] && [ -c /dev/kvm ] &&
 	[ "$(stat -c %U:%G:%a /dev/kvm)" = root:root:600 ] && getent group kvm >/dev/null; then

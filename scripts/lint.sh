@@ -1,6 +1,6 @@
 #!/bin/bash
-# Format, vet, staticcheck and the arrows between packages (.golangci.yml);
-# what must build without cgo; and the scripts. The linter is built once.
+# Checks format, vet, staticcheck and the imports between packages (.golangci.yml),
+# the packages that must build without cgo, and the scripts. The linter is built once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -21,7 +21,7 @@ fi
 echo "lint: golangci-lint"
 "$linter" run ./...
 
-echo "lint: the build that tests break"
+echo "lint: the build with fault injection"
 go vet -tags faults ./internal/fault ./cmd/virtbackup
 
 echo "lint: packages without cgo"

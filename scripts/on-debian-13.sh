@@ -8,9 +8,9 @@
 #
 # The root file system is built with debootstrap, once, in $DEBIAN13_DIR (default:
 # /var/tmp/virtbackup-debian13), and what the command installs and builds stays there for
-# the next one; remove the directory to begin anew. Kernel, network and /dev are the
+# the next one; remove the directory to start from scratch. Kernel, network and /dev are the
 # host's. Mounts, processes, /run and /sys are in namespaces that end with the command,
-# so that its libvirtd sees no domain of the host's, and no cgroup.
+# so its libvirtd sees neither the host's domains nor its cgroups.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,22 +24,22 @@ die() {
 	exit 1
 }
 
-# source_of prints the address that apt has for an archive: Debian, Debian-Security.
+# source_of prints the address that apt uses for an archive: Debian, Debian-Security.
 source_of() {
-	# shellcheck disable=SC2016 # a variable of apt's
+	# shellcheck disable=SC2016 # apt expands it
 	apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Label: $1" | sed -n 1p
 }
 
-# need_sources sets $debian and $security. A machine that is new has no lists yet.
+# need_sources sets $debian and $security. A new machine has no package lists yet.
 need_sources() {
-	command -v apt-get >/dev/null || die "this host has no apt, which knows where packages are"
+	command -v apt-get >/dev/null || die "this host has no apt, which would know a package source"
 	debian=$(source_of Debian)
 	if [ -z "$debian" ]; then
 		apt-get -q update
 		debian=$(source_of Debian)
 	fi
 	security=$(source_of Debian-Security)
-	[ -n "$debian" ] || die "apt has no package source of Debian's"
+	[ -n "$debian" ] || die "apt has no Debian package source"
 }
 
 reachable() {
@@ -50,12 +50,12 @@ reachable() {
 	/usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file "${debian}dists/trixie/InRelease" "$work/InRelease"
 }
 
-# need_place makes $dir and locks it. Only root may write to it: root runs what is in it.
+# need_place makes $dir and locks it. Only root may write to it, as root runs its programs.
 need_place() {
 	[ "$(id -u)" = 0 ] || die "run this as root"
 	[ -e "$dir" ] || mkdir -m 0700 "$dir"
 	[ "$(stat -c %F:%u:%a "$dir")" = directory:0:700 ] ||
-		die "$dir is not a directory of root's with mode 0700"
+		die "$dir is not a directory that root owns, with mode 0700"
 	exec 9>"$dir/lock"
 	flock -n 9 || die "$dir is in use"
 }
@@ -70,14 +70,14 @@ need_root() {
 	}
 	say "building $root"
 	rm -rf --one-file-system "$root"
-	# debootstrap downloads by wget, which does not know apt's proxy.
+	# debootstrap downloads with wget, which does not know apt's proxy.
 	proxy=${http_proxy-}
 	eval "$(apt-config shell proxy Acquire::http::Proxy)"
 	http_proxy=$proxy debootstrap --variant=minbase --include=ca-certificates,make trixie "$root" "$debian"
 	for line in "$debian trixie" "$debian trixie-updates" ${security:+"$security trixie-security"}; do
 		echo "deb $line main"
 	done >"$root/etc/apt/sources.list"
-	# The daemons of packages are not started: scripts/hypervisor.sh does that.
+	# Packages must not start their daemons: scripts/hypervisor.sh does that.
 	printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 	chmod 0755 "$root/usr/sbin/policy-rc.d"
 	# /dev/kvm is the host's, so its group must have the same number (scripts/hypervisor.sh).
@@ -86,8 +86,8 @@ need_root() {
 	touch "$root/.complete"
 }
 
-# copy_tree puts the working tree's files in $tree, also those that are not committed. The
-# caches, the libnbd binding and the guest, which commands have left there, stay.
+# copy_tree copies the working tree's files to $tree, including those that are not committed.
+# The caches, the libnbd binding and the guest that earlier commands made there stay.
 copy_tree() {
 	mkdir -p "$tree"
 	find "$tree" -mindepth 1 -maxdepth 1 ! -name .cache ! -name third_party ! -name 'go.work*' \
@@ -97,7 +97,7 @@ copy_tree() {
 		tar -c --null --no-recursion --files-from=- | tar -x --no-same-owner -C "$tree"
 }
 
-# copy_network gives the root the host's resolver, certificates and apt's proxy.
+# copy_network copies the host's resolver, certificates and apt proxy to the root.
 copy_network() {
 	cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
 	cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
@@ -105,8 +105,8 @@ copy_network() {
 		grep -i '::proxy' >"$root/etc/apt/apt.conf.d/90host" || true
 }
 
-# environment prints NAME=VALUE lines: Go's settings of the host, and what tests are told.
-# Modules that the host has already are taken from its cache.
+# environment prints NAME=VALUE lines: the host's settings for Go, and settings for tests.
+# Modules that the host already has are taken from its cache.
 environment() {
 	local name
 	for name in GOFLAGS GOSUMDB GONOSUMDB GOPRIVATE GONOPROXY; do
@@ -119,8 +119,8 @@ environment() {
 
 # enter is run as the first process of the namespaces:
 # enter ROOT GOROOT GOMODCACHE NAME=VALUE... COMMAND...
-# pivot_root is needed, as libvirt enters the mount namespaces of its QEMUs, which leaves a
-# mere chroot.
+# A chroot is not enough: libvirt enters the mount namespaces of its QEMUs, which leaves a
+# chroot. So pivot_root is used.
 # shellcheck disable=SC2016 # expanded by the shell that runs it
 enter='
 	root=$1 goroot=$2 modules=$3

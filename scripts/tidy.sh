@@ -1,6 +1,6 @@
 #!/bin/bash
-# `go mod tidy`, also where the host of the libnbd module cannot be reached:
-# go mod tidy knows no go.work, so a copy of the tree gets a replace line.
+# Runs `go mod tidy`, even if the host of the libnbd module cannot be reached:
+# go mod tidy ignores go.work, so a copy of the tree gets a replace line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,6 +1,6 @@
-// Package source has the words that backups and sources of disks share. A source is where
-// the disks of a domain are read as they were at one instant: source/pull is libvirt's
-// pull mode. What a run needs of one is backup.Source.
+// Package source has the types that backups and sources of disks share. A source is where
+// a run reads the disks of a domain as they were at one instant: source/pull is libvirt's
+// pull mode. backup.Source is what a run needs of a source.
 package source
 
 import (
@@ -33,25 +33,25 @@ const (
 type Options struct {
 	Quiesce Quiesce // "" is QuiesceTry
 	// AgentTimeout bounds each call to the guest agent; 0 means 10 seconds,
-	// the time that Windows' VSS grants a freeze.
+	// the time that Windows' VSS allows for a freeze.
 	AgentTimeout time.Duration
-	// Wait is how long a job of someone else is waited for.
+	// Wait is how long to wait for jobs of others.
 	Wait time.Duration
 	// ScratchDir and SocketDir are directories that QEMU may write to; "" means
 	// guest.DefaultRunDir.
 	ScratchDir, SocketDir string
-	// ScratchLimit is how many bytes the scratch files may take before the
-	// backup ends itself; 0 means as many as their file system has.
+	// ScratchLimit is how many bytes the scratch files may take before the run
+	// ends the backup; 0 means that only their file system limits them.
 	ScratchLimit int64
-	// Log gets what happens, step by step. nil means none.
+	// Log gets a message for each step. It may be nil.
 	Log *slog.Logger
 }
 
-// Image is what a disk is stored in: where, and what tells it from another one
-// at the same place.
+// Image is an image that a disk is stored in: where it is, and what distinguishes it from
+// another one at the same place.
 type Image struct {
 	Source string
-	ID     string // "" is unknown
+	ID     string // "" if unknown
 }
 
 // Disk is a disk as the source sees it before the job begins.
@@ -59,14 +59,14 @@ type Disk struct {
 	xml.Disk        // Format is [QCOW2Version2] for an image that cannot have bitmaps
 	Size      int64 // virtual, bytes
 	Allocated int64 // bytes that its image occupies on the host
-	// Images are what it is stored in, the top one first, then its backing files.
+	// Images are the images of the disk, the top one first, then its backing files.
 	Images []Image
 }
 
 // QCOW2Version2 is the format of a qcow2 image of version 2, which cannot have bitmaps.
 const QCOW2Version2 = "qcow2 v2"
 
-// Job is what a run asks a source to begin.
+// Job is the job that a run asks a source to begin.
 type Job struct {
 	Instant instants.Instant // what was issued for the point
 	// Checkpoint is the name of the checkpoint to make at the same instant, "" for none.
@@ -78,10 +78,10 @@ type Job struct {
 // JobDisk is a disk of a job.
 type JobDisk struct {
 	Target string
-	// Since is the checkpoint whose bitmap says what changed; "" where all is read.
+	// Since is the checkpoint whose bitmap shows what changed; "" to read all of the disk.
 	Since string
-	// DirtyFrom is the offset behind which all counts as changed: the size that the
-	// disk had at Since, in bytes.
+	// DirtyFrom is the offset from which everything counts as changed: the size of the
+	// disk at Since, in bytes.
 	DirtyFrom int64
 	Bitmap    bool // the new checkpoint covers it
 }
@@ -94,27 +94,27 @@ func (j Job) Targets() (targets []string) {
 	return targets
 }
 
-// Begun is how a job has begun.
+// Begun describes a job that has begun.
 type Begun struct {
 	Time     time.Time // of the instant
 	Quiesced bool      // the guest's file systems were frozen
-	// NotQuiesced is why they were not, "" where nobody asked for it.
+	// NotQuiesced is why they were not, "" if that was not requested.
 	NotQuiesced string
-	// Refused are the disks that the new checkpoint does not cover, against what was
-	// asked, and why. Where none is left there is no checkpoint.
+	// Refused are the disks that the new checkpoint does not cover although the job asked
+	// for it, and why. If no disk is covered there is no checkpoint.
 	Refused map[string]error
 }
 
-// Taken is what a point takes of the repository's file system, in bytes.
+// Taken is what a point takes on the repository's file system, in bytes.
 type Taken struct {
 	Most int64 // when it is done, at most
 	Now  int64 // so far, at most
 }
 
-// Room is what a source keeps for itself of the file system of a directory, in bytes.
+// Room is what a source reserves for itself on the file system of a directory, in bytes.
 type Room struct {
 	Shared  bool  // the source has files of its own there
-	Reserve int64 // has to stay free for them
+	Reserve int64 // must stay free for them
 	Free    int64 // is free for them
 }
 
@@ -126,13 +126,13 @@ type Export interface {
 	Close()
 }
 
-// EndedError is why a copy was ended that could have gone on.
+// EndedError is why a run ended a copy that could have continued.
 type EndedError struct{ error }
 
 // Unwrap returns the cause.
 func (e *EndedError) Unwrap() error { return e.error }
 
-// Ended returns an *EndedError with what to do about it.
+// Ended returns an *EndedError with a hint.
 func Ended(hint, format string, args ...any) error {
 	return &EndedError{fail.Errorf(fail.Other, hint, format, args...)}
 }

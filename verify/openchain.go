@@ -19,9 +19,9 @@ type image struct {
 }
 
 // checkChains lets qemu-img open each chain from its tip, by the backing names in
-// the images, as people do without virtbackup. It joins the relative names of a
-// chain, and none is longer than PATH_MAX: it cannot open some 347 links although
-// every byte is as it was written. That is a warning, as restore can.
+// the images, as people do without virtbackup. qemu-img joins the relative names of a
+// chain into one path, which PATH_MAX limits: it cannot open some 347 links although
+// every byte is as it was written. That is only a warning, as restore can read the chain.
 func (d *domainRun) checkChains(ctx context.Context) error {
 	damaged := map[manifest.ImageRef]bool{}
 	for _, x := range d.damage {
@@ -37,9 +37,9 @@ func (d *domainRun) checkChains(ctx context.Context) error {
 	return nil
 }
 
-// chains are those of the chosen points that no other is part of, base first.
-// One that is not whole, of which something is damaged, or that has no parents, is
-// left out: more is said of it elsewhere, or nothing is to be said.
+// chains returns the chains of the chosen points that are not part of a longer one, base
+// first. It leaves out incomplete and damaged chains, which are reported elsewhere, and
+// images without parents.
 func (d *domainRun) chains(damaged map[manifest.ImageRef]bool) (chains [][]image) {
 	parents := map[manifest.ImageRef]bool{}
 	for _, m := range d.chosen {
@@ -62,7 +62,7 @@ func (d *domainRun) chains(damaged map[manifest.ImageRef]bool) (chains [][]image
 	return chains
 }
 
-// chain is that of one image, base first; nil where it is not whole and sound.
+// chain returns the chain of one image, base first; nil if it is incomplete or damaged.
 func (d *domainRun) chain(m manifest.Manifest, disk manifest.Disk, damaged map[manifest.ImageRef]bool) (chain []image) {
 	for {
 		if damaged[manifest.ImageRef{Point: m.ID, Image: disk.Image}] {
@@ -92,8 +92,8 @@ func (d *domainRun) chain(m manifest.Manifest, disk manifest.Disk, damaged map[m
 	}
 }
 
-// checkChain opens a chain and, where that fails, finds the first of its points
-// with which it does.
+// checkChain opens a chain. If that fails, it finds the first point of the chain that cannot
+// be opened.
 func (d *domainRun) checkChain(ctx context.Context, chain []image) error {
 	var failed error
 	faults := func(i int) string {
@@ -107,7 +107,7 @@ func (d *domainRun) checkChain(ctx context.Context, chain []image) error {
 	tip := chain[len(chain)-1]
 	why := faults(len(chain) - 1)
 	if errors.Is(failed, exec.ErrNotFound) || failed == nil && why == "" {
-		return nil // that it is not installed was said
+		return nil // checkStructure has warned that it is not installed
 	}
 	first := sort.Search(len(chain)-1, func(i int) bool { return faults(i) != "" })
 	if failed != nil {
@@ -127,8 +127,8 @@ func (d *domainRun) checkChain(ctx context.Context, chain []image) error {
 //
 //	qemu-img map --force-share --output=json --start-offset=0 --max-length=65536 PATH
 //
-// which opens all images of the chain and reads little. It returns what qemu-img
-// complains of, "" for nothing. err is exec.ErrNotFound where there is none.
+// which opens all images of the chain and reads little. It returns the error message of
+// qemu-img, or "". err is exec.ErrNotFound if qemu-img is not installed.
 func openChain(ctx context.Context, path string) (faults string, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
@@ -141,8 +141,8 @@ func openChain(ctx context.Context, path string) (faults string, err error) {
 	return shorten(out.stderr, out.exit), nil
 }
 
-// mostShown bytes of what qemu-img says are shown: it names the whole path that is
-// too long.
+// mostShown is how many bytes of qemu-img's message are shown: it contains the whole path
+// that is too long.
 const mostShown = 200
 
 func shorten(text string, err error) string {

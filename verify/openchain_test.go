@@ -13,9 +13,8 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// A chain that qemu-img cannot open by its backing names, although every byte is
-// as it was written, is a warning that names the points. qemu-img is the judge of
-// which those are.
+// If qemu-img cannot open a chain by its backing names, although every byte is as it was
+// written, a warning names the points. qemu-img is the judge of which those are.
 func TestChainTooLongForQemuImg(t *testing.T) {
 	const links = 352
 	r, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
@@ -49,7 +48,7 @@ func TestChainTooLongForQemuImg(t *testing.T) {
 		t.Fatalf("%s: %v", m, err)
 	}
 	if info(first) == nil || info(first-1) != nil {
-		t.Errorf("the warning says from check%d on; qemu-img opens it: %v, the one before: %v", first, info(first), info(first-1))
+		t.Errorf("the warning begins at check%d; qemu-img opens it: %v, the one before: %v", first, info(first), info(first-1))
 	}
 	// A point that can be opened is verified without a warning.
 	if report := verified(t, r, Request{Domain: "vm1", Point: fmt.Sprintf("check%d", first-1)}); len(report.Warnings) > 0 {

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// said is what a run of qemu-img has put out.
+// said is the output of a run of qemu-img.
 type said struct {
 	stdout []byte
 	stderr string          // trimmed
 	exit   *exec.ExitError // nil: it succeeded
 }
 
-// qemuImg runs qemu-img. err is exec.ErrNotFound where there is none, and the cause of
-// the context's end.
+// qemuImg runs qemu-img. err is exec.ErrNotFound if it is not installed, or the cause if ctx
+// is cancelled.
 func qemuImg(ctx context.Context, args ...string) (said, error) {
 	cmd := exec.CommandContext(ctx, "qemu-img", args...)
 	var stdout, stderr bytes.Buffer

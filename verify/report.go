@@ -13,15 +13,15 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// Status is what is known of a point.
+// Status is what is known about a point.
 type Status string
 
 // The statuses.
 const (
-	OK         Status = "ok"          // every byte of it is as it was sealed
-	Damaged    Status = "damaged"     // something of it is not
-	Lost       Status = "lost"        // it is as it was sealed, but something that it needs is not
-	NotChecked Status = "not checked" // was not asked for
+	OK         Status = "ok"          // every byte is as it was sealed
+	Damaged    Status = "damaged"     // part of it is not
+	Lost       Status = "lost"        // it is as it was sealed, but a point that it needs is not
+	NotChecked Status = "not checked" // it was not requested
 )
 
 // Report is what a verification found.
@@ -35,35 +35,35 @@ type Report struct {
 	Seconds    float64        `json:"seconds"`
 }
 
-// DomainReport is what was found of a domain.
+// DomainReport is what was found for a domain.
 type DomainReport struct {
 	Domain string  `json:"domain"`
 	Points []Point `json:"points"` // all of the domain, oldest first
-	// Restores are the points that were verified and restore whole, oldest
+	// Restores are the points that were verified and restore completely, oldest
 	// first; Newest is the last of them.
 	Restores []string `json:"restores"`
 	Newest   string   `json:"newest,omitempty"`
-	Lost     []string `json:"lost"` // those that do not, checked or not
+	Lost     []string `json:"lost"` // the points that do not, checked or not
 }
 
-// Point is what was found of a point.
+// Point is what was found for a point.
 type Point struct {
 	ID       string        `json:"id"`
 	Kind     manifest.Kind `json:"kind,omitempty"`
-	Time     time.Time     `json:"time,omitzero"` // the instant that it shows
+	Time     time.Time     `json:"time,omitzero"` // its instant
 	Status   Status        `json:"status"`
-	Restores bool          `json:"restores"` // whole, proven by this verification
-	// Disks that do not restore any more; the others do (restore --disk).
+	Restores bool          `json:"restores"` // completely, proven by this verification
+	// LostDisks do not restore any more; the others do (restore --disk).
 	LostDisks []string `json:"lost_disks,omitempty"`
 	Disks     []string `json:"disks,omitempty"`
 }
 
-// DamagedError says that there is damage; the report has all of it.
+// DamagedError says that damage was found; the report lists all of it.
 type DamagedError struct {
 	report Report
 }
 
-// Err is nil where nothing is damaged, else a *DamagedError.
+// Err is nil if nothing is damaged, else a *DamagedError.
 func (r Report) Err() error {
 	if len(r.Damage) == 0 {
 		return nil
@@ -96,7 +96,7 @@ func (e *DamagedError) Hint() string {
 	return ""
 }
 
-// sorted is the damage in the order of the tree, each with the points it breaks.
+// sorted returns the damage in the order of the tree, each place with the points it breaks.
 func (r *run) sorted(domains []*domainRun) []damage.Place {
 	lineages := map[string]*repository.Lineage{}
 	for _, d := range domains {
@@ -117,7 +117,7 @@ func number(id string) int {
 	return n
 }
 
-// breaks are the points that cannot be restored whole for this damage.
+// breaks returns the points that cannot be restored completely because of this damage.
 func breaks(l *repository.Lineage, d damage.Place) []string {
 	broken := []string{}
 	if l == nil || d.Harmless {
@@ -136,8 +136,8 @@ func breaks(l *repository.Lineage, d damage.Place) []string {
 	return broken
 }
 
-// lostBy is what damage does to the points of a domain: the disks that each has
-// lost, and the points that are damaged as such, whatever their disks.
+// lostBy returns the effect of damage on the points of a domain: the disks that each has
+// lost, and the points with other damaged files.
 func lostBy(l *repository.Lineage, damage []damage.Place) (disks map[string][]string, own map[string]bool) {
 	own = map[string]bool{}
 	whole := map[string]bool{}
@@ -157,7 +157,7 @@ func lostBy(l *repository.Lineage, damage []damage.Place) (disks map[string][]st
 	return l.Lost(func(ref manifest.ImageRef) bool { return whole[ref.Point] || images[ref] }), own
 }
 
-// report puts together what was found of a domain.
+// report returns what was found for a domain.
 func (d *domainRun) report() DomainReport {
 	r := DomainReport{Domain: d.lineage.Domain, Restores: []string{}, Lost: []string{}}
 	lost, own := lostBy(d.lineage, d.damage)
@@ -188,8 +188,8 @@ func (d *domainRun) report() DomainReport {
 	return r
 }
 
-// points are all points of the domain, those that cannot be read and those that
-// are missing included, oldest first.
+// points returns all points of the domain, including those that cannot be read and those
+// that are missing, oldest first.
 func (d *domainRun) points() []Point {
 	status := map[string]Status{}
 	for _, m := range d.lineage.Points {

@@ -21,8 +21,8 @@ const (
 	uuid     = "6f9619ff-8b86-d011-b42d-00c04fc964ff"
 )
 
-// site is a repository of check1 (full) <- check2 <- check3, diff4 since check2,
-// copy5, all with vda, check points also with vdb.
+// site is a repository with check1 (full) <- check2 <- check3, diff4 since check2,
+// and copy5, all with vda, and the check points also with vdb.
 func site(t testing.TB) *repository.Repository {
 	t.Helper()
 	r, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
@@ -42,7 +42,7 @@ func site(t testing.TB) *repository.Repository {
 	return r
 }
 
-// makePoint seals a point whose disks have a number of clusters, scattered.
+// makePoint seals a point whose disks have a number of scattered clusters.
 func makePoint(t testing.TB, l *repository.Lock, id string, kind manifest.Kind, parent string, clusters int, targets ...string) {
 	t.Helper()
 	p, err := l.Begin(id, testIdentity)
@@ -114,5 +114,5 @@ func copyOf(t testing.TB, r *repository.Repository) *repository.Repository {
 	return c
 }
 
-// testIdentity is that of all points: they are told by their ids here.
+// testIdentity is the identity of all points: these tests distinguish them by their ids.
 const testIdentity = "0123456789abcdef"

@@ -11,9 +11,9 @@ import (
 //
 //	qemu-img check --force-share --output=json json:{"driver": "qcow2", "backing": null, "file": {"driver": "file", "filename": PATH}}
 //
-// which opens this one file and no other, whatever its header names, and never
-// writes. It returns what is wrong with the image, "" for nothing. err is
-// exec.ErrNotFound where there is no qemu-img.
+// which opens only this file, whatever backing file its header names, and never writes. It
+// returns what is wrong with the image, or "". err is exec.ErrNotFound if qemu-img is not
+// installed.
 func checkStructure(ctx context.Context, path string) (faults string, err error) {
 	image, err := json.Marshal(map[string]any{"driver": "qcow2", "backing": nil,
 		"file": map[string]any{"driver": "file", "filename": path}})

@@ -1,7 +1,6 @@
-// Package verify proves that points can be restored: it reads every byte of
-// every file of them once and compares it with hash lists and manifests, follows
-// the chains, and lets qemu-img check the structure of each image and open each
-// chain.
+// Package verify proves that points can be restored: it reads every byte of all of their
+// files once and compares it with hash lists and manifests, follows the chains, and lets
+// qemu-img check the structure of each image and open each chain.
 package verify
 
 import (
@@ -26,19 +25,19 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// imagesAtOnce are read side by side, each by several readers, so that the disk
-// is not idle between two small images. Memory is some 8 MiB for each.
+// imagesAtOnce is how many images are read in parallel, each by several readers, so that
+// the disk is not idle between two small images. Each takes some 8 MiB of memory.
 const imagesAtOnce = 2
 
 // Request is what to verify. The zero value means everything.
 type Request struct {
-	Domain string // "" is all domains
-	// Point, with Domain, is one point; those that it needs are verified too.
+	Domain string // "" means all domains
+	// Point, with Domain, is one point; the points that it needs are verified, too.
 	Point string
-	// Log gets what is being done. nil means none.
+	// Log gets a message for each domain. It may be nil.
 	Log *slog.Logger
-	// Progress, if set, is told how many bytes of a domain's points have been
-	// read of how many. Calls come often, from several goroutines.
+	// Progress, if set, is called with the bytes of a domain's points that have been
+	// read, and the expected total. It is called often, from several goroutines.
 	Progress func(domain string, read, expected int64)
 }
 
@@ -59,22 +58,21 @@ type run struct {
 	damage []damage.Place
 }
 
-// domainRun is that of one domain.
+// domainRun is the verification of one domain.
 type domainRun struct {
 	*run
 	lineage *repository.Lineage
-	chosen  []manifest.Manifest // with those that they need, oldest first
+	chosen  []manifest.Manifest // with the points that they need, oldest first
 
 	mu       sync.Mutex
 	read     int64
 	expected int64
 }
 
-// Run verifies points. Damage is no error here but in the report, all of it;
-// what was found is noted in the repository, if it can be written to. Errors are
-// manifest.ErrNoPoint for a name that is not there, a *damage.Error
-// for a domain whose points cannot even be listed, the cause of the end of ctx,
-// and what kept files from being read.
+// Run verifies points. Damage is not an error: the report lists all of it. The results are
+// recorded in the repository, if it can be written to. Errors are manifest.ErrNoPoint for a
+// name that does not exist, a *damage.Error for a domain whose points cannot be listed, the
+// cause if ctx is cancelled, and errors of reading.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (Report, error) {
 	start := time.Now()
 	r := &run{Request: request, repo: repo}
@@ -110,7 +108,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	return report, nil
 }
 
-// choose finds the domains and points asked for.
+// choose finds the requested domains and points.
 func (r *run) choose() ([]*domainRun, error) {
 	names, err := r.repo.Domains()
 	if err != nil {
@@ -147,7 +145,7 @@ func (r *run) choose() ([]*domainRun, error) {
 	return domains, nil
 }
 
-// choosePoint takes one point, readable or not.
+// choosePoint chooses one point, readable or not.
 func (d *domainRun) choosePoint(id string) error {
 	if _, ok := d.lineage.Point(id); ok {
 		d.chosen = d.lineage.Needs(id)
@@ -161,7 +159,7 @@ func (d *domainRun) choosePoint(id string) error {
 	return fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, d.lineage.Domain)
 }
 
-// what says what is about to be done.
+// what describes what will be read.
 func (d *domainRun) what() string {
 	var ids []string
 	images := 0
@@ -207,9 +205,9 @@ func (d *domainRun) verify(ctx context.Context) error {
 	return d.checkChains(ctx)
 }
 
-// checkDisk reads an image and its hash list, and looks at the image's structure
-// meanwhile: starting qemu-img takes longer than reading most increments. What
-// it says counts only of an image that is as it was written.
+// checkDisk reads an image and its hash list, and checks the image's structure in parallel:
+// starting qemu-img takes longer than reading most increments. The result of qemu-img is
+// used only if the image is as it was written.
 func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk manifest.Disk) error {
 	var found []damage.Place
 	var faults string
@@ -236,8 +234,8 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	return nil
 }
 
-// checkStructure says what is wrong with the header of an image, or, as qemu-img
-// sees it, with the rest; "" is nothing.
+// checkStructure returns what is wrong with the header of an image, or, according to
+// qemu-img, with the rest; "" if nothing is.
 func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, err error) {
 	var damaged *damage.Error
 	if err := diskimage.CheckHeader(d.repo.Link(m, disk)); errors.As(err, &damaged) {
@@ -251,9 +249,8 @@ func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, dis
 	return faults, err
 }
 
-// checkManifests notes the points that cannot be read, and the parents that are
-// not there. Of points that were not chosen it notes what breaks them only if
-// the chosen ones need it.
+// checkManifests finds points that cannot be read, and parents that are missing. A point
+// that was not chosen is reported only if a chosen one needs it.
 func (d *domainRun) checkManifests() {
 	domain := d.lineage.Domain
 	for _, p := range d.lineage.Unreadable {
@@ -261,7 +258,7 @@ func (d *domainRun) checkManifests() {
 			continue
 		}
 		d.found(damage.Place{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, manifest.FileName),
-			What: fmt.Sprintf("the point cannot be read, nor could its other files be checked: %v", p.Err)})
+			What: fmt.Sprintf("the point cannot be read, and its other files could not be checked: %v", p.Err)})
 	}
 	for _, m := range d.chosen {
 		for _, disk := range m.Disks {
@@ -273,13 +270,13 @@ func (d *domainRun) checkManifests() {
 					What: fmt.Sprintf("the point is missing; %s needs it", m.ID)})
 			default:
 				d.found(damage.Place{Domain: domain, Point: m.ID, File: filepath.Join(domain, m.ID, disk.Image),
-					Disk: disk.Target, WholeDisk: true, What: fmt.Sprintf("has another %s below it than it was made with: %v", parent.Point, err)})
+					Disk: disk.Target, WholeDisk: true, What: fmt.Sprintf("has another %s below it than when it was made: %v", parent.Point, err)})
 			}
 		}
 	}
 }
 
-// missing notes a missing point once, whoever needs it.
+// missing reports a missing point once, even if several points need it.
 func (d *domainRun) missing(damage damage.Place) {
 	for _, other := range d.damage {
 		if other.File == damage.File {
@@ -293,7 +290,7 @@ func (d *domainRun) isUnreadable(id string) bool {
 	return slices.ContainsFunc(d.lineage.Unreadable, func(p damage.Point) bool { return p.ID == id })
 }
 
-// needs tells whether a chosen point is chained onto this one.
+// needs reports whether a chosen point is chained onto this one.
 func (d *domainRun) needs(id string) bool {
 	for _, m := range d.chosen {
 		for _, disk := range m.Disks {
@@ -330,7 +327,7 @@ func (d *domainRun) progress(bytes int64) {
 func (d *domainRun) checkInstants() {
 	ledger, err := d.repo.Ledger(d.lineage.Domain)
 	switch {
-	case err != nil: // of it alone: what else was found is worth more
+	case err != nil: // only a warning, so that the other results are reported
 		d.warn(err.Error())
 	case ledger.Damage != nil:
 		d.found(damage.Place{Domain: d.lineage.Domain, File: filepath.Join(d.lineage.Domain, instants.FileName), Harmless: true,
@@ -338,8 +335,7 @@ func (d *domainRun) checkInstants() {
 	}
 }
 
-// checkDescription holds the UUID in repository.json against the points, which
-// all have it too.
+// checkDescription compares the UUID in repository.json with that in the points.
 func (r *run) checkDescription(domains []*domainRun) {
 	others := map[string]bool{}
 	for _, d := range domains {
@@ -351,10 +347,10 @@ func (r *run) checkDescription(domains []*domainRun) {
 		return
 	}
 	r.found(damage.Place{File: "repository.json", Harmless: true,
-		What: fmt.Sprintf("has the UUID %s, but the points are of another repository: damaged, or made anew", r.repo.ID())})
+		What: fmt.Sprintf("has the UUID %s, but the points are of another repository: it is damaged, or was created again", r.repo.ID())})
 }
 
-// note remembers what was found of the points that were verified.
+// note records the results for the verified points in the repository.
 func (r *run) note(d *domainRun, report DomainReport, now time.Time) {
 	points := map[string]repository.Verification{}
 	for _, p := range report.Points {

@@ -32,7 +32,7 @@ func verified(t testing.TB, r *repository.Repository, request Request) Report {
 	return report
 }
 
-// outcome is a domain's points, each with what is known of it: "check1 ok, …".
+// outcome lists a domain's points with their results: "check1 ok, …".
 func outcome(d DomainReport) string {
 	var words []string
 	for _, p := range d.Points {
@@ -112,7 +112,7 @@ func flip(path string, at int64) error {
 	return os.WriteFile(path, data, 0o600)
 }
 
-// Whatever is damaged is named, with what it breaks and what it does not.
+// All damage is reported, with the points that it breaks and no others.
 func TestDamage(t *testing.T) {
 	tests := map[string]struct {
 		spoil   func(file func(...string) string) error
@@ -198,7 +198,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// The ranges of the disk that are named are those whose bytes change.
+// The reported ranges of the disk are those whose bytes change.
 func TestGuestRanges(t *testing.T) {
 	r := site(t)
 	image := filepath.Join(r.Dir(), "vm1/copy5/vda.qcow2")
@@ -251,8 +251,8 @@ func flatten(t *testing.T, image string) []byte {
 	return data
 }
 
-// An image that is as it was written but not as qcow2 wants it is damage too:
-// qemu-img, not this program, says so. It opens that file alone.
+// An image that is as it was written, but is not valid qcow2, is damage, too: qemu-img, not
+// this program, is the judge. It opens only that file.
 func TestStructure(t *testing.T) {
 	dir := t.TempDir()
 	image := filepath.Join(dir, "image, with: odd=name.qcow2")
@@ -301,8 +301,8 @@ func TestEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// BenchmarkVerify compares with reading the same files, past the page cache and
-// with as many readers as do that best.
+// BenchmarkVerify compares with reading the same files past the page cache, with the best
+// number of readers.
 func BenchmarkVerify(b *testing.B) {
 	r, err := repository.Create(filepath.Join(b.TempDir(), "repo"))
 	if err != nil {
@@ -379,13 +379,13 @@ func readAll(b *testing.B, path string, readers int) int64 {
 	return info.Size()
 }
 
-// A list of identities that cannot be read now keeps nothing else from being told.
+// If the list of identities cannot be read now, everything else is still reported.
 func TestDamageIsToldWithoutInstants(t *testing.T) {
 	r := site(t)
 	if err := flip(filepath.Join(r.PointDir("vm1", "check2"), "vda.qcow2"), 70000); err != nil {
 		t.Fatal(err)
 	}
-	// Larger than what is read of it, and no matter of its content.
+	// The file is larger than the limit for reading it: that is not damage of its content.
 	if err := os.WriteFile(filepath.Join(r.Dir(), "vm1", instants.FileName), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -11,12 +11,12 @@ const (
 	maxLength     = 300 // bytes of one line
 )
 
-// position begins what a test says: "    input_test.go:207: it does not say …".
+// position begins a message of a test: "    input_test.go:207: it does not say …".
 // Further lines of the same text are indented deeper.
 var position = regexp.MustCompile(`^ {4,}[a-z_]+\.go:\d+: (.*)`)
 
-// complaints are the last things that a failed test said, in short, without
-// the commands that it ran and the logs that it showed.
+// complaints returns the last messages of a failed test, shortened, without the
+// commands that it ran and the logs that it showed.
 func complaints(output string) []string {
 	var all []string
 	lines := 0

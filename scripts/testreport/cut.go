@@ -6,14 +6,14 @@ import (
 )
 
 const (
-	// maxBlock is how many lines of one text are shown, such as what a command
-	// printed: its beginning, and more of its end, where errors are.
+	// maxBlock is how many lines of one text are shown, such as the output of a
+	// command: its beginning, and more of its end, where errors are.
 	maxBlock, blockHead = 14, 4
-	// maxOfTest is the same for all that one test said.
+	// maxOfTest is the same for the whole output of one test.
 	maxOfTest, testHead = 120, 20
 )
 
-// cut shortens what a test said: long texts of it, then all of it.
+// cut shortens the output of a test: first each long text, then the whole.
 func cut(output string) string {
 	var lines, block []string
 	for line := range strings.Lines(output) {
@@ -27,7 +27,7 @@ func cut(output string) string {
 	return strings.Join(middleOut(lines, maxOfTest, testHead), "")
 }
 
-// middleOut leaves at most so many lines, head of them from the beginning.
+// middleOut keeps at most most lines, head of them from the beginning.
 func middleOut(lines []string, most, head int) []string {
 	if len(lines) <= most {
 		return lines

@@ -1,8 +1,7 @@
-// Testreport turns `go test -json` on standard input into what a person wants
-// to see: one line for each package, and the output of whatever failed, with long
-// parts cut; the file named by its argument gets all of it. What failed is said
-// once more, in short, at the end. It exits 1 when a test failed, when one was
-// skipped, and when none was run.
+// Testreport turns `go test -json` on standard input into a report for people: one
+// line for each package, and the output of failed tests, with long parts cut. The
+// file named by its argument gets all of that output. A summary of the failures
+// comes last. It exits 1 if a test failed, if one was skipped, or if none was run.
 package main
 
 import (
@@ -49,7 +48,7 @@ func main() {
 	}
 }
 
-// run reports on standard input; whole is the file for all that failed.
+// run reports on standard input; whole is the file for the output of failed tests.
 func run(whole string) (good bool, err error) {
 	f, err := os.Create(whole)
 	if err != nil {
@@ -67,7 +66,7 @@ func run(whole string) (good bool, err error) {
 	return good, nil
 }
 
-// read takes every event; a line that is none is printed as it is.
+// read processes every event. A line that is not an event is printed as it is.
 func (r *report) read(in io.Reader) error {
 	lines := bufio.NewReader(in)
 	for {
@@ -102,9 +101,9 @@ func (r *report) take(e event) {
 	}
 }
 
-// takePackage prints the lines that belong to a package and to none of its
-// tests. When a package fails, tests that never ended (a panic, the time
-// limit) still have their output to show.
+// takePackage prints the lines that belong to a package but to none of its tests. If
+// a package fails, it also shows the output of tests that never ended (a panic, the
+// time limit).
 func (r *report) takePackage(e event) {
 	switch e.Action {
 	case "output":
@@ -142,8 +141,8 @@ func (r *report) takeTest(e event) {
 	}
 }
 
-// explain keeps in short why a test failed. One that only contains a test that
-// failed has nothing to say.
+// explain records in short why a test failed. A test that only contains a failed
+// subtest has no reason of its own.
 func (r *report) explain(key [2]string) {
 	if b := r.output[key]; b != nil {
 		if found := complaints(b.String()); len(found) > 0 {
@@ -152,7 +151,7 @@ func (r *report) explain(key [2]string) {
 	}
 }
 
-// show prints what a test said, and forgets it.
+// show prints the output of a test, and drops it.
 func (r *report) show(key [2]string) {
 	if b := r.output[key]; b != nil {
 		_, _ = io.WriteString(r.whole, b.String())
@@ -161,7 +160,7 @@ func (r *report) show(key [2]string) {
 	delete(r.output, key)
 }
 
-// conclude prints the closing lines and says whether all is well.
+// conclude prints the summary and reports whether the run was successful.
 func (r *report) conclude() bool {
 	sort.Strings(r.bad)
 	for _, name := range r.bad {

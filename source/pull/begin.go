@@ -15,7 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// Begin starts libvirt's job and, at the same instant, the new checkpoint, without the
+// Begin starts libvirt's job and, at the same instant, creates the new checkpoint, without the
 // bitmaps that QEMU refuses.
 func (s *Source) Begin(ctx context.Context) (source.Begun, error) {
 	refused := map[string]error{}
@@ -61,10 +61,10 @@ func (s *Source) documents() (job, point string, err error) {
 	return job, point, err
 }
 
-// askTime bounds a question whose answer only makes an error clearer.
+// askTime bounds a query that only makes an error clearer.
 const askTime = 5 * time.Second
 
-// explainBegin says what to do about the usual reasons for a job not to begin.
+// explainBegin adds a hint for the usual reasons why a job does not begin.
 func (s *Source) explainBegin(err error) error {
 	switch {
 	case errors.Is(err, hypervisor.ErrSocket):
@@ -76,7 +76,7 @@ func (s *Source) explainBegin(err error) error {
 	case errors.Is(err, hypervisor.ErrBitmap):
 		return err
 	}
-	// A job that has begun a moment ago: the guest may be frozen.
+	// Another job may have begun a moment ago. Do not wait long: the guest may be frozen.
 	var h *holder
 	asked := bounded.Within(askTime, func() (err error) {
 		h, err = s.holder(s.job.Targets())

@@ -17,10 +17,10 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// withoutBitmaps begins the job after QEMU has refused a bitmap, as cause says,
-// which fails the whole checkpoint: it finds the disks that it is refused for, notes them
-// in refused, and leaves them out of the checkpoint. A guest that was frozen for the first
-// try is not while that goes on, and frozen again for the next.
+// withoutBitmaps begins the job after QEMU has refused a bitmap, which fails the whole
+// checkpoint; cause is that error. It finds the disks whose bitmap is refused, adds them to
+// refused, and leaves them out of the checkpoint. If the guest was frozen for the first
+// try, it is thawed meanwhile and frozen again for the next.
 func (s *Source) withoutBitmaps(ctx context.Context, cause error, refused map[string]error) (at time.Time, err error) {
 	s.Log.Info(fmt.Sprintf("trying the bitmap of each disk alone: %v", cause))
 	if err := s.Thaw(ctx); err != nil {
@@ -41,10 +41,10 @@ func (s *Source) withoutBitmaps(ctx context.Context, cause error, refused map[st
 	return s.begin()
 }
 
-// tryBitmaps leaves the disks out of the checkpoint whose bitmap QEMU refuses; cause is the
-// error where it refuses none.
+// tryBitmaps leaves the disks whose bitmap QEMU refuses out of the checkpoint. It returns
+// cause if QEMU refuses none.
 func (s *Source) tryBitmaps(ctx context.Context, cause error, refused map[string]error) error {
-	s.job.Disks = slices.Clone(s.job.Disks) // the caller's
+	s.job.Disks = slices.Clone(s.job.Disks) // the caller owns the original
 	for i := range s.job.Disks {
 		d := &s.job.Disks[i]
 		if !d.Bitmap {
@@ -68,8 +68,8 @@ func (s *Source) tryBitmaps(ctx context.Context, cause error, refused map[string
 	return nil
 }
 
-// noCheckpoint gives the point's checkpoint up where no disk is left for it, and
-// notes that there is none to define again. Those of the tries are gone.
+// noCheckpoint drops the point's checkpoint if no disk is left for it, and records that
+// there is none to redefine. The checkpoints of tryBitmap are deleted by then.
 func (s *Source) noCheckpoint() error {
 	if slices.ContainsFunc(s.job.Disks, func(d source.JobDisk) bool { return d.Bitmap }) {
 		return nil
@@ -78,9 +78,9 @@ func (s *Source) noCheckpoint() error {
 	return s.d.Lock.SetInstantState(s.job.Instant.Identity, instants.Retired)
 }
 
-// tryBitmap makes the new checkpoint for one disk alone, and deletes it. Under its
-// own name, which is written down, it is ours wherever this ends. why is QEMU's
-// reason to refuse it.
+// tryBitmap makes the new checkpoint for one disk alone, and deletes it. It has the
+// recorded name of the point's checkpoint, so recovery finds it if this is interrupted. why
+// is QEMU's reason to refuse it.
 func (s *Source) tryBitmap(target string) (why, err error) {
 	c := xml.Checkpoint{Name: s.job.Checkpoint, Description: checkpoint.Description(s.d.Repo.ID(), s.job.Instant.Point),
 		Disks: []xml.CheckpointDisk{{Target: target, Bitmap: s.job.Checkpoint}}}
@@ -96,7 +96,7 @@ func (s *Source) tryBitmap(target string) (why, err error) {
 		why, err = err, nil
 	}
 	if errors.Is(err, bounded.ErrNoAnswer) {
-		return nil, err // nothing can be deleted either
+		return nil, err // a deletion would hang, too
 	}
 	return why, errors.Join(err, s.d.DeleteCheckpoint(s.job.Instant))
 }

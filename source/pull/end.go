@@ -11,10 +11,11 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
-// endTime bounds what is asked about the end of a job, which takes some 25 ms.
+// endTime bounds the queries at the end of a job, which take some 25 ms.
 const endTime = time.Minute
 
-// End ends the job once all has been read, if it has protected all that was read.
+// End ends the job after everything has been read. It fails if the job did not protect all
+// that was read.
 func (s *Source) End(ctx context.Context) error {
 	if err := bounded.Within(endTime, s.session.ProveJob); err != nil {
 		return s.explainEnd(ctx, err)
@@ -31,23 +32,23 @@ func (s *Source) End(ctx context.Context) error {
 func (s *Source) endJob(ctx context.Context) error {
 	err := s.session.End(ctx)
 	if err != nil && !s.session.Ended() {
-		return fail.WithHint(err, "if the domain's QEMU hangs, the job ends as soon as it goes on; virsh domjobabort %s ends it, too", s.word())
+		return fail.WithHint(err, "if the domain's QEMU hangs, the job ends as soon as it responds again; virsh domjobabort %s ends it, too", s.word())
 	}
 	s.wake()
 	return err
 }
 
-// wake lets a guest go on that has paused during the job. That it cannot, or pauses again,
-// is no failure of the run.
+// wake resumes a guest that has paused during the job. If that fails, or the guest pauses
+// again, the run only warns.
 func (s *Source) wake() {
 	if err := s.session.Wake(); err != nil {
 		s.warn(err.Error())
 	}
 }
 
-// Abandon undoes Begin: the job ends, and the checkpoint goes unless keep says that its
-// point has been sealed. libvirt keeps the checkpoint even of a job that could not
-// begin (only its exports failed), so it is looked up in any case. hung says that the
+// Abandon undoes Begin: it ends the job, and deletes the checkpoint unless keep says that
+// its point has been sealed. libvirt keeps the checkpoint even of a job that could not
+// begin (only its exports failed), so it is always looked up. hung says that the
 // repository hangs.
 func (s *Source) Abandon(ctx context.Context, keep, hung bool) error {
 	if !s.session.Began() {
@@ -72,10 +73,10 @@ func (s *Source) Abandon(ctx context.Context, keep, hung bool) error {
 	return errors.Join(errs...)
 }
 
-// dropCheckpoint deletes the checkpoint of a point that was not sealed. Without
-// QEMU its bitmaps cannot be deleted, and where QEMU ended in order they are in
-// the images by now: then libvirt's record of the checkpoint stays, if it is there,
-// and the identity, by which the next run finds and deletes them.
+// dropCheckpoint deletes the checkpoint of a point that was not sealed. Without QEMU its
+// bitmaps cannot be deleted, and if QEMU has shut down cleanly they are in the images by
+// now. Then libvirt's record of the checkpoint, if there is one, and the identity stay: the
+// next run finds and deletes the bitmaps by them.
 func (s *Source) dropCheckpoint() error {
 	off, err := s.d.Domain.WhyShutOff() // Active would be true for a moment yet
 	if err == nil && (off != "" || s.shutOff) {
@@ -91,8 +92,9 @@ func (s *Source) dropCheckpoint() error {
 	return nil
 }
 
-// Explain says why reading has failed: what happened to the guest or its job rather than
-// what that led to. The job may run meanwhile, so when ctx ends it looks no further.
+// Explain returns why reading has failed: what happened to the guest or its job rather than
+// errors that follow from it. The job may still run, so it does no more queries when ctx is
+// cancelled.
 func (s *Source) Explain(ctx context.Context, err error) error {
 	if why := s.whyShutOff(ctx); why != "" {
 		return s.explainShutOff(why, err)
@@ -103,7 +105,7 @@ func (s *Source) Explain(ctx context.Context, err error) error {
 	return err
 }
 
-// explainEnd says what it means that the job cannot be proven.
+// explainEnd returns why the job cannot be proven.
 func (s *Source) explainEnd(ctx context.Context, err error) error {
 	if !errors.Is(err, hypervisor.ErrNoJob) {
 		return fmt.Errorf("see whether the backup job of domain %s still runs: %w", s.name(), err)
@@ -115,9 +117,9 @@ func (s *Source) explainEnd(ctx context.Context, err error) error {
 }
 
 func (s *Source) explainGone(err error) error {
-	return fail.WithHint(fmt.Errorf("the backup job of domain %s is gone, and this run has not ended it: what the guest wrote since may be in the copy, "+
-		"which is no state that the disks were ever in: %w", s.name(), err),
-		"virsh domjobabort, or a program that manages the domain, has ended it; keep it from doing so, and run the backup again")
+	return fail.WithHint(fmt.Errorf("the backup job of domain %s is gone, and this run has not ended it: the copy may include later writes of the guest, "+
+		"a state that the disks never had: %w", s.name(), err),
+		"virsh domjobabort, or a program that manages the domain, has ended it; prevent that, and run the backup again")
 }
 
 func (s *Source) explainShutOff(why string, err error) error {
@@ -129,7 +131,7 @@ func (s *Source) explainShutOff(why string, err error) error {
 // offTime is how long libvirt may take to notice that QEMU has ended.
 const offTime = 2 * time.Second
 
-// whyShutOff says why the domain is not running, or "" if it is. It waits no longer than ctx.
+// whyShutOff says why the domain is not running, or "" if it is. Cancelling ctx stops it.
 func (s *Source) whyShutOff(ctx context.Context) (why string) {
 	_ = bounded.Within(2*offTime, func() (err error) {
 		for start := time.Now(); ctx.Err() == nil && time.Since(start) < offTime; time.Sleep(100 * time.Millisecond) {

@@ -13,12 +13,12 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// idlePause is how long to wait between two looks at the jobs of others.
+// idlePause is the time between two queries for the jobs of others.
 const idlePause = 500 * time.Millisecond
 
-// holder is a job that is not ours and keeps a backup from beginning.
+// holder is a job that is not ours and prevents a backup from beginning.
 type holder struct {
-	disk string // of a block job; "" of a job of the domain
+	disk string // of a block job; "" for a job of the domain
 	job  string // backup, outgoing migration, active commit
 	hint string // what to do
 }
@@ -30,9 +30,9 @@ func (h holder) String() string {
 	return fmt.Sprintf("a block job of disk %s that is not ours: %s", h.disk, h.job)
 }
 
-// AwaitIdle waits, before anything is planned, until no job of others is on the domain
-// and on the disks to be copied, and returns the domain as it is then: a block job may change
-// the image that a disk has (a commit, a copy).
+// AwaitIdle waits, before anything is planned, until no other job runs on the domain or on
+// the disks to be copied, and returns the domain as it is then: a block job (commit, copy)
+// may change the image of a disk.
 func (s *Source) AwaitIdle(ctx context.Context, targets []string) (xml.Domain, error) {
 	s.idleBy = time.Now().Add(s.Wait)
 	if err := s.await(ctx, targets); err != nil {
@@ -45,10 +45,10 @@ func (s *Source) AwaitIdle(ctx context.Context, targets []string) (xml.Domain, e
 
 // StillIdle does the same just before the guest is frozen: libvirt would wait by
 // itself, up to 30 s, but with the guest frozen, and does not wait for block jobs
-// (qemuCheckpointPrepare: disk 'vda' has a blockjob assigned). What was waited for
-// before counts as part of Wait. The plan is for the images that the disks had, and
-// to check its parents may have taken long: a block job or a snapshot that gave a disk
-// another image may have come and gone.
+// (qemuCheckpointPrepare: disk 'vda' has a blockjob assigned). Both waits together are
+// limited by Wait. The plan is for the images that the disks had, and checking its parents
+// may have taken long: meanwhile a block job or a snapshot may have given a disk another
+// image.
 func (s *Source) StillIdle(ctx context.Context, targets []string) error {
 	if err := s.await(ctx, targets); err != nil {
 		return err
@@ -60,14 +60,14 @@ func (s *Source) StillIdle(ctx context.Context, targets []string) error {
 	for _, target := range targets {
 		before, _ := s.seen.Disk(target)
 		if disk, ok := now.Disk(target); !ok || disk.Source != before.Source {
-			return fail.WithHint(fmt.Errorf("disk %s of domain %s has another image now than when this run looked at it: %s, before %s",
+			return fail.WithHint(fmt.Errorf("disk %s of domain %s has another image now than when this run was planned: %s, before %s",
 				target, s.name(), disk.Source, before.Source), "a block job or a snapshot has changed it meanwhile: run the backup again")
 		}
 	}
 	return nil
 }
 
-// await waits until there is no holder, up to idleBy.
+// await waits until there is no holder, at most until idleBy.
 func (s *Source) await(ctx context.Context, targets []string) error {
 	for waited := false; ; waited = true {
 		h, err := s.holder(targets)
@@ -92,7 +92,7 @@ func (s *Source) busy(h holder) error {
 	return fail.WithHint(fmt.Errorf("domain %s is held by %v: %w", s.name(), h, hypervisor.ErrBusy), "%s", h.hint)
 }
 
-// holder looks for a job of others; nil is none.
+// holder looks for a job of others; nil if there is none.
 func (s *Source) holder(targets []string) (*holder, error) {
 	job, err := s.d.Domain.RunningJob()
 	if err != nil {
@@ -113,18 +113,18 @@ func (s *Source) holder(targets []string) (*holder, error) {
 	return nil, nil
 }
 
-// blockJobHint says what to do about a block job. A mirror that has caught up waits for
-// somebody to decide.
+// blockJobHint says what to do about a block job. A mirror that is ready waits for a pivot
+// or an abort.
 func (s *Source) blockJobHint(target string, job hypervisor.BlockJob) string {
 	command := fmt.Sprintf("virsh blockjob %s %s", s.word(), target)
 	if job.Mirror {
-		return fmt.Sprintf("it ends when somebody decides: %s --pivot goes over to the other image, --abort stays with this one; --exclude %s does without the disk",
+		return fmt.Sprintf("it ends when you end it: %s --pivot switches to the other image, --abort keeps this one; --exclude %s leaves the disk out",
 			command, target)
 	}
-	return fmt.Sprintf("%s --info shows how far it is; --wait TIME waits longer, --exclude %s does without the disk", command, target)
+	return fmt.Sprintf("%s --info shows how far it is; --wait TIME waits longer, --exclude %s leaves the disk out", command, target)
 }
 
-// otherRun says, as part of a hint, that the job that holds the domain is a run of
+// otherRun returns a part of a hint if the job that holds the domain is a run of
 // virtbackup that this repository does not know, or "".
 func (s *Source) otherRun() string {
 	doc, err := s.d.Domain.BackupJob()
@@ -133,8 +133,8 @@ func (s *Source) otherRun() string {
 	}
 	job, err := xml.ParseBackup(doc)
 	if name := filepath.Base(job.Socket); err == nil && strings.HasPrefix(name, guest.NamePrefix) {
-		return fmt.Sprintf("; by its socket, %s, it is a run of virtbackup for another repository, or one that this has no note of any more, "+
-			"and may be alive; if it is dead, virsh domjobabort %s ends it", name, s.word())
+		return fmt.Sprintf("; its socket, %s, shows that it is a run of virtbackup for another repository, or one that this repository has no record of any more; "+
+			"it may be alive; if it is dead, virsh domjobabort %s ends it", name, s.word())
 	}
 	return ""
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// Inspect looks at those of the disks that can be copied, and leaves the others as they are.
+// Inspect fills in size, allocation and images of the disks that can be copied.
 func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
 	all := make([]source.Disk, len(disks))
 	for i, d := range disks {
@@ -34,7 +34,7 @@ func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
 
 // Written returns how many bytes of a disk's image have been written to: space that
 // is only reserved (preallocation=falloc, fallocate(2)) reads as zeros and is not
-// copied. ok is false where that cannot be told.
+// copied. ok is false if that is unknown.
 func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 	if d.SourceType != "file" {
 		return 0, false
@@ -53,12 +53,11 @@ func imagesOf(d xml.Disk) []source.Image {
 	return all
 }
 
-// identify returns what tells a file or device from others that have been, or
-// will be, at the same path: of a file its inode and time of birth (package
-// fileid), of a device of the device mapper (LVM) its UUID. "" is for what cannot
-// be told: paths alone count then.
+// identify returns what distinguishes a file or device from others that were or will be at
+// the same path: for a file its inode and time of birth (package fileid), for a device of
+// the device mapper (LVM) its UUID. "" means unknown: then only the paths are compared.
 func identify(path string) string {
-	info, err := os.Stat(path) // a symbolic link is where libvirt goes, too
+	info, err := os.Stat(path) // libvirt follows symbolic links, too
 	if err != nil {
 		return ""
 	}
@@ -80,11 +79,11 @@ func identify(path string) string {
 	return "dm:" + string(uuid[:len(uuid)-1])
 }
 
-// findOldImages finds qcow2 images of version 2, which has no bitmaps: libvirt's
-// XML does not tell, and one of them would fail the whole checkpoint. Where this
-// process cannot read the image (a volume of a pool, a disk over the network) QEMU is
-// asked, but only then, as the question taints the domain. What is unknown is
-// taken for version 3, the default of the last ten years.
+// findOldImages finds qcow2 images of version 2, which cannot have bitmaps: libvirt's XML
+// does not show the version, and one of them would fail the whole checkpoint. If this
+// process cannot read the image (a volume of a pool, a disk over the network) it asks QEMU,
+// but only then, as the query taints the domain. An unknown version is assumed to be 3, the
+// default of the last ten years.
 func (s *Source) findOldImages(disks []source.Disk) {
 	var hidden []*source.Disk
 	for i := range disks {
@@ -113,7 +112,7 @@ func (s *Source) findOldImages(disks []source.Disk) {
 	}
 }
 
-// qcow2Version looks into an image on this host.
+// qcow2Version reads the version from the header of an image on this host.
 func qcow2Version(d xml.Disk) (int, error) {
 	if d.SourceType != "file" && d.SourceType != "block" {
 		return 0, fmt.Errorf("the image of disk %s is not on this host", d.Target)

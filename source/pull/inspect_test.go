@@ -10,8 +10,8 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// A file keeps its identity when it is written to or moved; a copy has another
-// one, also at the same path.
+// A file keeps its identity when it is written to or moved. A copy has another identity,
+// even at the same path.
 func TestIdentify(t *testing.T) {
 	dir := t.TempDir()
 	path, moved := filepath.Join(dir, "disk"), filepath.Join(dir, "moved")

@@ -37,7 +37,7 @@ func (s *Source) Freeze(ctx context.Context) error {
 		s.quiesced = true
 		s.Log.Info(fmt.Sprintf("froze %d file systems of the guest in %v", n, time.Since(start).Round(time.Millisecond)))
 		return nil
-	case !s.session.Frozen(): // nothing was asked of the guest
+	case !s.session.Frozen(): // no request was sent to the guest
 		return err
 	case s.Quiesce == source.QuiesceRequire:
 		return s.explainFreeze(err)
@@ -55,12 +55,12 @@ func (s *Source) Freeze(ctx context.Context) error {
 func (s *Source) explainFreeze(err error) error {
 	hint := "install and start qemu-guest-agent in the guest and give the domain its channel, or use --quiesce try"
 	if errors.Is(err, hypervisor.ErrFreezing) {
-		hint = "the guest takes long to write out what it has cached; --agent-timeout gives it more time"
+		hint = "the guest needs long to write out what it has cached; --agent-timeout gives it more time"
 	}
 	return fail.WithHint(fmt.Errorf("freeze the guest, as --quiesce require asks: %w", err), "%s", hint)
 }
 
-// Thaw undoes Freeze. It is called as soon as the job has begun, and on every way out.
+// Thaw undoes Freeze. It is called as soon as the job has begun, and however a run ends.
 func (s *Source) Thaw(ctx context.Context) error {
 	switch err := s.session.Thaw(ctx); {
 	case err == nil:

@@ -9,25 +9,25 @@ import (
 )
 
 // While a job runs, QEMU copies each block that the guest overwrites into the
-// scratch file before it lets the write go on. Where that file cannot grow, the
-// *guest's* write fails with ENOSPC and libvirt pauses the domain; who reads the
-// exports notices nothing. So a job has to end before that.
+// scratch file before it performs the write. If that file cannot grow, the
+// *guest's* write fails with ENOSPC and libvirt pauses the domain; a reader of the
+// exports does not notice. So a job has to end before that.
 
 const (
-	// scratchFloor is always left free: what a guest writes between two looks,
+	// scratchFloor is always left free, for what a guest writes between two samples
 	// before its speed is known. On a small file system it is an eighth.
 	scratchFloor = 256 << 20
-	// scratchAhead is how long the growth seen so far must fit: a look takes
-	// place each second, copies return within 0.2 s, a job ends in 25 ms; the
-	// rest is for hosts that are busy.
+	// scratchAhead is how many seconds of the growth seen so far must fit: a sample
+	// is taken each second, copies return within 0.2 s, a job ends in 25 ms; the
+	// rest is for busy hosts.
 	scratchAhead = 5 * time.Second
-	// fallAhead is the same for what others than the guest take from the file
-	// system: our own images where they are on it, and other programs.
+	// fallAhead is the same for what is not written by the guest: our own images if
+	// they are on the same file system, and other programs.
 	fallAhead = 2 * time.Second
 	// limitAhead is the margin below the limit, as time at the guest's speed: the
-	// limit is a budget, and to exceed it by a little does no harm.
+	// limit is a budget, and exceeding it by a little does no harm.
 	limitAhead = 2 * time.Second
-	// memory is how fast a speed is forgotten, by half: guests write in bursts.
+	// memory is the half-life of a measured speed: guests write in bursts.
 	memory = 5 * time.Second
 
 	lookOften  = 200 * time.Millisecond
@@ -40,19 +40,19 @@ type scratchSample struct {
 	used int64 // by the scratch files of the job
 	free int64 // on the file system that they are on
 	size int64 // of that file system
-	take int64 // by the whole point at most, on whichever file system it is
-	has  int64 // by the point so far at most; what is allocated ahead may exceed take
+	take int64 // maximum of the whole point, on whichever file system it is
+	has  int64 // maximum of the point so far; with what is allocated ahead it may exceed take
 }
 
-// scratchWatch knows when scratch space gets short. Feed it with note.
+// scratchWatch decides when scratch space gets short. Call note with each sample.
 //
-// What the guest takes of the file system libvirt tells. What else is taken may be the
-// point's, where the repository shares that space; whether it does, device numbers do not
-// tell (subvolumes of btrfs, datasets of ZFS and overlays have their own). So it counts as
-// the point's up to what the point has taken so far, and only the rest as taken by others. (A
-// file system may show late what it has given.) Beside a point that is elsewhere a third
-// program counts as the point for that many bytes, which matters only once the point has no
-// rest: then the job is about to end.
+// libvirt reports what the guest takes on the file system. Other use may be by the point, if
+// the repository shares that space. Device numbers do not show whether it does (subvolumes
+// of btrfs, datasets of ZFS and overlays have their own). So other use counts as the point's
+// up to what the point has taken so far, and only the rest as taken by others. (A file system
+// may show late what it has allocated.) If the point is elsewhere, the use of a third program
+// counts as the point's for that many bytes, which matters only when the point needs nothing
+// more: then the job is about to end.
 type scratchWatch struct {
 	limit int64 // bytes that the scratch files may take; 0: no limit
 	max   int64 // bytes that they can take: the size of all disks
@@ -60,12 +60,12 @@ type scratchWatch struct {
 	first, now scratchSample
 	took       int64   // by the point, bytes
 	growth     float64 // of the scratch files, bytes a second
-	ours       float64 // what the point takes, bytes a second
-	others     float64 // what neither the guest nor the point takes, bytes a second
+	ours       float64 // of the point, bytes a second
+	others     float64 // of everything else, bytes a second
 	looks      int
 }
 
-// note takes a sample; samples come in order.
+// note adds a sample. Samples must be in order of time.
 func (w *scratchWatch) note(s scratchSample) {
 	if w.looks == 0 {
 		w.first = s
@@ -83,21 +83,21 @@ func (w *scratchWatch) note(s scratchSample) {
 	w.looks++
 }
 
-// fallSince is how many bytes of the free space others than the guest have taken since an
-// earlier sample; negative where they have freed some.
+// fallSince is how many bytes of the free space have been taken since an earlier sample, but
+// not by the guest; negative if space was freed.
 func (s scratchSample) fallSince(earlier scratchSample) int64 {
 	return earlier.free - s.free - (s.used - earlier.used)
 }
 
-// reserve is what has to be free, in bytes. Where that much is, the guest's writes find
-// space for at least
+// reserve is how many bytes have to be free. With that much, the guest's writes find space
+// for at least
 //
 //   - scratchAhead, at the guest's own speed
 //   - fallAhead, at the guest's speed and that of everybody else
 //
-// as seen so far. Less is enough in two cases: the guest needs no more than the scratch
-// files can still grow by, and the point takes no more than its rest. So a backup that fits, together with the guest's share, goes on however
-// fast it writes.
+// as measured so far. It is limited in two ways: the guest needs no more than the scratch
+// files can still grow, and the point no more than it has yet to write. So a backup that
+// fits, together with the guest's share, continues however fast it writes.
 func (w *scratchWatch) reserve() int64 {
 	left := float64(w.max - w.now.used)
 	if left <= 0 {
@@ -126,10 +126,10 @@ func (w *scratchWatch) short() string {
 	return ""
 }
 
-// writeUnderWay is what a write of the guest can take before libvirt counts it, in bytes.
+// writeUnderWay is how many bytes a write of the guest can take before libvirt counts it.
 const writeUnderWay = 4 << 20
 
-// taker says who has taken the space: the guest, unless others have taken more.
+// taker describes who has taken the space: the guest, unless others have taken more.
 func (w *scratchWatch) taker() string {
 	others := w.now.fallSince(w.first)
 	switch {
@@ -141,8 +141,8 @@ func (w *scratchWatch) taker() string {
 	return fmt.Sprintf("the guest has overwritten no more than %s while the job ran, something else fills that file system", bytesize.Text(w.now.used))
 }
 
-// pause is the time to the next look: the less space is left, the sooner, and
-// soon as long as the guest's speed is not known.
+// pause is the time to the next sample: short if little space is left or if the guest's
+// speed is not known yet.
 func (w *scratchWatch) pause() time.Duration {
 	near := w.now.free < 4*w.reserve()
 	if w.limit > 0 {

@@ -8,7 +8,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
-// watchOf feeds a watch with samples that are a second apart: used and free.
+// watchOf feeds a watch with samples of used and free, one second apart.
 func watchOf(w scratchWatch, size int64, samples ...[2]int64) *scratchWatch {
 	for i, s := range samples {
 		w.note(scratchSample{at: time.Unix(int64(i), 0), used: s[0], free: s[1], size: size})
@@ -60,7 +60,7 @@ func TestScratchShort(t *testing.T) {
 // copying feeds a watch with a copy of need bytes into the scratch files' own file
 // system, of size bytes, at ours bytes a second, allocated in steps, while the
 // guest overwrites at guest bytes a second. It returns what ended it, or "", and
-// how many bytes were free at the least.
+// the minimum of free bytes.
 func copying(size, need, ours, step, guest int64) (why string, least int64) {
 	w := scratchWatch{max: 1 << 50}
 	now, done, used := time.Unix(0, 0), int64(0), int64(0)
@@ -76,8 +76,8 @@ func copying(size, need, ours, step, guest int64) (why string, least int64) {
 	}
 }
 
-// What the backup itself takes of a small file system does not end it if it fits;
-// what the guest takes does, in time, and so does what was not expected.
+// The backup's own writes to a small file system do not end it if they fit. The guest's
+// writes do, in time, and so do unexpected ones.
 func TestScratchBesideTheRepository(t *testing.T) {
 	const mib = 1 << 20
 	for _, step := range []int64{1, 256 * mib} {
@@ -95,8 +95,7 @@ func TestScratchBesideTheRepository(t *testing.T) {
 	}
 }
 
-// A guest that writes at a steady speed never gets to the end of the space, and
-// uses most of it.
+// A guest that writes at a steady speed never runs out of space, and can use most of it.
 func TestScratchInTime(t *testing.T) {
 	const mib = 1 << 20
 	for _, speed := range []int64{1, 10, 100, 1000, 3000} { // MiB/s
@@ -117,7 +116,7 @@ func TestScratchInTime(t *testing.T) {
 	}
 }
 
-// trial is a guest, a third program and a point on their way, in bytes and bytes a second.
+// trial is a guest, a third program and a point that write, in bytes and bytes a second.
 type trial struct {
 	free, size          int64 // at the beginning
 	guest, others, ours int64 // speeds
@@ -136,8 +135,8 @@ func (c trial) at(t time.Duration) scratchSample {
 	return s
 }
 
-// least is how many bytes were free at the least before the job had ended, which takes as
-// long as scratchAhead says; negative where that many were missing.
+// least is the minimum of free bytes until the job has ended, which takes scratchAhead;
+// negative if that many were missing.
 func (c trial) least() int64 {
 	w := scratchWatch{max: 1 << 50}
 	for t := time.Duration(0); ; t += w.pause() {
@@ -149,8 +148,8 @@ func (c trial) least() int64 {
 	}
 }
 
-// A third program that fills the file system at a steady speed does not take the guest's
-// space, whatever else goes on: not where the point could have taken just as much, either.
+// A third program that fills the file system at a steady speed never takes the space that
+// the guest needs, not even if the point could have taken just as much.
 func TestScratchInTimeBesideAThirdProgram(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
 	for name, c := range map[string]trial{
@@ -171,8 +170,8 @@ func TestScratchInTimeBesideAThirdProgram(t *testing.T) {
 	}
 }
 
-// What is allocated ahead of the writes counts as the point's, although it may be more than
-// the point will keep.
+// Space that is allocated ahead of the writes counts as the point's, although it may be more
+// than the point will keep.
 func TestScratchBesideWhatIsAllocatedAhead(t *testing.T) {
 	const mib, gib = 1 << 20, 1 << 30
 	w := scratchWatch{max: 100 * gib}

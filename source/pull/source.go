@@ -1,6 +1,6 @@
-// Package pull is a source of disks: libvirt's pull mode. QEMU serves the disks of a running
-// guest over NBD as they were when the job began, and saves the old content of what the guest
-// overwrites meanwhile into scratch files (fleecing).
+// Package pull is the source of disks that uses libvirt's pull mode. QEMU serves the disks of
+// a running guest over NBD as they were when the job began, and saves the old content of the
+// blocks that the guest overwrites meanwhile in scratch files (fleecing).
 package pull
 
 import (
@@ -17,8 +17,8 @@ import (
 	"github.com/virtbackup/virtbackup/xml"
 )
 
-// Source is a domain whose disks are read by a job of libvirt's; see backup.Source for
-// what its methods do. Make it with [New].
+// Source is a domain whose disks are read through a backup job of libvirt; see
+// backup.Source for what its methods do. Make it with [New].
 type Source struct {
 	source.Options
 	d       *guest.LockedDomain
@@ -27,9 +27,9 @@ type Source struct {
 	// open opens an export.
 	open func(context.Context, nbdcopy.Source) (source.Export, error)
 
-	idleBy   time.Time  // until when jobs of others are waited for; zero before the first wait
-	seen     xml.Domain // as it was when no job of others was on it
-	job      source.Job // what is, or was, to begin
+	idleBy   time.Time  // end of the wait for jobs of others; zero before the first wait
+	seen     xml.Domain // when no other job was on it
+	job      source.Job // as requested
 	jobless  bool       // a job that began is over, or there was none
 	quiesced bool       // the guest's file systems are, or were, frozen for the instant
 	crash    string     // why they were not
@@ -37,8 +37,8 @@ type Source struct {
 	dropped  bool       // libvirt does not list the checkpoint of this job
 }
 
-// New returns the source of a locked domain's disks. warn is told what a person should know
-// although the run goes on; it may be called by several goroutines.
+// New returns the source of a locked domain's disks. warn gets problems that do not stop the
+// run; it may be called by several goroutines.
 func New(d *guest.LockedDomain, options source.Options, warn func(string)) *Source {
 	if options.Quiesce == "" {
 		options.Quiesce = source.QuiesceTry
@@ -49,7 +49,7 @@ func New(d *guest.LockedDomain, options source.Options, warn func(string)) *Sour
 	return &Source{Options: options, d: d, session: guest.NewSession(d), warn: warn, open: openNBD}
 }
 
-// OpenWith makes open open the exports instead of nbdcopy.Open.
+// OpenWith sets the function that opens the exports, instead of nbdcopy.Open.
 func (s *Source) OpenWith(open func(context.Context, nbdcopy.Source) (source.Export, error)) {
 	s.open = open
 }
@@ -62,12 +62,12 @@ func openNBD(ctx context.Context, s nbdcopy.Source) (source.Export, error) {
 	return e, nil
 }
 
-// name is the domain's name; word is the same as it is typed on a command line.
+// name is the domain's name; word is the name quoted for a command line.
 func (s *Source) name() string { return s.d.Lock.Domain() }
 func (s *Source) word() string { return manifest.ShellWord(s.name()) }
 
-// Open opens the export of a disk of the job, with what has changed on it, or to be read as
-// a whole. The caller closes it.
+// Open opens the export of a disk of the job, for reading what has changed, or all of it.
+// The caller closes it.
 func (s *Source) Open(ctx context.Context, target string, changes bool) (source.Export, error) {
 	job, err := s.session.Job()
 	if err != nil {
@@ -89,8 +89,8 @@ func (s *Source) Open(ctx context.Context, target string, changes bool) (source.
 	return s.open(ctx, from)
 }
 
-// Gone tells whether nothing of the job's identity is left on the host: neither a job nor a
-// checkpoint.
+// Gone reports whether nothing with the job's identity is left on the host: neither a job nor
+// a checkpoint.
 func (s *Source) Gone() bool {
 	return !s.session.Began() || s.dropped || s.session.Ended() && s.job.Checkpoint == ""
 }

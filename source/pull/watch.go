@@ -14,16 +14,17 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// Watch returns an error when the job has to end for the guest's sake, and nil when ctx
-// ends or the job is gone. size is that of all disks, in bytes; taken says what the point
-// takes. Neither may touch the repository, which may hang while the guest goes on.
+// Watch returns an error when the job has to end to protect the guest, and nil when ctx is
+// cancelled or the job is gone. size is the sum of the sizes of all disks, in bytes; taken
+// returns what the point takes. Neither may access the repository, which may hang while the
+// guest runs on.
 func (s *Source) Watch(ctx context.Context, size int64, taken func() source.Taken) error {
 	w := scratchWatch{limit: s.ScratchLimit, max: size}
 	for {
 		sample, err := s.sample(taken)
 		switch {
 		case errors.Is(err, hypervisor.ErrNoJob):
-			return nil // whoever reads will see
+			return nil // the readers fail by themselves
 		case err != nil:
 			s.Log.Debug(fmt.Sprintf("look at the scratch files: %v", err))
 		default:
@@ -45,11 +46,11 @@ func (s *Source) Watch(ctx context.Context, size int64, taken func() source.Take
 
 func (s *Source) scratchShort(why string) error {
 	return source.Ended(fmt.Sprintf("free space in %s, or name another directory with --scratch-dir; --scratch-limit BYTES sets another limit; "+
-		"the shorter the job is and the quieter the guest, the less it needs", s.scratchDir()),
+		"a shorter job and a guest that writes less need less space", s.scratchDir()),
 		"ended the backup of domain %s to keep the guest going: %s", s.name(), why)
 }
 
-// sample looks at the scratch files.
+// sample takes a sample of the scratch space.
 func (s *Source) sample(taken func() source.Taken) (scratchSample, error) {
 	stats, err := s.d.Domain.JobStats()
 	if err != nil {
@@ -57,18 +58,18 @@ func (s *Source) sample(taken func() source.Taken) (scratchSample, error) {
 	}
 	sample := scratchSample{at: time.Now(), used: stats.TempUsed, take: taken().Most}
 	sample.free, sample.size, err = diskspace.Free(s.scratchDir(), false)
-	sample.has = taken().Now // after free: what is missing there was written before
+	sample.has = taken().Now // after free, so that it includes all that reduced free
 	return sample, err
 }
 
 func (s *Source) scratchDir() string { return guest.RunDir(s.ScratchDir) }
 
-// CheckSpace refuses a job on disks of that size together, in bytes, that would have to end
-// at once for lack of scratch space.
+// CheckSpace refuses a job that would have to end at once for lack of scratch space. size is
+// the sum of the sizes of its disks, in bytes.
 func (s *Source) CheckSpace(size int64) error {
 	free, total, err := diskspace.Free(s.scratchDir(), false)
 	if err != nil || total == 0 {
-		return nil // Prepare makes the directory, or says what is wrong
+		return nil // Prepare makes the directory, or reports the error
 	}
 	w := scratchWatch{max: size}
 	w.note(scratchSample{free: free, size: total})
@@ -79,13 +80,13 @@ func (s *Source) CheckSpace(size int64) error {
 		s.scratchDir(), bytesize.Text(free), bytesize.Text(w.reserve())), "free space there, or name another directory with --scratch-dir")
 }
 
-// Room says what the scratch files of a job on disks of that size together, in bytes, keep of
-// the file system of a directory.
+// Room returns what the scratch files of a job reserve on the file system of a directory.
+// size is the sum of the sizes of the job's disks, in bytes.
 func (s *Source) Room(dir string, size int64) source.Room {
 	if !diskspace.Shared(dir, s.scratchDir()) {
 		return source.Room{}
 	}
-	free, total, err := diskspace.Free(s.scratchDir(), false) // what is kept for root is not for QEMU
+	free, total, err := diskspace.Free(s.scratchDir(), false) // QEMU cannot use what is kept for root
 	if err != nil {
 		return source.Room{}
 	}

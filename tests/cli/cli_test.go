@@ -96,7 +96,7 @@ func TestCheckpointCommands(t *testing.T) {
 	testsite.WantLine(t, run(s, "checkpoint", "list", s.Name).Stdout, `^theirs +foreign +- .* vdb +0 B$`)
 	testsite.WantLine(t, run(s, "checkpoint", "size", s.Name).Stdout, `^check2 +vda +128.0 KiB$`)
 
-	s.Rejects(testsite.Reject(1, "point check2 needs it", "--force deletes it all the same; the point stays and restores"), []string{"checkpoint", "delete", s.Name, "check2"})
+	s.Rejects(testsite.Reject(1, "point check2 needs it", "--force deletes it nevertheless; the point stays and restores"), []string{"checkpoint", "delete", s.Name, "check2"})
 	s.Rejects(testsite.Reject(1, "not made by virtbackup", "--force"), []string{"checkpoint", "delete", s.Name, "theirs"})
 	s.Rejects(testsite.Reject(2, "DOMAIN CHECKPOINT", "virtbackup checkpoint delete --help"), []string{"checkpoint", "delete", s.Name})
 	if r := run(s, "checkpoint", "delete", s.Name, "--force", "check3"); !strings.Contains(r.Stdout, "deleted checkpoint check3") || !strings.Contains(r.Stdout, "an inc or diff since it has to read") {

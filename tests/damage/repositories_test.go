@@ -150,7 +150,11 @@ func tryOn(beds []*bed, n *counts, kinds ...func(*testsite.Site) []spoiling) {
 		cases = append(cases, add(&whole)...)
 	}
 	cases = shorterCut(beds[0].T, cases)
-	queue := make(chan int)
+	queue := make(chan int, len(cases)) // a bed whose case ends with Fatal takes no more
+	for i := range cases {
+		queue <- i
+	}
+	close(queue)
 	var workers sync.WaitGroup
 	for _, b := range beds {
 		workers.Go(func() {
@@ -159,10 +163,6 @@ func tryOn(beds []*bed, n *counts, kinds ...func(*testsite.Site) []spoiling) {
 			}
 		})
 	}
-	for i := range cases {
-		queue <- i
-	}
-	close(queue)
 	workers.Wait()
 }
 

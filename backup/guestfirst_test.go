@@ -2,6 +2,8 @@ package backup
 
 import (
 	"context"
+	"errors"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -134,6 +136,83 @@ func TestUnprovenJob(t *testing.T) {
 		s.must(manifest.KindInc)
 		s.checkPoints()
 	}
+}
+
+// A guest that is paused because a disk that is not copied is full does not end the job, which
+// has nothing to do with that.
+func TestOtherDiskIsFull(t *testing.T) {
+	t.Parallel()
+	s := newFakeSite(t)
+	request := s.request(manifest.KindFull)
+	request.Disks = []string{"vda"}
+	request.Progress = func(string, int64, int64) {
+		s.domain.RunOutOfSpace("vdb")
+		time.Sleep(300 * time.Millisecond) // the watch looks five times a second
+	}
+	if r, err := s.run(t.Context(), request, steps); err != nil || !r.sealed {
+		t.Errorf("%v", err)
+	}
+}
+
+// What this run has begun it ends without its repository, whose file system may have gone.
+func TestRepositoryIsGone(t *testing.T) {
+	t.Parallel()
+	s := newFakeSite(t)
+	s.must(manifest.KindFull)
+	world := s.world()
+	here, away := filepath.Join(s.repo, "vm1"), filepath.Join(s.repo, ".away")
+	_, err := s.run(t.Context(), s.request(manifest.KindInc), before("copy", func() {
+		if err := os.Rename(here, away); err != nil {
+			t.Error(err)
+		}
+	}))
+	if err == nil || s.domain.Job() || s.domain.Frozen() || len(s.domain.Names()) != 1 {
+		t.Errorf("%v: a job %v, frozen %v, checkpoints %q", err, s.domain.Job(), s.domain.Frozen(), s.domain.Names())
+	}
+	if err := os.RemoveAll(here); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, here); err != nil {
+		t.Fatal(err)
+	}
+	s.must(manifest.KindInc)
+	if after := s.world(); strings.Contains(after.files, "partial") || strings.Contains(after.files, "sock") {
+		t.Errorf("left behind: %+v, was %+v", after, world)
+	}
+	s.checkPoints()
+}
+
+// With a repository that hangs nothing is written to it, not even that the guest is paused: it
+// goes on all the same.
+func TestRepositoryHangs(t *testing.T) {
+	t.Parallel()
+	s := newFakeSite(t)
+	s.must(manifest.KindFull)
+	marked := false
+	s.domain.HookAfter = func(method string) error {
+		if method == "EndBackup" {
+			_, err := os.Stat(filepath.Join(s.repo, "vm1", ".mark-paused"))
+			marked = err == nil
+		}
+		return nil
+	}
+	changed := slices.Clone(steps)
+	i := slices.IndexFunc(steps, func(s step) bool { return s.name == "copy" })
+	changed[i].do = func(r *run, _ context.Context) error {
+		s.domain.RunOutOfSpace("vda")
+		r.hung = true
+		return ErrStuck
+	}
+	r, err := s.run(t.Context(), s.request(manifest.KindInc), changed)
+	if state, _ := s.domain.State(); !errors.Is(err, ErrStuck) || marked || s.domain.Job() || state != hypervisor.Running || len(s.domain.Names()) != 1 {
+		t.Errorf("%v: a mark was set %v, a job %v, the guest is %v, checkpoints %q", err, marked, s.domain.Job(), state, s.domain.Names())
+	}
+	if err := r.lock.Unlock(); err != nil { // the kernel does
+		t.Fatal(err)
+	}
+	s.domain.HookAfter = nil
+	s.must(manifest.KindInc)
+	s.checkPoints()
 }
 
 // replaceJob ends the job and begins that of another program on the same disks.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -58,23 +59,25 @@ func (s *fakeSite) issued() (names []string) {
 // the next run cleans up.
 func TestRefusedBitmapsAndFailures(t *testing.T) {
 	t.Parallel()
-	for _, refused := range [][]string{{"vdb"}, fakeTargets} {
-		for _, method := range []string{"State", "Freeze", "Thaw", "BackupBegin", "BackupJob", "CreateCheckpoint", "CheckpointXML", "DeleteCheckpoint", "XML", "EndBackup"} {
-			for bad, tried := 0, true; tried; bad++ {
-				s := newFakeSite(t)
-				s.domain.NoBitmaps = refused
-				tried = s.failCall(method, bad)
-				if s.domain.Frozen() || s.domain.Job() && method != "EndBackup" {
-					t.Fatalf("%q refused, call %d of %s failed: frozen %v, a job %v", refused, bad, method, s.domain.Frozen(), s.domain.Job())
+	synctest.Test(t, func(t *testing.T) { // whose waits cost no time
+		for _, refused := range [][]string{{"vdb"}, fakeTargets} {
+			for _, method := range []string{"State", "Freeze", "Thaw", "BackupBegin", "BackupJob", "CreateCheckpoint", "CheckpointXML", "DeleteCheckpoint", "XML", "EndBackup"} {
+				for bad, tried := 0, true; tried; bad++ {
+					s := newFakeSite(t)
+					s.domain.NoBitmaps = refused
+					tried = s.failCall(method, bad)
+					if s.domain.Frozen() || s.domain.Job() && method != "EndBackup" {
+						t.Fatalf("%q refused, call %d of %s failed: frozen %v, a job %v", refused, bad, method, s.domain.Frozen(), s.domain.Job())
+					}
+					s.must(manifest.KindFull)
+					if w := s.world(); s.domain.Job() || strings.Contains(w.files, "partial") || strings.Contains(w.files, "sock") || strings.Contains(w.files, "mark") || len(s.domain.Names()) > 2 {
+						t.Fatalf("%q refused, after call %d of %s: %+v", refused, bad, method, w)
+					}
+					s.checkPoints()
 				}
-				s.must(manifest.KindFull)
-				if w := s.world(); s.domain.Job() || strings.Contains(w.files, "partial") || strings.Contains(w.files, "sock") || strings.Contains(w.files, "mark") || len(s.domain.Names()) > 2 {
-					t.Fatalf("%q refused, after call %d of %s: %+v", refused, bad, method, w)
-				}
-				s.checkPoints()
 			}
 		}
-	}
+	})
 }
 
 // failCall is a run in which a call of libvirt fails, once; tried is false where there are not

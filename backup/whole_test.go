@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -109,39 +110,46 @@ func TestFirstRunFails(t *testing.T) {
 // runs on, and the next run cleans up what could not be undone.
 func TestEveryCallFails(t *testing.T) {
 	t.Parallel()
-	calls := func(s *fakeSite, bad int) (n int, method string) {
-		var mu sync.Mutex // the watch asks beside the copy
-		s.domain.Hook = func(m string) error {
-			mu.Lock()
-			defer mu.Unlock()
-			if n++; n-1 == bad {
-				method = m
-				return &hypervisor.Error{Message: "internal error: " + m}
+	synctest.Test(t, func(t *testing.T) { // whose waits cost no time
+		calls := func(s *fakeSite, bad int) (n int, method string) {
+			var mu sync.Mutex // the watch asks beside the copy
+			s.domain.Hook = func(m string) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if n++; n-1 == bad {
+					method = m
+					return &hypervisor.Error{Message: "internal error: " + m}
+				}
+				return nil
 			}
-			return nil
+			defer func() { s.domain.Hook = nil }()
+			s.change()
+			_, _ = s.run(t.Context(), s.request(manifest.KindInc), steps)
+			return n, method
 		}
-		defer func() { s.domain.Hook = nil }()
-		s.change()
-		_, _ = s.run(t.Context(), s.request(manifest.KindInc), steps)
-		return n, method
-	}
-	s := newFakeSite(t)
-	s.must(manifest.KindFull)
-	total, _ := calls(s, -1)
-	if total < 20 {
-		t.Fatalf("only %d calls", total)
-	}
-	for bad := range total {
-		_, method := calls(s, bad)
-		if s.domain.Frozen() || s.domain.Job() {
-			t.Fatalf("call %d (%s): frozen %v, a job %v", bad, method, s.domain.Frozen(), s.domain.Job())
+		s := newFakeSite(t)
+		s.must(manifest.KindFull)
+		total, _ := calls(s, -1)
+		if total < 20 {
+			t.Fatalf("only %d calls", total)
 		}
-		s.must(manifest.KindInc)
-		if w := s.world(); strings.Contains(w.files, "partial") || strings.Contains(w.files, "sock") || len(s.domain.Names()) > DefaultKeepCheckpoints+1 {
-			t.Fatalf("after call %d (%s): %+v", bad, method, w)
+		for bad := range total {
+			if bad%8 == 7 { // chains stay short: each run reads all manifests
+				s.checkPoints()
+				s = newFakeSite(t)
+				s.must(manifest.KindFull)
+			}
+			_, method := calls(s, bad)
+			if s.domain.Frozen() || s.domain.Job() {
+				t.Fatalf("call %d (%s): frozen %v, a job %v", bad, method, s.domain.Frozen(), s.domain.Job())
+			}
+			s.must(manifest.KindInc)
+			if w := s.world(); strings.Contains(w.files, "partial") || strings.Contains(w.files, "sock") || len(s.domain.Names()) > DefaultKeepCheckpoints+1 {
+				t.Fatalf("after call %d (%s): %+v", bad, method, w)
+			}
 		}
-	}
-	s.checkPoints()
+		s.checkPoints()
+	})
 }
 
 // Recovery cleans up after a run that was killed after any step, whatever has happened to
@@ -271,27 +279,29 @@ func TestOtherJobs(t *testing.T) {
 // is sealed.
 func TestJobIsGone(t *testing.T) {
 	t.Parallel()
-	for want, end := range map[string]func(*fakeSite){
-		"is gone, and this run has not ended it": func(s *fakeSite) { _ = s.domain.EndBackup(s.t.Context()) },
-		"was shut off while it was backed up":    func(s *fakeSite) { s.domain.ShutDown() },
-	} {
-		for _, at := range []string{"tails", "copy", "end"} {
-			s := newFakeSite(t)
-			s.must(manifest.KindFull)
-			changed := slices.Clone(steps)
-			i := slices.IndexFunc(steps, func(s step) bool { return s.name == at })
-			changed[i].do = func(r *run, ctx context.Context) error { end(s); return steps[i].do(r, ctx) }
-			if r, err := s.run(t.Context(), s.request(manifest.KindInc), changed); r.sealed || err == nil || !strings.Contains(err.Error(), want) {
-				t.Errorf("%s: %v, sealed %v", at, err, r.sealed)
-			}
-			if state, _ := s.domain.State(); state == hypervisor.ShutOff {
-				s.domain.Start()
-			}
-			s.must(manifest.KindInc)
-			s.checkPoints()
-			if got := fmt.Sprint(len(s.domain.Names())); got != "2" {
-				t.Errorf("%s: checkpoints %q", at, s.domain.Names())
+	synctest.Test(t, func(t *testing.T) { // whose waits cost no time
+		for want, end := range map[string]func(*fakeSite){
+			"is gone, and this run has not ended it": func(s *fakeSite) { _ = s.domain.EndBackup(s.t.Context()) },
+			"was shut off while it was backed up":    func(s *fakeSite) { s.domain.ShutDown() },
+		} {
+			for _, at := range []string{"tails", "copy", "end"} {
+				s := newFakeSite(t)
+				s.must(manifest.KindFull)
+				changed := slices.Clone(steps)
+				i := slices.IndexFunc(steps, func(s step) bool { return s.name == at })
+				changed[i].do = func(r *run, ctx context.Context) error { end(s); return steps[i].do(r, ctx) }
+				if r, err := s.run(t.Context(), s.request(manifest.KindInc), changed); r.sealed || err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s: %v, sealed %v", at, err, r.sealed)
+				}
+				if state, _ := s.domain.State(); state == hypervisor.ShutOff {
+					s.domain.Start()
+				}
+				s.must(manifest.KindInc)
+				s.checkPoints()
+				if got := fmt.Sprint(len(s.domain.Names())); got != "2" {
+					t.Errorf("%s: checkpoints %q", at, s.domain.Names())
+				}
 			}
 		}
-	}
+	})
 }

@@ -33,6 +33,14 @@ func (d *Domain) Write(target string, offset int64, p []byte) bool {
 	return true
 }
 
+// RunOutOfSpace pauses the guest as a write does that finds no space in a scratch file: one
+// that a freeze of the file systems does not hold back, as of swap.
+func (d *Domain) RunOutOfSpace(target string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.state, d.full = hypervisor.PausedForIO, append(d.full, target)
+}
+
 // Content is what a disk holds.
 func (d *Domain) Content(target string) []byte {
 	d.mu.Lock()

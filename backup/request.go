@@ -74,7 +74,7 @@ func (r Request) Validate() error {
 	case r.MaxChain < 0:
 		return fail.Errorf(fail.Usage, "--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
 	case r.StallTimeout < 0:
-		return fail.Errorf(fail.Usage, "--stall-timeout 5m; 0 waits for ever", "a stall timeout of %v is negative", r.StallTimeout)
+		return fail.Errorf(fail.Usage, "--stall-timeout 5m; 0 waits forever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:
 		return fail.Errorf(fail.Usage, "--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
 	}

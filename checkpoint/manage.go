@@ -136,7 +136,7 @@ func unknown(all []Checkpoint, domain, name string) error {
 	err := fmt.Errorf("domain %s: checkpoint %q: %w", domain, name, hypervisor.ErrNoCheckpoint)
 	for _, c := range all {
 		if point, _, ok := manifest.ParseCheckpointName(c.Name); ok && point == name {
-			err = fmt.Errorf("%w of this repository alone: the one of that point in libvirt is %s, and has to be named in full", err, c.Owner())
+			err = fmt.Errorf("%w: libvirt's checkpoint of that point is %s, and has to be named in full", err, c.Owner())
 			return &NamedInFullError{err, c.Name}
 		}
 	}

@@ -96,7 +96,7 @@ func (e *Error) Kind() fail.Kind { return fail.Damaged }
 // Hint says what still restores, as far as that is known.
 func (e *Error) Hint() string {
 	if len(e.Points) > 0 && e.Points[0].ID == "" {
-		return "docs/format.md says what stands where; the id in repository.json is in every manifest.json, too"
+		return "docs/format.md describes the files; every manifest.json has the id of repository.json, too"
 	}
 	if len(e.Lost) == 0 {
 		return "virtbackup verify shows what is damaged, what is lost with it, and what still restores"

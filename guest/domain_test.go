@@ -64,7 +64,7 @@ func TestThawAwaitsAFreeze(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Now()
-	left, err := s.FindLeftover()
+	left, err := s.FindLeftover(t.Context())
 	if err != nil || !left.Frozen() {
 		t.Fatal(left, err)
 	}

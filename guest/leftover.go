@@ -1,8 +1,13 @@
 package guest
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"time"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/bounded"
 )
 
 // Leftover is what killed runs have done to the guest. End and Wake undo the job and the
@@ -16,9 +21,12 @@ type Leftover struct {
 
 // FindLeftover looks for what killed runs have done to the guest. It excludes what belongs
 // to a run that is alive, such as one of the repository that this is a copy of.
-func (d *LockedDomain) FindLeftover() (Leftover, error) {
+func (d *LockedDomain) FindLeftover(ctx context.Context) (Leftover, error) {
 	l := Leftover{Session: NewSession(d)}
-	var err error
+	err := d.awaitBegin(ctx)
+	if err != nil {
+		return l, err
+	}
 	if _, l.Job, err = d.OurJob(); err != nil {
 		return l, err
 	}
@@ -34,4 +42,23 @@ func (d *LockedDomain) FindLeftover() (Leftover, error) {
 		l.frozen = &freeze{runID: mark.RunID, patience: patience}
 	}
 	return l, errors.Join(pausedErr, frozenErr)
+}
+
+// awaitBegin waits for a job that libvirt still begins for a run that was killed meanwhile:
+// until then libvirt shows no job. If it were not awaited, the job would go on with nobody to
+// know that it is ours, once all else of its identity is gone.
+func (d *LockedDomain) awaitBegin(ctx context.Context) error {
+	ledger, err := d.Ledger()
+	if err != nil {
+		return err
+	}
+	left := func(i instants.Instant) bool {
+		return i.Identity != d.Own && !ledger.Sealed(i) && d.MayRemove(ledger, i)
+	}
+	if !slices.ContainsFunc(ledger.Issued, left) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, BeginTime)
+	defer cancel()
+	return bounded.Within(BeginTime+time.Second, func() error { return d.Domain.AwaitBegin(ctx) })
 }

@@ -210,6 +210,28 @@ func (d *Domain) BlockJob(target string) (job BlockJob, err error) {
 	return job, about(d.orNotRunning(err), "ask for block jobs on disk %s of domain %s", target, d.name)
 }
 
+// AwaitBegin returns once libvirt has finished a BackupBegin that it executes, if it does: the program that asked for it
+// may have been killed meanwhile, and libvirt goes on. Until then BackupJob shows no job. The statistics wait for what
+// libvirt does with QEMU (VIR_JOB_QUERY); in between they are those of a job that libvirt has no data of (jobInfo). A job of
+// something else is not waited for. ErrBusy if it takes longer than ctx.
+func (d *Domain) AwaitBegin(ctx context.Context) error {
+	for {
+		err := d.with(func(dom *libvirt.Domain) error {
+			_, err := dom.GetJobStats(0)
+			return err
+		})
+		if !hasCode(err, libvirt.ERR_INTERNAL_ERROR) && !hasCode(err, libvirt.ERR_OPERATION_TIMEOUT) {
+			return nil // what else is wrong the next question says
+		}
+		if _, shown := d.BackupJob(); !errors.Is(shown, ErrNoJob) {
+			return nil
+		}
+		if err := wait(ctx, 50*time.Millisecond, err); err != nil {
+			return about(withKind(err, ErrBusy), "await the begin of a job of domain %s", d.name)
+		}
+	}
+}
+
 // RunningJob says which job holds the domain, for the message that goes with ErrBusy: "backup", "outgoing migration", …, or
 // "" if there is none (virDomainGetJobStats).
 func (d *Domain) RunningJob() (string, error) {

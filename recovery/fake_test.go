@@ -44,6 +44,13 @@ func newKilled(t *testing.T) *killed {
 // begin begins the job of the killed run.
 func (k *killed) begin(t *testing.T) {
 	t.Helper()
+	if err := k.tryBegin(t); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (k *killed) tryBegin(t *testing.T) error {
+	t.Helper()
 	job, err := xml.Backup{Socket: k.Socket(other), Disks: []xml.BackupDisk{{Target: "vda", Scratch: k.Scratch(other, "vda")}}}.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -56,8 +63,23 @@ func (k *killed) begin(t *testing.T) {
 	if err := os.WriteFile(k.Scratch(other, "vda"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.domain.BackupBegin(job, c); err != nil {
-		t.Fatal(err)
+	return k.domain.BackupBegin(job, c)
+}
+
+// libvirt goes on with a job that was to begin for a run that was killed meanwhile: recovery
+// waits for it and ends it.
+func TestRecoverOfALateJob(t *testing.T) {
+	k := newKilled(t)
+	k.domain.LateBegin = true
+	if err := k.tryBegin(t); err == nil || k.domain.Job() {
+		t.Fatal("it has begun at once")
+	}
+	report, err := Recover(t.Context(), k.LockedDomain, false)
+	if err != nil || k.domain.Job() || len(k.domain.Names()) > 0 || len(k.domain.Bitmaps("vda")) > 0 || !slices.Contains(report.Fixed, "a backup job") {
+		t.Errorf("%+v, %v: a job %v, checkpoints %q", report, err, k.domain.Job(), k.domain.Names())
+	}
+	if err := k.domain.AwaitBegin(t.Context()); err != nil || k.domain.Job() {
+		t.Errorf("the job has begun after recovery: %v", err)
 	}
 }
 
@@ -93,7 +115,7 @@ func TestRecoverOnAFake(t *testing.T) {
 			k := newKilled(t)
 			k.begin(t)
 			tt.since(k, t)
-			look, err := Look(k.LockedDomain)
+			look, err := Look(t.Context(), k.LockedDomain)
 			if err != nil || !look.DryRun {
 				t.Fatal(look, err)
 			}
@@ -190,7 +212,7 @@ func TestRecoverWakesThoughLibvirtFails(t *testing.T) {
 			k.begin(t)
 			k.domain.ScratchLimit = 1
 			k.domain.Write("vda", 0, []byte{1})
-			left, err := k.FindLeftover()
+			left, err := k.FindLeftover(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}

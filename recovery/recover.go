@@ -65,15 +65,17 @@ func newRecoverer(d *guest.LockedDomain) *recoverer {
 }
 
 // Look finds what there is to clean up, but changes nothing.
-func Look(d *guest.LockedDomain) (Report, error) { return newRecoverer(d).look() }
+func Look(ctx context.Context, d *guest.LockedDomain) (Report, error) {
+	return newRecoverer(d).look(ctx)
+}
 
-func (r *recoverer) look() (Report, error) {
+func (r *recoverer) look(ctx context.Context) (Report, error) {
 	report := r.newReport()
 	report.DryRun = true
 	if err := r.Repo.CheckOwner(r.Lock.Domain(), r.Domain.UUID()); err != nil {
 		return report, err
 	}
-	found, err := r.find()
+	found, err := r.find(ctx)
 	if err != nil {
 		return report, fmt.Errorf("look for what an earlier run left: %w", err)
 	}
@@ -121,7 +123,7 @@ func (r *recoverer) recover(ctx context.Context, again bool) (Report, error) {
 	if err := r.Repo.CheckOwner(r.Lock.Domain(), r.Domain.UUID()); err != nil {
 		return report, err
 	}
-	found, err := r.find()
+	found, err := r.find(ctx)
 	if err != nil {
 		return report, fmt.Errorf("look for what an earlier run left: %w", err)
 	}
@@ -159,9 +161,12 @@ func (r *recoverer) fix(ctx context.Context, f finding, report *Report) error {
 // find lists what is provably ours and belongs to no sealed point, in the order in which it
 // must be cleaned up: the guest first, and the job before its checkpoint, which cannot be
 // deleted while the job runs.
-func (r *recoverer) find() ([]finding, error) {
-	var all []finding
-	for _, look := range []func() ([]finding, error){r.findGuest, r.findCheckpoints, r.findPartials, r.findFiles, r.findForgotten} {
+func (r *recoverer) find(ctx context.Context) ([]finding, error) {
+	all, err := r.findGuest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, look := range []func() ([]finding, error){r.findCheckpoints, r.findPartials, r.findFiles, r.findForgotten} {
 		some, err := look()
 		if err != nil {
 			return nil, err
@@ -171,8 +176,8 @@ func (r *recoverer) find() ([]finding, error) {
 	return all, nil
 }
 
-func (r *recoverer) findGuest() ([]finding, error) {
-	left, err := r.FindLeftover()
+func (r *recoverer) findGuest(ctx context.Context) ([]finding, error) {
+	left, err := r.FindLeftover(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -296,6 +301,10 @@ func (r *recoverer) findForgotten() ([]finding, error) {
 // for now whether there are bitmaps of it (*laterError) because the domain is off or another
 // job holds it.
 func (r *recoverer) forgetInstant(i instants.Instant) error {
+	// A job of it that has appeared since would be nobody's without the identity.
+	if _, job, err := r.OurJob(); err != nil || job {
+		return errors.Join(err, &laterError{"its backup job has just begun; the next run ends it"})
+	}
 	if i.Checkpoint {
 		if _, err := r.Domain.CheckpointXML(i.CheckpointName()); !errors.Is(err, hypervisor.ErrNoCheckpoint) {
 			return err

@@ -44,7 +44,7 @@ func Run(ctx context.Context, host guest.Host, repo *repository.Repository, requ
 		SocketDir: request.SocketDir, ScratchDir: request.ScratchDir, AgentTimeout: request.AgentTimeout,
 	}
 	if request.DryRun {
-		return Look(locked)
+		return Look(ctx, locked)
 	}
 	return Recover(ctx, locked, true)
 }

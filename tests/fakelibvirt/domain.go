@@ -37,6 +37,9 @@ type Domain struct {
 	// OtherJob and OtherBlockJob are jobs of others.
 	OtherJob      string
 	OtherBlockJob hypervisor.BlockJob
+	// LateBegin makes BackupBegin fail at once, as for a program that is killed, and begin the
+	// job when somebody awaits it.
+	LateBegin bool
 	// Hook, if set, is called before each call with the name of the method, and its error
 	// returned instead: libvirt has not done it. HookAfter is called after something was
 	// done, and must not call methods of the domain.
@@ -51,6 +54,7 @@ type Domain struct {
 	disks       []*disk
 	checkpoints []*record
 	job         *job
+	late        func() error // the begin of LateBegin
 }
 
 var _ guest.Domain = (*Domain)(nil)

@@ -71,6 +71,29 @@ func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.LateBegin {
+		d.LateBegin, d.late = false, func() error { return d.begin(backupXML, checkpointXML) }
+		return failure(hypervisor.ErrUnreachable, "the program was killed")
+	}
+	return d.begin(backupXML, checkpointXML)
+}
+
+// AwaitBegin ends with the begin of LateBegin.
+func (d *Domain) AwaitBegin(context.Context) error {
+	if err := d.call("AwaitBegin"); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.late != nil {
+		begin := d.late
+		d.late = nil
+		_ = begin() // its answer goes to nobody
+	}
+	return nil
+}
+
+func (d *Domain) begin(backupXML, checkpointXML string) error {
 	switch {
 	case d.state == hypervisor.ShutOff:
 		return d.notRunning()

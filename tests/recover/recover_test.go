@@ -298,3 +298,34 @@ func TestRecoverForeign(t *testing.T) {
 		}
 	}
 }
+
+// libvirt finishes a BackupBegin although the run that has asked for it was killed: recovery
+// awaits the job and ends it. It would be nobody's once all else of its identity is gone.
+func TestKillInMidBegin(t *testing.T) {
+	t.Parallel()
+	s := testsite.Filled(t)
+	p := s.StartBroken("step freeze after:pause", nil, "full")
+	testsite.AwaitStopped(t, p)
+	qemu := s.Pid()
+	if err := syscall.Kill(qemu, syscall.SIGSTOP); err != nil { // libvirt waits for its answers
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(qemu, syscall.SIGCONT) })
+	p.Signal(syscall.SIGCONT)
+	time.Sleep(2 * time.Second)
+	p.Signal(syscall.SIGKILL)
+	p.Wait()
+	recovery := s.Program.Start(t, "recover", s.Name)
+	time.Sleep(2 * time.Second)
+	if err := syscall.Kill(qemu, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if r := recovery.Wait(); r.Code != 0 || !strings.Contains(r.Stdout, "cleaned up: a backup job") {
+		t.Errorf("exit %d: %s%s", r.Code, r.Stdout, r.Stderr)
+	}
+	if s.HasJob() || len(s.Checkpoints()) > 0 {
+		t.Errorf("a job: %v, checkpoints %q", s.HasJob(), s.Checkpoints())
+	}
+	s.BackUp(0, "full")
+	s.Check()
+}

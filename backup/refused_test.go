@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/tests/fakelibvirt"
 )
 
 // Where QEMU refuses the bitmap of a disk, the point is made all the same, consistent, and
@@ -35,6 +36,32 @@ func TestRefusedBitmaps(t *testing.T) {
 		}
 		s.must(manifest.KindInc)
 		s.checkPoints()
+	}
+}
+
+// After QEMU has refused bitmaps the guest is frozen again for the instant. Where it cannot be,
+// the point is not said to be consistent, though the first freeze has succeeded.
+func TestFrozenAgainAfterRefusal(t *testing.T) {
+	t.Parallel()
+	for agent, want := range map[fakelibvirt.Agent]string{
+		fakelibvirt.AgentAnswers: manifest.ConsistencyFilesystem, fakelibvirt.AgentMissing: manifest.ConsistencyCrash,
+	} {
+		s := newFakeSite(t)
+		s.domain.NoBitmaps = []string{"vdb"}
+		frozen := false // at the beginning of the last job
+		s.domain.Hook = func(method string) error {
+			switch method {
+			case "CreateCheckpoint":
+				s.domain.Agent = agent
+			case "BackupBegin":
+				frozen = s.domain.Frozen()
+			}
+			return nil
+		}
+		r := s.must(manifest.KindFull)
+		if r.Point.Consistency != want || frozen != (want == manifest.ConsistencyFilesystem) {
+			t.Errorf("agent %d: %s consistent, the guest was frozen: %v", agent, r.Point.Consistency, frozen)
+		}
 	}
 }
 

@@ -198,6 +198,46 @@ func TestComparerReadsNoZeros(t *testing.T) {
 	}
 }
 
+// Zeros across several windows of the base hide what it has in each of them, once, and not
+// what reads as zeros there already.
+func TestComparerZerosAcrossWindows(t *testing.T) {
+	const window = unit / 8 * unit // what one L2 table describes
+	at := func(offset int64) extent.Extent { return extenttest.Data(offset, unit) }
+	chain := open(t, writeImages(t,
+		image{5 * window, []extent.Extent{at(0), at(window - unit), at(2 * window), at(3 * window), at(4*window + unit)}},
+		image{5 * window, []extent.Extent{extenttest.Zero(3*window, unit)}})...)
+	if chain.WindowSize() != window {
+		t.Fatalf("a window of %d bytes", chain.WindowSize())
+	}
+	for _, start := range []int64{0, window - unit, window} {
+		sink := &extenttest.Recorder{Cluster: unit, Size: 6 * window}
+		c, err := Compare(chain, sink)
+		must(t, err)
+		must(t, c.Zero(start, 6*window-start))
+		var want []extent.Extent
+		for _, offset := range []int64{0, window - unit, 2 * window, 4*window + unit} {
+			if offset >= start {
+				want = append(want, extenttest.Zero(offset, unit))
+			}
+		}
+		if got := sink.Extents(t); !reflect.DeepEqual(got, want) {
+			t.Errorf("from %d on: got %v, want %v", start, got, want)
+		}
+	}
+}
+
+// Calls one after the other share a reader and its memory.
+func TestComparerKeepsItsReaders(t *testing.T) {
+	disk := diskOf("abcd", 4*unit)
+	c, _ := compared(t, disk, len(disk))
+	for range 100 {
+		must(t, c.Write([]int64{0, unit}, disk[:2*unit]))
+	}
+	if len(c.idle) != 1 {
+		t.Errorf("%d readers for one call at a time", len(c.idle))
+	}
+}
+
 func TestComparerErrors(t *testing.T) {
 	boom := errors.New("boom")
 	disk := diskOf("ax", 2*unit)

@@ -1,0 +1,31 @@
+package backup
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// The source is asked for what was planned: what a disk has grown by since the base, too, is
+// in no bitmap, and disks that are left out have to be named to be left out.
+func TestJobOfAPlan(t *testing.T) {
+	r := &run{instant: instants.Instant{Point: "check2"}, plan: Plan{
+		Checkpoint: "check2.0000000000000001",
+		Disks: []DiskPlan{
+			{Disk: xml.Disk{Target: "vda"}, Incremental: true, Since: "check1.0000000000000002", BaseSize: 1 << 20, Bitmap: true},
+			{Disk: xml.Disk{Target: "vdb"}},
+		},
+		LeftOut: []manifest.LeftOut{{Target: "vdc", Reason: "not chosen"}},
+	}}
+	want := source.Job{
+		Instant: r.instant, Checkpoint: "check2.0000000000000001", LeftOut: []string{"vdc"},
+		Disks: []source.JobDisk{{Target: "vda", Since: "check1.0000000000000002", DirtyFrom: 1 << 20, Bitmap: true}, {Target: "vdb"}},
+	}
+	if got := r.job(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}

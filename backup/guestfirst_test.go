@@ -220,7 +220,11 @@ func (s *fakeSite) replaceJob() {
 	s.t.Helper()
 	other := xml.Backup{Socket: filepath.Join(s.t.TempDir(), "other.sock")}
 	for _, target := range fakeTargets {
-		other.Disks = append(other.Disks, xml.BackupDisk{Target: target, Scratch: filepath.Join(s.t.TempDir(), target)})
+		scratch := filepath.Join(s.t.TempDir(), target)
+		if err := os.WriteFile(scratch, nil, 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+		other.Disks = append(other.Disks, xml.BackupDisk{Target: target, Scratch: scratch})
 	}
 	doc, err := other.Marshal()
 	if err == nil {

@@ -5,17 +5,27 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 	"github.com/virtbackup/virtbackup/source"
-	"github.com/virtbackup/virtbackup/xml"
 )
+
+// shown is a domain that shows a backup job.
+type shown struct {
+	guest.Domain
+	doc string
+}
+
+func (d shown) BackupJob() (string, error) { return d.doc, nil }
 
 // A disk is opened with the bitmap that libvirt exports and with where the bitmap ends. Where
 // there is none to be had, what has changed is not taken for nothing.
 func TestOpen(t *testing.T) {
 	s := &Source{
-		job:     source.Job{Disks: []source.JobDisk{{Target: "vda", Since: "check1", DirtyFrom: 1 << 20}, {Target: "vdb", Since: "check1"}, {Target: "vdc"}}},
-		exports: xml.Job{Socket: "/s", Disks: []xml.JobDisk{{Target: "vdb", Export: "vdb"}, {Target: "vda", Export: "a", Bitmap: "backup-vda"}}},
+		job: source.Job{Disks: []source.JobDisk{{Target: "vda", Since: "check1", DirtyFrom: 1 << 20}, {Target: "vdb", Since: "check1"}, {Target: "vdc"}}},
+		session: guest.NewSession(&guest.LockedDomain{Domain: shown{doc: `<domainbackup mode='pull'><server transport='unix' socket='/s'/><disks>
+			<disk name='vdb' backup='yes' exportname='vdb'/>
+			<disk name='vda' backup='yes' backupmode='incremental' exportname='a' exportbitmap='backup-vda'/></disks></domainbackup>`}}),
 	}
 	var got nbdcopy.Source
 	errOpened := errors.New("opened")

@@ -144,6 +144,9 @@ func TestRandomImages(t *testing.T) {
 		size := 512 * (1 + r.Int64N(20<<20/512))
 		for _, compressed := range [][2]bool{{false, false}, {true, true}, {false, true}, {true, false}} {
 			testChain(t, r, clusterSize, size, compressed)
+			if testing.Short() {
+				break
+			}
 		}
 	}
 }

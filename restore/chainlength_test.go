@@ -62,6 +62,9 @@ func restoreAlone(dir, from string) error {
 
 // The memory and the open files of a restore do not grow with its chain.
 func TestLongChains(t *testing.T) {
+	if testing.Short() {
+		t.Skip("340 images take long")
+	}
 	lengths := []int{1, 100, 340}
 	if extra, err := strconv.Atoi(os.Getenv("VIRTBACKUP_LINKS")); err == nil {
 		lengths = append(lengths, extra)

@@ -16,6 +16,9 @@ import (
 // If qemu-img cannot open a chain by its backing names, although every byte is as it was
 // written, a warning names the points. qemu-img is the judge of which those are.
 func TestChainTooLongForQemuImg(t *testing.T) {
+	if testing.Short() {
+		t.Skip("352 points take long")
+	}
 	const links = 352
 	r, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
 	if err != nil {

@@ -34,6 +34,9 @@ func TestWholeRuns(t *testing.T) {
 		}
 	}
 	s.checkPoints()
+	if got := s.domain.Complaints(); len(got) > 0 {
+		t.Errorf("libvirt complains: %q", got)
+	}
 	if got := len(s.domain.Names()); got != 5 {
 		t.Errorf("checkpoints %q, want 5", s.domain.Names())
 	}

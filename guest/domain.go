@@ -41,8 +41,8 @@ type Execution interface {
 type Jobs interface {
 	BackupBegin(backupXML, checkpointXML string) error
 	BackupJob() (string, error)
-	// AwaitBegin waits for a BackupBegin that libvirt executes although nobody waits for it.
-	AwaitBegin(ctx context.Context) error
+	// Settle waits until libvirt has begun or ended the backup job that it begins or ends.
+	Settle(ctx context.Context) error
 	ProveBackup(targets []string) error
 	EndBackup(ctx context.Context) error
 	JobStats() (hypervisor.JobStats, error)

@@ -60,5 +60,5 @@ func (d *LockedDomain) awaitBegin(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, BeginTime)
 	defer cancel()
-	return bounded.Within(BeginTime+time.Second, func() error { return d.Domain.AwaitBegin(ctx) })
+	return bounded.Within(BeginTime+time.Second, func() error { return d.Domain.Settle(ctx) })
 }

@@ -139,6 +139,7 @@ func (s *Session) End(ctx context.Context) error {
 		}
 		s.ended = true
 		err = fault.Point("job ended")
+		s.Settle(ctx)
 	}
 	for _, path := range files {
 		err = errors.Join(err, removeIfExists(path))
@@ -146,13 +147,26 @@ func (s *Session) End(ctx context.Context) error {
 	return err
 }
 
+// Settle waits until libvirt has taken its labels off the scratch files of a job that has
+// ended: else it logs errors about files that are gone. A failure is of no consequence.
+func (s *Session) Settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	if err := bounded.Within(settleTime+time.Second, func() error { return s.d.Domain.Settle(ctx) }); err != nil {
+		s.d.log().Debug(err.Error())
+	}
+}
+
+// settleTime bounds what takes libvirt some 50 ms for each disk.
+const settleTime = 10 * time.Second
+
 // files returns the paths of the socket, which libvirt leaves, and of the scratch files of
 // our job.
 func (s *Session) files(job xml.Job, ours bool) (paths []string, err error) {
 	if s.d.Own != "" {
 		paths = append(paths, s.d.Socket(s.d.Own))
 	}
-	if !ours || s.d.Own != "" { // libvirt removes the scratch files of a job that it has begun
+	if !ours || s.d.Own != "" { // the scratch files of this run are removed by who has made them
 		return paths, nil
 	}
 	ledger, err := s.d.Ledger()

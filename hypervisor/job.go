@@ -210,11 +210,12 @@ func (d *Domain) BlockJob(target string) (job BlockJob, err error) {
 	return job, about(d.orNotRunning(err), "ask for block jobs on disk %s of domain %s", target, d.name)
 }
 
-// AwaitBegin returns once libvirt has finished a BackupBegin that it executes, if it does: the program that asked for it
-// may have been killed meanwhile, and libvirt goes on. Until then BackupJob shows no job. The statistics wait for what
-// libvirt does with QEMU (VIR_JOB_QUERY); in between they are those of a job that libvirt has no data of (jobInfo). A job of
-// something else is not waited for. ErrBusy if it takes longer than ctx.
-func (d *Domain) AwaitBegin(ctx context.Context) error {
+// Settle returns once libvirt has finished to begin or to end a backup job, if it does so now. Meanwhile BackupJob shows no
+// job. libvirt goes on with a BackupBegin although the program that has asked for it was killed; and at the end it still takes
+// its labels off the scratch files. The statistics wait for what libvirt does with QEMU (VIR_JOB_QUERY); in between they
+// are those of a job that libvirt has no data of (jobInfo). A job of something else is not waited for. ErrBusy if it takes
+// longer than ctx.
+func (d *Domain) Settle(ctx context.Context) error {
 	for {
 		err := d.with(func(dom *libvirt.Domain) error {
 			_, err := dom.GetJobStats(0)
@@ -227,7 +228,7 @@ func (d *Domain) AwaitBegin(ctx context.Context) error {
 			return nil
 		}
 		if err := wait(ctx, 50*time.Millisecond, err); err != nil {
-			return about(withKind(err, ErrBusy), "await the begin of a job of domain %s", d.name)
+			return about(withKind(err, ErrBusy), "await the begin or end of a job of domain %s", d.name)
 		}
 	}
 }

@@ -78,7 +78,7 @@ func TestRecoverOfALateJob(t *testing.T) {
 	if err != nil || k.domain.Job() || len(k.domain.Names()) > 0 || len(k.domain.Bitmaps("vda")) > 0 || !slices.Contains(report.Fixed, "a backup job") {
 		t.Errorf("%+v, %v: a job %v, checkpoints %q", report, err, k.domain.Job(), k.domain.Names())
 	}
-	if err := k.domain.AwaitBegin(t.Context()); err != nil || k.domain.Job() {
+	if err := k.domain.Settle(t.Context()); err != nil || k.domain.Job() {
 		t.Errorf("the job has begun after recovery: %v", err)
 	}
 }

@@ -66,9 +66,12 @@ func (s *Source) removeScratchFiles() error {
 
 // Cleanup removes what Prepare and Freeze have made on this host, unless the job may still
 // run.
-func (s *Source) Cleanup(context.Context) error {
-	if s.session.Began() && !s.session.Ended() && !s.jobless {
-		return nil
+func (s *Source) Cleanup(ctx context.Context) error {
+	if s.session.Began() && !s.session.Ended() {
+		if !s.jobless {
+			return nil
+		}
+		s.session.Settle(ctx)
 	}
 	return s.removeScratchFiles()
 }

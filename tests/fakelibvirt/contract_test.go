@@ -177,7 +177,7 @@ func jobsHold(t *testing.T, d domain) {
 	_, err = d.JobStats()
 	want(t, err, hypervisor.ErrNoJob)
 	must(t, d.EndBackup(t.Context())) // none is no error
-	must(t, d.AwaitBegin(t.Context()))
+	must(t, d.Settle(t.Context()))
 	must(t, d.BackupBegin(d.job(""), checkpoint("a")))
 	doc, err = d.BackupJob()
 	must(t, err)
@@ -188,7 +188,7 @@ func jobsHold(t *testing.T, d domain) {
 	}
 	must(t, d.ProveBackup([]string{"vda"}))
 	want(t, d.ProveBackup([]string{"vda", "vdb"}), hypervisor.ErrNoJob)
-	must(t, d.AwaitBegin(t.Context()))
+	must(t, d.Settle(t.Context()))
 	if name, err := d.RunningJob(); name != "backup" || err != nil {
 		t.Errorf("the job is %q, %v", name, err)
 	}

@@ -55,6 +55,8 @@ type Domain struct {
 	checkpoints []*record
 	job         *job
 	late        func() error // the begin of LateBegin
+	ending      []jobDisk    // of a job that libvirt still takes down
+	complaints  []string
 }
 
 var _ guest.Domain = (*Domain)(nil)

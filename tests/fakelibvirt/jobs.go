@@ -78,19 +78,39 @@ func (d *Domain) BackupBegin(backupXML, checkpointXML string) error {
 	return d.begin(backupXML, checkpointXML)
 }
 
-// AwaitBegin ends with the begin of LateBegin.
-func (d *Domain) AwaitBegin(context.Context) error {
-	if err := d.call("AwaitBegin"); err != nil {
+// Settle begins the job of LateBegin.
+func (d *Domain) Settle(context.Context) error {
+	if err := d.call("Settle"); err != nil {
 		return err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.takeDown()
 	if d.late != nil {
 		begin := d.late
 		d.late = nil
 		_ = begin() // its answer goes to nobody
 	}
 	return nil
+}
+
+// takeDown is what libvirt does once it shows an ended job no more: it takes its labels off the
+// scratch files, and complains of those that are gone.
+func (d *Domain) takeDown() {
+	for _, jd := range d.ending {
+		if _, err := os.Stat(jd.scratch); err != nil {
+			d.complaints = append(d.complaints, "unable to stat: "+err.Error())
+		}
+	}
+	d.ending = nil
+}
+
+// Complaints are what libvirt has logged about files that were removed too early.
+func (d *Domain) Complaints() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.takeDown()
+	return slices.Clone(d.complaints)
 }
 
 func (d *Domain) begin(backupXML, checkpointXML string) error {
@@ -207,6 +227,9 @@ func (d *Domain) EndBackup(context.Context) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.job != nil {
+		d.ending = d.job.disks
+	}
 	d.job = nil // libvirt leaves the socket, and scratch files that were there before
 	return d.done("EndBackup")
 }

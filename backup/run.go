@@ -347,7 +347,7 @@ func (r *run) issue(context.Context) (err error) {
 // over and its checkpoint deleted. It runs after the partial point is removed, which makes
 // room in a full repository. The next run removes what it leaves.
 func (r *run) withdraw(context.Context) error {
-	if r.instant.Identity == "" || r.hung || !r.source.Gone() {
+	if r.instant.Identity == "" || r.hung || r.left || !r.source.Gone() {
 		return nil
 	}
 	return r.lock.DropInstant(r.instant.Identity)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -307,4 +308,31 @@ func TestJobIsGone(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whichever undo fails, the run says so, and the next run cleans up what is left.
+func TestEveryUndoFails(t *testing.T) {
+	t.Parallel()
+	copying := slices.IndexFunc(steps, func(s step) bool { return s.name == "copy" })
+	for i := range steps[:copying] {
+		if steps[i].undo == nil || steps[i].name == "lock" { // this process would hold the lock
+			continue
+		}
+		s := newFakeSite(t)
+		s.must(manifest.KindFull)
+		changed := slices.Clone(steps)
+		changed[copying].do = func(*run, context.Context) error { return errBoom }
+		changed[i].undo = func(*run, context.Context) error { panic("boom") }
+		s.change()
+		var bug *panics.Error
+		if _, err := s.run(t.Context(), s.request(manifest.KindInc), changed); !errors.As(err, &bug) {
+			t.Errorf("undo of step %s: %v", steps[i].name, err)
+		}
+		s.must(manifest.KindInc)
+		if w := s.world(); s.domain.Frozen() || s.domain.Job() || len(s.domain.Names()) != 2 || len(s.domain.Bitmaps("vda")) != 2 ||
+			strings.Contains(w.files, "partial") || strings.Contains(w.files, "sock") || strings.Contains(w.files, "scratch") || strings.Contains(w.files, "mark") {
+			t.Errorf("after the undo of step %s has failed: %+v", steps[i].name, w)
+		}
+		s.checkPoints()
+	}
 }

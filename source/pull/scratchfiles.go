@@ -7,7 +7,7 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -29,7 +29,8 @@ func (s *Source) makeScratchFiles() error {
 		}
 		path := s.d.Scratch(s.job.Instant.Identity, d.Target)
 		if err := makeScratchFile(path, size); err != nil {
-			return s.explainBegin(fmt.Errorf("make the scratch file of disk %s of domain %s: %w: %w", d.Target, s.name(), hypervisor.ErrScratch, err))
+			return fail.WithHint(fmt.Errorf("make the scratch file of disk %s of domain %s: %w", d.Target, s.name(), err),
+				"virtbackup itself must be able to write in %s; free space there, or name another directory with --scratch-dir", s.scratchDir())
 		}
 	}
 	return fault.Point("scratch files")

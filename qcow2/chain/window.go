@@ -1,6 +1,10 @@
-package qcow2
+package chain
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/virtbackup/virtbackup/qcow2"
+)
 
 // State is what the images of a chain say of a cluster.
 type State uint8
@@ -42,7 +46,7 @@ func (c *Chain) Window(i int64) (*Window, error) {
 func (c *Chain) lookUp(i int64) (*Window, error) {
 	w := &Window{Offset: i * c.WindowSize(), chain: c}
 	end := min(w.Offset+c.WindowSize(), c.Size())
-	w.length = int(clusters(end-w.Offset, int(c.cluster)))
+	w.length = int((end - w.Offset + c.cluster - 1) / c.cluster)
 	var buf []byte
 	for n, l := range c.layers {
 		if w.cells == nil && l.visible <= w.Offset {
@@ -79,10 +83,10 @@ func (w *Window) fill(layer int, visible int64, table []byte) (open int) {
 			cell.found = true
 		case table != nil:
 			entry := binary.BigEndian.Uint64(table[k*8:])
-			zero := entry&entryCompressed == 0 && entry&entryZero != 0
-			if data := entry&entryCompressed != 0 || entry&offsetMask != 0; data && !zero {
+			switch {
+			case qcow2.HasData(entry):
 				cell.layer, cell.entry, cell.found = int32(layer), entry, true
-			} else if zero {
+			case qcow2.IsZero(entry):
 				cell.found = true
 			}
 		}

@@ -1,4 +1,4 @@
-package qcow2
+package chain
 
 import (
 	"errors"
@@ -7,13 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // stateImage writes an image from text: d is a cluster of data, z a zero cluster.
 func stateImage(t *testing.T, dir string, number int, text string) *os.File {
 	t.Helper()
 	const cluster = 4096
-	o := Options{VirtualSize: int64(len(text)) * cluster, ClusterSize: cluster}
+	o := qcow2.Options{VirtualSize: int64(len(text)) * cluster, ClusterSize: cluster}
 	if number > 0 {
 		o.BackingFile, o.BackingFormat = fmt.Sprint(number-1), "qcow2"
 	}
@@ -22,7 +24,7 @@ func stateImage(t *testing.T, dir string, number int, text string) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	w, err := NewWriter(f, o)
+	w, err := qcow2.NewWriter(f, o)
 	for i, r := range text {
 		if err == nil && r == 'd' {
 			err = w.Write([]int64{int64(i) * cluster}, make([]byte, cluster))
@@ -60,7 +62,7 @@ func TestStates(t *testing.T) {
 		for i, text := range tt.images {
 			files = append(files, stateImage(t, dir, i, text))
 		}
-		c, err := OpenChain(files[tt.from:])
+		c, err := Open(files[tt.from:])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,11 +99,11 @@ func TestStatesOfAGrownDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		o := Options{VirtualSize: size}
+		o := qcow2.Options{VirtualSize: size}
 		if i > 0 {
 			o.BackingFile, o.BackingFormat = "base", "qcow2"
 		}
-		w, err := NewWriter(f, o)
+		w, err := qcow2.NewWriter(f, o)
 		if err == nil {
 			_, err = w.Finish(nil)
 		}
@@ -110,7 +112,7 @@ func TestStatesOfAGrownDisk(t *testing.T) {
 		}
 		files = append(files, f)
 	}
-	c, err := OpenChain(files)
+	c, err := Open(files)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -169,6 +169,17 @@ func (l *layer) readL1() error {
 // Size is that of the disk in bytes.
 func (c *Chain) Size() int64 { return c.layers[0].h.VirtualSize }
 
+// Images is how many images the chain has.
+func (c *Chain) Images() int { return len(c.layers) }
+
+// Header is that of image i, 0 for the top one.
+func (c *Chain) Header(i int) qcow2.Header { return c.layers[i].h }
+
+// Visible is how many bytes of image i, 0 for the top one, can be seen at most: no more
+// than the smallest size of it and those above it. Behind that its data is hidden, even in
+// the middle of a cluster.
+func (c *Chain) Visible(i int) int64 { return c.layers[i].visible }
+
 // ClusterSize is that of all images, in bytes.
 func (c *Chain) ClusterSize() int64 { return c.cluster }
 

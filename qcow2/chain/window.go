@@ -129,6 +129,16 @@ func (w *Window) Run(k int) (end int, s State) {
 	return end, s
 }
 
+// Cell is which image has the data of cluster k, 0 for the top one, and the L2 entry
+// that it has there: the image's Header tells where that lies. Only if its state is Data;
+// otherwise the entry is 0.
+func (w *Window) Cell(k int) (layer int, entry uint64) {
+	if w.cells == nil {
+		return 0, 0
+	}
+	return int(w.cells[k].layer), w.cells[k].entry
+}
+
 // HostOffset is where the data of cluster k begins in its image file, in bytes.
 // Its state is Data.
 func (w *Window) HostOffset(k int) int64 {

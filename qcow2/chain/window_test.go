@@ -1,9 +1,11 @@
 package chain
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
@@ -127,6 +129,46 @@ func TestStatesOfAGrownDisk(t *testing.T) {
 	}
 	if w, err := c.Window(1); w != nil || err != nil {
 		t.Errorf("the end of the base: %v, %v", w, err)
+	}
+}
+
+// Cells say which image has the data, and where: the bytes there are the cluster's.
+func TestCells(t *testing.T) {
+	for seed := range uint64(4) {
+		rnd := rand.New(rand.NewPCG(seed, 8))
+		const cluster = 4096
+		images, shown := chainOf(t, rnd, cluster, 512*(1+rnd.Int64N(2048)), 512*(1+rnd.Int64N(2048)), 512*(1+rnd.Int64N(2048)))
+		c, err := Open(images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.Window(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[int]int{}
+		for k := range w.Len() {
+			layer, entry := w.Cell(k)
+			if (entry != 0) != (w.State(k) == Data) {
+				t.Fatalf("seed %d: cluster %d: entry %#x, state %d", seed, k, entry, w.State(k))
+			}
+			if entry == 0 || qcow2.IsCompressed(entry) {
+				continue
+			}
+			seen[layer]++
+			at := c.Header(layer).DataOf(entry)
+			p := make([]byte, at.Length)
+			if _, err := images[len(images)-1-layer].ReadAt(p, at.Offset); err != nil {
+				t.Fatal(err)
+			}
+			end := min(w.At(k)+cluster, c.Visible(layer))
+			if !bytes.Equal(p[:end-w.At(k)], shown[w.At(k):end]) {
+				t.Fatalf("seed %d: cluster %d: image %d has something else at %d", seed, k, layer, at.Offset)
+			}
+		}
+		if c.Images() != 3 || len(seen) == 0 && c.Header(0).Compression == 0 {
+			t.Errorf("seed %d: saw %v of %d images", seed, seen, c.Images())
+		}
 	}
 }
 

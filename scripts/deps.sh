@@ -10,7 +10,7 @@ build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils)
 # What a hypervisor needs, and what the tests, the guest and the demo use.
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
-tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra procps
+tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra xfsprogs procps
 	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
 
@@ -84,6 +84,7 @@ need_parts() {
 		cpio cpio cpio
 		mke2fs e2fsprogs e2fsprogs
 		debugfs e2fsprogs e2fsprogs
+		mkfs.xfs xfsprogs xfsprogs
 		fincore util-linux-extra util-linux
 		ps procps procps-ng
 		systemd-analyze systemd systemd

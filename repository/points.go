@@ -39,11 +39,11 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 	return ids, nil
 }
 
-// looksLikePoint: every visible directory should be a point, and whatever has a
-// point's name should be a directory. Dot names are runs under way, or somebody
+// looksLikePoint: every visible directory but that of pins should be a point, and whatever
+// has a point's name should be a directory. Dot names are runs under way, or somebody
 // else's.
 func looksLikePoint(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound {
+	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound || e.Name() == PinsName {
 		return false
 	}
 	_, _, err := manifest.ParsePointID(e.Name())
@@ -51,7 +51,8 @@ func looksLikePoint(e fs.DirEntry) bool {
 }
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
-// there is no such directory, a *damage.Error where it cannot be read as one.
+// there is no such directory, a *HiddenError where the point was removed, a *damage.Error
+// where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 	if err := manifest.ValidDomain(domain); err != nil {
 		return manifest.Manifest{}, err
@@ -63,8 +64,16 @@ func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 		return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
 	}
 	m, err := r.readManifest(domain, id)
+	if errors.Is(err, fs.ErrNotExist) { // unless it was removed a moment ago
+		if _, gone := os.Lstat(r.PointDir(domain, id)); errors.Is(gone, fs.ErrNotExist) {
+			return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
+		}
+	}
 	if err != nil {
 		return manifest.Manifest{}, damage.OfPoint(domain, id, err)
+	}
+	if removal, hidden, _ := r.removal(m); hidden {
+		return manifest.Manifest{}, &HiddenError{domain, id, removal}
 	}
 	return m, nil
 }

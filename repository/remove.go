@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -38,9 +39,9 @@ func (e *NeededError) Hint() string {
 	return "remove the points that need it first, the newest first; or all of the domain's at once"
 }
 
-// RemovePoints removes sealed points, the last of ids first: pass them oldest
-// first. removed, if set, is called with each. A *NeededError comes before anything
-// is removed. If the process is killed at any instant, each point is either listed and
+// RemovePoints removes sealed points, hidden ones too, the last of ids first: pass them
+// oldest first. removed, if set, is called with each. A *NeededError, or a *ProtectedError,
+// comes before anything is removed. If the process is killed at any instant, each point is either listed and
 // whole, or a leftover: first its name is removed, durably, then its files.
 func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err := l.check(); err != nil {
@@ -51,6 +52,9 @@ func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 		return err
 	}
 	if err := lineage.CheckUnneeded(ids); err != nil {
+		return err
+	}
+	if err := l.repo.CheckRemovable(l.domain, ids, time.Now()); err != nil {
 		return err
 	}
 	for _, id := range slices.Backward(ids) {
@@ -99,7 +103,10 @@ func (l *Lock) RemoveDomain() error {
 		return fmt.Errorf("remove domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
-		if e.Name() != VerifiedName && e.Name() != instants.DamagedName && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName},
+		if e.Name() == PinsName {
+			_ = os.Remove(filepath.Join(dir, PinsName)) // as long as there are pins it stays
+		}
+		if !slices.Contains([]string{VerifiedName, instants.DamagedName, ReadersName, ProtectedName}, e.Name()) && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName, protectedTemporary},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {
 			continue
 		}

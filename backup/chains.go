@@ -3,6 +3,7 @@ package backup
 import (
 	"fmt"
 	"path"
+	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -36,7 +37,7 @@ func (p *Plan) chains(s State) (all []diskChain) {
 		if d.Parent == "" {
 			continue
 		}
-		images := append([]string{path.Join(p.ID, d.Target+".qcow2")}, manifest.ChainImages(s.Points, p.Base.ID, d.Target)...)
+		images := append([]string{path.Join(p.ID, d.Target+".qcow2")}, manifest.ChainImages(slices.Concat(s.Points, s.Hidden), p.Base.ID, d.Target)...)
 		all = append(all, diskChain{d.Target, len(images), manifest.JoinedLength(s.Dir, images)})
 	}
 	return all

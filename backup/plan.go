@@ -22,7 +22,8 @@ type State struct {
 	Allocated   map[string]int64          // bytes that the image occupies on the host, by target
 	Images      map[string][]source.Image // what each disk is stored in, backing files last, by target
 	Checkpoints []checkpoint.Checkpoint   // all checkpoints of the domain, with sizes
-	Points      []manifest.Manifest       // all points of the domain, oldest first
+	Points      []manifest.Manifest       // all listed points of the domain, oldest first
+	Hidden      []manifest.Manifest       // those that were removed and may be parents, oldest first
 	Dir         string                    // of the domain's points, absolute
 	Next        int                       // number of the next point
 	Identity    string                    // of the next point

@@ -258,7 +258,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
+		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Hidden: lineage.Hidden, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}

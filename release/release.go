@@ -115,7 +115,7 @@ func (w *work) find() error {
 	// Without points the domain's UUID cannot conflict with any, and identities show what a
 	// first run has left.
 	lineage, err := w.repo.Lineage(w.Domain)
-	w.owned = uuid != "" || err != nil || len(lineage.IDs()) == 0
+	w.owned = uuid != "" || err != nil || len(lineage.AllIDs()) == 0
 	if uuid == "" {
 		w.domain, err = w.host.Domain(w.Domain)
 	} else {
@@ -147,6 +147,9 @@ func (w *work) run(ctx context.Context) error {
 		if err := lineage.CheckUnneeded(points); err != nil {
 			return err
 		}
+		if err := w.repo.CheckRemovable(w.Domain, points, time.Now()); err != nil {
+			return err
+		}
 	}
 	if err := w.recover(ctx); err != nil {
 		return err
@@ -161,17 +164,19 @@ func (w *work) run(ctx context.Context) error {
 	return nil
 }
 
-// points lists the points to release, oldest first.
+// points lists the points to release, oldest first: hidden ones too if all are.
 func (w *work) points() ([]string, error) {
 	lineage, err := w.repo.Lineage(w.Domain)
 	if err != nil {
 		return nil, err
 	}
-	all := lineage.IDs()
 	switch {
 	case w.Point == "":
-		return all, nil
-	case !slices.Contains(all, w.Point):
+		return lineage.AllIDs(), nil
+	case !slices.Contains(lineage.IDs(), w.Point):
+		if _, err := w.repo.Point(w.Domain, w.Point); err != nil { // hidden, or there is none
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, w.Point, w.Domain)
 	}
 	return []string{w.Point}, nil

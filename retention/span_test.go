@@ -18,6 +18,7 @@ var spans = map[string]Span{
 var noSpans = []string{
 	"", "0", "0d", "0y0m0w0d0h", "-1d", "1y-1d", "+1d", "14", "d", "14 d", " 14d", "14d ", "14d\n", "14D", "1.5d", "1d1d", "1d1y", "1h1d",
 	"1s", "1min", "١d", "100000d", "14286w", "99999d1w", "99999999999999999999d", "18446744073709551617d", "1d 1h",
+	"7905747460161236407w", // seven times this is 1 in 64 bits
 }
 
 func TestParseSpan(t *testing.T) {

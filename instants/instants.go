@@ -153,7 +153,9 @@ func Change(dir string, change func(*List) error) error {
 	if err != nil {
 		return err
 	}
-	return fault.Around("instants", func() error { return localfile.Replace(filepath.Join(dir, TemporaryName), filepath.Join(dir, FileName), data) })
+	return fault.Around("instants", func() error {
+		return localfile.Replace(filepath.Join(dir, TemporaryName), filepath.Join(dir, FileName), data)
+	})
 }
 
 // PutDamagedAside renames a list that is damaged, and keeps it for people to look at. The

@@ -85,7 +85,9 @@ func (l *Lock) Hide(id, reason string) error {
 		return err
 	}
 	dir := l.repo.PointDir(l.domain, id)
-	err = fault.Around("hide", func() error { return localfile.Replace(filepath.Join(dir, removedTemporary), filepath.Join(dir, RemovedName), data) })
+	err = fault.Around("hide", func() error {
+		return localfile.Replace(filepath.Join(dir, removedTemporary), filepath.Join(dir, RemovedName), data)
+	})
 	if err != nil {
 		return fmt.Errorf("hide point %s of domain %s: %w", id, l.domain, err)
 	}

@@ -29,8 +29,8 @@ const protectedTemporary = ".protected.json"
 type Protection struct {
 	Point    string    `json:"point"`
 	Identity string    `json:"identity,omitempty"`
-	Since    time.Time `json:"since"`           // when it was protected, UTC
-	Until    time.Time `json:"until,omitzero"`  // UTC; zero: for ever
+	Since    time.Time `json:"since"`          // when it was protected, UTC
+	Until    time.Time `json:"until,omitzero"` // UTC; zero: for ever
 	Note     string    `json:"note,omitempty"` // for people
 }
 

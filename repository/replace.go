@@ -210,4 +210,3 @@ func (r *Replacement) exchange() (err error) {
 func (r *Replacement) RemoveOld() error {
 	return fault.Around("merge: remove old", func() error { return r.lock.RemoveLeftover(filepath.Base(r.dir)) })
 }
-

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -77,17 +78,19 @@ func (l *Lock) removePoint(id string) error {
 		return err
 	}
 	dir := l.repo.domainDir(l.domain)
-	err := localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	err := fault.Around("remove: rename", func() error {
+		return localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return manifest.ErrNoPoint
 	}
 	if err != nil {
 		return err
 	}
-	if err := localfile.SyncDir(dir); err != nil {
+	if err := fault.Around("remove: sync domain", func() error { return localfile.SyncDir(dir) }); err != nil {
 		return err
 	}
-	return l.RemoveLeftover(aside)
+	return fault.Around("remove: files", func() error { return l.RemoveLeftover(aside) })
 }
 
 // RemoveDomain removes all that is in the domain's directory beside its points (which

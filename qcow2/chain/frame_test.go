@@ -97,7 +97,7 @@ func FuzzFrameLength(f *testing.F) {
 		f.Add(append(encode(f, content(rnd, cluster), zstd.WithEncoderCRC(i%2 == 0)), content(rnd, 100)...))
 	}
 	f.Add(append(encode(f, make([]byte, cluster/2)), encode(f, make([]byte, cluster/2))...))
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1))
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(1<<20))
 	if err != nil {
 		f.Fatal(err)
 	}

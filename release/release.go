@@ -69,7 +69,8 @@ type work struct {
 //
 // Errors: hypervisor.ErrNoDomain if neither libvirt nor the repository knows the domain,
 // manifest.ErrNoPoint, *repository.NeededError for a point that others need,
-// *repository.LockedError, and whatever libvirt or the file system reports.
+// *repository.ProtectedError for one that must stay, *repository.LockedError,
+// *repository.ReadersError where points to be removed are being read, and whatever libvirt or the file system reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
 	w := &work{Request: request, host: host, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
@@ -151,6 +152,17 @@ func (w *work) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if !w.Points || w.DryRun {
+		return w.release(ctx, points)
+	}
+	// Restores and verifications end before points go.
+	return w.lock.ExcludeReaders(ctx, readersWait, func() error { return w.release(ctx, points) })
+}
+
+// readersWait bounds the wait for those who read the points. A person may look for them then.
+var readersWait = 10 * time.Second
+
+func (w *work) release(ctx context.Context, points []string) error {
 	if err := w.recover(ctx); err != nil {
 		return err
 	}

@@ -25,11 +25,13 @@ const removedTemporary = ".removed.json"
 // Removal says when and why a point was hidden.
 type Removal struct {
 	Format int `json:"format"`
-	// Point and Identity are those of the point: a copy of the file hides no other point.
-	Point    string    `json:"point"`
-	Identity string    `json:"identity,omitempty"`
-	Time     time.Time `json:"time"`   // UTC
-	Reason   string    `json:"reason"` // for people
+	// Point, Identity and PointTime are those of the point: a copy of the file hides no other
+	// point. Points of format 1 have no identity.
+	Point     string    `json:"point"`
+	Identity  string    `json:"identity,omitempty"`
+	PointTime time.Time `json:"point_time"`
+	Time      time.Time `json:"time"`   // UTC
+	Reason    string    `json:"reason"` // for people
 }
 
 // HiddenError says that a point was removed; errors.Is finds manifest.ErrNoPoint in it.
@@ -51,26 +53,47 @@ func (e *HiddenError) Hint() string {
 // Unwrap makes it a manifest.ErrNoPoint.
 func (e *HiddenError) Unwrap() error { return manifest.ErrNoPoint }
 
-// removal reads the removed.json of a point. One that is damaged, or that of another point,
+// found is a point as it was read.
+type found struct {
+	manifest.Manifest
+	hidden  bool
+	removal Removal // of a hidden point
+	bad     error   // why a removed.json that is there hides nothing
+}
+
+// readPoint reads the manifest of a point, and whether it was removed. One that is damaged, or that of another point,
 // hides nothing: the point's data is whole, and who removes data has to know why.
-func (r *Repository) removal(m manifest.Manifest) (removal Removal, hidden bool, err error) {
-	data, err := localfile.ReadSmall(filepath.Join(r.PointDir(m.Domain, m.ID), RemovedName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Removal{}, false, nil
+//
+// removed.json is read first. A hidden point that is deleted meanwhile has no manifest then; the
+// other way round it would look like a listed point.
+func (r *Repository) readPoint(domain, id string) (found, error) {
+	data, readErr := localfile.ReadSmall(filepath.Join(r.PointDir(domain, id), RemovedName))
+	m, err := r.readManifest(domain, id)
+	if err != nil || errors.Is(readErr, fs.ErrNotExist) {
+		return found{Manifest: m}, err
 	}
+	removal, err := Removal{}, readErr
 	if err == nil {
-		err = digest.ParseJSON(data, &removal)
-	}
-	if err == nil {
-		err = manifest.CheckFormat(removal.Format)
-	}
-	if err == nil && (removal.Point != m.ID || removal.Identity != m.Identity) {
-		err = fmt.Errorf("is that of %s with the identity %q: put here by hand", removal.Point, removal.Identity)
+		removal, err = parseRemoval(data, m)
 	}
 	if err != nil {
-		return Removal{}, false, fmt.Errorf("%s: %w", RemovedName, err)
+		return found{Manifest: m, bad: fmt.Errorf("%s: %w", RemovedName, err)}, nil
 	}
-	return removal, true, nil
+	return found{m, true, removal, nil}, nil
+}
+
+// parseRemoval reads the content of the removed.json of a point strictly.
+func parseRemoval(data []byte, m manifest.Manifest) (removal Removal, err error) {
+	if err := digest.ParseJSON(data, &removal); err != nil {
+		return Removal{}, err
+	}
+	if err := manifest.CheckFormat(removal.Format); err != nil {
+		return Removal{}, err
+	}
+	if removal.Point != m.ID || removal.Identity != m.Identity || !removal.PointTime.Equal(m.Time) {
+		return Removal{}, fmt.Errorf("is that of %s with the identity %q, of %s: put here by hand", removal.Point, removal.Identity, removal.PointTime.Format(time.RFC3339Nano))
+	}
+	return removal, nil
 }
 
 // Hide removes a sealed point from what is listed, durably, and keeps its data. The caller
@@ -80,7 +103,7 @@ func (l *Lock) Hide(id, reason string) error {
 	if err != nil {
 		return fmt.Errorf("hide point %s of domain %s: %w", id, l.domain, err)
 	}
-	data, err := digest.EncodeJSON(Removal{Format: manifest.Format, Point: id, Identity: m.Identity, Time: time.Now().UTC(), Reason: reason})
+	data, err := digest.EncodeJSON(Removal{Format: manifest.Format, Point: id, Identity: m.Identity, PointTime: m.Time, Time: time.Now().UTC(), Reason: reason})
 	if err != nil {
 		return err
 	}
@@ -95,15 +118,18 @@ func (l *Lock) Hide(id, reason string) error {
 }
 
 // Unhide lists a hidden point again. Its data must be whole: as long as it is hidden, so is
-// that of all that it needs.
+// that of all that it needs. A removed.json that hides nothing, as it is damaged, is removed,
+// too.
 func (l *Lock) Unhide(id string) error {
-	_, err := l.lockedPoint(id)
-	var hidden *HiddenError
-	switch {
-	case err == nil:
-		return fail.Errorf(fail.Usage, "virtbackup list "+manifest.ShellWord(l.domain)+" --hidden shows the points that were removed", "point %s of domain %s was not removed", id, l.domain)
-	case !errors.As(err, &hidden):
+	if err := l.check(); err != nil {
 		return err
+	}
+	p, err := l.repo.point(l.domain, id)
+	if err != nil {
+		return err
+	}
+	if !p.hidden && p.bad == nil {
+		return fail.Errorf(fail.Usage, "virtbackup list "+manifest.ShellWord(l.domain)+" --hidden shows the points that were removed", "point %s of domain %s was not removed", id, l.domain)
 	}
 	dir := l.repo.PointDir(l.domain, id)
 	err = fault.Around("unhide", func() error {

@@ -32,9 +32,9 @@ type Lineage struct {
 	byID map[string]manifest.Manifest
 }
 
-// lineageTries bounds how often manifests are read again because a merge or a removal may
-// have changed them meanwhile. Those of one night come one after the other, and each reading
-// takes milliseconds.
+// lineageTries bounds how often manifests are read again because merges may have changed them
+// meanwhile. A merge takes seconds, a reading milliseconds, and a point that is removed while
+// they are read is no reason.
 const lineageTries = 10
 
 // Lineage reads the manifests of a domain; there are no points where the domain has no
@@ -45,10 +45,13 @@ const lineageTries = 10
 func (r *Repository) Lineage(domain string) (*Lineage, error) {
 	l, err := r.readLineage(domain)
 	for range lineageTries {
-		if err != nil || l.sound() {
-			break
+		if err != nil {
+			return nil, err
 		}
 		before := l.complaints()
+		if len(before) == 0 {
+			break
+		}
 		if l, err = r.readLineage(domain); err == nil && slices.Equal(l.complaints(), before) {
 			break
 		}
@@ -67,46 +70,45 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
+	read := map[string]found{}
 	for _, id := range ids {
-		m, err := r.readManifest(domain, id)
-		if err != nil {
+		p, err := r.readPoint(domain, id)
+		switch {
+		case err != nil && r.isGone(domain, id): // removed a moment ago: no number is used again
+		case err != nil:
 			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
-			continue
+		default:
+			l.all = append(l.all, p.Manifest)
+			l.byID[id], read[id] = p.Manifest, p
 		}
-		l.all = append(l.all, m)
-		l.byID[id] = m
 	}
 	slices.SortFunc(l.all, manifest.CompareAge)
 	for _, m := range l.all {
-		removal, hidden, err := r.removal(m)
-		if err != nil {
-			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: err})
+		p := read[m.ID]
+		if p.bad != nil {
+			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: p.bad})
 		}
-		if !hidden {
+		if !p.hidden {
 			l.Points = append(l.Points, m)
 			continue
 		}
 		l.Hidden = append(l.Hidden, m)
-		l.Removals[m.ID] = removal
+		l.Removals[m.ID] = p.removal
 	}
 	return l, nil
 }
 
-// sound tells whether nothing looks damaged by the manifests.
-func (l *Lineage) sound() bool {
-	return len(l.Unreadable)+len(l.BadRemovals) == 0 && len(l.Broken()) == 0
-}
-
-// complaints are what looks damaged by the manifests.
-func (l *Lineage) complaints() []string {
-	var all []string
+// complaints are what looks damaged by the manifests, with all that differs if it looks so
+// for another reason when it is read again.
+func (l *Lineage) complaints() (all []string) {
 	for _, p := range slices.Concat(l.Unreadable, l.BadRemovals) {
 		all = append(all, p.ID+"/"+p.File+": "+p.Err.Error())
 	}
-	broken := l.Broken()
 	for _, m := range l.all {
-		for _, target := range broken[m.ID] {
-			all = append(all, m.ID+"/"+target)
+		for _, d := range m.Disks {
+			if ref, err := l.Parent(m, d); err != nil {
+				all = append(all, m.ID+"/"+d.Image+": "+ref.Point+": "+err.Error())
+			}
 		}
 	}
 	return all

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -19,6 +21,13 @@ import (
 const PinsName = "pins"
 
 const pinSuffix = ".json"
+
+// pinTemporary becomes a pin under the domain's lock, so one name is enough.
+const pinTemporary = ".pin"
+
+// pinAttempts bounds the retries after others removed the directory, with the last pin,
+// between our steps.
+const pinAttempts = 10
 
 // Pin says that something that may outlive this process reads a point: a guest that runs
 // from its images. Neither the point nor any that it needs is replaced or deleted until the
@@ -39,10 +48,13 @@ func (r *Repository) Pins(domain string) (pins []Pin, damaged []string, err erro
 	if err := manifest.ValidDomain(domain); err != nil {
 		return nil, nil, err
 	}
-	dir := filepath.Join(r.domainDir(domain), PinsName)
-	entries, err := os.ReadDir(dir)
+	dir, err := r.pinsDir(domain)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
+	}
+	var entries []fs.DirEntry
+	if err == nil {
+		entries, err = os.ReadDir(dir)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("list pins of domain %s: %w", domain, err)
@@ -63,11 +75,27 @@ func (r *Repository) Pins(domain string) (pins []Pin, damaged []string, err erro
 	return pins, damaged, nil
 }
 
-func readPin(dir, name string) (pin Pin, err error) {
+// pinsDir returns the directory of a domain's pins. The error is fs.ErrNotExist where there
+// is none.
+func (r *Repository) pinsDir(domain string) (string, error) {
+	dir := filepath.Join(r.domainDir(domain), PinsName)
+	info, err := os.Lstat(dir)
+	if err == nil && !info.IsDir() { // a symbolic link may lead outside
+		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+	}
+	return dir, err
+}
+
+func readPin(dir, name string) (Pin, error) {
 	data, err := localfile.ReadSmall(filepath.Join(dir, name))
 	if err != nil {
 		return Pin{}, err
 	}
+	return parsePin(data, name)
+}
+
+// parsePin reads the content of the file of a pin strictly.
+func parsePin(data []byte, name string) (pin Pin, err error) {
 	if err := digest.ParseJSON(data, &pin); err != nil {
 		return Pin{}, err
 	}
@@ -97,14 +125,29 @@ func (l *Lock) Pin(id, reason string) (Pin, error) {
 	if err != nil {
 		return Pin{}, err
 	}
-	dir := filepath.Join(l.dir(), PinsName)
-	if err := localfile.MakeDir(dir); err != nil {
-		return Pin{}, fmt.Errorf("pin point %s of domain %s: %w", id, l.domain, err)
+	for range pinAttempts {
+		if err = l.writePin(pin.ID, data); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
-	if err := localfile.Replace(filepath.Join(dir, "."+pin.ID), filepath.Join(dir, pin.ID+pinSuffix), data); err != nil {
+	if err != nil {
 		return Pin{}, fmt.Errorf("pin point %s of domain %s: %w", id, l.domain, err)
 	}
 	return pin, nil
+}
+
+func (l *Lock) writePin(id string, data []byte) error {
+	dir := filepath.Join(l.dir(), PinsName)
+	if err := os.Mkdir(dir, localfile.DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if _, err := l.repo.pinsDir(l.domain); err != nil {
+		return err
+	}
+	if err := localfile.Replace(filepath.Join(dir, pinTemporary), filepath.Join(dir, id+pinSuffix), data); err != nil {
+		return err
+	}
+	return localfile.SyncDir(l.dir())
 }
 
 // Unpin removes a pin of a domain, and the directory of pins with the last one; no error if
@@ -113,16 +156,22 @@ func (r *Repository) Unpin(domain, pin string) error {
 	if err := errors.Join(manifest.ValidDomain(domain), manifest.ValidName(pin)); err != nil {
 		return err
 	}
-	dir := filepath.Join(r.domainDir(domain), PinsName)
-	if err := os.Remove(filepath.Join(dir, pin+pinSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	dir, err := r.pinsDir(domain)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = os.Remove(filepath.Join(dir, pin+pinSuffix))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove pin %s of domain %s: %w", pin, domain, err)
 	}
 	return localfile.RemoveDirs([]string{dir})
 }
 
 // Pinned returns a function that says by what a point of a domain is pinned, itself or
-// through a point that needs it; "" if it is not. A pin that cannot be read, or whose point
-// cannot be found, pins all.
+// through a point that needs it; "" if it is not. A pin that cannot be read, or whose point,
+// or one that it needs, cannot be found, pins all.
 func (r *Repository) Pinned(domain string) (by func(id string) string, err error) {
 	pins, damaged, err := r.Pins(domain)
 	if err != nil {
@@ -135,7 +184,7 @@ func (r *Repository) Pinned(domain string) (by func(id string) string, err error
 	if err != nil {
 		return nil, err
 	}
-	byPin := map[string]string{}
+	byPin, broken := map[string]string{}, l.Broken()
 	all := ""
 	for _, name := range damaged {
 		all = fmt.Sprintf("pinned by %s, which cannot be read", filepath.Join(PinsName, name))
@@ -143,7 +192,7 @@ func (r *Repository) Pinned(domain string) (by func(id string) string, err error
 	for _, pin := range pins {
 		text := fmt.Sprintf("pinned by %s on %s", pin.Reason, pin.Host)
 		m, ok := l.Point(pin.Point)
-		if !ok || m.Identity != pin.Identity {
+		if !ok || m.Identity != pin.Identity || len(broken[pin.Point]) > 0 {
 			all = text
 			continue
 		}

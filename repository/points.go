@@ -54,28 +54,38 @@ func looksLikePoint(e fs.DirEntry) bool {
 // there is no such directory, a *HiddenError where the point was removed, a *damage.Error
 // where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
-	if err := manifest.ValidDomain(domain); err != nil {
-		return manifest.Manifest{}, err
-	}
-	if _, _, err := manifest.ParsePointID(id); err != nil {
-		return manifest.Manifest{}, fmt.Errorf("%w: %w", manifest.ErrNoPoint, err)
-	}
-	if _, err := os.Lstat(r.PointDir(domain, id)); errors.Is(err, fs.ErrNotExist) {
-		return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
-	}
-	m, err := r.readManifest(domain, id)
-	if errors.Is(err, fs.ErrNotExist) { // unless it was removed a moment ago
-		if _, gone := os.Lstat(r.PointDir(domain, id)); errors.Is(gone, fs.ErrNotExist) {
-			return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
-		}
+	p, err := r.point(domain, id)
+	if err == nil && p.hidden {
+		err = &HiddenError{domain, id, p.removal}
 	}
 	if err != nil {
-		return manifest.Manifest{}, damage.OfPoint(domain, id, err)
+		return manifest.Manifest{}, err
 	}
-	if removal, hidden, _ := r.removal(m); hidden {
-		return manifest.Manifest{}, &HiddenError{domain, id, removal}
+	return p.Manifest, nil
+}
+
+// point is Point for those that may be hidden.
+func (r *Repository) point(domain, id string) (found, error) {
+	if err := manifest.ValidDomain(domain); err != nil {
+		return found{}, err
 	}
-	return m, nil
+	if _, _, err := manifest.ParsePointID(id); err != nil {
+		return found{}, fmt.Errorf("%w: %w", manifest.ErrNoPoint, err)
+	}
+	p, err := r.readPoint(domain, id)
+	if err != nil && r.isGone(domain, id) { // perhaps a moment ago
+		return found{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
+	}
+	if err != nil {
+		return found{}, damage.OfPoint(domain, id, err)
+	}
+	return p, nil
+}
+
+// isGone tells whether there is nothing of a point's name.
+func (r *Repository) isGone(domain, id string) bool {
+	_, err := os.Lstat(r.PointDir(domain, id))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // readManifest reads the manifest of a directory and checks that it belongs there.

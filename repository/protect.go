@@ -52,6 +52,7 @@ func (p Protection) String() string {
 // protectedFile is the content of protected.json.
 type protectedFile struct {
 	Format int          `json:"format"`
+	Domain string       `json:"domain"` // a copy of the file says nothing of another one
 	Points []Protection `json:"points"`
 }
 
@@ -75,15 +76,7 @@ func (r *Repository) readProtected(domain string) (f protectedFile, err error) {
 		return f, nil
 	}
 	if err == nil {
-		err = digest.ParseJSON(data, &f)
-	}
-	if err == nil {
-		err = manifest.CheckFormat(f.Format)
-	}
-	for _, p := range f.Points {
-		if _, _, idErr := manifest.ParsePointID(p.Point); err == nil {
-			err = idErr
-		}
+		f, err = parseProtected(data, domain)
 	}
 	if err == nil || errors.Is(err, manifest.ErrNewerFormat) || localfile.CannotCheck(err) {
 		return f, err
@@ -91,6 +84,30 @@ func (r *Repository) readProtected(domain string) (f protectedFile, err error) {
 	return protectedFile{}, &damage.Error{Points: []damage.Point{{Domain: domain, File: ProtectedName,
 		Err: fail.WithHint(fmt.Errorf("%s of domain %s, which says what must not be removed: %w", ProtectedName, domain, err),
 			"nothing is removed while it is damaged: move it away, and protect the points again")}}}
+}
+
+// parseProtected reads the content of the protected.json of a domain strictly.
+func parseProtected(data []byte, domain string) (f protectedFile, err error) {
+	if err := digest.ParseJSON(data, &f); err != nil {
+		return protectedFile{}, err
+	}
+	if err := manifest.CheckFormat(f.Format); err != nil {
+		return protectedFile{}, err
+	}
+	if f.Domain != domain {
+		return protectedFile{}, fmt.Errorf("is that of domain %q: put here by hand", f.Domain)
+	}
+	seen := map[string]bool{}
+	for _, p := range f.Points {
+		if _, _, err := manifest.ParsePointID(p.Point); err != nil {
+			return protectedFile{}, err
+		}
+		if seen[p.Point] {
+			return protectedFile{}, fmt.Errorf("%s is there twice", p.Point)
+		}
+		seen[p.Point] = true
+	}
+	return f, nil
 }
 
 // Protect keeps a listed point from being removed until a time, or for ever if that is zero.
@@ -142,7 +159,7 @@ func (l *Lock) changeProtected(change func([]Protection) []Protection) error {
 	slices.SortFunc(f.Points, func(a, b Protection) int {
 		return cmp.Or(cmp.Compare(manifest.NextNumber(a.Point), manifest.NextNumber(b.Point)), strings.Compare(a.Point, b.Point))
 	})
-	f.Format = manifest.Format
+	f.Format, f.Domain = manifest.Format, l.domain
 	if f.Points == nil {
 		f.Points = []Protection{}
 	}
@@ -193,8 +210,12 @@ func (r *Repository) CheckRemovable(domain string, ids []string, now time.Time) 
 			return &ProtectedError{domain, id, p.String(), fmt.Sprintf("virtbackup unprotect %s@%s, if it may go", manifest.ShellWord(domain), id)}
 		}
 		if by := pinned(id); by != "" {
-			return &ProtectedError{domain, id, by, "it can be removed when what uses it has ended"}
+			return pinnedError(domain, id, by)
 		}
 	}
 	return nil
+}
+
+func pinnedError(domain, id, by string) error {
+	return &ProtectedError{domain, id, by, "it can be removed when what uses it has ended"}
 }

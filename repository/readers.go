@@ -41,16 +41,22 @@ func (r *Repository) Read(ctx context.Context, domain string, do func() error) (
 		return err
 	}
 	if file != nil {
-		defer func() { err = errors.Join(err, file.Close()) }()
+		defer func() { err = errors.Join(err, unlockReaders(file)) }()
 		return do()
 	}
 	for range readTries {
 		before := r.state(domain)
-		if err = do(); !fail.Is(err, fail.Damaged) || slices.Equal(r.state(domain), before) {
+		if err = do(); !mayBeReplaced(err) || slices.Equal(r.state(domain), before) {
 			break
 		}
 	}
 	return err
+}
+
+// mayBeReplaced tells whether an error may be one of a point that was replaced while it was
+// read. On NFS a file that another host has removed is ESTALE.
+func mayBeReplaced(err error) bool {
+	return fail.Is(err, fail.Damaged) || errors.Is(err, unix.ESTALE)
 }
 
 // state changes with each point that is added, replaced or deleted.
@@ -72,6 +78,9 @@ func (r *Repository) state(domain string) (state []string) {
 // the file is not there, or the file system has no locks.
 func (r *Repository) shareReaders(ctx context.Context, domain string) (*os.File, error) {
 	if manifest.ValidDomain(domain) != nil {
+		return nil, nil
+	}
+	if info, err := os.Lstat(r.domainDir(domain)); err != nil || !info.IsDir() { // a symbolic link may lead outside
 		return nil, nil
 	}
 	path := filepath.Join(r.domainDir(domain), ReadersName)
@@ -101,6 +110,12 @@ func openReaders(path string) (*os.File, error) {
 		return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	}
 	return f, err
+}
+
+// unlockReaders releases the lock and closes the file. To close it is not enough: a process
+// that is being started has it open, too, until execve(2).
+func unlockReaders(f *os.File) error {
+	return errors.Join(flock(f, unix.LOCK_UN), f.Close())
 }
 
 // errStillLocked says that others held a lock for as long as was waited.
@@ -146,7 +161,9 @@ func (e *ReadersError) Error() string {
 func (e *ReadersError) Kind() fail.Kind { return fail.Locked }
 
 // Hint says to wait.
-func (e *ReadersError) Hint() string { return "the next prune goes on; or wait until they have ended" }
+func (e *ReadersError) Hint() string {
+	return "wait until they have ended, and try again; the next prune goes on"
+}
 
 // ExcludeReaders calls do while nobody reads the domain's points. It waits at most that long
 // for those who do, then the error is a *ReadersError, and do is not called.
@@ -159,10 +176,10 @@ func (l *Lock) ExcludeReaders(ctx context.Context, wait time.Duration, do func()
 	if err != nil {
 		return fmt.Errorf("exclude readers of domain %s: %w", l.domain, err)
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	defer func() { err = errors.Join(err, unlockReaders(f)) }()
 	err = pollLock(ctx, f, unix.LOCK_EX, wait)
 	if errors.Is(err, errStillLocked) {
-		return &ReadersError{l.domain, holders(f, path)}
+		return &ReadersError{l.domain, holders(f)}
 	}
 	if err != nil {
 		return fmt.Errorf("exclude readers of domain %s: %w", l.domain, err)
@@ -171,7 +188,7 @@ func (l *Lock) ExcludeReaders(ctx context.Context, wait time.Duration, do func()
 }
 
 // holders names the processes of this host that have the file locked, by /proc/locks.
-func holders(f *os.File, path string) (names []string) {
+func holders(f *os.File) (names []string) {
 	info, err := f.Stat()
 	locks, readErr := os.ReadFile("/proc/locks")
 	if err != nil || readErr != nil {
@@ -185,9 +202,12 @@ func holders(f *os.File, path string) (names []string) {
 			continue
 		}
 		pid, err := strconv.Atoi(fields[4])
-		if err == nil && pid > 0 && hasOpen(pid, path) {
-			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			names = append(names, fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(name))))
+		if err != nil || pid <= 0 || !hasOpen(pid, info) {
+			continue
+		}
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if name := fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(comm))); !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	return names
@@ -195,14 +215,18 @@ func holders(f *os.File, path string) (names []string) {
 
 // hasOpen tells whether a process has a file open. Inodes of other file systems have the
 // same numbers.
-func hasOpen(pid int, path string) bool {
+func hasOpen(pid int, file os.FileInfo) bool {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return false
 	}
 	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		target, err := os.Readlink(filepath.Join(dir, e.Name()))
-		return err == nil && target == path
+		path := filepath.Join(dir, e.Name())
+		if target, err := os.Readlink(path); err != nil || filepath.Base(target) != ReadersName {
+			return false
+		}
+		open, err := os.Stat(path)
+		return err == nil && os.SameFile(open, file)
 	})
 }

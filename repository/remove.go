@@ -107,7 +107,7 @@ func (l *Lock) RemoveDomain() error {
 	}
 	for _, e := range entries {
 		if e.Name() == PinsName {
-			_ = os.Remove(filepath.Join(dir, PinsName)) // as long as there are pins it stays
+			l.removePinsDir()
 		}
 		if !slices.Contains([]string{VerifiedName, instants.DamagedName, ReadersName, ProtectedName}, e.Name()) && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName, protectedTemporary},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {
@@ -119,4 +119,15 @@ func (l *Lock) RemoveDomain() error {
 	}
 	l.made = true
 	return nil
+}
+
+// removePinsDir removes the directory of the pins, unless there are any. Errors are ignored: the
+// domain's directory stays then.
+func (l *Lock) removePinsDir() {
+	if pins, damaged, err := l.repo.Pins(l.domain); err != nil || len(pins)+len(damaged) > 0 {
+		return
+	}
+	dir := filepath.Join(l.dir(), PinsName)
+	_ = os.Remove(filepath.Join(dir, pinTemporary)) // of a run that died
+	_ = os.Remove(dir)
 }

@@ -1,13 +1,16 @@
 package repository
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -25,32 +28,62 @@ type Replacement struct {
 	*Partial
 	old    manifest.Manifest
 	digest string // of its manifest.json
+	// complete is the digest of the manifest.json here, once it is written.
+	complete string
 }
 
-// BeginReplacement makes the directory of a replacement of m, a point as the repository has
-// it. The caller ends it with Exchange or Discard.
+// BeginReplacement makes the directory of a replacement of m, a listed point as the repository
+// has it. The caller ends it with Exchange or Discard. The error is a *ProtectedError where the
+// point is pinned: nothing is pinned while this process has the domain's lock.
 func (l *Lock) BeginReplacement(m manifest.Manifest) (*Replacement, error) {
-	if err := l.check(); err != nil {
+	r, err := l.beginReplacement(m)
+	if err != nil {
 		return nil, fmt.Errorf("replace point %s: %w", m.ID, err)
 	}
+	return r, nil
+}
+
+func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
 	old, err := l.lockedPoint(m.ID)
 	if err != nil {
-		return nil, fmt.Errorf("replace point %s: %w", m.ID, err)
+		return nil, err
 	}
-	digest, err := l.repo.ManifestDigest(l.domain, m.ID)
+	if changed, err := differ(m, old); err != nil || changed {
+		return nil, errors.Join(errChanged, err)
+	}
+	pinned, err := l.repo.Pinned(l.domain)
 	if err != nil {
-		return nil, fmt.Errorf("replace point %s: %w", m.ID, err)
+		return nil, err
+	}
+	if by := pinned(m.ID); by != "" {
+		return nil, pinnedError(l.domain, m.ID, by)
+	}
+	sum, err := l.repo.ManifestDigest(l.domain, m.ID)
+	if err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(l.dir(), replacementPrefix+m.ID)
 	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
-		return nil, fmt.Errorf("replace point %s: %w", m.ID, err)
+		return nil, err
 	}
 	p := &Partial{lock: l, id: m.ID, identity: old.Identity, dir: dir, files: map[string]string{}, images: map[string]image{}}
-	return &Replacement{p, old, digest}, nil
+	return &Replacement{Partial: p, old: old, digest: sum}, nil
+}
+
+var errChanged = errors.New("the point has changed since")
+
+// differ compares all that two manifests say.
+func differ(a, b manifest.Manifest) (bool, error) {
+	dataA, errA := manifest.Encode(a)
+	dataB, errB := manifest.Encode(b)
+	return !bytes.Equal(dataA, dataB), errors.Join(errA, errB)
 }
 
 // KeepDisk takes over the image of a disk as it is: both files get another name (link(2)).
 func (r *Replacement) KeepDisk(d manifest.Disk) error {
+	if have, _ := r.old.Disk(d.Target); have != d {
+		return fmt.Errorf("keep disk %q of %s: it is not the point's", d.Target, r.id)
+	}
 	for _, name := range []string{d.Image, d.HashesFile()} {
 		if err := r.link(name); err != nil {
 			return fmt.Errorf("keep disk %s of %s: %w", d.Target, r.id, err)
@@ -106,24 +139,22 @@ type keptImage struct {
 }
 
 // Complete puts the manifest and the directory on stable storage: all that Exchange does not
-// do. Image, ImageBytes, Hashes and HashRange of new disks are filled in; the rest of m must
-// be valid, and identity, time and checkpoint those of the point as it was.
+// do. Image, ImageBytes, Hashes and HashRange of new disks are filled in, and what m says of
+// its parent; the rest of m must be valid. What says which instant of which domain the point is
+// must be as it was, and so must the disks, their sizes and the small files.
 func (r *Replacement) Complete(m manifest.Manifest) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.done {
 		return fmt.Errorf("replace point %s: it is closed", r.id)
 	}
-	if err := r.complete(m); err != nil {
+	if err := r.finish(m); err != nil {
 		return fmt.Errorf("replace point %s: %w", r.id, err)
 	}
 	return nil
 }
 
-func (r *Replacement) complete(m manifest.Manifest) error {
-	if m.Identity != r.old.Identity || !m.Time.Equal(r.old.Time) || m.Checkpoint != r.old.Checkpoint {
-		return fmt.Errorf("the manifest is that of another instant")
-	}
+func (r *Replacement) finish(m manifest.Manifest) error {
 	disks, err := r.completeDisks(m.Disks)
 	if err != nil {
 		return err
@@ -134,6 +165,12 @@ func (r *Replacement) complete(m manifest.Manifest) error {
 		}
 	}
 	m.Disks, m.Files = disks, r.files
+	if err := r.checkSame(m); err != nil {
+		return err
+	}
+	if err := r.completeParent(&m); err != nil {
+		return err
+	}
 	if err := m.Validate(); err != nil {
 		return err
 	}
@@ -147,6 +184,53 @@ func (r *Replacement) complete(m manifest.Manifest) error {
 	} {
 		if err := fault.Around("merge: "+step.name, step.do); err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	r.complete = digest.Of(content)
+	return nil
+}
+
+// checkSame compares with the point as it was all that no merge changes.
+func (r *Replacement) checkSame(m manifest.Manifest) error {
+	type instant struct{ id, identity, checkpoint, domain, uuid, repository string }
+	of := func(m manifest.Manifest) instant {
+		return instant{m.ID, m.Identity, m.Checkpoint, m.Domain, m.DomainUUID, m.Repository}
+	}
+	if of(m) != of(r.old) || !m.Time.Equal(r.old.Time) || m.Format != r.old.Format {
+		return errors.New("the manifest is that of another instant")
+	}
+	if !maps.Equal(m.Files, r.old.Files) {
+		return errors.New("the small files are not those of the point")
+	}
+	if len(m.Disks) != len(r.old.Disks) {
+		return fmt.Errorf("%d disks, the point has %d", len(m.Disks), len(r.old.Disks))
+	}
+	for _, old := range r.old.Disks {
+		if d, ok := m.Disk(old.Target); !ok || d.VirtualSize != old.VirtualSize || d.Image != old.Image {
+			return fmt.Errorf("disk %q is not as it was", old.Target)
+		}
+	}
+	return nil
+}
+
+// completeParent fills in which point the parent is, and checks that it has the images that
+// the disks are chained onto.
+func (r *Replacement) completeParent(m *manifest.Manifest) error {
+	m.ParentTime, m.ParentIdentity = time.Time{}, ""
+	if m.Parent == "" {
+		return nil
+	}
+	parent, err := r.lock.repo.readManifest(m.Domain, m.Parent)
+	if err != nil {
+		return fmt.Errorf("parent: %w", err)
+	}
+	m.ParentTime, m.ParentIdentity = parent.Time, parent.Identity
+	for _, d := range m.Disks {
+		if d.Parent == "" {
+			continue
+		}
+		if _, err := m.ParentDisk(d, parent); err != nil {
+			return fmt.Errorf("disk %q: %w", d.Target, err)
 		}
 	}
 	return nil
@@ -166,11 +250,10 @@ func (r *Replacement) Exchange(ctx context.Context, wait time.Duration) error {
 		return fmt.Errorf("replace point %s: it is closed", r.id)
 	}
 	err := r.lock.ExcludeReaders(ctx, wait, func() error {
-		// What is exchanged must be what the replacement was made from.
-		if digest, err := r.lock.repo.ManifestDigest(r.lock.domain, r.id); err != nil || digest != r.digest {
-			return errors.Join(errors.New("the point has changed since"), err)
+		if err := r.checkUnchanged(); err != nil {
+			return err
 		}
-		return panics.Catch(r.exchange)
+		return panics.Catch(func() error { return r.exchange(r.syncDomain) })
 	})
 	if err != nil {
 		return fmt.Errorf("replace point %s of domain %s: %w", r.id, r.lock.domain, err)
@@ -179,8 +262,22 @@ func (r *Replacement) Exchange(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// exchange makes the replacement durable, or takes it back.
-func (r *Replacement) exchange() (err error) {
+// checkUnchanged: what is exchanged must be what the replacement was made from, still listed,
+// and a replacement that is whole.
+func (r *Replacement) checkUnchanged() error {
+	here, err := localfile.Digest(filepath.Join(r.dir, manifest.FileName))
+	if r.complete == "" || here != r.complete {
+		return errors.Join(errors.New("it is not complete"), err)
+	}
+	if sum, err := r.lock.repo.ManifestDigest(r.lock.domain, r.id); err != nil || sum != r.digest {
+		return errors.Join(errChanged, err)
+	}
+	_, err = r.lock.lockedPoint(r.id)
+	return err
+}
+
+// exchange exchanges the two and makes that durable with sync, or takes it back.
+func (r *Replacement) exchange(sync func() error) (err error) {
 	place := r.lock.repo.PointDir(r.lock.domain, r.id)
 	exchanged := false
 	defer func() {
@@ -203,6 +300,10 @@ func (r *Replacement) exchange() (err error) {
 	if err != nil {
 		return err
 	}
+	return sync()
+}
+
+func (r *Replacement) syncDomain() error {
 	return fault.Around("merge: sync domain", func() error { return localfile.SyncDir(r.lock.dir()) })
 }
 

@@ -208,7 +208,7 @@ func (d *domainRun) points() []Point {
 		status[p.ID] = NotChecked
 	}
 	for _, x := range d.damage {
-		if x.Domain == d.lineage.Domain {
+		if x.Domain == d.lineage.Domain && x.Point != "" { // instants.json is of none
 			status[x.Point] = Damaged
 		}
 	}

@@ -64,6 +64,9 @@ type domainRun struct {
 	*run
 	lineage *repository.Lineage
 	chosen  []manifest.Manifest // with the points that they need, oldest first
+	// digests are those of the manifests that were verified, by the ids of the points: a merge
+	// may replace a point as soon as it is read.
+	digests map[string]string
 
 	mu       sync.Mutex
 	read     int64
@@ -100,6 +103,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	r.checkDescription(domains)
 	for _, d := range domains {
 		d.checkInstants()
+		d.checkRetention()
 		report.Domains = append(report.Domains, d.report())
 	}
 	report.Damage, report.Warnings = r.sorted(domains), r.warnings
@@ -154,7 +158,7 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &domainRun{run: r, lineage: lineage, chosen: needed(lineage)}
+	d := &domainRun{run: r, lineage: lineage, chosen: needed(lineage), digests: map[string]string{}}
 	if r.Point != "" {
 		if err := d.choosePoint(r.Point); err != nil {
 			return nil, err
@@ -163,6 +167,11 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 	for _, m := range d.chosen {
 		for _, disk := range m.Disks {
 			d.expected += disk.ImageBytes
+		}
+	}
+	for _, id := range lineage.AllIDs() {
+		if digest, err := r.repo.ManifestDigest(name, id); err == nil {
+			d.digests[id] = digest
 		}
 	}
 	return d, nil
@@ -379,6 +388,32 @@ func (d *domainRun) checkInstants() {
 	}
 }
 
+// checkRetention finds damage in what says which points were removed and which must not be.
+func (d *domainRun) checkRetention() {
+	domain := d.lineage.Domain
+	for _, p := range d.lineage.BadRemovals {
+		if d.Point == "" || d.Point == p.ID {
+			d.found(damage.Place{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, p.File), Harmless: true,
+				What: fmt.Sprintf("%v; the point is not hidden while it is damaged", p.Err)})
+		}
+	}
+	var damaged *damage.Error
+	switch _, err := d.repo.Protections(domain); {
+	case errors.As(err, &damaged):
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.ProtectedName), Harmless: true, What: damaged.Points[0].Err.Error()})
+	case err != nil:
+		d.warn(err.Error())
+	}
+	_, pins, err := d.repo.Pins(domain)
+	if err != nil {
+		d.warn(err.Error())
+	}
+	for _, name := range pins {
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.PinsName, name), Harmless: true,
+			What: "is damaged: no point of the domain is replaced or deleted as long as it is there"})
+	}
+}
+
 // checkDescription compares the UUID in repository.json with that in the points.
 func (r *run) checkDescription(domains []*domainRun) {
 	others := map[string]bool{}
@@ -401,7 +436,7 @@ func (r *run) note(d *domainRun, report DomainReport, now time.Time) {
 		if p.Status == NotChecked {
 			continue
 		}
-		if digest, err := r.repo.ManifestDigest(report.Domain, p.ID); err == nil {
+		if digest := d.digests[p.ID]; digest != "" {
 			points[p.ID] = repository.Verification{Time: now, Manifest: digest, Sound: p.Restores, Lost: p.LostDisks}
 		}
 	}

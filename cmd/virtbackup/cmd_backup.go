@@ -1,19 +1,18 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -129,7 +128,7 @@ func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 	if err != nil {
 		return forSession(c, err)
 	}
-	printed := printDone(c, result, func(w io.Writer) error { return printBackup(w, result) })
+	printed := printDone(c, result, func(w io.Writer) error { return view.Backup(w, result) })
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
@@ -161,7 +160,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 			result, err := runBackup(c, conn, request, show, nameOfSeveral(domain, domains))
 			return result, len(result.Warnings) > 0, err
 		},
-		print: printBackup,
+		print: view.Backup,
 	}.run(c, domains)
 }
 
@@ -179,7 +178,7 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	if err := notNegative(c, "agent-timeout", "wait", "stall-timeout"); err != nil {
 		return backup.Request{}, err
 	}
-	scratchLimit, err := parseBytes("--scratch-limit takes bytes", c.String("scratch-limit"))
+	scratchLimit, err := argument.Bytes("--scratch-limit takes bytes", c.String("scratch-limit"))
 	if err != nil {
 		return backup.Request{}, err
 	}
@@ -221,31 +220,4 @@ func warnedIf(warnings bool) error {
 		return errWarned
 	}
 	return nil
-}
-
-func printBackup(w io.Writer, r backup.Result) error {
-	m := r.Point
-	since := ""
-	if m.Parent != "" {
-		since = " since " + m.Parent
-	}
-	_, image := sums(m)
-	if _, err := fmt.Fprintf(w, "%s: %s%s of domain %s, %s consistent, %s in %s\n",
-		m.ID, m.Kind, since, m.Domain, m.Consistency, bytesize.Short(image), seconds(r.Seconds)); err != nil {
-		return err
-	}
-	if r.Why != "" && r.Why != "inc: since "+m.Parent { // the line above says so
-		if _, err := fmt.Fprintf(w, "  %s\n", r.Why); err != nil {
-			return err
-		}
-	}
-	if err := printDisks(w, m, r.Base, "  "); err != nil || len(m.LeftOut) == 0 {
-		return err
-	}
-	var left []string
-	for _, d := range m.LeftOut {
-		left = append(left, leftOut(d))
-	}
-	_, err := fmt.Fprintf(w, "  left out: %s\n", strings.Join(left, ", "))
-	return err
 }

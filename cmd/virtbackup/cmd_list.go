@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -38,7 +38,7 @@ func list(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all := []listedPoint{}
+	all := []view.Listed{}
 	var shown []string // domains with a point that can be read, or without points
 	var unreadable error
 	warned := false
@@ -59,7 +59,7 @@ func list(c *cli.Context) error {
 		if ledger.Damage != nil {
 			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", ledger.Damage))
 		}
-		of := asListed(lineage.Points, repo.Verified(domain), ledger, time.Now())
+		of := view.AsListed(lineage.Points, repo.Verified(domain), ledger, time.Now())
 		addLost(lineage, of)
 		all = append(all, of...)
 	}
@@ -67,7 +67,10 @@ func list(c *cli.Context) error {
 		if unreadable != nil && len(shown) == 0 { // the error says it all
 			return nil
 		}
-		return printList(c, w, shown, all)
+		if c.Bool("quiet") {
+			return view.Names(w, all)
+		}
+		return view.Trees(w, shown, all)
 	})
 	if err != nil {
 		return errors.Join(err, unreadable)
@@ -80,41 +83,11 @@ func list(c *cli.Context) error {
 
 // addLost adds the disks of a domain's points that can no longer be restored, as far as
 // manifests tell.
-func addLost(lineage *repository.Lineage, points []listedPoint) {
+func addLost(lineage *repository.Lineage, points []view.Listed) {
 	lost := lineage.Broken()
 	for i := range points {
 		points[i].Lost = lost[points[i].ID]
 	}
-}
-
-// listedPoint is a point with what list shows.
-type listedPoint struct {
-	manifest.Manifest
-	// Verified is the result of the last verification, nil if there was none.
-	Verified *repository.Verification `json:"verified,omitempty"`
-	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
-	HasCheckpoint bool `json:"has_checkpoint"`
-	// Lost are the disks that cannot be restored, because a point that they need is
-	// missing or damaged.
-	Lost []string `json:"lost,omitempty"`
-	// Clock says what is odd about the point's time, "" if nothing is.
-	Clock string `json:"clock,omitempty"`
-}
-
-// asListed adds to the points of a domain what their manifests do not contain.
-func asListed(points []manifest.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
-	var all []listedPoint
-	for _, m := range points {
-		p := listedPoint{Manifest: m, Clock: manifest.OddClock(m, points, now)}
-		if i, ok := ledger.Find(m.Identity); ok {
-			p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
-		}
-		if v, ok := verified[m.ID]; ok {
-			p.Verified = &v
-		}
-		all = append(all, p)
-	}
-	return all
 }
 
 // listed returns the domain that was asked for, or all domains.
@@ -156,5 +129,5 @@ func show(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printAnswer(c, m, func(w io.Writer) error { return printPoint(w, repo, m, c.Bool("quiet")) })
+	return printAnswer(c, m, func(w io.Writer) error { return view.Point(w, repo, m, c.Bool("quiet")) })
 }

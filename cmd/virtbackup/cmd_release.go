@@ -1,16 +1,16 @@
 package main
 
 import (
-	"fmt"
 	"io"
 	"slices"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
@@ -73,11 +73,11 @@ func releaseDomain(c *cli.Context) (err error) {
 	})
 	if err != nil {
 		if len(result.Checkpoints)+len(result.Points)+len(result.Recovered) > 0 { // some of it was removed
-			_ = printReleased(c.App.ErrWriter, result)
+			_ = view.Released(c.App.ErrWriter, result)
 		}
 		return forSession(c, err)
 	}
-	return printDone(c, result, func(w io.Writer) error { return printReleased(w, result) })
+	return printDone(c, result, func(w io.Writer) error { return view.Released(w, result) })
 }
 
 // releaseForeign lists or deletes checkpoints of other repositories.
@@ -103,39 +103,14 @@ func releaseForeign(c *cli.Context) (err error) {
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
 	switch {
 	case err != nil && len(result.Deleted) > 0: // some were deleted
-		_ = printReleased(c.App.ErrWriter, deleted)
+		_ = view.Released(c.App.ErrWriter, deleted)
 		return err
 	case err != nil:
 		return err
 	case c.Args().Len() == 1:
-		return printAnswer(c, result, func(w io.Writer) error { return printForeign(w, result, c.Bool("quiet")) })
+		return printAnswer(c, result, func(w io.Writer) error { return view.Foreign(w, result, c.Bool("quiet")) })
 	}
-	return printDone(c, result, func(w io.Writer) error { return printReleased(w, deleted) })
-}
-
-// printForeign prints a table, or only names if quiet is set.
-func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
-	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "CREATED", Spare: 1}, {Name: "REPOSITORY", Note: true}}}
-	for _, f := range r.Foreign {
-		if quiet {
-			if _, err := fmt.Fprintln(w, f.Name); err != nil {
-				return err
-			}
-		}
-		g.Add(f.Name, manifest.TimeText(f.Created), f.Repository)
-	}
-	switch {
-	case quiet:
-		return nil
-	case len(r.Foreign) == 0:
-		_, err := fmt.Fprintf(w, "domain %s: no checkpoints of other repositories\n", r.Domain)
-		return err
-	}
-	if err := g.Print(w, ""); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", manifest.ShellWord(r.Domain))
-	return err
+	return printDone(c, result, func(w io.Writer) error { return view.Released(w, deleted) })
 }
 
 // pointToRelease returns the domain and point that are meant; "" is all points. A time must be
@@ -146,7 +121,7 @@ func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name str
 	if err != nil {
 		return "", "", err
 	}
-	domain, at, err := pointArg(name, func(domain string) bool {
+	domain, at, err := argument.Point(name, func(domain string) bool {
 		_, err := conn.Domain(domain)
 		return err == nil || inRepo(domain)
 	})
@@ -175,16 +150,4 @@ func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name str
 		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or more of its time", "%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID)
 	}
 	return domain, points[0].ID, nil
-}
-
-func printReleased(w io.Writer, r release.Result) error {
-	removed, nothing := "removed ", ""
-	if r.DryRun {
-		removed = "would remove "
-	}
-	if len(r.Checkpoints)+len(r.Points) == 0 {
-		nothing = "nothing to release"
-	}
-	return printSections(w, r.Domain, nothing, section{"cleaned up", r.Recovered},
-		section{removed + "checkpoint", r.Checkpoints}, section{removed + "point", r.Points}, section{"note", r.Notes})
 }

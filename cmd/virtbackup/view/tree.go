@@ -1,4 +1,4 @@
-package main
+package view
 
 import (
 	"fmt"
@@ -7,19 +7,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// printList prints the points as trees, or, with --quiet, only their names in the form that
-// other commands take.
-func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoint) error {
-	if !c.Bool("quiet") {
-		return printTrees(w, domains, listed)
-	}
+// Names prints the names of points in the form that other commands take.
+func Names(w io.Writer, listed []Listed) error {
 	for _, p := range listed {
 		if _, err := fmt.Fprintf(w, "%s@%s\n", p.Domain, p.ID); err != nil {
 			return err
@@ -28,10 +22,10 @@ func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoi
 	return nil
 }
 
-// printTrees prints the points of each domain as a tree of chains.
-func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
+// Trees prints the points of each domain as a tree of chains.
+func Trees(w io.Writer, domains []string, listed []Listed) error {
 	points := make([]manifest.Manifest, 0, len(listed))
-	known := map[[2]string]listedPoint{}
+	known := map[[2]string]Listed{}
 	for _, p := range listed {
 		points = append(points, p.Manifest)
 		known[[2]string{p.Domain, p.ID}] = p
@@ -64,7 +58,7 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 }
 
 // listGrid returns a table with a row for each point.
-func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *terminal.Grid {
+func listGrid(nodes []node, domain string, known map[[2]string]Listed) *terminal.Grid {
 	g := &terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "PARENT", Spare: 6}, {Name: "TIME"}, {Name: "DISKS", Spare: 5},
 		{Name: "DATA", Right: true, Spare: 7}, {Name: "IMAGE", Right: true, Spare: 2}, {Name: "CONSISTENCY", Spare: 8}, {Name: "CHECKPOINT", Spare: 4},
 		{Name: "VERIFIED", Spare: 3}, {Name: "NOTE", Note: true}}}
@@ -158,7 +152,7 @@ func branches(below []manifest.Manifest) (side []manifest.Manifest, next *manife
 }
 
 // checkpoint says whether libvirt has the checkpoint of the point.
-func (p listedPoint) checkpoint() string {
+func (p Listed) checkpoint() string {
 	if p.HasCheckpoint {
 		return "yes"
 	}
@@ -166,7 +160,7 @@ func (p listedPoint) checkpoint() string {
 }
 
 // verified returns the day of the last verification, or that it found damage.
-func (p listedPoint) verified() string {
+func (p Listed) verified() string {
 	switch {
 	case p.Verified == nil:
 		return "-"
@@ -178,7 +172,7 @@ func (p listedPoint) verified() string {
 
 // remark is the note of list about a point: disks that are lost, an odd time, and what is
 // unusual about its disks, compared with the parent.
-func (p listedPoint) remark(parent manifest.Manifest) string {
+func (p Listed) remark(parent manifest.Manifest) string {
 	lost := ""
 	if len(p.Lost) > 0 {
 		lost = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"

@@ -1,4 +1,4 @@
-package main
+package view
 
 import (
 	"bytes"
@@ -80,11 +80,11 @@ check3
 func TestPrintTrees(t *testing.T) {
 	vda := manifest.Disk{Target: "vda", Kind: full, DataBytes: 3 << 20, ImageBytes: 3<<20 + 512<<10}
 	vdb := manifest.Disk{Target: "vdb", Kind: inc, DataBytes: 1 << 30, ImageBytes: 1 << 30}
-	points := asListed([]manifest.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", manifest.KindDiff, "check2", vda)},
+	points := AsListed([]manifest.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", manifest.KindDiff, "check2", vda)},
 		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}},
 		&repository.Ledger{}, time.Date(2026, 11, 20, 2, 2, 59, 0, time.Local))
 	var b bytes.Buffer
-	if err := printTrees(&b, []string{"vm0", "vm1"}, points); err != nil {
+	if err := Trees(&b, []string{"vm0", "vm1"}, points); err != nil {
 		t.Fatal(err)
 	}
 	want := `vm0
@@ -100,7 +100,7 @@ vm1
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
 	}
 	b.Reset()
-	if err := printTrees(&b, nil, nil); err != nil || b.String() != "no points yet\n" {
+	if err := Trees(&b, nil, nil); err != nil || b.String() != "no points yet\n" {
 		t.Errorf("nothing: got %q, %v", b.String(), err)
 	}
 }

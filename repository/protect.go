@@ -41,7 +41,7 @@ func (p Protection) Holds(now time.Time) bool { return p.Until.IsZero() || !now.
 func (p Protection) String() string {
 	s := "protected"
 	if !p.Until.IsZero() {
-		s += " until " + manifest.TimeText(p.Until)
+		s += " until " + manifest.EndText(p.Until)
 	}
 	if p.Note != "" {
 		s += ": " + p.Note

@@ -20,20 +20,68 @@ type Listed struct {
 	Lost []string `json:"lost,omitempty"`
 	// Clock says what is odd about the point's time, "" if nothing is.
 	Clock string `json:"clock,omitempty"`
+	// Protected is what keeps the point from being removed, nil if nothing does.
+	Protected *repository.Protection `json:"protected,omitempty"`
+	// Removed says when and why the point was removed, nil if it was not.
+	Removed *repository.Removal `json:"removed,omitempty"`
+
+	parent manifest.Manifest // that of the manifest, listed or not; zero if it is unknown
+	below  string            // the nearest point that is listed and that this one needs; "": none
 }
 
-// AsListed adds to the points of a domain what their manifests do not contain.
-func AsListed(points []manifest.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []Listed {
-	var all []Listed
-	for _, m := range points {
-		p := Listed{Manifest: m, Clock: manifest.OddClock(m, points, now)}
-		if i, ok := ledger.Find(m.Identity); ok {
-			p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
+// Facts are what the repository knows of the points of a domain besides their manifests. The
+// maps are by the ids of points.
+type Facts struct {
+	Removals  map[string]repository.Removal
+	Protected map[string]repository.Protection
+	Verified  map[string]repository.Verification
+	Lost      map[string][]string
+	Ledger    *repository.Ledger
+	Now       time.Time
+}
+
+// List makes a list of the points of a domain, oldest first. all are listed and removed
+// points; the removed ones are in the list only if hidden is set.
+func List(all []manifest.Manifest, f Facts, hidden bool) (list []Listed) {
+	points := map[string]manifest.Manifest{}
+	var shown []manifest.Manifest
+	for _, m := range all {
+		points[m.ID] = m
+		if hidden || !f.isRemoved(m.ID) {
+			shown = append(shown, m)
 		}
-		if v, ok := verified[m.ID]; ok {
-			p.Verified = &v
-		}
-		all = append(all, p)
 	}
-	return all
+	for _, m := range shown {
+		p := f.listed(m, shown)
+		p.parent = points[m.Parent]
+		for p.below = m.Parent; !hidden && f.isRemoved(p.below); {
+			p.below = points[p.below].Parent
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func (f Facts) isRemoved(id string) bool {
+	_, removed := f.Removals[id]
+	return removed
+}
+
+// listed adds to a point what its manifest does not contain. others are those to compare its
+// clock with.
+func (f Facts) listed(m manifest.Manifest, others []manifest.Manifest) Listed {
+	p := Listed{Manifest: m, Lost: f.Lost[m.ID], Clock: manifest.OddClock(m, others, f.Now)}
+	if i, ok := f.Ledger.Find(m.Identity); ok {
+		p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
+	}
+	if v, ok := f.Verified[m.ID]; ok {
+		p.Verified = &v
+	}
+	if protection, ok := f.Protected[m.ID]; ok && protection.Holds(f.Now) {
+		p.Protected = &protection
+	}
+	if removal, ok := f.Removals[m.ID]; ok {
+		p.Removed = &removal
+	}
+	return p
 }

@@ -61,8 +61,16 @@ func diskRemark(m, parent manifest.Manifest) string {
 	return strings.Join(notes, "; ")
 }
 
+// Shown is a point with what show says of it.
+type Shown struct {
+	manifest.Manifest
+	// Protected is what keeps the point from being removed, nil if nothing does.
+	Protected *repository.Protection `json:"protected,omitempty"`
+}
+
 // Point prints a point in full. If quiet is set, the table of its disks is left out.
-func Point(w io.Writer, repo *repository.Repository, m manifest.Manifest, quiet bool) error {
+func Point(w io.Writer, repo *repository.Repository, p Shown, quiet bool) error {
+	m := p.Manifest
 	lines := [][2]string{
 		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
 		{"parent", orNone(m.Parent)}, {"checkpoint", orNone(m.Checkpoint)},
@@ -71,6 +79,18 @@ func Point(w io.Writer, repo *repository.Repository, m manifest.Manifest, quiet 
 		{"consistency", m.Consistency},
 		{"made by", fmt.Sprintf("virtbackup %s, libvirt %s, QEMU %s", m.Versions.Virtbackup, m.Versions.Libvirt, m.Versions.QEMU)},
 		{"directory", repo.PointDir(m.Domain, m.ID)},
+	}
+	if p.Protected != nil {
+		lines = append(lines, [2]string{"protected", strings.TrimPrefix(p.Protected.String(), "protected ")})
+	}
+	if m.Synthetic {
+		lines = append(lines, [2]string{"synthetic", "made standalone from the points that it was chained onto"})
+	}
+	if len(m.Merged) > 0 {
+		lines = append(lines, [2]string{"merged", strings.Join(m.Merged, " ")})
+	}
+	if !m.FullTime.IsZero() {
+		lines = append(lines, [2]string{"read in full", manifest.TimeText(m.FullTime)})
 	}
 	for _, d := range m.LeftOut {
 		lines = append(lines, [2]string{"left out", leftOut(d)})

@@ -28,11 +28,9 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 		Method: manifest.MethodRescan, Reason: "the bitmap of checkpoint check1234 is missing or broken"}
 	m := point("check1235", inc, "check1234", disk)
 	m.LeftOut = []manifest.LeftOut{{Target: "sda", Reason: "cdrom"}}
-	listed := []Listed{
-		{Manifest: point("check1234", full, "", disk), Verified: &repository.Verification{Time: time.Now(), Sound: true}, HasCheckpoint: true},
-		{Manifest: m, Verified: &repository.Verification{}, Lost: []string{"vda"}},
-		{Manifest: point("diff1236", diff, "check1234", disk)},
-	}
+	listed := List([]manifest.Manifest{point("check1234", full, "", disk), m, point("diff1236", diff, "check1234", disk)}, Facts{
+		Verified: map[string]repository.Verification{"check1234": {Time: time.Now(), Sound: true}, "check1235": {}},
+		Lost:     map[string][]string{"check1235": {"vda"}}, Ledger: &repository.Ledger{}, Now: time.Now()}, false)
 	all := []checkpoint.Checkpoint{{Checkpoint: xml.Checkpoint{Name: "check1234.0123456789abcdef", Disks: []xml.CheckpointDisk{
 		{Target: "vda", Bitmap: "b", Size: 1023 << 20}, {Target: "vdb", Bitmap: "b", Size: -1}}}}}
 	for name, tt := range map[string]struct {

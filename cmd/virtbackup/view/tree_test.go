@@ -67,7 +67,7 @@ check3
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var lines []string
-			for _, n := range tree(tt.points, "vm1") {
+			for _, n := range tree(List(tt.points, Facts{Ledger: &repository.Ledger{}}, false), "vm1") {
 				lines = append(lines, n.branch+n.point.ID)
 			}
 			if got, want := strings.Join(lines, "\n"), strings.TrimPrefix(tt.want, "\n"); got != want {
@@ -80,9 +80,9 @@ check3
 func TestPrintTrees(t *testing.T) {
 	vda := manifest.Disk{Target: "vda", Kind: full, DataBytes: 3 << 20, ImageBytes: 3<<20 + 512<<10}
 	vdb := manifest.Disk{Target: "vdb", Kind: inc, DataBytes: 1 << 30, ImageBytes: 1 << 30}
-	points := AsListed([]manifest.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", manifest.KindDiff, "check2", vda)},
-		map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}},
-		&repository.Ledger{}, time.Date(2026, 11, 20, 2, 2, 59, 0, time.Local))
+	points := List([]manifest.Manifest{point("check1", full, "", vda), point("check2", inc, "check1", vda, vdb), point("diff3", manifest.KindDiff, "check2", vda)}, Facts{
+		Verified: map[string]repository.Verification{"check1": {Sound: true, Time: time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)}, "check2": {}},
+		Ledger:   &repository.Ledger{}, Now: time.Date(2026, 11, 20, 2, 2, 59, 0, time.Local)}, false)
 	var b bytes.Buffer
 	if err := Trees(&b, []string{"vm0", "vm1"}, points); err != nil {
 		t.Fatal(err)
@@ -102,5 +102,43 @@ vm1
 	b.Reset()
 	if err := Trees(&b, nil, nil); err != nil || b.String() != "no points yet\n" {
 		t.Errorf("nothing: got %q, %v", b.String(), err)
+	}
+}
+
+// chain has removed points between those that are listed, and below them.
+func chain() ([]manifest.Manifest, Facts) {
+	removed := repository.Removal{Time: time.Date(2026, 11, 22, 0, 0, 0, 0, time.Local), Reason: "no rule keeps it"}
+	all := []manifest.Manifest{point("check1", full, ""), point("check2", inc, "check1"), point("check3", inc, "check2"),
+		point("check4", inc, "check3"), point("diff5", diff, "check2"), point("check6", full, ""), point("check7", inc, "check6")}
+	return all, Facts{Ledger: &repository.Ledger{}, Now: time.Date(2026, 11, 23, 0, 0, 0, 0, time.Local),
+		Removals: map[string]repository.Removal{"check2": removed, "check3": removed, "check6": removed},
+		Protected: map[string]repository.Protection{
+			"check1": {Until: time.Date(2027, 1, 1, 23, 59, 59, 999999999, time.Local), Note: "golden"},
+			"check4": {Until: time.Date(2026, 11, 22, 0, 0, 0, 0, time.Local)}}}
+}
+
+// A point stands below the nearest one that is listed, whatever was removed between them.
+func TestTreeOfHiddenPoints(t *testing.T) {
+	for hidden, want := range map[bool]string{false: `vm1
+  POINT        KIND  PARENT  TIME                 DATA  IMAGE  CONSISTENCY  CHECKPOINT  VERIFIED  NOTE
+  check1       full          2026-11-20 02:01:00   0 B    0 B  crash        -           -         protected until 2027-01-01: golden
+  │  └─ diff5  diff  check2  2026-11-20 02:05:00   0 B    0 B  crash        -           -
+  └─ check4    inc   check3  2026-11-20 02:04:00   0 B    0 B  crash        -           -
+  check7       inc   check6  2026-11-20 02:07:00   0 B    0 B  crash        -           -
+`, true: `vm1
+  POINT        KIND  PARENT  TIME                 DATA  IMAGE  CONSISTENCY  CHECKPOINT  VERIFIED  NOTE
+  check1       full          2026-11-20 02:01:00   0 B    0 B  crash        -           -         protected until 2027-01-01: golden
+  ├─ check2    inc   check1  2026-11-20 02:02:00   0 B    0 B  crash        -           -         removed 2026-11-22 00:00:00: no rule keeps it
+  │  └─ diff5  diff  check2  2026-11-20 02:05:00   0 B    0 B  crash        -           -
+  ├─ check3    inc   check2  2026-11-20 02:03:00   0 B    0 B  crash        -           -         removed 2026-11-22 00:00:00: no rule keeps it
+  └─ check4    inc   check3  2026-11-20 02:04:00   0 B    0 B  crash        -           -
+  check6       full          2026-11-20 02:06:00   0 B    0 B  crash        -           -         removed 2026-11-22 00:00:00: no rule keeps it
+  └─ check7    inc   check6  2026-11-20 02:07:00   0 B    0 B  crash        -           -
+`} {
+		all, facts := chain()
+		var b bytes.Buffer
+		if err := Trees(&b, []string{"vm1"}, List(all, facts, hidden)); err != nil || b.String() != want {
+			t.Errorf("hidden %v, %v: got\n%s\nwant\n%s", hidden, err, b.String(), want)
+		}
 	}
 }

@@ -147,6 +147,8 @@ func filesOf(p verify.Point) string {
 
 func restoresOf(p verify.Point) string {
 	switch {
+	case p.Hidden && len(p.LostDisks) == 0:
+		return "removed; others need it"
 	case p.Restores:
 		return "yes"
 	case len(p.LostDisks) == 0 || len(p.LostDisks) == len(p.Disks):

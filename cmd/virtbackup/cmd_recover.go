@@ -73,7 +73,7 @@ func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, d
 		do: func(domain string) (recovery.Report, bool, error) {
 			found, err := recovery.Run(c.Context, host, repo, recovery.Request{
 				Domain: domain, DryRun: c.Bool("dry-run"),
-				Log:        reportLogger(c).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
+				Log:        reportLogger(c, c.App.ErrWriter).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
 			if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up

@@ -2,7 +2,6 @@ package main
 
 import (
 	"io"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -11,7 +10,6 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -68,7 +66,7 @@ func releaseDomain(c *cli.Context) (err error) {
 		return err
 	}
 	result, err := release.Run(c.Context, guest.Libvirt(conn), repo, release.Request{
-		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
+		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c, c.App.ErrWriter),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
 	if err != nil {
@@ -98,7 +96,7 @@ func releaseForeign(c *cli.Context) (err error) {
 		return err
 	}
 	result, err := release.Foreign(guest.Libvirt(conn), repo, release.ForeignRequest{
-		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
+		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c, c.App.ErrWriter),
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
 	switch {
@@ -113,9 +111,7 @@ func releaseForeign(c *cli.Context) (err error) {
 	return printDone(c, result, func(w io.Writer) error { return view.Released(w, deleted) })
 }
 
-// pointToRelease returns the domain and point that are meant; "" is all points. A time must be
-// that of exactly one point: the newest point of a day, or before some time, is never
-// removed by accident.
+// pointToRelease returns the domain and point that are meant; "" is all points.
 func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name string) (domain, point string, err error) {
 	inRepo, err := domainsOf(repo)
 	if err != nil {
@@ -125,29 +121,8 @@ func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name str
 		_, err := conn.Domain(domain)
 		return err == nil || inRepo(domain)
 	})
-	if _, _, notID := manifest.ParsePointID(at); err != nil || at == "" || notID == nil {
-		return domain, at, err
+	if err == nil && at != "" {
+		at, err = onePoint(repo, domain, at)
 	}
-	m, err := repo.Find(domain, at)
-	if err != nil {
-		return "", "", err
-	}
-	if at == manifest.Latest {
-		return domain, m.ID, nil
-	}
-	lineage, err := repo.Lineage(domain)
-	if err == nil {
-		err = lineage.Err()
-	}
-	if err != nil {
-		return "", "", err
-	}
-	points := slices.DeleteFunc(lineage.Points, func(m manifest.Manifest) bool { return !m.IsNamed(at) })
-	switch {
-	case len(points) == 0:
-		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or by its time", "domain %s has no point of %s: the newest before it is %s", domain, at, m.ID)
-	case len(points) > 1:
-		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or more of its time", "%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID)
-	}
-	return domain, points[0].ID, nil
+	return domain, at, err
 }

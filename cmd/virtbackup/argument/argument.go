@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/zstd"
@@ -42,4 +43,13 @@ func Bytes(what, s string) (int64, error) {
 		return int64(bytes), nil
 	}
 	return 0, fail.Errorf(fail.Usage, "800K, 200M or 1.5G, for example", "%s, not %q", what, s)
+}
+
+// Zone reads the name of a time zone of the IANA database.
+func Zone(name string) (*time.Location, error) {
+	zone, err := time.LoadLocation(name)
+	if err != nil || name == "" || name == "Local" { // these have names of their own in package time
+		return nil, fail.Errorf(fail.Usage, "--timezone Europe/Berlin, or UTC; without it, days are those of this host", "there is no time zone %q", name)
+	}
+	return zone, nil
 }

@@ -2,6 +2,8 @@ package argument
 
 import (
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 func TestParseBytes(t *testing.T) {
@@ -28,6 +30,19 @@ func TestParseCompression(t *testing.T) {
 	for _, in := range []string{"", "lz4", "zstd:", "zstd:x", "zstd:0", "none:3"} {
 		if _, err := Compression(in); err == nil {
 			t.Errorf("%q: no error", in)
+		}
+	}
+}
+
+func TestZone(t *testing.T) {
+	for _, in := range []string{"UTC", "Europe/Berlin", "America/St_Johns"} {
+		if got, err := Zone(in); err != nil || got.String() != in {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", "Local", "Mars/Olympus", "Europe", "../../etc/passwd", "/usr/share/zoneinfo/UTC", "UTC "} {
+		if got, err := Zone(in); !fail.Is(err, fail.Usage) || fail.HintOf(err) == "" {
+			t.Errorf("%q: %v, %v", in, got, err)
 		}
 	}
 }

@@ -45,6 +45,7 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 		}, []string{"check1234", "NOT vda vdb; --disk vd"}},
 		"checkpoint list": {func(w io.Writer) error { return Checkpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
 		"checkpoint size": {func(w io.Writer) error { return Sizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
+		"prune":           {func(w io.Writer) error { return decisions(pruned()).Print(w, "  ") }, []string{"check3", "keep", "newest, newest"}},
 		"restore": {func(w io.Writer) error {
 			g := restoredGrid(restore.Result{Disks: []restore.Disk{{Target: "vda", VirtualSize: 1 << 44, DataBytes: 1 << 40, Image: "/a/long/directory/of/a/file/system/that/is/mounted/vda.qcow2"}}})
 			return g.Print(w, "  ")

@@ -182,7 +182,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]diskimage.Link, er
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.Moves() }})
 		if err == nil {
 			err = damage.ErrorOf(found)
 		}
@@ -303,5 +303,5 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*chain.Chain, func(), e
 // readOptions makes reads of the base count as progress: if a hash list is damaged, a
 // whole image is read before anything is copied.
 func (r *run) readOptions() hashlist.ReadOptions {
-	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
+	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.Moves}
 }

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/backup/meter"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
@@ -62,9 +63,9 @@ type run struct {
 	doubtful    bool             // it may not fit: to be measured once the job shows its zeros
 	instant     instants.Instant // of the point; zero before it is issued
 	partial     *repository.Partial
-	meter       stallMeter // of the copy
-	hung        bool       // the copy hangs: its goroutines still use partial
-	left        bool       // an undo has failed: only this repository shows that what is left is ours
+	meter       meter.Meter // of the copy
+	hung        bool        // the copy hangs: its goroutines still use partial
+	left        bool        // an undo has failed: only this repository shows that what is left is ours
 	sealed      bool
 	point       manifest.Manifest
 	warnMu      sync.Mutex // protects result.Warnings

@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
+	"github.com/virtbackup/virtbackup/source"
 )
 
 // Fallback says how to copy a disk that the base has an image of, but whose bitmap
@@ -44,7 +45,7 @@ func (f Fallback) validate() error {
 // base, which has an image of it; "" if one does.
 func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
-	why := replaced(base, s.Images[d.Target])
+	why := source.Replaced(source.Image{Source: base.Source, ID: base.SourceID}, s.Images[d.Target])
 	switch {
 	case noBitmaps(d.Disk) != "":
 		return noBitmaps(d.Disk)

@@ -23,21 +23,21 @@ func (r Request) maxChain() int {
 	return r.MaxChain
 }
 
-// chain is the chain of one disk including the planned point.
-type chain struct {
+// diskChain is the chain of one disk including the planned point.
+type diskChain struct {
 	target string
 	images int
 	joined int // bytes of the longest name that QEMU joins from its images
 }
 
 // chains returns the chains of the disks that are chained onto the base.
-func (p *Plan) chains(s State) (all []chain) {
+func (p *Plan) chains(s State) (all []diskChain) {
 	for _, d := range p.Disks {
 		if d.Parent == "" {
 			continue
 		}
 		images := append([]string{path.Join(p.ID, d.Target+".qcow2")}, manifest.ChainImages(s.Points, p.Base.ID, d.Target)...)
-		all = append(all, chain{d.Target, len(images), manifest.JoinedLength(s.Dir, images)})
+		all = append(all, diskChain{d.Target, len(images), manifest.JoinedLength(s.Dir, images)})
 	}
 	return all
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // Fallback says how to copy a disk that the base has an image of, but whose bitmap
@@ -227,7 +227,7 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 // cannot be read for another reason fails the run: the base may be sound.
 func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
-	var noChain *qcow2.ChainError
+	var noChain *chain.Error
 	switch {
 	case fail.Is(err, fail.Damaged), errors.As(err, &noChain):
 		return r.leaveBase(d, err)
@@ -244,7 +244,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 	if err != nil {
 		return 0, false, err
 	}
-	chain, _, closeAll, err := diskimage.OpenChain(ctx, links, r.readOptions())
+	images, _, closeAll, err := diskimage.OpenChain(ctx, links, r.readOptions())
 	if err != nil {
 		return 0, false, err
 	}
@@ -254,7 +254,7 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 		return 0, false, err
 	}
 	defer export.Close()
-	return flatten.TailChanged(ctx, chain, export)
+	return flatten.TailChanged(ctx, images, export)
 }
 
 // leaveBase replans a disk to be copied in full because its image in the base is damaged:
@@ -292,12 +292,12 @@ func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error
 // openBase opens the images that a disk is compared with, or returns nil if it is not
 // compared. The caller closes them. checkParents has read them before the job began: damage
 // that is found now ends the run, and the next one copies the disk in full.
-func (r *run) openBase(ctx context.Context, d DiskPlan) (*qcow2.Chain, func(), error) {
+func (r *run) openBase(ctx context.Context, d DiskPlan) (*chain.Chain, func(), error) {
 	if !d.Rescan {
 		return nil, func() {}, nil
 	}
-	chain, _, closeAll, err := diskimage.OpenChain(ctx, d.base, r.readOptions())
-	return chain, closeAll, err
+	images, _, closeAll, err := diskimage.OpenChain(ctx, d.base, r.readOptions())
+	return images, closeAll, err
 }
 
 // readOptions makes reads of the base count as progress: if a hash list is damaged, a

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // Link is one image of a chain.
@@ -26,27 +27,27 @@ func (l Link) hashesPath() string { return filepath.Join(filepath.Dir(l.Path), l
 // OpenChain opens the images of a chain, base first. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
 // digests in the manifests: what is wrong when read again is a
-// *damage.Error, what is as it was written, but no chain, a *qcow2.ChainError. Cancelling
+// *damage.Error, what is as it was written, but no chain, a *chain.Error. Cancelling
 // ctx stops readers that read much more than they were asked for: a whole image, because
 // its list is damaged.
 //
 // Memory and open files are bounded whatever the number of links: what Readers share, and
-// maxOpen files, besides what qcow2.Chain keeps of each image. Each link has the ranges
+// maxOpen files, besides what chain.Chain keeps of each image. Each link has the ranges
 // that were proven, for CheckOptions. The caller closes the chain when nobody reads it any
 // more.
-func OpenChain(ctx context.Context, links []Link, o hashlist.ReadOptions) (_ *qcow2.Chain, proven []*hashlist.ProvenRanges, close func(), err error) {
+func OpenChain(ctx context.Context, links []Link, o hashlist.ReadOptions) (_ *chain.Chain, proven []*hashlist.ProvenRanges, close func(), err error) {
 	files := newChainFiles(ctx, o)
 	var images []io.ReaderAt
 	for _, link := range links {
 		r := files.open(link)
 		images, proven = append(images, r), append(proven, r.Proven())
 	}
-	chain, err := qcow2.OpenChain(images)
+	opened, err := chain.Open(images)
 	if err != nil {
 		files.close()
 		return nil, nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
 	}
-	return chain, proven, files.close, nil
+	return opened, proven, files.close, nil
 }
 
 // chainFiles are the files of a chain and what their readers share.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // Comparer is a sink that passes on only what differs from a base, an older
@@ -24,7 +24,7 @@ import (
 //
 // It takes 1 MiB of memory for each call of Write that runs at the same time.
 type Comparer struct {
-	base *qcow2.Chain
+	base *chain.Chain
 	sink extent.Sink
 
 	mu   sync.Mutex
@@ -35,13 +35,13 @@ type Comparer struct {
 
 // baseReader reads the base for one call of Write at a time.
 type baseReader struct {
-	*qcow2.ChainReader
+	*chain.Reader
 	buf []byte // page-aligned
 }
 
 // Compare puts a Comparer in front of sink, whose clusters have the base's size.
 // The images of base stay open until the last call of the Comparer has returned.
-func Compare(base *qcow2.Chain, sink extent.Sink) (*Comparer, error) {
+func Compare(base *chain.Chain, sink extent.Sink) (*Comparer, error) {
 	if err := sameClusters(base, sink); err != nil {
 		return nil, baseError(err)
 	}
@@ -108,13 +108,13 @@ func (c *Comparer) Zero(offset, length int64) error {
 }
 
 // zeroIn passes on zeros between two offsets of a window of the base.
-func (c *Comparer) zeroIn(w *qcow2.Window, offset, end int64) error {
+func (c *Comparer) zeroIn(w *chain.Window, offset, end int64) error {
 	cluster := int64(c.ClusterSize())
 	for k := int((offset - w.Offset) / cluster); k < w.Len() && w.At(k) < end; {
 		start := w.At(k)
 		next, state := w.Run(k)
 		k = next
-		if state != qcow2.Data {
+		if state != chain.Data {
 			continue
 		}
 		// What is not a whole cluster is the end of the disk.
@@ -132,7 +132,7 @@ func (c *Comparer) take() *baseReader {
 	defer c.mu.Unlock()
 	n := len(c.idle)
 	if n == 0 {
-		return &baseReader{ChainReader: c.base.NewReader()}
+		return &baseReader{Reader: c.base.NewReader()}
 	}
 	r := c.idle[n-1]
 	c.idle = c.idle[:n-1]

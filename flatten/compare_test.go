@@ -17,6 +17,7 @@ import (
 	"github.com/virtbackup/virtbackup/extent/extenttest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // unit is the cluster size of these tests.
@@ -40,11 +41,11 @@ func baseOf(t *testing.T, disk []byte) *os.File {
 // onto the base shows at first.
 func compared(t *testing.T, base []byte, size int) (*Comparer, *extenttest.Recorder) {
 	t.Helper()
-	chain, err := qcow2.OpenChain([]io.ReaderAt{baseOf(t, base)})
+	images, err := chain.Open([]io.ReaderAt{baseOf(t, base)})
 	must(t, err)
 	sink := &extenttest.Recorder{Cluster: unit, Size: int64(size), Bytes: make([]byte, size)}
 	copy(sink.Bytes, base)
-	c, err := Compare(chain, sink)
+	c, err := Compare(images, sink)
 	must(t, err)
 	return c, sink
 }
@@ -186,10 +187,10 @@ func TestComparerRandom(t *testing.T) {
 func TestComparerReadsNoZeros(t *testing.T) {
 	var reads atomic.Int64
 	base := countedFile{baseOf(t, diskOf("abc.......", 10*unit)), &reads}
-	chain, err := qcow2.OpenChain([]io.ReaderAt{base})
+	images, err := chain.Open([]io.ReaderAt{base})
 	must(t, err)
 	sink := &extenttest.Recorder{Cluster: unit, Size: 1 << 30}
-	c, err := Compare(chain, sink)
+	c, err := Compare(images, sink)
 	must(t, err)
 	reads.Store(0)
 	must(t, c.Zero(0, 1<<30))
@@ -203,15 +204,15 @@ func TestComparerReadsNoZeros(t *testing.T) {
 func TestComparerZerosAcrossWindows(t *testing.T) {
 	const window = unit / 8 * unit // what one L2 table describes
 	at := func(offset int64) extent.Extent { return extenttest.Data(offset, unit) }
-	chain := open(t, writeImages(t,
+	images := open(t, writeImages(t,
 		image{5 * window, []extent.Extent{at(0), at(window - unit), at(2 * window), at(3 * window), at(4*window + unit)}},
 		image{5 * window, []extent.Extent{extenttest.Zero(3*window, unit)}})...)
-	if chain.WindowSize() != window {
-		t.Fatalf("a window of %d bytes", chain.WindowSize())
+	if images.WindowSize() != window {
+		t.Fatalf("a window of %d bytes", images.WindowSize())
 	}
 	for _, start := range []int64{0, window - unit, window} {
 		sink := &extenttest.Recorder{Cluster: unit, Size: 6 * window}
-		c, err := Compare(chain, sink)
+		c, err := Compare(images, sink)
 		must(t, err)
 		must(t, c.Zero(start, 6*window-start))
 		var want []extent.Extent
@@ -253,13 +254,13 @@ func TestComparerErrors(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := &brokenFile{ReaderAt: baseOf(t, diskOf("ab", 2*unit))}
-			chain, err := qcow2.OpenChain([]io.ReaderAt{base})
+			images, err := chain.Open([]io.ReaderAt{base})
 			must(t, err)
 			if tt.base != nil {
 				base.err.Store(&tt.base)
 			}
 			sink := &extenttest.Recorder{Cluster: unit, Size: 2 * unit, Fail: func(string, int64) error { return tt.sink }}
-			c, err := Compare(chain, sink)
+			c, err := Compare(images, sink)
 			must(t, err)
 			if err := tt.call(c); !errors.Is(err, boom) || tt.base != nil && !strings.Contains(err.Error(), "compare with the base: ") {
 				t.Errorf("got %v", err)

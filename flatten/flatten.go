@@ -9,7 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 const (
@@ -24,7 +24,7 @@ const (
 
 // copier is one run of Copy.
 type copier struct {
-	chain   *qcow2.Chain
+	chain   *chain.Chain
 	sink    extent.Sink
 	copied  func(bytes int64)
 	batches chan []int64 // offsets of clusters with data
@@ -47,11 +47,11 @@ type copier struct {
 // side, each in memory of 1 MiB. copied is told the bytes of data that the sink
 // has taken so far, from several goroutines. The first error ends the copy, and so
 // does cancelling ctx; no goroutine is left when Copy returns.
-func Copy(ctx context.Context, chain *qcow2.Chain, sink extent.Sink, copied func(bytes int64)) error {
-	if err := sameClusters(chain, sink); err != nil {
+func Copy(ctx context.Context, images *chain.Chain, sink extent.Sink, copied func(bytes int64)) error {
+	if err := sameClusters(images, sink); err != nil {
 		return err
 	}
-	c := &copier{chain: chain, sink: sink, copied: copied, batches: make(chan []int64, workers)}
+	c := &copier{chain: images, sink: sink, copied: copied, batches: make(chan []int64, workers)}
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() error {
 		defer close(c.batches)
@@ -64,9 +64,9 @@ func Copy(ctx context.Context, chain *qcow2.Chain, sink extent.Sink, copied func
 }
 
 // sameClusters refuses a sink of other clusters than the chain's.
-func sameClusters(chain *qcow2.Chain, sink extent.Sink) error {
-	if chain.ClusterSize() != int64(sink.ClusterSize()) {
-		return fmt.Errorf("the chain has clusters of %d bytes, the sink has clusters of %d", chain.ClusterSize(), sink.ClusterSize())
+func sameClusters(images *chain.Chain, sink extent.Sink) error {
+	if images.ClusterSize() != int64(sink.ClusterSize()) {
+		return fmt.Errorf("the chain has clusters of %d bytes, the sink has clusters of %d", images.ClusterSize(), sink.ClusterSize())
 	}
 	return nil
 }
@@ -100,16 +100,16 @@ func (c *copier) plan(ctx context.Context) error {
 // for a batch that may go on in the next window. A batch ends before a cluster
 // that begins a segment of its image, so that what was written by one batch of
 // the backup is read by one.
-func (c *copier) planWindow(ctx context.Context, w *qcow2.Window, batch []int64) ([]int64, error) {
+func (c *copier) planWindow(ctx context.Context, w *chain.Window, batch []int64) ([]int64, error) {
 	maxBatch := int(max(1, batchBytes/c.chain.ClusterSize()))
 	for k := 0; k < w.Len(); {
 		end, state := w.Run(k)
-		if state == qcow2.Zero {
+		if state == chain.Zero {
 			if err := c.zero(w.At(k), min(w.At(end), c.chain.Size())); err != nil {
 				return nil, err
 			}
 		}
-		for ; k < end && state == qcow2.Data; k++ {
+		for ; k < end && state == chain.Data; k++ {
 			if len(batch) == maxBatch || w.HostOffset(k)%batchBytes == 0 {
 				if err := c.send(ctx, batch); err != nil {
 					return nil, err

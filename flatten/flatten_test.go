@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/extent/extenttest"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // told is what a sink was told, as imageOf has it.
@@ -32,13 +33,13 @@ func told(t *testing.T, sink *extenttest.Recorder) string {
 // below show, and checks that it then shows what the whole chain does.
 func copyOnto(t *testing.T, paths []string, part int) *extenttest.Recorder {
 	t.Helper()
-	chain := open(t, paths[part:]...)
-	sink := &extenttest.Recorder{Cluster: unit, Size: chain.Size(), Bytes: make([]byte, chain.Size())}
+	images := open(t, paths[part:]...)
+	sink := &extenttest.Recorder{Cluster: unit, Size: images.Size(), Bytes: make([]byte, images.Size())}
 	if part > 0 {
 		copy(sink.Bytes, shown(t, paths[part-1]))
 	}
 	var copied atomic.Int64
-	must(t, Copy(context.Background(), chain, sink, func(n int64) { copied.Store(max(copied.Load(), n)) }))
+	must(t, Copy(context.Background(), images, sink, func(n int64) { copied.Store(max(copied.Load(), n)) }))
 	if !bytes.Equal(sink.Bytes, shown(t, paths[len(paths)-1])) {
 		t.Errorf("from image %d on: the sink shows something else than the chain", part)
 	}
@@ -110,13 +111,13 @@ func TestCopyRandom(t *testing.T) {
 		part := rnd.IntN(len(paths))
 		copyOnto(t, paths, part)
 
-		chain := open(t, paths[part:]...)
-		o := qcow2.Options{VirtualSize: chain.Size(), ClusterSize: unit}
+		images := open(t, paths[part:]...)
+		o := qcow2.Options{VirtualSize: images.Size(), ClusterSize: unit}
 		if part > 0 {
 			o.BackingFile, o.BackingFormat = filepath.Base(paths[part-1]), "qcow2"
 		}
 		merged := filepath.Join(filepath.Dir(paths[0]), "merged.qcow2")
-		write(t, merged, o, func(w *qcow2.Writer) { must(t, Copy(context.Background(), chain, w, func(int64) {})) })
+		write(t, merged, o, func(w *qcow2.Writer) { must(t, Copy(context.Background(), images, w, func(int64) {})) })
 		qemuImg(t, "check", "-q", merged)
 		qemuImg(t, "compare", "-f", "qcow2", "-F", "qcow2", merged, paths[len(paths)-1])
 		if t.Failed() {
@@ -156,11 +157,11 @@ func TestCopySparse(t *testing.T) {
 			defer f.Close()
 			files = append(files, countedFile{f, &reads})
 		}
-		chain, err := qcow2.OpenChain(files)
+		images, err := chain.Open(files)
 		must(t, err)
 		reads.Store(0)
 		sink := &extenttest.Recorder{Cluster: 64 << 10, Size: size}
-		must(t, Copy(context.Background(), chain, sink, func(int64) {}))
+		must(t, Copy(context.Background(), images, sink, func(int64) {}))
 		want := []extent.Extent{extenttest.Data(5<<20, 64<<10)}
 		if base < size {
 			want = append(want, extenttest.Zero(base, size-base))
@@ -216,24 +217,24 @@ func TestCopyErrors(t *testing.T) {
 	must(t, err)
 	defer f.Close()
 	broken := &brokenFile{ReaderAt: f}
-	chain, err := qcow2.OpenChain([]io.ReaderAt{broken})
+	images, err := chain.Open([]io.ReaderAt{broken})
 	must(t, err)
 	sink := &extenttest.Recorder{Cluster: unit, Size: 8 * unit}
 	broken.err.Store(&boom)
-	if err := Copy(context.Background(), chain, sink, func(int64) {}); !errors.Is(err, boom) {
+	if err := Copy(context.Background(), images, sink, func(int64) {}); !errors.Is(err, boom) {
 		t.Errorf("an image that cannot be read: %v", err)
 	}
 	broken.err.Store(nil)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(boom)
-	if err := Copy(ctx, chain, sink, func(int64) {}); !errors.Is(err, boom) || len(sink.Writes()) > 0 {
+	if err := Copy(ctx, images, sink, func(int64) {}); !errors.Is(err, boom) || len(sink.Writes()) > 0 {
 		t.Errorf("cancelled: %v, %d writes", err, len(sink.Writes()))
 	}
 	sink.Cluster = 2 * unit
-	if err := Copy(context.Background(), chain, sink, func(int64) {}); err == nil || !strings.Contains(err.Error(), "clusters of 8192") {
+	if err := Copy(context.Background(), images, sink, func(int64) {}); err == nil || !strings.Contains(err.Error(), "clusters of 8192") {
 		t.Errorf("other clusters: %v", err)
 	}
-	if _, err := Compare(chain, sink); err == nil || !strings.Contains(err.Error(), "clusters of 8192") {
+	if _, err := Compare(images, sink); err == nil || !strings.Contains(err.Error(), "clusters of 8192") {
 		t.Errorf("other clusters to compare with: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/extent/extenttest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // image is what one image of a chain is made of.
@@ -89,7 +90,7 @@ func write(t testing.TB, path string, o qcow2.Options, fill func(*qcow2.Writer))
 }
 
 // open opens a chain, the lowest image first.
-func open(t testing.TB, paths ...string) *qcow2.Chain {
+func open(t testing.TB, paths ...string) *chain.Chain {
 	t.Helper()
 	var files []io.ReaderAt
 	for _, path := range paths {
@@ -98,9 +99,9 @@ func open(t testing.TB, paths ...string) *qcow2.Chain {
 		t.Cleanup(func() { _ = f.Close() })
 		files = append(files, f)
 	}
-	chain, err := qcow2.OpenChain(files)
+	images, err := chain.Open(files)
 	must(t, err)
-	return chain
+	return images
 }
 
 // shown is what a guest sees in an image with its backing files, by qemu-img.

@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // Disk is a disk as it is now, with the bitmap of what has changed since an older
@@ -33,7 +33,7 @@ type Disk interface {
 // If the disk was cut behind it, what that cut off was zeros, or is dirty. The
 // offset of the cluster is returned; it costs one look at the bitmap, mostly, and
 // one read.
-func TailChanged(ctx context.Context, old *qcow2.Chain, disk Disk) (offset int64, changed bool, err error) {
+func TailChanged(ctx context.Context, old *chain.Chain, disk Disk) (offset int64, changed bool, err error) {
 	for i := old.Windows() - 1; i >= 0; i-- {
 		w, err := old.Window(i)
 		if err != nil {
@@ -48,7 +48,7 @@ func TailChanged(ctx context.Context, old *qcow2.Chain, disk Disk) (offset int64
 			return 0, false, err
 		}
 		for k := len(clean) - 1; k >= 0; k-- {
-			if clean[k] && w.State(k) == qcow2.Data {
+			if clean[k] && w.State(k) == chain.Data {
 				changed, err := differs(ctx, old, disk, w.At(k))
 				return w.At(k), changed, err
 			}
@@ -59,7 +59,7 @@ func TailChanged(ctx context.Context, old *qcow2.Chain, disk Disk) (offset int64
 
 // differs reads a cluster of the disk and compares it with what it was, as far as
 // the disk reached then: what it has grown by counts as dirty anyway.
-func differs(ctx context.Context, old *qcow2.Chain, disk Disk, offset int64) (bool, error) {
+func differs(ctx context.Context, old *chain.Chain, disk Disk, offset int64) (bool, error) {
 	want := make([]byte, old.ClusterSize())
 	if err := old.NewReader().Read(want, []int64{offset}); err != nil {
 		return false, err

@@ -17,12 +17,12 @@ import (
 	"github.com/virtbackup/virtbackup/extent/extenttest"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // copyCompared copies a disk, compared with a base, into a recorder that holds what
 // an image chained onto the base shows. It returns how many bytes were the same, too.
-func copyCompared(t *testing.T, disk *server, base *qcow2.Chain, shown []byte, o Options) (*extenttest.Recorder, Stats, int64) {
+func copyCompared(t *testing.T, disk *server, base *chain.Chain, shown []byte, o Options) (*extenttest.Recorder, Stats, int64) {
 	t.Helper()
 	leaks := watchLeaks(t)
 	e, err := Open(context.Background(), Source{Socket: disk.socket, Export: "vda"})
@@ -45,7 +45,7 @@ func copyCompared(t *testing.T, disk *server, base *qcow2.Chain, shown []byte, o
 }
 
 // chainOf opens images, base first.
-func chainOf(t testing.TB, images ...string) *qcow2.Chain {
+func chainOf(t testing.TB, images ...string) *chain.Chain {
 	t.Helper()
 	var files []io.ReaderAt
 	for _, image := range images {
@@ -56,11 +56,11 @@ func chainOf(t testing.TB, images ...string) *qcow2.Chain {
 		t.Cleanup(func() { _ = f.Close() })
 		files = append(files, f)
 	}
-	chain, err := qcow2.OpenChain(files)
+	opened, err := chain.Open(files)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return chain
+	return opened
 }
 
 func TestCopyWithBase(t *testing.T) {
@@ -144,7 +144,7 @@ func TestCopyWithBadBase(t *testing.T) {
 	full := image(t, "qcow2", "64M", "write -P 1 0 64M")
 	cut := filepath.Join(t.TempDir(), "cut")
 	run(t, "cp", full, cut)
-	chain := chainOf(t, cut)
+	images := chainOf(t, cut)
 	if err := os.Truncate(cut, 32<<20); err != nil {
 		t.Fatal(err)
 	}
@@ -153,12 +153,12 @@ func TestCopyWithBadBase(t *testing.T) {
 	full, empty := qemuNBD(t, "qcow2", full).socket, qemuNBD(t, "qcow2", image(t, "qcow2", "64M")).socket
 	for _, tt := range []struct {
 		name, socket string
-		base         *qcow2.Chain
+		base         *chain.Chain
 		text         string
 	}{
-		{"it ends too early", full, chain, "compare with the base: read the cluster at guest offset"},
+		{"it ends too early", full, images, "compare with the base: read the cluster at guest offset"},
 		{"other clusters", full, chainOf(t, small), "clusters of 4096 bytes"},
-		{"sound where it is read", empty, chain, ""},
+		{"sound where it is read", empty, images, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			leaks := watchLeaks(t)
@@ -199,7 +199,7 @@ func BenchmarkCompare(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	base, err := qcow2.OpenChain([]io.ReaderAt{file})
+	base, err := chain.Open([]io.ReaderAt{file})
 	if err != nil {
 		b.Fatal(err)
 	}

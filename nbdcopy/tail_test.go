@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/flatten"
-	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
 // Whether the last cluster that held data and is clean still holds it.
@@ -55,7 +55,7 @@ func TestTailChanged(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer f.Close()
-			chain, err := qcow2.OpenChain([]io.ReaderAt{f})
+			images, err := chain.Open([]io.ReaderAt{f})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -64,12 +64,12 @@ func TestTailChanged(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			offset, changed, err := flatten.TailChanged(context.Background(), chain, e)
+			offset, changed, err := flatten.TailChanged(context.Background(), images, e)
 			if err != nil || offset != tt.offset || changed != tt.change {
 				t.Errorf("got %d, %v, %v, want %d, %v", offset, changed, err, tt.offset, tt.change)
 			}
 			s.kill()
-			if _, _, err := flatten.TailChanged(context.Background(), chain, e); err == nil && tt.offset > 0 {
+			if _, _, err := flatten.TailChanged(context.Background(), images, e); err == nil && tt.offset > 0 {
 				t.Error("no error although the server is gone")
 			}
 			e.Close()

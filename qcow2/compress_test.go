@@ -42,7 +42,7 @@ func TestFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer decoder.Close()
-	for clusterSize := minClusterSize; clusterSize <= maxClusterSize; clusterSize *= 2 {
+	for clusterSize := minClusterSize; clusterSize <= MaxClusterSize; clusterSize *= 2 {
 		c := newCompressor(clusterSize, frames(true)())
 		n := max(1, segmentSize/clusterSize)
 		data := make([]byte, n*clusterSize)

@@ -45,6 +45,19 @@ func (h Header) Tables() int64 {
 	return n
 }
 
+// IsCompressed tells whether an L2 entry is that of a compressed cluster.
+func IsCompressed(l2Entry uint64) bool { return l2Entry&entryCompressed != 0 }
+
+// IsZero tells whether an L2 entry is that of a zero cluster. It may keep a host
+// cluster, whose content does not count. (Extended entries have no such bit.)
+func IsZero(l2Entry uint64) bool { return l2Entry&(entryCompressed|entryZero) == entryZero }
+
+// HasData tells whether an L2 entry is that of a cluster with data. (Extended entries
+// say so of each subcluster.)
+func HasData(l2Entry uint64) bool {
+	return IsCompressed(l2Entry) || l2Entry&offsetMask != 0 && !IsZero(l2Entry)
+}
+
 // DataOf is where in the file the data of an L2 entry lies; empty if it has none.
 // (Of an extended entry, its first 8 bytes are meant.)
 func (h Header) DataOf(l2Entry uint64) Range {

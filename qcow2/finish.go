@@ -43,7 +43,7 @@ func (w *Writer) finish(sync func() error) (end int64, err error) {
 		RefcountOrder: refcountOrder,
 	}
 	if w.options.NewCompressor != nil {
-		h.Incompatible, h.Compression = IncompatibleCompression, compressionZstd
+		h.Incompatible, h.Compression = IncompatibleCompression, CompressionZstd
 	}
 	if err := m.writeL1(&h); err != nil {
 		return 0, err

@@ -9,7 +9,8 @@ const (
 	headerV3Length = 104 // the least of version 3
 	headerLength   = 112 // what is written: with compression_type and its padding
 
-	compressionZstd = 1 // compression_type
+	// CompressionZstd is the compression type of zstd frames; that of zlib is 0.
+	CompressionZstd = 1
 
 	extensionEnd           = 0
 	extensionBackingFormat = 0xE2792ACA

@@ -12,7 +12,9 @@ const (
 	defaultClusterSize = 64 << 10
 
 	minClusterSize = 4 << 10 // O_DIRECT wants 4 KiB; qcow2 itself allows 512 bytes
-	maxClusterSize = 2 << 20 // the largest that QEMU opens
+
+	// MaxClusterSize is the largest that QEMU opens, in bytes.
+	MaxClusterSize = 2 << 20
 
 	// QEMU's limits on what it holds in memory (block/qcow2.h: QCOW_MAX_L1_SIZE
 	// and QCOW_MAX_REFTABLE_SIZE). Larger images are valid but cannot be opened.
@@ -44,8 +46,8 @@ type Options struct {
 func (o Options) Validate() error {
 	o = o.withDefaults()
 	cs := o.ClusterSize
-	if cs < minClusterSize || cs > maxClusterSize || cs&(cs-1) != 0 {
-		return fmt.Errorf("qcow2 cluster size %d: not a power of two from %d to %d", cs, minClusterSize, maxClusterSize)
+	if cs < minClusterSize || cs > MaxClusterSize || cs&(cs-1) != 0 {
+		return fmt.Errorf("qcow2 cluster size %d: not a power of two from %d to %d", cs, minClusterSize, MaxClusterSize)
 	}
 	if o.VirtualSize < 0 || o.VirtualSize%sectorSize != 0 {
 		return fmt.Errorf("qcow2 virtual size %d: not a multiple of 512 bytes", o.VirtualSize)

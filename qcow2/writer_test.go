@@ -140,7 +140,7 @@ func finish(t *testing.T, w *Writer, f *checkedFile) Stats {
 
 func TestRandomImages(t *testing.T) {
 	r := newRand(t)
-	for clusterSize := minClusterSize; clusterSize <= maxClusterSize; clusterSize *= 2 {
+	for clusterSize := minClusterSize; clusterSize <= MaxClusterSize; clusterSize *= 2 {
 		size := 512 * (1 + r.Int64N(20<<20/512))
 		for _, compressed := range [][2]bool{{false, false}, {true, true}, {false, true}, {true, false}} {
 			testChain(t, r, clusterSize, size, compressed)
@@ -187,7 +187,7 @@ func checkHeader(t *testing.T, image string, o Options) {
 	h := readHeaderOf(t, image)
 	compression := 0
 	if o.NewCompressor != nil {
-		compression = compressionZstd
+		compression = CompressionZstd
 	}
 	if h.Version != 3 || h.ClusterSize != o.ClusterSize || h.VirtualSize != o.VirtualSize ||
 		h.BackingFile != o.BackingFile || h.BackingFormat != o.BackingFormat || h.Compression != compression ||

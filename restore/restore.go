@@ -23,6 +23,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -137,14 +138,14 @@ func (r *restorer) chains() ([][]link, error) {
 }
 
 // openProving opens a chain to be read as a whole.
-func (r *restorer) openProving(ctx context.Context, chain []link) (*qcow2.Chain, func(), error) {
-	var links []diskimage.Link
-	for _, l := range chain {
-		links = append(links, l.Link)
+func (r *restorer) openProving(ctx context.Context, links []link) (*chain.Chain, func(), error) {
+	var files []diskimage.Link
+	for _, l := range links {
+		files = append(files, l.Link)
 	}
-	images, proven, closeImages, err := diskimage.OpenChain(ctx, links, hashlist.ReadOptions{Warn: r.warn})
+	images, proven, closeImages, err := diskimage.OpenChain(ctx, files, hashlist.ReadOptions{Warn: r.warn})
 	for i, ranges := range proven {
-		chain[i].proven = ranges
+		links[i].proven = ranges
 	}
 	return images, closeImages, err
 }
@@ -252,14 +253,14 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 
 // restoreDisk flattens a chain into one image. What of the chain it has proven to
 // be sound is noted in its links.
-func (r *restorer) restoreDisk(ctx context.Context, chain []link, d *Disk) (err error) {
-	images, closeImages, err := r.openProving(ctx, chain)
+func (r *restorer) restoreDisk(ctx context.Context, links []link, d *Disk) (err error) {
+	images, closeImages, err := r.openProving(ctx, links)
 	if err != nil {
 		return err
 	}
 	defer closeImages()
 	if images.Size() != d.VirtualSize {
-		return fmt.Errorf("%s has %d bytes, its manifest says %d", chain[len(chain)-1].Path, images.Size(), d.VirtualSize)
+		return fmt.Errorf("%s has %d bytes, its manifest says %d", links[len(links)-1].Path, images.Size(), d.VirtualSize)
 	}
 	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
 	if err != nil {
@@ -285,7 +286,7 @@ func (r *restorer) restoreDisk(ctx context.Context, chain []link, d *Disk) (err 
 	return file.Sync()
 }
 
-func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copied func(bytes int64)) (int64, error) {
+func copyRaw(ctx context.Context, images *chain.Chain, file *directio.File, copied func(bytes int64)) (int64, error) {
 	if err := file.Truncate(images.Size()); err != nil {
 		return 0, err
 	}
@@ -294,7 +295,7 @@ func copyRaw(ctx context.Context, images *qcow2.Chain, file *directio.File, copi
 	return raw.data.Load(), err
 }
 
-func copyQCOW2(ctx context.Context, images *qcow2.Chain, file *directio.File, copied func(bytes int64)) (int64, error) {
+func copyQCOW2(ctx context.Context, images *chain.Chain, file *directio.File, copied func(bytes int64)) (int64, error) {
 	file.Grow()
 	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: images.Size(), ClusterSize: int(images.ClusterSize())})
 	if err != nil {

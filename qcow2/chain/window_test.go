@@ -1,19 +1,23 @@
-package qcow2
+package chain
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // stateImage writes an image from text: d is a cluster of data, z a zero cluster.
 func stateImage(t *testing.T, dir string, number int, text string) *os.File {
 	t.Helper()
 	const cluster = 4096
-	o := Options{VirtualSize: int64(len(text)) * cluster, ClusterSize: cluster}
+	o := qcow2.Options{VirtualSize: int64(len(text)) * cluster, ClusterSize: cluster}
 	if number > 0 {
 		o.BackingFile, o.BackingFormat = fmt.Sprint(number-1), "qcow2"
 	}
@@ -22,7 +26,7 @@ func stateImage(t *testing.T, dir string, number int, text string) *os.File {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
-	w, err := NewWriter(f, o)
+	w, err := qcow2.NewWriter(f, o)
 	for i, r := range text {
 		if err == nil && r == 'd' {
 			err = w.Write([]int64{int64(i) * cluster}, make([]byte, cluster))
@@ -60,7 +64,7 @@ func TestStates(t *testing.T) {
 		for i, text := range tt.images {
 			files = append(files, stateImage(t, dir, i, text))
 		}
-		c, err := OpenChain(files[tt.from:])
+		c, err := Open(files[tt.from:])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,11 +101,11 @@ func TestStatesOfAGrownDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		o := Options{VirtualSize: size}
+		o := qcow2.Options{VirtualSize: size}
 		if i > 0 {
 			o.BackingFile, o.BackingFormat = "base", "qcow2"
 		}
-		w, err := NewWriter(f, o)
+		w, err := qcow2.NewWriter(f, o)
 		if err == nil {
 			_, err = w.Finish(nil)
 		}
@@ -110,7 +114,7 @@ func TestStatesOfAGrownDisk(t *testing.T) {
 		}
 		files = append(files, f)
 	}
-	c, err := OpenChain(files)
+	c, err := Open(files)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,6 +129,46 @@ func TestStatesOfAGrownDisk(t *testing.T) {
 	}
 	if w, err := c.Window(1); w != nil || err != nil {
 		t.Errorf("the end of the base: %v, %v", w, err)
+	}
+}
+
+// Cells say which image has the data, and where: the bytes there are the cluster's.
+func TestCells(t *testing.T) {
+	for seed := range uint64(4) {
+		rnd := rand.New(rand.NewPCG(seed, 8))
+		const cluster = 4096
+		images, shown := chainOf(t, rnd, cluster, 512*(1+rnd.Int64N(2048)), 512*(1+rnd.Int64N(2048)), 512*(1+rnd.Int64N(2048)))
+		c, err := Open(images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.Window(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := map[int]int{}
+		for k := range w.Len() {
+			layer, entry := w.Cell(k)
+			if (entry != 0) != (w.State(k) == Data) {
+				t.Fatalf("seed %d: cluster %d: entry %#x, state %d", seed, k, entry, w.State(k))
+			}
+			if entry == 0 || qcow2.IsCompressed(entry) {
+				continue
+			}
+			seen[layer]++
+			at := c.Header(layer).DataOf(entry)
+			p := make([]byte, at.Length)
+			if _, err := images[len(images)-1-layer].ReadAt(p, at.Offset); err != nil {
+				t.Fatal(err)
+			}
+			end := min(w.At(k)+cluster, c.Visible(layer))
+			if !bytes.Equal(p[:end-w.At(k)], shown[w.At(k):end]) {
+				t.Fatalf("seed %d: cluster %d: image %d has something else at %d", seed, k, layer, at.Offset)
+			}
+		}
+		if c.Images() != 3 || len(seen) == 0 && c.Header(0).Compression == 0 {
+			t.Errorf("seed %d: saw %v of %d images", seed, seen, c.Images())
+		}
 	}
 }
 

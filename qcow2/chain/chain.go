@@ -1,4 +1,5 @@
-package qcow2
+// Package chain looks up and reads what qcow2 images chained onto each other show.
+package chain
 
 import (
 	"encoding/binary"
@@ -7,13 +8,15 @@ import (
 	"io"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // Chain looks up what images chained onto each other hold. It takes 12 bytes of
 // memory for each L2 table of each image (24 KiB for a full image of 1 TiB), and
-// keeps the maxWindows windows that were used last. It reads images of this package
-// only: one cluster size, no subclusters, zstd. It is safe for concurrent use.
+// keeps the maxWindows windows that were used last. It reads images of package
+// qcow2 only: one cluster size, no subclusters, zstd. It is safe for concurrent use.
 type Chain struct {
 	layers  []layer // the top image first
 	cluster int64   // bytes
@@ -23,7 +26,7 @@ type Chain struct {
 // layer is one image of a chain.
 type layer struct {
 	r io.ReaderAt
-	h Header
+	h qcow2.Header
 	// The L1 table without its empty entries, most of those of an increment:
 	// their indices, ascending, and what they hold.
 	tables  []int32
@@ -33,13 +36,13 @@ type layer struct {
 	visible int64
 }
 
-// ChainError says that an image of a chain is not what it should be. An error of the
+// Error says that an image of a chain is not what it should be. An error of the
 // caller's io.ReaderAt, other than the end of the image, does not say that: it is
-// returned without a ChainError.
-type ChainError struct{ error }
+// returned without a Error.
+type Error struct{ error }
 
 // Unwrap returns the cause.
-func (e *ChainError) Unwrap() error { return e.error }
+func (e *Error) Unwrap() error { return e.error }
 
 func chainError(format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
@@ -47,7 +50,7 @@ func chainError(format string, args ...any) error {
 	if errors.As(err, &failed) {
 		return err
 	}
-	return &ChainError{err}
+	return &Error{err}
 }
 
 // file marks the errors of an image's io.ReaderAt, to tell them from what is wrong
@@ -67,10 +70,10 @@ type readError struct{ error }
 
 func (e *readError) Unwrap() error { return e.error }
 
-// OpenChain reads the headers and L1 tables of images, base first. The files
+// Open reads the headers and L1 tables of images, base first. The files
 // stay the caller's and must stay open; they are read by all readers of the chain
-// side by side. Errors of a chain are *ChainError, or wrap what ReadAt has returned.
-func OpenChain(images []io.ReaderAt) (*Chain, error) {
+// side by side. Errors of a chain are *Error, or wrap what ReadAt has returned.
+func Open(images []io.ReaderAt) (*Chain, error) {
 	if len(images) == 0 {
 		return nil, chainError("a chain without images")
 	}
@@ -117,12 +120,12 @@ func openLayers(images []io.ReaderAt) ([]openedLayer, error) {
 }
 
 func openLayer(r io.ReaderAt) (layer, error) {
-	h, err := ReadHeader(r)
+	h, err := qcow2.ReadHeader(r)
 	if err != nil {
 		return layer{}, err
 	}
-	if h.Incompatible&(IncompatibleExternalData|IncompatibleExtendedL2) != 0 || h.Encryption != 0 {
-		return layer{}, fmt.Errorf("incompatible features %#x, encryption %d: not an image of this package", h.Incompatible, h.Encryption)
+	if h.Incompatible&(qcow2.IncompatibleExternalData|qcow2.IncompatibleExtendedL2) != 0 || h.Encryption != 0 {
+		return layer{}, fmt.Errorf("incompatible features %#x, encryption %d: not an image of package qcow2", h.Incompatible, h.Encryption)
 	}
 	l := layer{r: r, h: h, visible: h.VirtualSize}
 	if err := l.readL1(); err != nil {
@@ -154,7 +157,7 @@ func (l *layer) readL1() error {
 			return err
 		}
 		for i := 0; i < len(p); i += 8 {
-			if offset := TableOffset(binary.BigEndian.Uint64(p[i:])); offset != 0 {
+			if offset := qcow2.TableOffset(binary.BigEndian.Uint64(p[i:])); offset != 0 {
 				l.tables, l.offsets = append(l.tables, int32(at/8)+int32(i/8)), append(l.offsets, offset)
 			}
 		}
@@ -165,6 +168,17 @@ func (l *layer) readL1() error {
 
 // Size is that of the disk in bytes.
 func (c *Chain) Size() int64 { return c.layers[0].h.VirtualSize }
+
+// Images is how many images the chain has.
+func (c *Chain) Images() int { return len(c.layers) }
+
+// Header is that of image i, 0 for the top one.
+func (c *Chain) Header(i int) qcow2.Header { return c.layers[i].h }
+
+// Visible is how many bytes of image i, 0 for the top one, can be seen at most: no more
+// than the smallest size of it and those above it. Behind that its data is hidden, even in
+// the middle of a cluster.
+func (c *Chain) Visible(i int) int64 { return c.layers[i].visible }
 
 // ClusterSize is that of all images, in bytes.
 func (c *Chain) ClusterSize() int64 { return c.cluster }
@@ -183,7 +197,7 @@ func (l *layer) table(i int64, buf *[]byte) ([]byte, error) {
 		return nil, nil
 	}
 	if *buf == nil {
-		*buf = alignedBuffer(l.h.ClusterSize)
+		*buf = directio.Buffer(l.h.ClusterSize)
 	}
 	if _, err := l.r.ReadAt(*buf, l.offsets[k]); err != nil {
 		return nil, chainError("read the L2 table at offset %d: %w", l.offsets[k], err)

@@ -1,4 +1,4 @@
-package qcow2
+package chain
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // randomBatch picks clusters as a copy does: mostly neighbours, ascending, some
@@ -36,7 +38,7 @@ func TestChainReader(t *testing.T) {
 			sizes = append(sizes, 512*(1+rnd.Int64N(4<<20/512)))
 		}
 		images, shown := chainOf(t, rnd, cluster, sizes...)
-		c, err := OpenChain(images)
+		c, err := Open(images)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -96,7 +98,7 @@ func TestChainReaderErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer f.Close()
-		w, err := NewWriter(f, Options{VirtualSize: 1 << 20, NewCompressor: frames(compressed)})
+		w, err := qcow2.NewWriter(f, qcow2.Options{VirtualSize: 1 << 20, NewCompressor: frames(compressed)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -107,17 +109,17 @@ func TestChainReaderErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		broken := &brokenFile{ReaderAt: f, from: 1 << 62}
-		c, err := OpenChain([]io.ReaderAt{broken})
+		c, err := Open([]io.ReaderAt{broken})
 		if err != nil {
 			t.Fatal(err)
 		}
-		var chain *ChainError
+		var chain *Error
 		buf := make([]byte, 1<<16)
 		r := c.NewReader()
 		if err := r.Read(buf, []int64{0}); err != nil {
 			t.Fatal(err)
 		}
-		fresh, err := OpenChain([]io.ReaderAt{broken}) // it has not looked at the table yet
+		fresh, err := Open([]io.ReaderAt{broken}) // it has not looked at the table yet
 		if err != nil {
 			t.Fatal(err)
 		}

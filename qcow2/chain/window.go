@@ -1,6 +1,10 @@
-package qcow2
+package chain
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+
+	"github.com/virtbackup/virtbackup/qcow2"
+)
 
 // State is what the images of a chain say of a cluster.
 type State uint8
@@ -42,7 +46,7 @@ func (c *Chain) Window(i int64) (*Window, error) {
 func (c *Chain) lookUp(i int64) (*Window, error) {
 	w := &Window{Offset: i * c.WindowSize(), chain: c}
 	end := min(w.Offset+c.WindowSize(), c.Size())
-	w.length = int(clusters(end-w.Offset, int(c.cluster)))
+	w.length = int((end - w.Offset + c.cluster - 1) / c.cluster)
 	var buf []byte
 	for n, l := range c.layers {
 		if w.cells == nil && l.visible <= w.Offset {
@@ -79,10 +83,10 @@ func (w *Window) fill(layer int, visible int64, table []byte) (open int) {
 			cell.found = true
 		case table != nil:
 			entry := binary.BigEndian.Uint64(table[k*8:])
-			zero := entry&entryCompressed == 0 && entry&entryZero != 0
-			if data := entry&entryCompressed != 0 || entry&offsetMask != 0; data && !zero {
+			switch {
+			case qcow2.HasData(entry):
 				cell.layer, cell.entry, cell.found = int32(layer), entry, true
-			} else if zero {
+			case qcow2.IsZero(entry):
 				cell.found = true
 			}
 		}
@@ -123,6 +127,16 @@ func (w *Window) Run(k int) (end int, s State) {
 	for end = k + 1; end < w.length && w.State(end) == s; end++ {
 	}
 	return end, s
+}
+
+// Cell is which image has the data of cluster k, 0 for the top one, and the L2 entry
+// that it has there: the image's Header tells where that lies. Only if its state is Data;
+// otherwise the entry is 0.
+func (w *Window) Cell(k int) (layer int, entry uint64) {
+	if w.cells == nil {
+		return 0, 0
+	}
+	return int(w.cells[k].layer), w.cells[k].entry
 }
 
 // HostOffset is where the data of cluster k begins in its image file, in bytes.

@@ -1,4 +1,4 @@
-package qcow2
+package chain
 
 import (
 	"bytes"
@@ -6,16 +6,22 @@ import (
 	"io"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // maxPacked is how much of a file is read at once for compressed clusters that lie
 // side by side, in bytes. One of them is smaller than the largest cluster, so it
 // fits.
-const maxPacked = maxClusterSize
+const maxPacked = qcow2.MaxClusterSize
 
-// ChainReader reads the content of a chain for one caller at a time. It keeps the
+// pageSize is the alignment in the file that O_DIRECT needs.
+const pageSize = 4096
+
+// Reader reads the content of a chain for one caller at a time. It keeps the
 // window that it used last.
-type ChainReader struct {
+type Reader struct {
 	chain  *Chain
 	window *Window // nil where no image says anything of window number
 	number int64   // -1: none yet
@@ -24,13 +30,13 @@ type ChainReader struct {
 }
 
 // NewReader returns a reader; those of one chain may be used side by side.
-func (c *Chain) NewReader() *ChainReader { return &ChainReader{chain: c, number: -1} }
+func (c *Chain) NewReader() *Reader { return &Reader{chain: c, number: -1} }
 
 // Size is that of the disk in bytes.
-func (r *ChainReader) Size() int64 { return r.chain.Size() }
+func (r *Reader) Size() int64 { return r.chain.Size() }
 
 // cell looks up the cluster at an offset of the disk.
-func (r *ChainReader) cell(offset int64) (cell, error) {
+func (r *Reader) cell(offset int64) (cell, error) {
 	c := r.chain
 	i := offset / c.WindowSize()
 	if offset >= c.Size() {
@@ -50,7 +56,7 @@ func (r *ChainReader) cell(offset int64) (cell, error) {
 // cluster size, one behind the other. Clusters that no image has, and what
 // is behind the end of the disk, are zeros. Page-aligned memory is read into without
 // a copy.
-func (r *ChainReader) Read(buf []byte, offsets []int64) error {
+func (r *Reader) Read(buf []byte, offsets []int64) error {
 	for len(offsets) > 0 {
 		n, err := r.readRun(buf, offsets)
 		if err != nil {
@@ -63,7 +69,7 @@ func (r *ChainReader) Read(buf []byte, offsets []int64) error {
 
 // readRun reads the first of the clusters, and those behind it that are read
 // together with it, and returns their number.
-func (r *ChainReader) readRun(buf []byte, offsets []int64) (int, error) {
+func (r *Reader) readRun(buf []byte, offsets []int64) (int, error) {
 	first, err := r.cell(offsets[0])
 	if err != nil {
 		return 0, err
@@ -72,27 +78,27 @@ func (r *ChainReader) readRun(buf []byte, offsets []int64) (int, error) {
 	case first.entry == 0:
 		clear(buf[:r.chain.cluster])
 		return 1, nil
-	case first.entry&entryCompressed != 0:
+	case qcow2.IsCompressed(first.entry):
 		return r.readPacked(first, buf, offsets)
 	}
 	return r.readPlain(first, buf, offsets)
 }
 
 // readPlain reads clusters that lie in one file as they will in buf.
-func (r *ChainReader) readPlain(first cell, buf []byte, offsets []int64) (int, error) {
+func (r *Reader) readPlain(first cell, buf []byte, offsets []int64) (int, error) {
 	cluster := r.chain.cluster
-	at := int64(first.entry & offsetMask)
+	l := r.chain.layers[first.layer]
+	at := l.h.DataOf(first.entry).Offset
 	n := 1
 	for ; n < len(offsets); n++ {
 		next, err := r.cell(offsets[n])
 		if err != nil {
 			return 0, err
 		}
-		if next.layer != first.layer || next.entry&entryCompressed != 0 || int64(next.entry&offsetMask) != at+int64(n)*cluster {
+		if next.layer != first.layer || qcow2.IsCompressed(next.entry) || l.h.DataOf(next.entry).Offset != at+int64(n)*cluster {
 			break
 		}
 	}
-	l := r.chain.layers[first.layer]
 	if _, err := io.ReadFull(io.NewSectionReader(l.r, at, int64(n)*cluster), buf[:int64(n)*cluster]); err != nil {
 		return 0, err
 	}
@@ -111,12 +117,12 @@ func (l *layer) hide(p []byte, offset int64) {
 
 // readPacked reads compressed clusters of one file, in the order of the file and
 // within maxPacked bytes of it, at once, and unpacks them.
-func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
+func (r *Reader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
 	l := r.chain.layers[first.layer]
-	if l.h.Compression != compressionZstd {
+	if l.h.Compression != qcow2.CompressionZstd {
 		return 0, fmt.Errorf("compression type %d is not zstd", l.h.Compression)
 	}
-	parts := []Range{l.h.DataOf(first.entry)}
+	parts := []qcow2.Range{l.h.DataOf(first.entry)}
 	start, end := parts[0].Offset/pageSize*pageSize, parts[0].End()
 	for len(parts) < len(offsets) {
 		next, err := r.cell(offsets[len(parts)])
@@ -125,7 +131,7 @@ func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, 
 		}
 		part := l.h.DataOf(next.entry)
 		last := parts[len(parts)-1]
-		if next.layer != first.layer || next.entry&entryCompressed == 0 ||
+		if next.layer != first.layer || !qcow2.IsCompressed(next.entry) ||
 			part.Offset < last.Offset || part.Offset > last.End() || part.End() > start+maxPacked {
 			break
 		}
@@ -149,9 +155,9 @@ func (r *ChainReader) readPacked(first cell, buf []byte, offsets []int64) (int, 
 
 // readFile reads a part of a file, less of it where the file ends, into memory of
 // the reader.
-func (r *ChainReader) readFile(l layer, offset, length int64) ([]byte, error) {
+func (r *Reader) readFile(l layer, offset, length int64) ([]byte, error) {
 	if int64(len(r.packed)) < length {
-		r.packed = alignedBuffer(int(max(length, maxPacked+pageSize)))
+		r.packed = directio.Buffer(int(max(length, maxPacked+pageSize)))
 	}
 	n, err := l.r.ReadAt(r.packed[:length], offset)
 	if err == io.EOF {
@@ -162,7 +168,7 @@ func (r *ChainReader) readFile(l layer, offset, length int64) ([]byte, error) {
 
 // unpack fills p from a compressed cluster; what follows it in packed belongs to
 // another one.
-func (r *ChainReader) unpack(p, packed []byte) error {
+func (r *Reader) unpack(p, packed []byte) error {
 	var err error
 	if r.zstd == nil {
 		// With one decoder at a time it has no goroutine, so nothing to close.

@@ -1,4 +1,4 @@
-package qcow2
+package chain
 
 import (
 	"bytes"
@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // chainOf writes images chained onto each other, base first, of random sizes
@@ -22,14 +24,14 @@ func chainOf(t *testing.T, rnd *rand.Rand, cluster int, sizes ...int64) (images 
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { f.Close() })
-		o := Options{VirtualSize: size, ClusterSize: cluster}
+		o := qcow2.Options{VirtualSize: size, ClusterSize: cluster}
 		if i > 0 {
 			o.BackingFile, o.BackingFormat = fmt.Sprint(i-1), "qcow2"
 		}
 		if rnd.IntN(2) == 0 {
 			o.NewCompressor = frames(true)
 		}
-		w, err := NewWriter(f, o)
+		w, err := qcow2.NewWriter(f, o)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +50,7 @@ func chainOf(t *testing.T, rnd *rand.Rand, cluster int, sizes ...int64) (images 
 }
 
 // writeRandom changes some clusters of an image, and of what is shown.
-func writeRandom(t *testing.T, rnd *rand.Rand, w *Writer, shown []byte) {
+func writeRandom(t *testing.T, rnd *rand.Rand, w *qcow2.Writer, shown []byte) {
 	t.Helper()
 	cluster := int64(w.ClusterSize())
 	size := int64(len(shown))
@@ -84,7 +86,7 @@ func TestChain(t *testing.T) {
 			sizes = append(sizes, 512*(1+rnd.Int64N(8<<20/512)))
 		}
 		images, shown := chainOf(t, rnd, cluster, sizes...)
-		c, err := OpenChain(images)
+		c, err := Open(images)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -125,7 +127,7 @@ func TestChainOfEmptyDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	w, err := NewWriter(f, Options{VirtualSize: 1 << 40})
+	w, err := qcow2.NewWriter(f, qcow2.Options{VirtualSize: 1 << 40})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +137,7 @@ func TestChainOfEmptyDisk(t *testing.T) {
 	if _, err := w.Finish(nil); err != nil {
 		t.Fatal(err)
 	}
-	c, err := OpenChain([]io.ReaderAt{f})
+	c, err := Open([]io.ReaderAt{f})
 	if err != nil || c.Windows() != 2048 {
 		t.Fatalf("%d windows, %v", c.Windows(), err)
 	}
@@ -151,14 +153,14 @@ func TestChainErrors(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 5))
 	images, _ := chainOf(t, rnd, 4096, 1<<20)
 	other, _ := chainOf(t, rnd, 8192, 1<<20)
-	var chain *ChainError
+	var chain *Error
 	for name, images := range map[string][]io.ReaderAt{
 		"none":           nil,
 		"no image":       {bytes.NewReader(make([]byte, 4096))},
 		"cluster sizes":  {images[0], other[0]},
 		"ends too early": {io.NewSectionReader(images[0], 0, 4096)},
 	} {
-		if _, err := OpenChain(images); !errors.As(err, &chain) {
+		if _, err := Open(images); !errors.As(err, &chain) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -22,13 +22,22 @@ const (
 	workers = 4
 )
 
-// copier is one run of Copy.
+// copier is one run of Copy or CopyFrames.
 type copier struct {
 	chain   *chain.Chain
 	sink    extent.Sink
+	frames  FrameSink // the sink, if it takes frames; nil: all clusters are unpacked
 	copied  func(bytes int64)
-	batches chan []int64 // offsets of clusters with data
+	batches chan batch
 	bytes   atomic.Int64
+
+	plain, packed batch // being collected
+}
+
+// batch is clusters with data that one worker copies.
+type batch struct {
+	offsets []int64
+	packed  bool // they are compressed, and the sink takes frames
 }
 
 // Copy copies what the images of a chain say into a sink, whose clusters have the
@@ -48,10 +57,16 @@ type copier struct {
 // has taken so far, from several goroutines. The first error ends the copy, and so
 // does cancelling ctx; no goroutine is left when Copy returns.
 func Copy(ctx context.Context, images *chain.Chain, sink extent.Sink, copied func(bytes int64)) error {
-	if err := sameClusters(images, sink); err != nil {
+	c := &copier{chain: images, sink: sink, copied: copied}
+	return c.copy(ctx)
+}
+
+func (c *copier) copy(ctx context.Context) error {
+	if err := sameClusters(c.chain, c.sink); err != nil {
 		return err
 	}
-	c := &copier{chain: images, sink: sink, copied: copied, batches: make(chan []int64, workers)}
+	c.batches = make(chan batch, workers)
+	c.packed.packed = true
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() error {
 		defer close(c.batches)
@@ -77,7 +92,6 @@ func (c *copier) plan(ctx context.Context) error {
 	if err := fault.Point("flatten plan"); err != nil {
 		return err
 	}
-	var batch []int64
 	for i := range c.chain.Windows() {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -89,47 +103,59 @@ func (c *copier) plan(ctx context.Context) error {
 		if w == nil {
 			continue
 		}
-		if batch, err = c.planWindow(ctx, w, batch); err != nil {
+		if err := c.planWindow(ctx, w); err != nil {
 			return err
 		}
 	}
-	return c.send(ctx, batch)
+	return c.send(ctx, &c.plain)
 }
 
 // planWindow hands zeros to the sink and clusters with data to the workers, but
-// for a batch that may go on in the next window. A batch ends before a cluster
-// that begins a segment of its image, so that what was written by one batch of
-// the backup is read by one.
-func (c *copier) planWindow(ctx context.Context, w *chain.Window, batch []int64) ([]int64, error) {
-	maxBatch := int(max(1, batchBytes/c.chain.ClusterSize()))
+// for a batch that may go on in the next window.
+func (c *copier) planWindow(ctx context.Context, w *chain.Window) error {
 	for k := 0; k < w.Len(); {
 		end, state := w.Run(k)
 		if state == chain.Zero {
 			if err := c.zero(w.At(k), min(w.At(end), c.chain.Size())); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		for ; k < end && state == chain.Data; k++ {
-			if len(batch) == maxBatch || w.HostOffset(k)%batchBytes == 0 {
-				if err := c.send(ctx, batch); err != nil {
-					return nil, err
-				}
-				batch = nil
+			if err := c.add(ctx, w, k); err != nil {
+				return err
 			}
-			batch = append(batch, w.At(k))
 		}
 		k = end
 	}
-	return batch, nil
+	return c.send(ctx, &c.packed)
 }
 
-// send hands a batch to the workers.
-func (c *copier) send(ctx context.Context, batch []int64) error {
-	if len(batch) == 0 {
+// add adds a cluster with data to a batch. One of plain clusters ends before a cluster
+// that begins a segment of its image, so that what was written by one batch of the backup
+// is read by one.
+func (c *copier) add(ctx context.Context, w *chain.Window, k int) error {
+	b, full := &c.plain, w.HostOffset(k)%batchBytes == 0
+	if c.frames != nil && w.Compressed(k) {
+		b, full = &c.packed, false
+	}
+	if full || len(b.offsets) == int(max(1, batchBytes/c.chain.ClusterSize())) {
+		if err := c.send(ctx, b); err != nil {
+			return err
+		}
+	}
+	b.offsets = append(b.offsets, w.At(k))
+	return nil
+}
+
+// send hands a batch to the workers, and leaves it empty.
+func (c *copier) send(ctx context.Context, b *batch) error {
+	if len(b.offsets) == 0 {
 		return nil
 	}
+	full := *b
+	b.offsets = nil
 	select {
-	case c.batches <- batch:
+	case c.batches <- full:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -149,21 +175,39 @@ func (c *copier) run(ctx context.Context) error {
 	reader := c.chain.NewReader()
 	cluster := int(c.chain.ClusterSize())
 	buf := directio.Buffer(max(batchBytes, cluster))
-	for batch := range c.batches {
+	for b := range c.batches {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if err := fault.Point("flatten batch"); err != nil {
 			return err
 		}
-		data := buf[:len(batch)*cluster]
-		if err := reader.Read(data, batch); err != nil {
+		offsets := b.offsets
+		if b.packed {
+			var err error
+			if offsets, err = c.copyFrames(reader, offsets); err != nil {
+				return err
+			}
+		}
+		if err := c.copyData(reader, offsets, buf); err != nil {
 			return err
 		}
-		if err := c.sink.Write(batch, data); err != nil {
-			return fmt.Errorf("store %d clusters from guest offset %d on: %w", len(batch), batch[0], err)
-		}
-		c.copied(c.bytes.Add(int64(len(data))))
+		c.copied(c.bytes.Add(int64(len(b.offsets) * cluster)))
+	}
+	return nil
+}
+
+// copyData copies clusters as the guest sees them.
+func (c *copier) copyData(reader *chain.Reader, offsets []int64, buf []byte) error {
+	if len(offsets) == 0 {
+		return nil
+	}
+	data := buf[:len(offsets)*int(c.chain.ClusterSize())]
+	if err := reader.Read(data, offsets); err != nil {
+		return err
+	}
+	if err := c.sink.Write(offsets, data); err != nil {
+		return fmt.Errorf("store %d clusters from guest offset %d on: %w", len(offsets), offsets[0], err)
 	}
 	return nil
 }

@@ -54,8 +54,9 @@ func (cs *compressors) put(c *compressor) { cs.idle <- c }
 type compressor struct {
 	clusterSize int
 	frames      Compressor
-	out         []byte // frames, one behind the other
-	ends        []int  // of each cluster's frame in out; where the one before ends: stored raw
+	out         []byte   // frames, one behind the other
+	ends        []int    // of each cluster's frame in out; where the one before ends: stored raw
+	parts       [][]byte // of out
 }
 
 func newCompressor(clusterSize int, frames Compressor) *compressor {
@@ -63,35 +64,29 @@ func newCompressor(clusterSize int, frames Compressor) *compressor {
 }
 
 // compress compresses whole clusters, at most a segment of them. data is only
-// read. It returns how many got smaller; frame has them until the next call.
-func (c *compressor) compress(data []byte) (smaller int, err error) {
+// read. It returns the frame of each, empty for one to be stored raw, which are c's until
+// the next call; nil if none got smaller.
+func (c *compressor) compress(data []byte) (frames [][]byte, err error) {
 	c.out, c.ends = c.out[:0], c.ends[:0]
 	for ; len(data) > 0; data = data[c.clusterSize:] {
 		start := len(c.out)
 		if c.out, err = c.frames.Append(c.out, data[:c.clusterSize]); err != nil {
-			return 0, err
+			return nil, err
 		}
 		if len(c.out)-start > c.clusterSize-minSaving {
 			c.out = c.out[:start]
-		} else {
-			smaller++
 		}
 		c.ends = append(c.ends, len(c.out))
 	}
-	return smaller, nil
-}
-
-// frame is the cluster at an index, compressed; empty for one to be stored raw,
-// as are all those of no compressor.
-func (c *compressor) frame(i int) []byte {
-	if c == nil {
-		return nil
+	if len(c.out) == 0 {
+		return nil, nil
 	}
+	c.parts = c.parts[:0]
 	start := 0
-	if i > 0 {
-		start = c.ends[i-1]
+	for _, end := range c.ends {
+		c.parts, start = append(c.parts, c.out[start:end]), end
 	}
-	return c.out[start:c.ends[i]]
+	return c.parts, nil
 }
 
 // compressedEntry is the L2 entry of a frame of so many bytes at a host offset

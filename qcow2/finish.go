@@ -42,7 +42,7 @@ func (w *Writer) finish(sync func() error) (end int64, err error) {
 		BackingFormat: w.options.BackingFormat,
 		RefcountOrder: refcountOrder,
 	}
-	if w.options.NewCompressor != nil {
+	if w.options.compressed() {
 		h.Incompatible, h.Compression = IncompatibleCompression, CompressionZstd
 	}
 	if err := m.writeL1(&h); err != nil {

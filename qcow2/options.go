@@ -40,7 +40,14 @@ type Options struct {
 	// NewCompressor makes what compresses clusters, several to be used side by
 	// side; nil: they are not compressed.
 	NewCompressor func() Compressor
+
+	// Frames makes an image that WriteFrames may be used for, whether clusters are
+	// compressed here or not.
+	Frames bool
 }
+
+// compressed tells whether the image may hold compressed clusters.
+func (o Options) compressed() bool { return o.Frames || o.NewCompressor != nil }
 
 // Validate says what NewWriter would refuse.
 func (o Options) Validate() error {
@@ -94,7 +101,7 @@ func (o Options) maxVirtualSize() int64 {
 	byL1 := maxL1Bytes / 8 * (cs / 8) * cs
 	byRefcounts := maxRefTableBytes / 8 * perBlock(o.ClusterSize) * cs
 	byOffset := int64(maxFileBytes)
-	if o.NewCompressor != nil {
+	if o.compressed() {
 		byOffset = min(byOffset, 1<<compressedOffsetBits(o.ClusterSize))
 	}
 	return min(byL1, byRefcounts-byRefcounts/64, byOffset/2)

@@ -29,12 +29,12 @@ type Writer struct {
 	segs    *segments
 	tables  *tables
 
-	compressors *compressors // nil: nothing is compressed
+	compressors *compressors // nil: nothing is compressed here
 
 	mu     sync.Mutex
 	first  *segment   // offset 0: the header, then whatever is packed first; written in Finish
 	pack   *segment   // where data that does not fill a segment is collected; nil when just full
-	stream *stream    // where compressed clusters go; nil: nothing is compressed
+	stream *stream    // where compressed clusters go; nil: there are none
 	counts *refcounts // of all that was stored
 
 	counting int64 // the number of the refcount block that the stream is in
@@ -65,7 +65,7 @@ func NewWriter(f File, o Options) (*Writer, error) {
 	w.first = segs.open()
 	w.first.used = o.ClusterSize
 	clear(w.first.buf[:w.first.used])
-	if o.NewCompressor != nil {
+	if o.compressed() {
 		w.stream = newStream(segs, w.counts, w.first)
 	} else if w.first.room() > 0 {
 		w.pack = w.first
@@ -85,8 +85,8 @@ func (w *Writer) ClusterSize() int { return w.options.ClusterSize }
 // compressed, are written without a copy.
 //
 // Clusters are compressed in the caller's goroutine: several callers side by
-// side spread that over the processors. Write is safe for concurrent use. After an error, which names the offset,
-// the image is lost: every later call returns the same error.
+// side spread that over the processors. Write is safe for concurrent use. After an error,
+// which names the offset, the image is lost: every later call returns the same error.
 func (w *Writer) Write(offsets []int64, data []byte) error {
 	if err := w.usable(); err != nil {
 		return err
@@ -105,11 +105,54 @@ func (w *Writer) Write(offsets []int64, data []byte) error {
 	return nil
 }
 
+// WriteFrames stores clusters that are compressed already: frames[i] is a zstd frame that
+// unpacks to what Write would be given for offsets[i], smaller than a cluster. Frames are not
+// looked into. Options.Frames must be set; otherwise it is as Write. frames belong to the
+// caller and are not kept.
+func (w *Writer) WriteFrames(offsets []int64, frames [][]byte) error {
+	if err := w.usable(); err != nil {
+		return err
+	}
+	if err := w.checkFrames(offsets, frames); err != nil {
+		return w.fail(err)
+	}
+	for len(offsets) > 0 {
+		n := min(len(offsets), w.segs.size/w.options.ClusterSize)
+		w.countData(offsets[:n])
+		entries, full := w.packAll(n, nil, frames[:n])
+		if err := w.mapAndClose(offsets[:n], entries, full); err != nil {
+			return w.fail(err)
+		}
+		offsets, frames = offsets[n:], frames[n:]
+	}
+	return nil
+}
+
+func (w *Writer) checkFrames(offsets []int64, frames [][]byte) error {
+	if !w.options.Frames {
+		return errors.New("frames for a qcow2 image that takes none")
+	}
+	if len(frames) != len(offsets) {
+		return fmt.Errorf("%d frames for %d clusters%s", len(frames), len(offsets), firstOf(offsets))
+	}
+	for i, frame := range frames {
+		if len(frame) == 0 || len(frame) >= w.options.ClusterSize {
+			return fmt.Errorf("guest offset %d: a frame of %d bytes for a cluster of %d", offsets[i], len(frame), w.options.ClusterSize)
+		}
+	}
+	return w.checkOffsets(offsets)
+}
+
 func (w *Writer) checkWrite(offsets []int64, data []byte) error {
 	cs := int64(w.options.ClusterSize)
 	if int64(len(data)) != int64(len(offsets))*cs {
 		return fmt.Errorf("%d bytes of data for %d clusters of %d bytes%s", len(data), len(offsets), cs, firstOf(offsets))
 	}
+	return w.checkOffsets(offsets)
+}
+
+func (w *Writer) checkOffsets(offsets []int64) error {
+	cs := int64(w.options.ClusterSize)
 	for _, offset := range offsets {
 		if offset < 0 || offset%cs != 0 {
 			return fmt.Errorf("guest offset %d: not a multiple of the cluster size of %d bytes", offset, cs)
@@ -141,22 +184,22 @@ func (w *Writer) store(offsets []int64, data []byte) error {
 // at once, the compressors bound.
 func (w *Writer) storeCompressed(offsets []int64, data []byte) error {
 	c := w.compressors.get()
-	smaller, err := c.compress(data)
-	if err != nil || smaller == 0 {
+	frames, err := c.compress(data)
+	if err != nil || frames == nil {
 		w.compressors.put(c)
 		if err != nil {
 			return err
 		}
 		return w.storeRaw(offsets, data)
 	}
-	entries, full := w.packAll(data, c)
+	entries, full := w.packAll(len(offsets), data, frames)
 	w.compressors.put(c)
 	return w.mapAndClose(offsets, entries, full)
 }
 
 func (w *Writer) storeRaw(offsets []int64, data []byte) error {
 	if len(data) < w.segs.size || !aligned(data) {
-		entries, full := w.packAll(data, nil)
+		entries, full := w.packAll(len(offsets), data, nil)
 		return w.mapAndClose(offsets, entries, full)
 	}
 	host := w.segs.reserve()
@@ -188,21 +231,21 @@ func (w *Writer) mapAndClose(offsets []int64, entries []uint64, full []*segment)
 	return nil
 }
 
-// packAll copies clusters, no more than a segment, into the open segments: what
-// c has compressed (nil: nothing) into the stream, the rest as it is. It returns
-// the L2 entry of each, and the segments that are full now, which are the
+// packAll copies n clusters, no more than a segment, into the open segments: those
+// that have frames (nil: none has) into the stream, the rest as they are in data. It
+// returns the L2 entry of each, and the segments that are full now, which are the
 // caller's to write.
-func (w *Writer) packAll(data []byte, c *compressor) (entries []uint64, full []*segment) {
+func (w *Writer) packAll(n int, data []byte, frames [][]byte) (entries []uint64, full []*segment) {
 	cs := w.options.ClusterSize
-	entries = make([]uint64, len(data)/cs)
+	entries = make([]uint64, n)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range entries {
 		var host int64
 		var s *segment
-		if frame := c.frame(i); len(frame) > 0 {
-			host, s = w.stream.add(frame)
-			entries[i] = compressedEntry(host, len(frame), cs)
+		if frames != nil && len(frames[i]) > 0 {
+			host, s = w.stream.add(frames[i])
+			entries[i] = compressedEntry(host, len(frames[i]), cs)
 		} else {
 			host, s = w.packCluster(data[i*cs:][:cs])
 			entries[i] = uint64(host) | entryCopied

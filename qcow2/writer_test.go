@@ -1,6 +1,7 @@
 package qcow2
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"path/filepath"
@@ -106,7 +107,31 @@ func (c change) apply(w *Writer) error {
 	if c.offsets == nil {
 		return w.Zero(c.zero, c.length)
 	}
+	if w.options.Frames {
+		return c.applyFrames(w)
+	}
 	return w.Write(c.offsets, c.data)
+}
+
+// applyFrames gives the Writer frames of those clusters that get smaller.
+func (c change) applyFrames(w *Writer) error {
+	compressor := newCompressor(w.options.ClusterSize, frames(true)())
+	var packed, raw []int64
+	var parts [][]byte
+	var data []byte
+	for i, offset := range c.offsets {
+		cluster := c.data[i*w.options.ClusterSize:][:w.options.ClusterSize]
+		frame, err := compressor.compress(cluster)
+		switch {
+		case err != nil:
+			return err
+		case frame == nil || i%5 == 0:
+			raw, data = append(raw, offset), append(data, cluster...)
+		default:
+			packed, parts = append(packed, offset), append(parts, bytes.Clone(frame[0]))
+		}
+	}
+	return errors.Join(w.WriteFrames(packed, parts), w.Write(raw, data))
 }
 
 // finish finishes an image and holds order, hashes and Stats to the contract.
@@ -159,7 +184,10 @@ func testChain(t *testing.T, r *rand.Rand, clusterSize int, size int64, compress
 	raw := make([]byte, size)
 	o := Options{VirtualSize: size, ClusterSize: clusterSize}
 	for i, name := range []string{"full", "inc"} {
-		o.NewCompressor = frames(compressed[i])
+		o.NewCompressor, o.Frames = frames(compressed[i]), compressed[i] && r.IntN(2) == 0
+		if o.Frames && r.IntN(2) == 0 {
+			o.NewCompressor = nil
+		}
 		m := randomModel(r, raw, clusterSize)
 		w, f := newImage(t, dir, name+".qcow2", o)
 		w.tables.limit = limit
@@ -186,7 +214,7 @@ func checkHeader(t *testing.T, image string, o Options) {
 	t.Helper()
 	h := readHeaderOf(t, image)
 	compression := 0
-	if o.NewCompressor != nil {
+	if o.NewCompressor != nil || o.Frames {
 		compression = CompressionZstd
 	}
 	if h.Version != 3 || h.ClusterSize != o.ClusterSize || h.VirtualSize != o.VirtualSize ||
@@ -279,10 +307,17 @@ func TestWrongCalls(t *testing.T) {
 		{"zeros of half a cluster", func(w *Writer) error { return w.Zero(cs, 512) }, "offset 65536: 512 bytes"},
 		{"zeros beyond the end", func(w *Writer) error { return w.Zero(10*cs, 2*cs) }, "offset 655360, 131072 bytes: beyond"},
 		{"zeros of negative length", func(w *Writer) error { return w.Zero(0, -cs) }, "beyond the end"},
+		{"frames unasked for", func(w *Writer) error { w.options.Frames = false; return w.WriteFrames([]int64{cs}, [][]byte{one[:9]}) }, "takes none"},
+		{"too few frames", func(w *Writer) error { return w.WriteFrames([]int64{cs, 2 * cs}, [][]byte{one[:9]}) }, "1 frames for 2 clusters, the first at guest offset 65536"},
+		{"empty frame", func(w *Writer) error { return w.WriteFrames([]int64{cs}, [][]byte{nil}) }, "offset 65536: a frame of 0 bytes"},
+		{"frame of a cluster", func(w *Writer) error { return w.WriteFrames([]int64{cs}, [][]byte{one}) }, "offset 65536: a frame of 65536 bytes"},
+		{"frame misaligned", func(w *Writer) error { return w.WriteFrames([]int64{512}, [][]byte{one[:9]}) }, "offset 512: not a multiple"},
+		{"frame beyond the end", func(w *Writer) error { return w.WriteFrames([]int64{11 * cs}, [][]byte{one[:9]}) }, "offset 720896: beyond the end"},
+		{"frame twice", func(w *Writer) error { return w.WriteFrames([]int64{cs, cs}, [][]byte{one[:9], one[:9]}) }, "offset 65536 is written twice"},
 		{"zeros that overflow", func(w *Writer) error { return w.Zero(cs, 1<<63-cs) }, "beyond the end"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			w, f := newImage(t, t.TempDir(), "a.qcow2", Options{VirtualSize: size, BackingFile: "b", BackingFormat: "raw"})
+			w, f := newImage(t, t.TempDir(), "a.qcow2", Options{VirtualSize: size, BackingFile: "b", BackingFormat: "raw", Frames: true})
 			err := test.call(w)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("error %v, want %q in it", err, test.want)

@@ -26,6 +26,7 @@ type Reader struct {
 	window *Window // nil where no image says anything of window number
 	number int64   // -1: none yet
 	packed []byte  // page-aligned
+	frames []byte  // what Frames has returned
 	zstd   *zstd.Decoder
 }
 
@@ -79,7 +80,7 @@ func (r *Reader) readRun(buf []byte, offsets []int64) (int, error) {
 		clear(buf[:r.chain.cluster])
 		return 1, nil
 	case qcow2.IsCompressed(first.entry):
-		return r.readPacked(first, buf, offsets)
+		return r.readPacked(buf, offsets)
 	}
 	return r.readPlain(first, buf, offsets)
 }
@@ -115,19 +116,39 @@ func (l *layer) hide(p []byte, offset int64) {
 	}
 }
 
-// readPacked reads compressed clusters of one file, in the order of the file and
-// within maxPacked bytes of it, at once, and unpacks them.
-func (r *Reader) readPacked(first cell, buf []byte, offsets []int64) (int, error) {
+// packedRun are compressed clusters of one file that were read at once.
+type packedRun struct {
+	layer layer
+	parts []qcow2.Range // of the file, in its order
+	start int64         // of data in the file
+	data  []byte        // the reader's
+}
+
+// packed is part i of the run. Its length is in sectors, so the last one may reach behind
+// the end of the file.
+func (p packedRun) packed(i int) []byte {
+	at, length := p.parts[i].Offset-p.start, int64(len(p.data))
+	return p.data[min(at, length):min(at+p.parts[i].Length, length)]
+}
+
+// packedRun reads the first of the clusters and those behind it that are compressed in the
+// same file, in the order of the file and within maxPacked bytes of it. There are none if
+// the first is not compressed.
+func (r *Reader) packedRun(offsets []int64) (packedRun, error) {
+	first, err := r.cell(offsets[0])
+	if err != nil || !qcow2.IsCompressed(first.entry) {
+		return packedRun{}, err
+	}
 	l := r.chain.layers[first.layer]
 	if l.h.Compression != qcow2.CompressionZstd {
-		return 0, fmt.Errorf("compression type %d is not zstd", l.h.Compression)
+		return packedRun{}, fmt.Errorf("compression type %d is not zstd", l.h.Compression)
 	}
 	parts := []qcow2.Range{l.h.DataOf(first.entry)}
 	start, end := parts[0].Offset/pageSize*pageSize, parts[0].End()
 	for len(parts) < len(offsets) {
 		next, err := r.cell(offsets[len(parts)])
 		if err != nil {
-			return 0, err
+			return packedRun{}, err
 		}
 		part := l.h.DataOf(next.entry)
 		last := parts[len(parts)-1]
@@ -137,20 +158,24 @@ func (r *Reader) readPacked(first cell, buf []byte, offsets []int64) (int, error
 		}
 		parts, end = append(parts, part), max(end, part.End())
 	}
-	packed, err := r.readFile(l, start, (end-start+pageSize-1)/pageSize*pageSize)
+	data, err := r.readFile(l, start, (end-start+pageSize-1)/pageSize*pageSize)
+	return packedRun{l, parts, start, data}, err
+}
+
+// readPacked reads compressed clusters and unpacks them.
+func (r *Reader) readPacked(buf []byte, offsets []int64) (int, error) {
+	run, err := r.packedRun(offsets)
 	if err != nil {
 		return 0, err
 	}
-	cluster := r.chain.cluster
-	for i, part := range parts {
-		p := buf[int64(i)*cluster : int64(i+1)*cluster]
-		// The length is in sectors, so the last one may reach behind the end of the file.
-		if err := r.unpack(p, packed[min(part.Offset-start, int64(len(packed))):min(part.End()-start, int64(len(packed)))]); err != nil {
+	for i, part := range run.parts {
+		p := buf[int64(i)*r.chain.cluster : int64(i+1)*r.chain.cluster]
+		if err := r.unpack(p, run.packed(i)); err != nil {
 			return 0, fmt.Errorf("unpack what is at offset %d of the image: %w", part.Offset, err)
 		}
-		l.hide(p, offsets[i])
+		run.layer.hide(p, offsets[i])
 	}
-	return len(parts), nil
+	return len(run.parts), nil
 }
 
 // readFile reads a part of a file, less of it where the file ends, into memory of

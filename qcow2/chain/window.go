@@ -139,6 +139,12 @@ func (w *Window) Cell(k int) (layer int, entry uint64) {
 	return int(w.cells[k].layer), w.cells[k].entry
 }
 
+// Compressed tells whether cluster k is data and compressed.
+func (w *Window) Compressed(k int) bool {
+	_, entry := w.Cell(k)
+	return qcow2.IsCompressed(entry)
+}
+
 // HostOffset is where the data of cluster k begins in its image file, in bytes.
 // Its state is Data.
 func (w *Window) HostOffset(k int) int64 {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/internal/bitset"
 	"github.com/virtbackup/virtbackup/internal/digest"
 )
 
@@ -40,7 +41,7 @@ type Editor struct {
 	ranges  int64    // that the list in the file has
 	tree    listTree // of the list in the file
 	pending map[int64]Sum
-	changed RangeSet
+	changed bitset.Set
 	written int64
 	was, is []byte // a piece as it is in the file, and as it will be
 }
@@ -102,8 +103,8 @@ func (e *Editor) Sum(index int64) (Sum, error) {
 	return Sum(e.was[at%pieceOfList:]), nil
 }
 
-// Changed are the ranges that were set, the editor's.
-func (e *Editor) Changed() *RangeSet { return &e.changed }
+// Changed are the indices of the ranges that were set; the set is the editor's.
+func (e *Editor) Changed() *bitset.Set { return &e.changed }
 
 // Written is how many bytes of the list were written so far.
 func (e *Editor) Written() int64 { return e.written }

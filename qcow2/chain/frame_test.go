@@ -65,7 +65,7 @@ func TestFrameLengthOfOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(w, string(make([]byte, cluster))); err != nil || w.Flush() != nil || w.Close() != nil {
+	if _, err := w.Write(make([]byte, cluster)); err != nil || w.Flush() != nil || w.Close() != nil {
 		t.Fatal(err)
 	}
 	reserved := []byte{0x28, 0xb5, 0x2f, 0xfd, 0x60, 0x00, 0x0f, 0x07, 0, 0}

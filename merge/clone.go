@@ -78,7 +78,7 @@ func clone(ctx context.Context, run Run, path string, o Options) (Stats, error) 
 		err = c.sync()
 	}
 	if err != nil {
-		return Stats{}, errors.Join(err, c.remove())
+		return Stats{}, errors.Join(listUnusable(run.Links[0], err), c.remove())
 	}
 	return stats, nil
 }
@@ -173,12 +173,11 @@ func (c *cloner) create(path string) (err error) {
 	return c.open()
 }
 
-// listUnusable is the error of a list that is damaged: the image may be sound, and be
+// listUnusable marks the error of a list that is damaged: the image may be sound, and be
 // rewritten.
 func listUnusable(l diskimage.Link, err error) error {
-	err = fmt.Errorf("%s: %w", l.HashesPath(), err)
 	if errors.Is(err, hashlist.ErrListUnusable) {
-		return fmt.Errorf("%w: %w", ErrNoClone, err)
+		return fmt.Errorf("%w: %s: %w", ErrNoClone, l.HashesPath(), err)
 	}
 	return err
 }
@@ -287,7 +286,7 @@ func (c *cloner) finish(end graft.Stats) (Stats, error) {
 	}
 	digest, err := c.file.list.Finish(end.Length)
 	if err != nil {
-		return Stats{}, listUnusable(c.run.Links[0], err)
+		return Stats{}, err
 	}
 	lowest := c.run.Links[0].Disk
 	s := Stats{DataBytes: lowest.DataBytes + end.DataBytes, ImageBytes: end.Length, Hashes: digest,

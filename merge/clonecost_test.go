@@ -1,6 +1,7 @@
 package merge
 
 import (
+	"context"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -47,8 +48,13 @@ func TestCloneCost(t *testing.T) {
 			}
 			d.apply(c)
 			p.add(size, c, packed)
+			estimate, err := CloneNeed(context.Background(), Run{Links: p.links}, Options{})
+			must(t, err)
 			merged, s := p.proveMerged(d, 0)
-			t.Logf("%d MiB, packed %v: %d KiB written for %d KiB of increment", size>>20, packed, s.Written>>10, p.links[1].Disk.ImageBytes>>10)
+			t.Logf("%d MiB, packed %v: %d KiB written for %d KiB of increment, %d expected", size>>20, packed, s.Written>>10, p.links[1].Disk.ImageBytes>>10, estimate>>10)
+			if most := s.Written*5/4 + 2<<20; estimate > most {
+				t.Errorf("%d bytes were thought necessary, want at most %d", estimate, most)
+			}
 			if most := p.links[1].Disk.ImageBytes * 13 / 10; packed && s.Written > most {
 				t.Errorf("%d bytes were written, want at most %d", s.Written, most)
 			}

@@ -9,9 +9,12 @@ import (
 	"path/filepath"
 	"testing"
 
+	"lukechampine.com/blake3"
+
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -218,6 +221,41 @@ func TestCloneIsCancelled(t *testing.T) {
 	cancel(cause)
 	if _, err := Clone(ctx, Run{Links: p.links}, p.path("merged"), Options{}); !errors.Is(err, cause) {
 		t.Errorf("got %v, want the cause", err)
+	}
+	p.nothingLeft()
+}
+
+// formatOne gives an image a list of format 1, which has a hash for each MiB.
+func formatOne(t *testing.T, l *diskimage.Link) {
+	t.Helper()
+	image, err := os.ReadFile(l.Path)
+	must(t, err)
+	list := append([]byte("VBHASHES"), 1, 0, 0, 0, 1, 0, 0, 0)
+	list = binary.LittleEndian.AppendUint64(list, 1<<20)
+	list = binary.LittleEndian.AppendUint64(list, uint64(len(image)))
+	for ; len(image) > 0; image = image[min(1<<20, len(image)):] {
+		sum := blake3.Sum256(image[:min(1<<20, len(image))])
+		list = append(list, sum[:]...)
+	}
+	must(t, os.WriteFile(l.HashesPath(), list, 0o600))
+	l.Disk.HashRange, l.Disk.Hashes = 0, digest.Of(list)
+}
+
+// The hashes of an image whose list has other ranges cannot be carried over: what it has is
+// read and proven.
+func TestCloneReadsImagesWithOtherRanges(t *testing.T) {
+	p, d := twoImages(t, reflinks(t, 512), false)
+	formatOne(t, &p.links[1])
+	merged, s := p.proveMerged(d, 0)
+	if s.Written < 2*cluster {
+		t.Errorf("%d bytes were written, want two clusters at least", s.Written)
+	}
+	must(t, os.RemoveAll(filepath.Dir(merged.Path)))
+	flip(t, p.links[1].Path, hostOffset(t, p.links[1], 4)+77)
+	_, _, err := p.clone(0, Options{})
+	var damaged *damage.Error
+	if !errors.As(err, &damaged) || !damaged.Has("check2") {
+		t.Errorf("got %v, want damage of check2", err)
 	}
 	p.nothingLeft()
 }

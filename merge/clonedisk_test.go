@@ -149,7 +149,7 @@ type frames struct{ *zstd.Encoder }
 func (f frames) Append(dst, p []byte) ([]byte, error) { return f.EncodeAll(p, dst), nil }
 
 func newFrames() qcow2.Compressor {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1))
+	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
 		panic(err)
 	}

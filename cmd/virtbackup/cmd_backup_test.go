@@ -45,3 +45,25 @@ func TestNotMadeStandalone(t *testing.T) {
 		}
 	}
 }
+
+// What is printed after a backup that was made standalone is the point as it is then.
+func TestMadeStandalone(t *testing.T) {
+	dir := t.TempDir()
+	if err := unpackInto(dir, "format2"); err != nil {
+		t.Fatal(err)
+	}
+	repo, err := repository.Open(filepath.Join(dir, "repo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inc, err := repo.Point("vbtest-format2", "check7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := backup.Result{Point: inc}
+	makeStandalone(context.Background(), repo.Dir(), &result, prune.Options{Log: slog.New(slog.DiscardHandler)})
+	m := result.Point
+	if m.Kind != manifest.KindFull || m.Parent != "" || !m.Synthetic || m.Identity != inc.Identity || len(result.Warnings) > 0 {
+		t.Errorf("%s of kind %s, synthetic %v, warnings %q", m.ID, m.Kind, m.Synthetic, result.Warnings)
+	}
+}

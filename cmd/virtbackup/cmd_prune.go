@@ -121,6 +121,9 @@ func pruneAction(c *cli.Context) error {
 			return err
 		}
 	}
+	if len(domains) == 0 {
+		return printDone(c, []prune.Result{}, func(w io.Writer) error { _, err := fmt.Fprintln(w, "no points yet"); return err })
+	}
 	return pruneEach(c, repo, request, domains)
 }
 

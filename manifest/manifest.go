@@ -363,14 +363,13 @@ func CompareAge(a, b Manifest) int {
 	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
 }
 
-// Needs says whether the point is chained onto that one.
-func (m Manifest) Needs(id string) bool {
-	if m.Parent == id {
-		return true
+// NeededParent is the parent, if an image of the point has one of the parent's as backing
+// file; else "".
+func (m Manifest) NeededParent() string {
+	if slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.Parent != "" }) {
+		return m.Parent // validateDisks: all are in that point
 	}
-	return slices.ContainsFunc(m.Disks, func(d Disk) bool {
-		parent, _, err := d.ParentImage()
-		return err == nil && parent == id
-	})
+	return ""
 }
+
 func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }

@@ -3,6 +3,7 @@ package repository
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -28,8 +29,9 @@ type Lineage struct {
 	// without an ID where the directory of the domain is something else.
 	Unreadable []damage.Point
 
-	all  []manifest.Manifest // Points and Hidden, oldest first
-	byID map[string]manifest.Manifest
+	all      []manifest.Manifest // Points and Hidden, oldest first
+	byID     map[string]manifest.Manifest
+	children map[string][]string // by parent, oldest first
 }
 
 // lineageTries bounds how often manifests are read again because merges may have changed them
@@ -60,7 +62,7 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 }
 
 func (r *Repository) readLineage(domain string) (*Lineage, error) {
-	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, Removals: map[string]Removal{}}
+	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, children: map[string][]string{}, Removals: map[string]Removal{}}
 	ids, err := r.pointIDs(domain)
 	var damaged *damage.Error
 	if errors.As(err, &damaged) {
@@ -84,6 +86,9 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 	}
 	slices.SortFunc(l.all, manifest.CompareAge)
 	for _, m := range l.all {
+		if m.Parent != "" { // that of all its images, too
+			l.children[m.Parent] = append(l.children[m.Parent], m.ID)
+		}
 		p := read[m.ID]
 		if p.bad != nil {
 			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: p.bad})
@@ -112,6 +117,15 @@ func (l *Lineage) complaints() (all []string) {
 		}
 	}
 	return all
+}
+
+// NotAfterNewest is now, or the instant of the newest listed point if that is earlier. By
+// this clock protections end: one that went ahead alone ends none.
+func (l *Lineage) NotAfterNewest(now time.Time) time.Time {
+	if n := len(l.Points); n > 0 && l.Points[n-1].Time.Before(now) {
+		return l.Points[n-1].Time
+	}
+	return now
 }
 
 // All are the listed points and the hidden ones, oldest first.
@@ -214,36 +228,33 @@ func (l *Lineage) unchained(ref manifest.ImageRef) bool {
 // Needs returns the points that a point needs, itself and hidden ones included, oldest
 // first, as far as they can be read.
 func (l *Lineage) Needs(id string) []manifest.Manifest {
-	need := map[string]bool{id: true}
-	for _, m := range slices.Backward(l.all) { // children before their parents
-		if !need[m.ID] {
-			continue
+	var need []manifest.Manifest
+	for {
+		m, ok := l.byID[id]
+		if !ok {
+			break
 		}
-		for _, d := range m.Disks {
-			if ref, _ := l.Parent(m, d); ref.Point != "" {
-				need[ref.Point] = true
-			}
+		need = append(need, m)
+		if id = m.NeededParent(); id == "" {
+			break
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(l.all), func(m manifest.Manifest) bool { return !need[m.ID] })
+	slices.Reverse(need)
+	return need
 }
 
 // Children are the ids of the points that are chained onto a point directly, hidden ones
 // included, oldest first, as far as they can be read.
-func (l *Lineage) Children(id string) []string {
-	var ids []string
-	for _, m := range l.all {
-		if m.Needs(id) {
-			ids = append(ids, m.ID)
-		}
-	}
-	return ids
-}
+func (l *Lineage) Children(id string) []string { return slices.Clone(l.children[id]) }
 
 // CheckUnneeded returns a *NeededError where a point that would stay needs one
 // of these.
 func (l *Lineage) CheckUnneeded(ids []string) error {
-	stays := func(id string) bool { return !slices.Contains(ids, id) }
+	leave := map[string]bool{}
+	for _, id := range ids {
+		leave[id] = true
+	}
+	stays := func(id string) bool { return !leave[id] }
 	for _, id := range ids {
 		needed := &NeededError{Domain: l.Domain, ID: id}
 		for _, child := range l.Children(id) {

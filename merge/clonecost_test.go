@@ -115,3 +115,16 @@ func TestCloneFourHundredNights(t *testing.T) {
 		})
 	}
 }
+
+// Progress ends with the bytes of all clusters that were put into the clone.
+func TestCloneProgress(t *testing.T) {
+	for _, packed := range []bool{false, true} {
+		p, _ := twoImages(t, reflinks(t, 512), packed)
+		var copied int64
+		_, _, err := p.clone(0, Options{Progress: func(bytes int64) { copied = bytes }})
+		must(t, err)
+		if want := int64(2 * cluster); copied != want {
+			t.Errorf("packed %v: %d bytes were reported, want %d", packed, copied, want)
+		}
+	}
+}

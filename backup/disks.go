@@ -61,7 +61,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 		return disk, err
 	}
 	defer func() { err = errors.Join(err, image.Close()) }()
-	r.meter.writes(image)
+	r.meter.Writes(image)
 	options := qcow2.Options{VirtualSize: export.Size(), BackingFile: d.Parent, NewCompressor: r.compressor()}
 	if d.Parent != "" {
 		options.BackingFormat = "qcow2"
@@ -79,12 +79,12 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 	if _, err := export.Copy(ctx, sink, nbdcopy.Options{Connections: r.Connections, Limiter: r.Limits, Progress: r.progressOf(d)}); err != nil {
 		return disk, err
 	}
-	r.meter.moves() // the stall timeout of the flush starts now
+	r.meter.Moves() // the stall timeout of the flush starts now
 	stats, err := writer.Finish(image.Sync)
 	if err != nil {
 		return disk, err
 	}
-	r.meter.moves()
+	r.meter.Moves()
 	digest, size, err := image.Finish()
 	if err != nil {
 		return disk, err
@@ -112,7 +112,7 @@ func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, s
 
 func (r *run) progressOf(d DiskPlan) func(nbdcopy.Progress) {
 	return func(p nbdcopy.Progress) {
-		r.meter.note(d.Target, p.Copied)
+		r.meter.Note(d.Target, p.Copied)
 		expected := d.Expected
 		if d.Incremental && !d.measured { // libvirt's estimate includes zeros
 			expected -= p.Zero

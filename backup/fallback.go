@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
+	"github.com/virtbackup/virtbackup/source"
 )
 
 // Fallback says how to copy a disk that the base has an image of, but whose bitmap
@@ -44,7 +45,7 @@ func (f Fallback) validate() error {
 // base, which has an image of it; "" if one does.
 func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
-	why := replaced(base, s.Images[d.Target])
+	why := source.Replaced(source.Image{Source: base.Source, ID: base.SourceID}, s.Images[d.Target])
 	switch {
 	case noBitmaps(d.Disk) != "":
 		return noBitmaps(d.Disk)
@@ -182,7 +183,7 @@ func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]diskimage.Link, er
 		return nil, err
 	}
 	for _, link := range links {
-		found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.moves() }})
+		found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce, Progress: func(int64) { r.meter.Moves() }})
 		if err == nil {
 			err = damage.ErrorOf(found)
 		}
@@ -303,5 +304,5 @@ func (r *run) openBase(ctx context.Context, d DiskPlan) (*chain.Chain, func(), e
 // readOptions makes reads of the base count as progress: if a hash list is damaged, a
 // whole image is read before anything is copied.
 func (r *run) readOptions() hashlist.ReadOptions {
-	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.moves}
+	return hashlist.ReadOptions{Warn: r.warnOnce, Progress: r.meter.Moves}
 }

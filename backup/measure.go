@@ -23,7 +23,7 @@ func (r *run) measure(ctx context.Context) error {
 	}
 	r.plan.Disks = disks
 	r.need = r.plan.need(r.written)
-	r.meter.expect(r.plan.Disks, r.written)
+	r.meter.Expect(r.plan.bytes(r.written))
 	room, err := r.room()
 	if err != nil || room.fits(r.need) {
 		return err
@@ -50,7 +50,7 @@ func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
 		return err
 	}
 	defer export.Close()
-	m, err := export.Measure(ctx, imageCluster, r.meter.moves)
+	m, err := export.Measure(ctx, imageCluster, r.meter.Moves)
 	if err != nil {
 		return err
 	}

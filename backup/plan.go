@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/diskimage"
@@ -22,10 +23,12 @@ type State struct {
 	Allocated   map[string]int64          // bytes that the image occupies on the host, by target
 	Images      map[string][]source.Image // what each disk is stored in, backing files last, by target
 	Checkpoints []checkpoint.Checkpoint   // all checkpoints of the domain, with sizes
-	Points      []manifest.Manifest       // all points of the domain, oldest first
+	Points      []manifest.Manifest       // all listed points of the domain, oldest first
+	Hidden      []manifest.Manifest       // those that were removed and may be parents, oldest first
 	Dir         string                    // of the domain's points, absolute
 	Next        int                       // number of the next point
 	Identity    string                    // of the next point
+	Now         time.Time                 // by the host's clock
 	Damage      error                     // of the list of identities; nil if it is sound
 }
 
@@ -40,6 +43,7 @@ type Plan struct {
 	LeftOut    []manifest.LeftOut
 	Gone       []string // disks of the base that the domain no longer has
 	Why        string   // how auto chose
+	Standalone string   // why the point is to be made standalone; "" if it is not
 	Notes      []string
 	Warnings   []string
 }
@@ -239,6 +243,9 @@ func namedBase(r Request, s State) (*manifest.Manifest, error) {
 func resolveBase(r Request, s State) (manifest.Manifest, error) {
 	since := strings.TrimPrefix(r.Since, r.Domain+"@")
 	if _, _, err := manifest.ParsePointID(since); err == nil {
+		if slices.ContainsFunc(s.Hidden, func(m manifest.Manifest) bool { return m.ID == since }) {
+			return manifest.Manifest{}, fail.Errorf(fail.NotFound, "virtbackup prune "+r.word()+" --undo "+since+" brings it back", "point %s of domain %s was removed", since, r.Domain)
+		}
 		return manifest.Resolve(r.Domain, s.Points, since)
 	}
 	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m manifest.Manifest) bool { return !m.IsBase() })

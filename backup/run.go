@@ -20,6 +20,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/backup/meter"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
@@ -62,9 +63,9 @@ type run struct {
 	doubtful    bool             // it may not fit: to be measured once the job shows its zeros
 	instant     instants.Instant // of the point; zero before it is issued
 	partial     *repository.Partial
-	meter       stallMeter // of the copy
-	hung        bool       // the copy hangs: its goroutines still use partial
-	left        bool       // an undo has failed: only this repository shows that what is left is ours
+	meter       meter.Meter // of the copy
+	hung        bool        // the copy hangs: its goroutines still use partial
+	left        bool        // an undo has failed: only this repository shows that what is left is ours
 	sealed      bool
 	point       manifest.Manifest
 	warnMu      sync.Mutex // protects result.Warnings
@@ -258,7 +259,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
+		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Hidden: lineage.Hidden, Dir: filepath.Join(r.repo.Dir(), r.Domain), Now: time.Now(), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}
@@ -297,7 +298,7 @@ func (r *run) announce() {
 	for _, w := range p.Warnings {
 		r.warn("%s", w)
 	}
-	r.result.Why = p.Why
+	r.result.Why, r.result.Standalone = p.Why, p.Standalone
 	since := ""
 	if p.Base != nil {
 		r.result.Base = *p.Base

@@ -32,6 +32,15 @@ func (p *Plan) need(data func(DiskPlan) int64) (n int64) {
 	return n
 }
 
+// bytes returns data of each disk, by target.
+func (p *Plan) bytes(data func(DiskPlan) int64) map[string]int64 {
+	all := map[string]int64{}
+	for _, d := range p.Disks {
+		all[d.Target] = data(d)
+	}
+	return all
+}
+
 // expected is libvirt's estimate for a disk. For a rescan it is unknown until the disk has
 // been compared with its parent.
 func (d DiskPlan) expected() int64 {
@@ -79,13 +88,13 @@ func (r *run) checkSpace(context.Context) error {
 		return err
 	}
 	r.need = r.plan.need(DiskPlan.expected)
-	r.meter.expect(r.plan.Disks, DiskPlan.expected)
+	r.meter.Expect(r.plan.bytes(DiskPlan.expected))
 	if room.fits(r.need) {
 		return nil
 	}
 	// The allocation of an image includes space that is only reserved.
 	r.need = r.plan.need(r.written)
-	r.meter.expect(r.plan.Disks, r.written)
+	r.meter.Expect(r.plan.bytes(r.written))
 	if room.fits(r.need) {
 		return nil
 	}
@@ -147,14 +156,14 @@ func (r *room) keep(reserve, free int64) {
 // disk was copied than expected, all of it may be copied.
 func (r *run) willTake() (n int64) {
 	for _, d := range r.plan.Disks {
-		n += d.takes(r.meter.most(d))
+		n += d.takes(r.meter.Most(d.Target, d.Size))
 	}
 	return n
 }
 
 // explainFull adds the missing space to the error of a full file system.
 func (r *run) explainFull(err error) error {
-	_, copied := r.meter.read()
+	_, copied := r.meter.Read()
 	missing := "how much is missing is unknown"
 	switch left := r.need - copied; {
 	case left > 0 && r.Zstd != 0:

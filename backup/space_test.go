@@ -147,9 +147,9 @@ func TestWillTake(t *testing.T) {
 	r := newRun()
 	r.plan.Disks = []DiskPlan{{Disk: xml.Disk{Target: "vda"}, Size: 100 * mib, Expected: 10 * mib, Incremental: true},
 		{Disk: xml.Disk{Target: "vdb"}, Size: 100 * mib, Rescan: true}}
-	r.meter.expect(r.plan.Disks, DiskPlan.expected)
+	r.meter.Expect(r.plan.bytes(DiskPlan.expected))
 	for _, c := range []struct{ copied, want int64 }{{0, 110}, {10 * mib, 110}, {10*mib + 1, 200}} {
-		r.meter.note("vda", c.copied)
+		r.meter.Note("vda", c.copied)
 		if got := r.willTake(); got < c.want*mib || got > (c.want+2)*mib {
 			t.Errorf("%d bytes copied: %s, want %d MiB", c.copied, bytesize.Text(got), c.want)
 		}
@@ -160,13 +160,13 @@ func TestWillTake(t *testing.T) {
 func TestExplainFull(t *testing.T) {
 	r := runIn("/repo", 100<<20)
 	r.need = 100 << 20
-	r.meter.note("vda", 20<<20)
-	r.meter.note("vdb", 20<<20)
+	r.meter.Note("vda", 20<<20)
+	r.meter.Note("vdb", 20<<20)
 	err := r.explainFull(syscall.ENOSPC)
 	if want := "the repository at /repo is full after 40.0 MiB of about 100.0 MiB, about 60.0 MiB are missing: no space left on device"; err.Error() != want {
 		t.Errorf("%q, want %q", err, want)
 	}
-	r.meter.note("vda", 200<<20)
+	r.meter.Note("vda", 200<<20)
 	if err := r.explainFull(syscall.ENOSPC); !strings.Contains(err.Error(), "how much is missing is unknown") {
 		t.Error(err)
 	}

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
-	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/bounded"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
@@ -50,7 +48,7 @@ func (r *run) copyWatched(ctx context.Context) error {
 func (r *run) watched(ctx context.Context, work func(context.Context) error) error {
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	r.meter.moves()
+	r.meter.Moves()
 	watch := panics.Go(func() error {
 		err := panics.Catch(func() error { return r.source.Watch(ctx, r.plan.size(), r.taken) })
 		if err != nil { // the copy must not run unwatched
@@ -117,79 +115,6 @@ func (r *run) explainCopy(ctx context.Context, err error) error {
 	return err
 }
 
-// stallMeter records how far a copy is and when it last made progress.
-type stallMeter struct {
-	mu     sync.Mutex
-	moved  time.Time
-	copied map[string]int64 // bytes, by target
-	// expected are the bytes that will be copied, by target; negative if unknown.
-	expected map[string]int64
-	images   []*diskimage.Image
-}
-
-func (m *stallMeter) expect(disks []DiskPlan, bytes func(DiskPlan) int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.expected = map[string]int64{}
-	for _, d := range disks {
-		m.expected[d.Target] = bytes(d)
-	}
-}
-
-// most is the maximum of bytes of a disk that will be copied.
-func (m *stallMeter) most(d DiskPlan) int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n, ok := m.expected[d.Target]; ok && n >= m.copied[d.Target] {
-		return n
-	}
-	return d.Size
-}
-
-// moves records progress of the copy.
-func (m *stallMeter) moves() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.moved = time.Now()
-}
-
-// note records how many bytes of a disk have been copied.
-func (m *stallMeter) note(target string, copied int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.moved = time.Now()
-	if m.copied == nil {
-		m.copied = map[string]int64{}
-	}
-	m.copied[target] = max(m.copied[target], copied)
-}
-
-func (m *stallMeter) writes(image *diskimage.Image) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.images = append(m.images, image)
-}
-
-// taken is the maximum of bytes that all images take so far.
-func (m *stallMeter) taken() (n int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, image := range m.images {
-		n += image.Taken()
-	}
-	return n
-}
-
-// read returns the time since the last progress, and the bytes copied of all disks.
-func (m *stallMeter) read() (idle time.Duration, copied int64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, n := range m.copied {
-		copied += n
-	}
-	return time.Since(m.moved), copied
-}
-
 // stalled returns an error if the copy has made no progress for so long that the job
 // should not slow down the guest any longer.
 func (r *run) stalled() error {
@@ -197,7 +122,7 @@ func (r *run) stalled() error {
 		return nil
 	}
 	patience := r.StallTimeout + 2*r.Limits.Time(nbdcopy.MaxRead) // a buffer may wait for the rate limit
-	idle, copied := r.meter.read()
+	idle, copied := r.meter.Read()
 	if idle < patience {
 		return nil
 	}
@@ -207,4 +132,4 @@ func (r *run) stalled() error {
 
 // taken is what the point takes on the repository's file system. It does not access the
 // repository.
-func (r *run) taken() source.Taken { return source.Taken{Most: r.willTake(), Now: r.meter.taken()} }
+func (r *run) taken() source.Taken { return source.Taken{Most: r.willTake(), Now: r.meter.Taken()} }

@@ -20,7 +20,7 @@ func copyOf(t *testing.T, r *run, f func(context.Context) error) (took time.Dura
 	ctx, end := context.WithCancelCause(t.Context())
 	defer end(nil)
 	start := time.Now()
-	r.meter.moves()
+	r.meter.Moves()
 	err = r.awaitCopy(ctx, end, panics.Go(func() error { return f(ctx) }))
 	took = time.Since(start)
 	if err != nil && ctx.Err() != nil {
@@ -39,7 +39,7 @@ func TestAwaitCopy(t *testing.T) {
 			took, err := copyOf(t, r, func(context.Context) error {
 				for i := range 100 {
 					time.Sleep(50 * time.Second)
-					r.meter.note("vda", int64(i))
+					r.meter.Note("vda", int64(i))
 				}
 				return nil
 			})
@@ -53,7 +53,7 @@ func TestAwaitCopy(t *testing.T) {
 			r := newRun()
 			r.StallTimeout = time.Minute
 			took, err := copyOf(t, r, func(ctx context.Context) error {
-				r.meter.note("vda", 5<<20)
+				r.meter.Note("vda", 5<<20)
 				<-ctx.Done()
 				return context.Cause(ctx)
 			})

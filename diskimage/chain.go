@@ -130,6 +130,15 @@ func CheckHeader(l Link) error {
 	return nil
 }
 
+// Compressed tells whether the image may hold compressed clusters, by its header.
+func Compressed(l Link) (bool, error) {
+	h, err := readHeader(l.Path)
+	if err != nil {
+		return false, damage.OfFile(l.Point, l.Disk.Image, err)
+	}
+	return h.Incompatible&qcow2.IncompatibleCompression != 0, nil
+}
+
 func checkHeader(path string, d manifest.Disk) error {
 	h, err := readHeader(path)
 	if localfile.Unreadable(err) {

@@ -153,22 +153,9 @@ func Change(dir string, change func(*List) error) error {
 	if err != nil {
 		return err
 	}
-	return fault.Around("instants", func() error { return replace(dir, data) })
-}
-
-func replace(dir string, data []byte) error {
-	temporary := filepath.Join(dir, TemporaryName)
-	if err := os.Remove(temporary); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	defer func() { _ = os.RemoveAll(temporary) }() // no-op once renamed
-	if err := localfile.Write(temporary, data); err != nil {
-		return err
-	}
-	if err := os.Rename(temporary, filepath.Join(dir, FileName)); err != nil {
-		return err
-	}
-	return localfile.SyncDir(dir)
+	return fault.Around("instants", func() error {
+		return localfile.Replace(filepath.Join(dir, TemporaryName), filepath.Join(dir, FileName), data)
+	})
 }
 
 // PutDamagedAside renames a list that is damaged, and keeps it for people to look at. The

@@ -114,3 +114,13 @@ func IsPointName(s string) bool {
 	_, _, err := ParsePointID(s)
 	return err == nil || s == Latest || len(parseTime(s)) > 0
 }
+
+// EndOf reads a time as [Resolve] does, and returns the last instant of the day, minute,
+// second or fraction that it names; of an hour that a clock going back repeats, the later one.
+func EndOf(s string) (time.Time, error) {
+	periods := parseTime(s)
+	if len(periods) == 0 {
+		return time.Time{}, fmt.Errorf("%q is no time: times look like 2006-01-02 15:04:05", s)
+	}
+	return periods[len(periods)-1].end, nil
+}

@@ -50,19 +50,27 @@ type Manifest struct {
 	Parent     string    `json:"parent,omitempty"`     // id of the point that this one is chained onto
 	ParentTime time.Time `json:"parent_time,omitzero"` // the instant that the parent shows: differs from that of another of its name
 	// ParentIdentity is the parent's Identity, which is unique.
-	ParentIdentity string            `json:"parent_identity,omitempty"`
-	Checkpoint     string            `json:"checkpoint,omitempty"` // name of libvirt's checkpoint
-	Domain         string            `json:"domain"`
-	DomainUUID     string            `json:"domain_uuid"`
-	Time           time.Time         `json:"time"`     // the instant that the point shows, UTC
-	Finished       time.Time         `json:"finished"` // when the copy was complete, UTC
-	Consistency    string            `json:"consistency"`
-	Versions       Versions          `json:"versions"`
-	Disks          []Disk            `json:"disks"`
-	Gone           []string          `json:"gone,omitempty"`     // disks of the parent that the domain no longer has
-	LeftOut        []LeftOut         `json:"left_out,omitempty"` // disks of the domain that the point does not have
-	Warnings       []string          `json:"warnings,omitempty"`
-	Files          map[string]string `json:"files"` // name -> "blake3:<hex>" of every other small file
+	ParentIdentity string    `json:"parent_identity,omitempty"`
+	Checkpoint     string    `json:"checkpoint,omitempty"` // name of libvirt's checkpoint
+	Domain         string    `json:"domain"`
+	DomainUUID     string    `json:"domain_uuid"`
+	Time           time.Time `json:"time"`     // the instant that the point shows, UTC
+	Finished       time.Time `json:"finished"` // when the copy was complete, UTC
+	Consistency    string    `json:"consistency"`
+	Versions       Versions  `json:"versions"`
+	Disks          []Disk    `json:"disks"`
+	Gone           []string  `json:"gone,omitempty"`     // disks of the parent that the domain no longer has
+	LeftOut        []LeftOut `json:"left_out,omitempty"` // disks of the domain that the point does not have
+	Warnings       []string  `json:"warnings,omitempty"`
+	// Merged are the points that were merged into this one, oldest first: it shows what it
+	// showed when it was made, and no longer needs them.
+	Merged []string `json:"merged,omitempty"`
+	// FullTime is, in a full that was merged, the instant of the full that its chain began
+	// with: when all of the guest's disks was read.
+	FullTime time.Time `json:"full_time,omitzero"`
+	// Synthetic: the point was an inc, and was made standalone from its chain.
+	Synthetic bool              `json:"synthetic,omitempty"`
+	Files     map[string]string `json:"files"` // name -> "blake3:<hex>" of every other small file
 }
 
 // LeftOut is a disk of the domain that is not copied.
@@ -108,6 +116,14 @@ func (m Manifest) Number() int {
 
 // IsBase says whether other points may be chained onto this one.
 func (m Manifest) IsBase() bool { return m.Kind == KindFull || m.Kind == KindInc }
+
+// ReadInFull is, for a full, the instant when all of the guest's disks was read.
+func (m Manifest) ReadInFull() time.Time {
+	if m.FullTime.IsZero() {
+		return m.Time
+	}
+	return m.FullTime
+}
 
 // Disk finds a disk by its target.
 func (m Manifest) Disk(target string) (Disk, bool) {

@@ -18,6 +18,16 @@ func TimeText(t time.Time) string {
 	return t.Format(time.DateTime)
 }
 
+// EndText is the end of a period for people: a day, where t is the last instant of it, else
+// as [TimeText]. [EndOf] reads it.
+func EndText(t time.Time) string {
+	day := t.Local().Format(time.DateOnly)
+	if end, err := EndOf(day); err == nil && end.Equal(t) {
+		return day
+	}
+	return TimeText(t)
+}
+
 // TimeTextFine is that with milliseconds, and always with the offset.
 func TimeTextFine(t time.Time) string { return t.Local().Format("2006-01-02 15:04:05.000 -0700") }
 

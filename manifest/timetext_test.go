@@ -150,3 +150,22 @@ func TestDaysWhenTheClockChanges(t *testing.T) {
 		}
 	}
 }
+
+func TestEndOf(t *testing.T) {
+	for in, want := range map[string]string{ // as EndText prints it
+		"2027-01-01": "2027-01-01", "2027-01-01 12:30": "2027-01-01 12:30:59", "2027-01-01T12:30:15": "2027-01-01 12:30:15", "2026-12-31 23:59:59": "2026-12-31",
+	} {
+		end, err := EndOf(in)
+		if got := EndText(end); err != nil || got != want {
+			t.Errorf("%s: %s, %v, want %s", in, got, err, want)
+		}
+	}
+	if end, _ := EndOf("2027-01-01"); end.Add(1).Local().Format(time.DateTime) != "2027-01-02 00:00:00" {
+		t.Errorf("the day ends at %v", end)
+	}
+	for _, in := range []string{"", "latest", "check1", "2027-02-30", "soon"} {
+		if end, err := EndOf(in); err == nil {
+			t.Errorf("%q: %v", in, end)
+		}
+	}
+}

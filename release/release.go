@@ -69,7 +69,8 @@ type work struct {
 //
 // Errors: hypervisor.ErrNoDomain if neither libvirt nor the repository knows the domain,
 // manifest.ErrNoPoint, *repository.NeededError for a point that others need,
-// *repository.LockedError, and whatever libvirt or the file system reports.
+// *repository.ProtectedError for one that must stay, *repository.LockedError,
+// *repository.ReadersError where points to be removed are being read, and whatever libvirt or the file system reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {
 	w := &work{Request: request, host: host, repo: repo}
 	w.result = Result{Domain: w.Domain, DryRun: w.DryRun, Checkpoints: []string{}, Points: []string{}}
@@ -115,7 +116,7 @@ func (w *work) find() error {
 	// Without points the domain's UUID cannot conflict with any, and identities show what a
 	// first run has left.
 	lineage, err := w.repo.Lineage(w.Domain)
-	w.owned = uuid != "" || err != nil || len(lineage.IDs()) == 0
+	w.owned = uuid != "" || err != nil || len(lineage.AllIDs()) == 0
 	if uuid == "" {
 		w.domain, err = w.host.Domain(w.Domain)
 	} else {
@@ -147,7 +148,21 @@ func (w *work) run(ctx context.Context) error {
 		if err := lineage.CheckUnneeded(points); err != nil {
 			return err
 		}
+		if err := w.repo.CheckRemovable(w.Domain, points, time.Now()); err != nil {
+			return err
+		}
 	}
+	if !w.Points || w.DryRun {
+		return w.release(ctx, points)
+	}
+	// Restores and verifications end before points go.
+	return w.lock.ExcludeReaders(ctx, readersWait, func() error { return w.release(ctx, points) })
+}
+
+// readersWait bounds the wait for those who read the points. A person may look for them then.
+var readersWait = 10 * time.Second
+
+func (w *work) release(ctx context.Context, points []string) error {
 	if err := w.recover(ctx); err != nil {
 		return err
 	}
@@ -161,17 +176,19 @@ func (w *work) run(ctx context.Context) error {
 	return nil
 }
 
-// points lists the points to release, oldest first.
+// points lists the points to release, oldest first: hidden ones too if all are.
 func (w *work) points() ([]string, error) {
 	lineage, err := w.repo.Lineage(w.Domain)
 	if err != nil {
 		return nil, err
 	}
-	all := lineage.IDs()
 	switch {
 	case w.Point == "":
-		return all, nil
-	case !slices.Contains(all, w.Point):
+		return lineage.AllIDs(), nil
+	case !slices.Contains(lineage.IDs(), w.Point):
+		if _, err := w.repo.Point(w.Domain, w.Point); err != nil { // hidden, or there is none
+			return nil, err
+		}
 		return nil, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, w.Point, w.Domain)
 	}
 	return []string{w.Point}, nil

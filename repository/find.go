@@ -10,12 +10,15 @@ import (
 
 // Find returns the point of a domain that at names, as [manifest.Resolve] does; "" is [manifest.Latest].
 // A point that cannot be read may be the one asked for, or newer: then the error is a
-// *damage.Error, unless at is the id of another point.
+// *damage.Error, unless at is the id of another point. That of a hidden point is a *HiddenError.
 func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 	at = cmp.Or(at, manifest.Latest)
 	l, err := r.Lineage(domain)
 	if err != nil {
 		return manifest.Manifest{}, err
+	}
+	if removal, hidden := l.Removals[at]; hidden {
+		return manifest.Manifest{}, &HiddenError{domain, at, removal}
 	}
 	m, err := manifest.Resolve(domain, l.Points, at)
 	var damaged *damage.Error

@@ -30,3 +30,21 @@ func TestFindBesideDamage(t *testing.T) {
 		t.Errorf("by its id: %s, %v", m.ID, err)
 	}
 }
+
+// A hidden point is not found, and the error says how to bring it back.
+func TestFindHidden(t *testing.T) {
+	r := chainOfThree(t)
+	l, err := r.Lock("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Unlock()
+	if err := l.Hide("check2", "named"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = r.Find("vm1", "check2")
+	var hidden *HiddenError
+	if !errors.As(err, &hidden) || hidden.Removal.Reason != "named" || !errors.Is(err, manifest.ErrNoPoint) {
+		t.Errorf("by its id: %v", err)
+	}
+}

@@ -38,7 +38,8 @@ func (l *Lock) NextNumber() (int, error) {
 	}
 	highest := is.Highest
 	for _, e := range entries {
-		if _, n, err := manifest.ParsePointID(strings.TrimPrefix(e.Name(), partialPrefix)); err == nil {
+		name := strings.TrimPrefix(strings.TrimPrefix(e.Name(), replacementPrefix), partialPrefix)
+		if _, n, err := manifest.ParsePointID(name); err == nil {
 			highest = max(highest, n)
 		}
 	}

@@ -16,17 +16,51 @@ type Lineage struct {
 	// the numbers, not of the clock: numbers only grow, under the lock, and so a parent
 	// always stands before its children, whatever the host's clock did.
 	Points []manifest.Manifest
+	// Hidden are the points that were removed and whose data others may need, oldest first.
+	// They are followed as parents, and are nothing else: not listed, no base, not restored.
+	Hidden []manifest.Manifest
+	// Removals say when and why, by the ids of the hidden points.
+	Removals map[string]Removal
+	// BadRemovals are points of which removed.json is damaged, or that of another point. They
+	// are not hidden.
+	BadRemovals []damage.Point
 	// Unreadable are directories that should be points and cannot be read as such; one
 	// without an ID where the directory of the domain is something else.
 	Unreadable []damage.Point
 
+	all  []manifest.Manifest // Points and Hidden, oldest first
 	byID map[string]manifest.Manifest
 }
 
+// lineageTries bounds how often manifests are read again because merges may have changed them
+// meanwhile. A merge takes seconds, a reading milliseconds, and a point that is removed while
+// they are read is no reason.
+const lineageTries = 10
+
 // Lineage reads the manifests of a domain; there are no points where the domain has no
 // directory. Damage is no error here, Err returns it.
+//
+// It may run beside a merge, which replaces a point and then removes its parents: what looks
+// damaged counts as damaged only if it looks the same when it is read again.
 func (r *Repository) Lineage(domain string) (*Lineage, error) {
-	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}}
+	l, err := r.readLineage(domain)
+	for range lineageTries {
+		if err != nil {
+			return nil, err
+		}
+		before := l.complaints()
+		if len(before) == 0 {
+			break
+		}
+		if l, err = r.readLineage(domain); err == nil && slices.Equal(l.complaints(), before) {
+			break
+		}
+	}
+	return l, err
+}
+
+func (r *Repository) readLineage(domain string) (*Lineage, error) {
+	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, Removals: map[string]Removal{}}
 	ids, err := r.pointIDs(domain)
 	var damaged *damage.Error
 	if errors.As(err, &damaged) {
@@ -36,18 +70,52 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
+	read := map[string]found{}
 	for _, id := range ids {
-		m, err := r.readManifest(domain, id)
-		if err != nil {
+		p, err := r.readPoint(domain, id)
+		switch {
+		case err != nil && r.isGone(domain, id): // removed a moment ago: no number is used again
+		case err != nil:
 			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
+		default:
+			l.all = append(l.all, p.Manifest)
+			l.byID[id], read[id] = p.Manifest, p
+		}
+	}
+	slices.SortFunc(l.all, manifest.CompareAge)
+	for _, m := range l.all {
+		p := read[m.ID]
+		if p.bad != nil {
+			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: p.bad})
+		}
+		if !p.hidden {
+			l.Points = append(l.Points, m)
 			continue
 		}
-		l.Points = append(l.Points, m)
-		l.byID[id] = m
+		l.Hidden = append(l.Hidden, m)
+		l.Removals[m.ID] = p.removal
 	}
-	slices.SortFunc(l.Points, manifest.CompareAge)
 	return l, nil
 }
+
+// complaints are what looks damaged by the manifests, with all that differs if it looks so
+// for another reason when it is read again.
+func (l *Lineage) complaints() (all []string) {
+	for _, p := range slices.Concat(l.Unreadable, l.BadRemovals) {
+		all = append(all, p.ID+"/"+p.File+": "+p.Err.Error())
+	}
+	for _, m := range l.all {
+		for _, d := range m.Disks {
+			if ref, err := l.Parent(m, d); err != nil {
+				all = append(all, m.ID+"/"+d.Image+": "+ref.Point+": "+err.Error())
+			}
+		}
+	}
+	return all
+}
+
+// All are the listed points and the hidden ones, oldest first.
+func (l *Lineage) All() []manifest.Manifest { return l.all }
 
 // Err is a *damage.Error of what cannot be read, nil where all can.
 func (l *Lineage) Err() error {
@@ -57,10 +125,16 @@ func (l *Lineage) Err() error {
 	return &damage.Error{Points: l.Unreadable}
 }
 
-// IDs are the ids of all points, oldest first, also of those that cannot be read.
-func (l *Lineage) IDs() []string {
+// IDs are the ids of all points, oldest first, also of those that cannot be read, but not of
+// hidden ones.
+func (l *Lineage) IDs() []string { return l.ids(l.Points) }
+
+// AllIDs are those with the hidden ones.
+func (l *Lineage) AllIDs() []string { return l.ids(l.all) }
+
+func (l *Lineage) ids(points []manifest.Manifest) []string {
 	var ids []string
-	for _, m := range l.Points {
+	for _, m := range points {
 		ids = append(ids, m.ID)
 	}
 	for _, p := range l.Unreadable {
@@ -72,7 +146,7 @@ func (l *Lineage) IDs() []string {
 	return ids
 }
 
-// Point finds a point that can be read.
+// Point finds a point that can be read, listed or hidden.
 func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
 	m, ok := l.byID[id]
 	return m, ok
@@ -104,7 +178,7 @@ func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.Ima
 func (l *Lineage) Lost(broken func(manifest.ImageRef) bool) map[string][]string {
 	lost := map[string][]string{}
 	bad := map[manifest.ImageRef]bool{}
-	for _, m := range l.Points { // parents stand before their children
+	for _, m := range l.all { // parents stand before their children
 		for _, d := range m.Disks {
 			ref := manifest.ImageRef{Point: m.ID, Image: d.Image}
 			parent, _ := l.Parent(m, d)
@@ -137,11 +211,11 @@ func (l *Lineage) unchained(ref manifest.ImageRef) bool {
 	return true
 }
 
-// Needs returns the points that a point needs, itself included, oldest first, as
-// far as they can be read.
+// Needs returns the points that a point needs, itself and hidden ones included, oldest
+// first, as far as they can be read.
 func (l *Lineage) Needs(id string) []manifest.Manifest {
 	need := map[string]bool{id: true}
-	for _, m := range slices.Backward(l.Points) { // children before their parents
+	for _, m := range slices.Backward(l.all) { // children before their parents
 		if !need[m.ID] {
 			continue
 		}
@@ -151,14 +225,14 @@ func (l *Lineage) Needs(id string) []manifest.Manifest {
 			}
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(l.Points), func(m manifest.Manifest) bool { return !need[m.ID] })
+	return slices.DeleteFunc(slices.Clone(l.all), func(m manifest.Manifest) bool { return !need[m.ID] })
 }
 
-// Children are the ids of the points that are chained onto a point directly, oldest first,
-// as far as they can be read.
+// Children are the ids of the points that are chained onto a point directly, hidden ones
+// included, oldest first, as far as they can be read.
 func (l *Lineage) Children(id string) []string {
 	var ids []string
-	for _, m := range l.Points {
+	for _, m := range l.all {
 		if m.Needs(id) {
 			ids = append(ids, m.ID)
 		}

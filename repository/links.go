@@ -30,7 +30,11 @@ func (r *Repository) Links(domain, id, target string) ([]diskimage.Link, error) 
 	if !ok {
 		return nil, fmt.Errorf("chain of disk %s of %s: %w", target, id, ErrNoDisk)
 	}
-	var links []diskimage.Link
+	return r.LinksOf(m, d)
+}
+
+// LinksOf is Links for a disk of a point that may be hidden.
+func (r *Repository) LinksOf(m manifest.Manifest, d manifest.Disk) (links []diskimage.Link, err error) {
 	// The loop ends: Validate lets a parent's number only go down.
 	for {
 		link := r.Link(m, d)

@@ -227,7 +227,7 @@ func (l *Lock) dir() string { return l.repo.domainDir(l.domain) }
 func (l *Lock) Domain() string { return l.domain }
 
 // Unlock releases the lock; more calls do nothing. A directory that this lock
-// made and that holds nothing but the lock file, and a list of no identities, is removed.
+// made and that holds nothing but lock files, and a list of no identities, is removed.
 func (l *Lock) Unlock() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -259,12 +259,14 @@ func (l *Lock) removeIfEmpty() error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != lockName && (e.Name() != instants.FileName || !instants.Unissued(dir)) {
+		if e.Name() != lockName && e.Name() != ReadersName && (e.Name() != instants.FileName || !instants.Unissued(dir)) {
 			return nil
 		}
 	}
-	if err := os.Remove(filepath.Join(dir, instants.FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, name := range []string{instants.FileName, ReadersName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {
 		return err

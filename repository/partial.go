@@ -31,7 +31,15 @@ type Partial struct {
 	mu     sync.Mutex
 	done   bool // sealed or discarded
 	files  map[string]string
-	images map[string]*diskimage.Image // by target
+	images map[string]image // by target
+}
+
+// image is one that is being written, or is there; *diskimage.Image is one.
+type image interface {
+	// Finished returns the digest of the hash list and the length of the image in bytes. ok is
+	// false until both files are complete and on stable storage.
+	Finished() (digest string, size int64, ok bool)
+	Close() error
 }
 
 // Begin makes the directory of a new point, whose identity was issued before (Issue).
@@ -52,7 +60,7 @@ func (l *Lock) Begin(id, identity string) (*Partial, error) {
 	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
 		return nil, fmt.Errorf("begin point %s: %w", id, err)
 	}
-	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]*diskimage.Image{}}, nil
+	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]image{}}, nil
 }
 
 // ID is the id that the point will have.

@@ -39,11 +39,11 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 	return ids, nil
 }
 
-// looksLikePoint: every visible directory should be a point, and whatever has a
-// point's name should be a directory. Dot names are runs under way, or somebody
+// looksLikePoint: every visible directory but that of pins should be a point, and whatever
+// has a point's name should be a directory. Dot names are runs under way, or somebody
 // else's.
 func looksLikePoint(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound {
+	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound || e.Name() == PinsName {
 		return false
 	}
 	_, _, err := manifest.ParsePointID(e.Name())
@@ -51,22 +51,41 @@ func looksLikePoint(e fs.DirEntry) bool {
 }
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
-// there is no such directory, a *damage.Error where it cannot be read as one.
+// there is no such directory, a *HiddenError where the point was removed, a *damage.Error
+// where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
-	if err := manifest.ValidDomain(domain); err != nil {
+	p, err := r.point(domain, id)
+	if err == nil && p.hidden {
+		err = &HiddenError{domain, id, p.removal}
+	}
+	if err != nil {
 		return manifest.Manifest{}, err
 	}
+	return p.Manifest, nil
+}
+
+// point is Point for those that may be hidden.
+func (r *Repository) point(domain, id string) (found, error) {
+	if err := manifest.ValidDomain(domain); err != nil {
+		return found{}, err
+	}
 	if _, _, err := manifest.ParsePointID(id); err != nil {
-		return manifest.Manifest{}, fmt.Errorf("%w: %w", manifest.ErrNoPoint, err)
+		return found{}, fmt.Errorf("%w: %w", manifest.ErrNoPoint, err)
 	}
-	if _, err := os.Lstat(r.PointDir(domain, id)); errors.Is(err, fs.ErrNotExist) {
-		return manifest.Manifest{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
+	p, err := r.readPoint(domain, id)
+	if err != nil && r.isGone(domain, id) { // perhaps a moment ago
+		return found{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
 	}
-	m, err := r.readManifest(domain, id)
 	if err != nil {
-		return manifest.Manifest{}, damage.OfPoint(domain, id, err)
+		return found{}, damage.OfPoint(domain, id, err)
 	}
-	return m, nil
+	return p, nil
+}
+
+// isGone tells whether there is nothing of a point's name.
+func (r *Repository) isGone(domain, id string) bool {
+	_, err := os.Lstat(r.PointDir(domain, id))
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 // readManifest reads the manifest of a directory and checks that it belongs there.

@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -38,9 +40,9 @@ func (e *NeededError) Hint() string {
 	return "remove the points that need it first, the newest first; or all of the domain's at once"
 }
 
-// RemovePoints removes sealed points, the last of ids first: pass them oldest
-// first. removed, if set, is called with each. A *NeededError comes before anything
-// is removed. If the process is killed at any instant, each point is either listed and
+// RemovePoints removes sealed points, hidden ones too, the last of ids first: pass them
+// oldest first. removed, if set, is called with each. A *NeededError, or a *ProtectedError,
+// comes before anything is removed. If the process is killed at any instant, each point is either listed and
 // whole, or a leftover: first its name is removed, durably, then its files.
 func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err := l.check(); err != nil {
@@ -51,6 +53,9 @@ func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 		return err
 	}
 	if err := lineage.CheckUnneeded(ids); err != nil {
+		return err
+	}
+	if err := l.repo.CheckRemovable(l.domain, ids, time.Now()); err != nil {
 		return err
 	}
 	for _, id := range slices.Backward(ids) {
@@ -73,17 +78,19 @@ func (l *Lock) removePoint(id string) error {
 		return err
 	}
 	dir := l.repo.domainDir(l.domain)
-	err := localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	err := fault.Around("remove: rename", func() error {
+		return localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
+	})
 	if errors.Is(err, fs.ErrNotExist) {
 		return manifest.ErrNoPoint
 	}
 	if err != nil {
 		return err
 	}
-	if err := localfile.SyncDir(dir); err != nil {
+	if err := fault.Around("remove: sync domain", func() error { return localfile.SyncDir(dir) }); err != nil {
 		return err
 	}
-	return l.RemoveLeftover(aside)
+	return fault.Around("remove: files", func() error { return l.RemoveLeftover(aside) })
 }
 
 // RemoveDomain removes all that is in the domain's directory beside its points (which
@@ -99,7 +106,10 @@ func (l *Lock) RemoveDomain() error {
 		return fmt.Errorf("remove domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
-		if e.Name() != VerifiedName && e.Name() != instants.DamagedName && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName},
+		if e.Name() == PinsName {
+			l.removePinsDir()
+		}
+		if !slices.Contains([]string{VerifiedName, instants.DamagedName, ReadersName, ProtectedName}, e.Name()) && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName, protectedTemporary},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {
 			continue
 		}
@@ -109,4 +119,15 @@ func (l *Lock) RemoveDomain() error {
 	}
 	l.made = true
 	return nil
+}
+
+// removePinsDir removes the directory of the pins, unless there are any. Errors are ignored: the
+// domain's directory stays then.
+func (l *Lock) removePinsDir() {
+	if pins, damaged, err := l.repo.Pins(l.domain); err != nil || len(pins)+len(damaged) > 0 {
+		return
+	}
+	dir := filepath.Join(l.dir(), PinsName)
+	_ = os.Remove(filepath.Join(dir, pinTemporary)) // of a run that died
+	_ = os.Remove(dir)
 }

@@ -232,6 +232,9 @@ func (r *Repository) PointDir(domain, id string) string {
 	return filepath.Join(r.dir, domain, id)
 }
 
+// DomainDir is the directory of a domain's points. The name must be valid.
+func (r *Repository) DomainDir(domain string) string { return r.domainDir(domain) }
+
 func (r *Repository) domainDir(domain string) string {
 	return filepath.Join(r.dir, domain)
 }

@@ -51,8 +51,7 @@ type restorer struct {
 //
 // Errors: fail.Usage, fail.NotFound, *damage.Error, and whatever
 // the file system reports.
-func Run(ctx context.Context, repo *repository.Repository, request Request) (_ Result, err error) {
-	start := time.Now()
+func Run(ctx context.Context, repo *repository.Repository, request Request) (result Result, err error) {
 	r := &restorer{Request: request.withDefaults(), repo: repo}
 	if err := r.validate(); err != nil {
 		return Result{}, err
@@ -60,6 +59,16 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (_ R
 	if err := r.checkDir(); err != nil {
 		return Result{}, err
 	}
+	err = repo.Read(ctx, r.Domain, func() (err error) { // no merge replaces the images meanwhile
+		again := &restorer{Request: r.Request, repo: repo}
+		result, err = again.run(ctx)
+		return err
+	})
+	return result, err
+}
+
+func (r *restorer) run(ctx context.Context) (_ Result, err error) {
+	start := time.Now()
 	if err := r.choose(); err != nil {
 		return Result{}, err
 	}

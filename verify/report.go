@@ -56,6 +56,8 @@ type Point struct {
 	// LostDisks do not restore any more; the others do (restore --disk).
 	LostDisks []string `json:"lost_disks,omitempty"`
 	Disks     []string `json:"disks,omitempty"`
+	// Hidden says that the point was removed, and is there because others need its images.
+	Hidden bool `json:"hidden,omitempty"`
 }
 
 // DamagedError says that damage was found; the report lists all of it.
@@ -177,6 +179,10 @@ func (d *domainRun) report() DomainReport {
 		case broken:
 			p.Status = Lost
 		}
+		if p.Hidden = d.isHidden(p.ID); p.Hidden {
+			r.Points = append(r.Points, p)
+			continue
+		}
 		if p.Restores {
 			r.Restores, r.Newest = append(r.Restores, p.ID), p.ID
 		}
@@ -202,7 +208,7 @@ func (d *domainRun) points() []Point {
 		status[p.ID] = NotChecked
 	}
 	for _, x := range d.damage {
-		if x.Domain == d.lineage.Domain {
+		if x.Domain == d.lineage.Domain && x.Point != "" { // instants.json is of none
 			status[x.Point] = Damaged
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -63,6 +64,9 @@ type domainRun struct {
 	*run
 	lineage *repository.Lineage
 	chosen  []manifest.Manifest // with the points that they need, oldest first
+	// digests are those of the manifests that were verified, by the ids of the points: a merge
+	// may replace a point as soon as it is read.
+	digests map[string]string
 
 	mu       sync.Mutex
 	read     int64
@@ -82,21 +86,24 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	if r.Progress == nil {
 		r.Progress = func(string, int64, int64) {}
 	}
-	domains, err := r.choose()
+	names, err := r.choose()
 	if err != nil {
 		return Report{}, err
 	}
 	report := Report{Repository: repo.Dir()}
-	for _, d := range domains {
-		r.Log.Info(d.what())
-		if err := d.verify(ctx); err != nil {
+	var domains []*domainRun
+	for _, name := range names {
+		d, err := r.verifyDomain(ctx, name)
+		if err != nil {
 			return Report{}, err
 		}
+		domains = append(domains, d)
 		report.Bytes += d.read
 	}
 	r.checkDescription(domains)
 	for _, d := range domains {
 		d.checkInstants()
+		d.checkRetention()
 		report.Domains = append(report.Domains, d.report())
 	}
 	report.Damage, report.Warnings = r.sorted(domains), r.warnings
@@ -108,46 +115,84 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	return report, nil
 }
 
-// choose finds the requested domains and points.
-func (r *run) choose() ([]*domainRun, error) {
+// choose finds the requested domains.
+func (r *run) choose() ([]string, error) {
 	names, err := r.repo.Domains()
+	if err != nil || r.Domain == "" {
+		return names, err
+	}
+	if !slices.Contains(names, r.Domain) {
+		if lineage, err := r.repo.Lineage(r.Domain); err == nil && lineage.Err() != nil {
+			return nil, lineage.Err()
+		}
+		return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), manifest.ErrNoPoint)
+	}
+	return []string{r.Domain}, nil
+}
+
+// verifyDomain reads the points of a domain, all or the requested one, while no merge
+// replaces them.
+func (r *run) verifyDomain(ctx context.Context, name string) (d *domainRun, err error) {
+	found := len(r.damage)
+	err = r.repo.Read(ctx, name, func() error {
+		r.damage = r.damage[:found] // of the last try
+		var err error
+		if d, err = r.newDomainRun(name); err != nil {
+			return err
+		}
+		r.Log.Info(d.what())
+		if err := d.verify(ctx); err != nil {
+			return err
+		}
+		return damage.ErrorOf(r.damage[found:])
+	})
+	if d != nil && fail.Is(err, fail.Damaged) && !fail.Is(err, fail.Bug) && len(r.damage) > found {
+		err = nil // the report has it
+	}
+	return d, err
+}
+
+// newDomainRun finds the points of a domain to be verified.
+func (r *run) newDomainRun(name string) (*domainRun, error) {
+	lineage, err := r.repo.Lineage(name)
 	if err != nil {
 		return nil, err
 	}
-	if r.Domain != "" {
-		if !slices.Contains(names, r.Domain) {
-			if lineage, err := r.repo.Lineage(r.Domain); err == nil && lineage.Err() != nil {
-				return nil, lineage.Err()
-			}
-			return nil, fmt.Errorf("domain %s has no points in repository %s: %w", r.Domain, r.repo.Dir(), manifest.ErrNoPoint)
-		}
-		names = []string{r.Domain}
-	}
-	var domains []*domainRun
-	for _, name := range names {
-		lineage, err := r.repo.Lineage(name)
-		if err != nil {
+	d := &domainRun{run: r, lineage: lineage, chosen: needed(lineage), digests: map[string]string{}}
+	if r.Point != "" {
+		if err := d.choosePoint(r.Point); err != nil {
 			return nil, err
 		}
-		d := &domainRun{run: r, lineage: lineage, chosen: lineage.Points}
-		if r.Point != "" {
-			if err := d.choosePoint(r.Point); err != nil {
-				return nil, err
-			}
-		}
-		for _, m := range d.chosen {
-			for _, disk := range m.Disks {
-				d.expected += disk.ImageBytes
-			}
-		}
-		domains = append(domains, d)
 	}
-	return domains, nil
+	for _, m := range d.chosen {
+		for _, disk := range m.Disks {
+			d.expected += disk.ImageBytes
+		}
+	}
+	for _, id := range lineage.AllIDs() {
+		if digest, err := r.repo.ManifestDigest(name, id); err == nil {
+			d.digests[id] = digest
+		}
+	}
+	return d, nil
+}
+
+// needed are the listed points and the hidden ones that they need, oldest first.
+func needed(l *repository.Lineage) []manifest.Manifest {
+	need := map[string]bool{}
+	for _, m := range l.Points {
+		if need[m.ID] = true; m.Parent != "" {
+			for _, parent := range l.Needs(m.Parent) {
+				need[parent.ID] = true
+			}
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(l.All()), func(m manifest.Manifest) bool { return !need[m.ID] })
 }
 
 // choosePoint chooses one point, readable or not.
 func (d *domainRun) choosePoint(id string) error {
-	if _, ok := d.lineage.Point(id); ok {
+	if _, ok := d.lineage.Point(id); ok && !d.isHidden(id) {
 		d.chosen = d.lineage.Needs(id)
 		return nil
 	}
@@ -156,7 +201,15 @@ func (d *domainRun) choosePoint(id string) error {
 		d.chosen = nil
 		return nil
 	}
+	if _, err := d.repo.Point(d.lineage.Domain, id); err != nil { // hidden, or there is none
+		return err
+	}
 	return fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, d.lineage.Domain)
+}
+
+func (d *domainRun) isHidden(id string) bool {
+	_, hidden := d.lineage.Removals[id]
+	return hidden
 }
 
 // what describes what will be read.
@@ -335,6 +388,32 @@ func (d *domainRun) checkInstants() {
 	}
 }
 
+// checkRetention finds damage in what says which points were removed and which must not be.
+func (d *domainRun) checkRetention() {
+	domain := d.lineage.Domain
+	for _, p := range d.lineage.BadRemovals {
+		if d.Point == "" || d.Point == p.ID {
+			d.found(damage.Place{Domain: domain, Point: p.ID, File: filepath.Join(domain, p.ID, p.File), Harmless: true,
+				What: fmt.Sprintf("%v; the point is not hidden while it is damaged", p.Err)})
+		}
+	}
+	var damaged *damage.Error
+	switch _, err := d.repo.Protections(domain); {
+	case errors.As(err, &damaged):
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.ProtectedName), Harmless: true, What: damaged.Points[0].Err.Error()})
+	case err != nil:
+		d.warn(err.Error())
+	}
+	_, pins, err := d.repo.Pins(domain)
+	if err != nil {
+		d.warn(err.Error())
+	}
+	for _, name := range pins {
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.PinsName, name), Harmless: true,
+			What: "is damaged: no point of the domain is replaced or deleted as long as it is there"})
+	}
+}
+
 // checkDescription compares the UUID in repository.json with that in the points.
 func (r *run) checkDescription(domains []*domainRun) {
 	others := map[string]bool{}
@@ -357,7 +436,7 @@ func (r *run) note(d *domainRun, report DomainReport, now time.Time) {
 		if p.Status == NotChecked {
 			continue
 		}
-		if digest, err := r.repo.ManifestDigest(report.Domain, p.ID); err == nil {
+		if digest := d.digests[p.ID]; digest != "" {
 			points[p.ID] = repository.Verification{Time: now, Manifest: digest, Sound: p.Restores, Lost: p.LostDisks}
 		}
 	}

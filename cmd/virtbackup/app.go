@@ -47,6 +47,7 @@ func commands() []*cli.Command {
 	return slices.Concat(
 		inGroup(toBackUp, fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(), initCommand()),
 		inGroup(toRestore, listCommand(), showCommand(), restoreCommand(), verifyCommand()),
+		inGroup(toRetain, pruneCommand(), protectCommand(), unprotectCommand()),
 		inGroup(toCleanUp, recoverCommand(), releaseCommand(), forgetCommand(), checkpointCommand()),
 	)
 }
@@ -157,13 +158,13 @@ func logger(c *cli.Context, w io.Writer) *slog.Logger {
 	return terminal.NewLogger(w, level)
 }
 
-// reportLogger is for commands that print a report of what was done: it writes warnings,
-// and every step with --verbose.
-func reportLogger(c *cli.Context) *slog.Logger {
+// reportLogger is for commands that print a report of what was done: it writes warnings
+// to w, and every step with --verbose.
+func reportLogger(c *cli.Context, w io.Writer) *slog.Logger {
 	if c.Bool("verbose") {
-		return logger(c, c.App.ErrWriter)
+		return logger(c, w)
 	}
-	return terminal.NewLogger(c.App.ErrWriter, slog.LevelWarn)
+	return terminal.NewLogger(w, slog.LevelWarn)
 }
 
 // join adds the error of closing to the error of a command.

@@ -10,7 +10,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -21,7 +22,8 @@ func listCommand() *cli.Command {
 		Name:        "list",
 		Usage:       "show the points, as a tree of chains",
 		ArgsUsage:   "[DOMAIN]",
-		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --json | jq '.[].id'",
+		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --hidden   also what prune has removed, if it is still there\nvirtbackup list vm1 --json | jq '.[].id'",
+		Flags:       []cli.Flag{boolFlag("hidden", "also list removed points whose data is still there")},
 		Action:      list,
 	}
 }
@@ -38,7 +40,7 @@ func list(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	all := []listedPoint{}
+	all := []view.Listed{}
 	var shown []string // domains with a point that can be read, or without points
 	var unreadable error
 	warned := false
@@ -47,27 +49,28 @@ func list(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		unreadable = errors.Join(unreadable, lineage.Err())
-		if lineage.Err() == nil || len(lineage.Points) > 0 {
-			shown = append(shown, domain)
-		}
-		ledger, err := repo.Ledger(domain)
+		facts, damaged, err := factsOf(repo, lineage)
 		if err != nil {
 			return err
 		}
-		warned = warned || ledger.Damage != nil
-		if ledger.Damage != nil {
-			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", ledger.Damage))
+		unreadable = errors.Join(unreadable, lineage.Err(), damaged)
+		if lineage.Err() == nil || len(lineage.Points) > 0 {
+			shown = append(shown, domain)
 		}
-		of := asListed(lineage.Points, repo.Verified(domain), ledger, time.Now())
-		addLost(lineage, of)
-		all = append(all, of...)
+		if damage := facts.Ledger.Damage; damage != nil {
+			warned = true
+			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", damage))
+		}
+		all = append(all, view.List(lineage.All(), facts, c.Bool("hidden"))...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
 		if unreadable != nil && len(shown) == 0 { // the error says it all
 			return nil
 		}
-		return printList(c, w, shown, all)
+		if c.Bool("quiet") {
+			return view.Names(w, all)
+		}
+		return view.Trees(w, shown, all)
 	})
 	if err != nil {
 		return errors.Join(err, unreadable)
@@ -78,43 +81,18 @@ func list(c *cli.Context) error {
 	return warnedIf(warned)
 }
 
-// addLost adds the disks of a domain's points that can no longer be restored, as far as
-// manifests tell.
-func addLost(lineage *repository.Lineage, points []listedPoint) {
-	lost := lineage.Broken()
-	for i := range points {
-		points[i].Lost = lost[points[i].ID]
+// factsOf gathers what list shows of a domain besides the manifests. damaged says which files
+// about protected or removed points cannot be read.
+func factsOf(repo *repository.Repository, lineage *repository.Lineage) (f view.Facts, damaged, err error) {
+	f = view.Facts{Removals: lineage.Removals, Verified: repo.Verified(lineage.Domain), Lost: lineage.Broken(), Now: time.Now()}
+	if f.Ledger, err = repo.Ledger(lineage.Domain); err != nil {
+		return f, nil, err
 	}
-}
-
-// listedPoint is a point with what list shows.
-type listedPoint struct {
-	manifest.Manifest
-	// Verified is the result of the last verification, nil if there was none.
-	Verified *repository.Verification `json:"verified,omitempty"`
-	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
-	HasCheckpoint bool `json:"has_checkpoint"`
-	// Lost are the disks that cannot be restored, because a point that they need is
-	// missing or damaged.
-	Lost []string `json:"lost,omitempty"`
-	// Clock says what is odd about the point's time, "" if nothing is.
-	Clock string `json:"clock,omitempty"`
-}
-
-// asListed adds to the points of a domain what their manifests do not contain.
-func asListed(points []manifest.Manifest, verified map[string]repository.Verification, ledger *repository.Ledger, now time.Time) []listedPoint {
-	var all []listedPoint
-	for _, m := range points {
-		p := listedPoint{Manifest: m, Clock: manifest.OddClock(m, points, now)}
-		if i, ok := ledger.Find(m.Identity); ok {
-			p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
-		}
-		if v, ok := verified[m.ID]; ok {
-			p.Verified = &v
-		}
-		all = append(all, p)
+	f.Protected, damaged = repo.Protections(lineage.Domain)
+	if len(lineage.BadRemovals) > 0 {
+		damaged = errors.Join(damaged, &damage.Error{Points: lineage.BadRemovals})
 	}
-	return all
+	return f, damaged, nil
 }
 
 // listed returns the domain that was asked for, or all domains.
@@ -156,5 +134,13 @@ func show(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printAnswer(c, m, func(w io.Writer) error { return printPoint(w, repo, m, c.Bool("quiet")) })
+	protections, err := repo.Protections(domain)
+	if err != nil {
+		return err
+	}
+	shown := view.Shown{Manifest: m}
+	if p, ok := protections[m.ID]; ok && p.Holds(time.Now()) {
+		shown.Protected = &p
+	}
+	return printAnswer(c, shown, func(w io.Writer) error { return view.Point(w, repo, shown, c.Bool("quiet")) })
 }

@@ -2,11 +2,11 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -73,48 +73,14 @@ func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, d
 		do: func(domain string) (recovery.Report, bool, error) {
 			found, err := recovery.Run(c.Context, host, repo, recovery.Request{
 				Domain: domain, DryRun: c.Bool("dry-run"),
-				Log:        reportLogger(c).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
+				Log:        reportLogger(c, c.App.ErrWriter).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
 			if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up
-				_ = printReport(c.App.ErrWriter, found)
+				_ = view.Recovered(c.App.ErrWriter, found)
 			}
 			return found, len(found.Left) > 0, err
 		},
-		print: printReport,
+		print: view.Recovered,
 	}.run(c, domains)
-}
-
-func printReport(w io.Writer, r recovery.Report) error {
-	fixed, nothing := "cleaned up", "nothing to clean up"
-	if r.DryRun {
-		fixed = "to be cleaned up"
-	}
-	if len(r.Fixed)+len(r.Left) > 0 {
-		nothing = ""
-	}
-	return printSections(w, r.Domain, nothing, section{fixed, r.Fixed}, section{"left", r.Left}, section{"lost, no longer a base", r.Lost})
-}
-
-// section is a title and what is listed under it.
-type section struct {
-	title string
-	lines []string
-}
-
-// printSections prints one line for each entry, or that there is nothing.
-func printSections(w io.Writer, domain, nothing string, sections ...section) error {
-	if nothing != "" {
-		if _, err := fmt.Fprintf(w, "domain %s: %s\n", domain, nothing); err != nil {
-			return err
-		}
-	}
-	for _, s := range sections {
-		for _, line := range s.lines {
-			if _, err := fmt.Fprintf(w, "domain %s: %s: %s\n", domain, s.title, line); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

@@ -1,17 +1,15 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/internal/terminal"
-	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -68,16 +66,16 @@ func releaseDomain(c *cli.Context) (err error) {
 		return err
 	}
 	result, err := release.Run(c.Context, guest.Libvirt(conn), repo, release.Request{
-		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
+		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c, c.App.ErrWriter),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
 	if err != nil {
 		if len(result.Checkpoints)+len(result.Points)+len(result.Recovered) > 0 { // some of it was removed
-			_ = printReleased(c.App.ErrWriter, result)
+			_ = view.Released(c.App.ErrWriter, result)
 		}
 		return forSession(c, err)
 	}
-	return printDone(c, result, func(w io.Writer) error { return printReleased(w, result) })
+	return printDone(c, result, func(w io.Writer) error { return view.Released(w, result) })
 }
 
 // releaseForeign lists or deletes checkpoints of other repositories.
@@ -98,93 +96,33 @@ func releaseForeign(c *cli.Context) (err error) {
 		return err
 	}
 	result, err := release.Foreign(guest.Libvirt(conn), repo, release.ForeignRequest{
-		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c),
+		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c, c.App.ErrWriter),
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}
 	switch {
 	case err != nil && len(result.Deleted) > 0: // some were deleted
-		_ = printReleased(c.App.ErrWriter, deleted)
+		_ = view.Released(c.App.ErrWriter, deleted)
 		return err
 	case err != nil:
 		return err
 	case c.Args().Len() == 1:
-		return printAnswer(c, result, func(w io.Writer) error { return printForeign(w, result, c.Bool("quiet")) })
+		return printAnswer(c, result, func(w io.Writer) error { return view.Foreign(w, result, c.Bool("quiet")) })
 	}
-	return printDone(c, result, func(w io.Writer) error { return printReleased(w, deleted) })
+	return printDone(c, result, func(w io.Writer) error { return view.Released(w, deleted) })
 }
 
-// printForeign prints a table, or only names if quiet is set.
-func printForeign(w io.Writer, r release.ForeignResult, quiet bool) error {
-	g := terminal.Grid{Columns: []terminal.Column{{Name: "CHECKPOINT"}, {Name: "CREATED", Spare: 1}, {Name: "REPOSITORY", Note: true}}}
-	for _, f := range r.Foreign {
-		if quiet {
-			if _, err := fmt.Fprintln(w, f.Name); err != nil {
-				return err
-			}
-		}
-		g.Add(f.Name, manifest.TimeText(f.Created), f.Repository)
-	}
-	switch {
-	case quiet:
-		return nil
-	case len(r.Foreign) == 0:
-		_, err := fmt.Fprintf(w, "domain %s: no checkpoints of other repositories\n", r.Domain)
-		return err
-	}
-	if err := g.Print(w, ""); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(w, "\nIf their repository is gone: virtbackup release %s --foreign CHECKPOINT...\n", manifest.ShellWord(r.Domain))
-	return err
-}
-
-// pointToRelease returns the domain and point that are meant; "" is all points. A time must be
-// that of exactly one point: the newest point of a day, or before some time, is never
-// removed by accident.
+// pointToRelease returns the domain and point that are meant; "" is all points.
 func pointToRelease(conn *hypervisor.Conn, repo *repository.Repository, name string) (domain, point string, err error) {
 	inRepo, err := domainsOf(repo)
 	if err != nil {
 		return "", "", err
 	}
-	domain, at, err := pointArg(name, func(domain string) bool {
+	domain, at, err := argument.Point(name, func(domain string) bool {
 		_, err := conn.Domain(domain)
 		return err == nil || inRepo(domain)
 	})
-	if _, _, notID := manifest.ParsePointID(at); err != nil || at == "" || notID == nil {
-		return domain, at, err
+	if err == nil && at != "" {
+		at, err = onePoint(repo, domain, at)
 	}
-	m, err := repo.Find(domain, at)
-	if err != nil {
-		return "", "", err
-	}
-	if at == manifest.Latest {
-		return domain, m.ID, nil
-	}
-	lineage, err := repo.Lineage(domain)
-	if err == nil {
-		err = lineage.Err()
-	}
-	if err != nil {
-		return "", "", err
-	}
-	points := slices.DeleteFunc(lineage.Points, func(m manifest.Manifest) bool { return !m.IsNamed(at) })
-	switch {
-	case len(points) == 0:
-		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or by its time", "domain %s has no point of %s: the newest before it is %s", domain, at, m.ID)
-	case len(points) > 1:
-		return "", "", fail.Errorf(fail.Usage, "name the point by its id, or more of its time", "%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID)
-	}
-	return domain, points[0].ID, nil
-}
-
-func printReleased(w io.Writer, r release.Result) error {
-	removed, nothing := "removed ", ""
-	if r.DryRun {
-		removed = "would remove "
-	}
-	if len(r.Checkpoints)+len(r.Points) == 0 {
-		nothing = "nothing to release"
-	}
-	return printSections(w, r.Domain, nothing, section{"cleaned up", r.Recovered},
-		section{removed + "checkpoint", r.Checkpoints}, section{removed + "point", r.Points}, section{"note", r.Notes})
+	return domain, at, err
 }

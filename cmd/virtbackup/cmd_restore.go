@@ -1,15 +1,13 @@
 package main
 
 import (
-	"fmt"
 	"io"
-	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/virtbackup/virtbackup/internal/bytesize"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -52,7 +50,7 @@ func restoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	printed := printDone(c, result, func(w io.Writer) error { return printRestore(w, result) })
+	printed := printDone(c, result, func(w io.Writer) error { return view.Restored(w, result) })
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
@@ -69,30 +67,8 @@ func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, d
 	if err != nil {
 		return nil, "", "", err
 	}
-	if domain, _, err := pointArg(name, known); err == nil && domain != name && known(domain) {
+	if domain, _, err := argument.Point(name, known); err == nil && domain != name && known(domain) {
 		return nil, "", "", fail.Errorf(fail.Usage, "leave out one of them", "%s names a point, and so does --at %s", name, c.String("at"))
 	}
 	return repo, name, c.String("at"), nil
-}
-
-func printRestore(w io.Writer, r restore.Result) error {
-	if _, err := fmt.Fprintf(w, "restored %s of domain %s, taken %s, to %s in %s\n", r.Point, r.Domain, manifest.TimeText(r.Time), r.Dir, seconds(r.Seconds)); err != nil {
-		return err
-	}
-	if err := restoredGrid(r).Print(w, "  "); err != nil {
-		return err
-	}
-	if r.XML == "" {
-		return nil
-	}
-	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML))
-	return err
-}
-
-func restoredGrid(r restore.Result) *terminal.Grid {
-	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true, Spare: 2}, {Name: "DATA", Right: true, Spare: 1}, {Name: "IMAGE"}}}
-	for _, d := range r.Disks {
-		g.Add(d.Target, bytesize.Short(d.VirtualSize), bytesize.Short(d.DataBytes), filepath.Base(d.Image))
-	}
-	return g
 }

@@ -30,6 +30,7 @@ var exitCodes = commandline.Section{Title: "EXIT CODES", Lines: []string{
 const (
 	toBackUp  = "Back up"
 	toRestore = "Look and restore"
+	toRetain  = "Keep and prune"
 	toCleanUp = "Clean up"
 
 	ofCopy    = "What to copy"
@@ -38,6 +39,9 @@ const (
 	ofImages  = "Images"
 	ofLimits  = "Limits"
 	ofQEMU    = "QEMU's files"
+	ofKeeping = "Rules"
+	ofPruning = "Points"
+	ofMerging = "Merging"
 )
 
 func init() {

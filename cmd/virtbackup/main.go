@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // for hosts without a database of time zones
 
 	"github.com/virtbackup/virtbackup/internal/commandline"
 	"github.com/virtbackup/virtbackup/internal/panics"

@@ -1,125 +1,59 @@
 package main
 
 import (
-	"fmt"
-	"io"
-	"strings"
-	"time"
+	"slices"
 
-	"github.com/virtbackup/virtbackup/internal/bytesize"
-	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-func sums(m manifest.Manifest) (data, image int64) {
-	for _, d := range m.Disks {
-		data += d.DataBytes
-		image += d.ImageBytes
-	}
-	return data, image
+// domainsOf returns a function that reports whether a domain has points in a repository.
+func domainsOf(repo *repository.Repository) (known func(domain string) bool, err error) {
+	domains, err := repo.Domains()
+	return func(domain string) bool { return slices.Contains(domains, domain) }, err
 }
 
-func targets(m manifest.Manifest) string {
-	var names []string
-	for _, d := range m.Disks {
-		names = append(names, d.Target)
+// openWithPoint opens the repository and splits DOMAIN[@POINT].
+func openWithPoint(c *cli.Context, arg string) (repo *repository.Repository, domain, at string, err error) {
+	if repo, err = repository.Open(c.String("repo")); err != nil {
+		return nil, "", "", err
 	}
-	return strings.Join(names, " ")
+	known, err := domainsOf(repo)
+	if err != nil {
+		return nil, "", "", err
+	}
+	domain, at, err = argument.Point(arg, known)
+	return repo, domain, at, err
 }
 
-// diskRemark names the disks whose kind differs from that of the point, with the reason,
-// unless it was the same for the parent.
-func diskRemark(m, parent manifest.Manifest) string {
-	var order []string
-	disks := map[string][]string{}
-	for _, d := range m.Disks {
-		how := ""
-		switch {
-		case d.Method == manifest.MethodRescan:
-			how = "rescanned"
-		case d.Kind == manifest.KindFull && (m.Kind == manifest.KindInc || m.Kind == manifest.KindDiff):
-			how = "in full"
-		default:
-			continue
-		}
-		if d.Reason != "" {
-			how += ": " + d.Reason
-		}
-		if before, ok := parent.Disk(d.Target); ok && d.Method == manifest.MethodRescan && before.Method == d.Method && before.Reason == d.Reason {
-			continue // as for a raw disk, every time
-		}
-		if disks[how] == nil {
-			order = append(order, how)
-		}
-		disks[how] = append(disks[how], d.Target)
+// onePoint returns the id of the point that at names: an id, a time or latest. A time must be
+// that of exactly one point: the newest point of a day, or before some time, is never
+// removed by accident. Whether there is a point of an id is for others to find out.
+func onePoint(repo *repository.Repository, domain, at string) (id string, err error) {
+	if _, _, err := manifest.ParsePointID(at); err == nil {
+		return at, nil
 	}
-	var notes []string
-	for _, how := range order {
-		notes = append(notes, strings.Join(disks[how], " ")+" "+how)
+	m, err := repo.Find(domain, at)
+	if err != nil || at == manifest.Latest {
+		return m.ID, err
 	}
-	return strings.Join(notes, "; ")
-}
-
-// printPoint prints a point in full. If quiet is set, the table of its disks is left out.
-func printPoint(w io.Writer, repo *repository.Repository, m manifest.Manifest, quiet bool) error {
-	lines := [][2]string{
-		{"point", m.ID}, {"domain", m.Domain + " (" + m.DomainUUID + ")"}, {"kind", string(m.Kind)},
-		{"parent", orNone(m.Parent)}, {"checkpoint", orNone(m.Checkpoint)},
-		{"time", manifest.TimeTextFine(m.Time)},
-		{"took", m.Finished.Sub(m.Time).Round(time.Millisecond).String()},
-		{"consistency", m.Consistency},
-		{"made by", fmt.Sprintf("virtbackup %s, libvirt %s, QEMU %s", m.Versions.Virtbackup, m.Versions.Libvirt, m.Versions.QEMU)},
-		{"directory", repo.PointDir(m.Domain, m.ID)},
+	lineage, err := repo.Lineage(domain)
+	if err == nil {
+		err = lineage.Err()
 	}
-	for _, d := range m.LeftOut {
-		lines = append(lines, [2]string{"left out", leftOut(d)})
+	if err != nil {
+		return "", err
 	}
-	for _, target := range m.Gone {
-		lines = append(lines, [2]string{"gone", "disk " + target + " of the parent"})
+	points := slices.DeleteFunc(lineage.Points, func(m manifest.Manifest) bool { return !m.IsNamed(at) })
+	switch {
+	case len(points) == 0:
+		return "", fail.Errorf(fail.Usage, "name the point by its id, or by its time", "domain %s has no point of %s: the newest before it is %s", domain, at, m.ID)
+	case len(points) > 1:
+		return "", fail.Errorf(fail.Usage, "name the point by its id, or more of its time", "%s names %d points of domain %s, from %s to %s", at, len(points), domain, points[0].ID, points[len(points)-1].ID)
 	}
-	for _, warning := range m.Warnings {
-		lines = append(lines, [2]string{"warning", warning})
-	}
-	for _, l := range lines {
-		if _, err := fmt.Fprintf(w, "%-12s %s\n", l[0]+":", l[1]); err != nil {
-			return err
-		}
-	}
-	if quiet {
-		return nil
-	}
-	if _, err := fmt.Fprintln(w); err != nil {
-		return err
-	}
-	return printDisks(w, m, manifest.Manifest{}, "")
-}
-
-func leftOut(d manifest.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }
-
-// printDisks prints a table of the disks. Notes that the parent has, too, are left out; a zero
-// parent has none.
-func printDisks(w io.Writer, m, parent manifest.Manifest, indent string) error {
-	g := terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "KIND", Spare: 1}, {Name: "SIZE", Right: true, Spare: 3}, {Name: "DATA", Right: true},
-		{Name: "ZEROS", Right: true, Spare: 4}, {Name: "IMAGE", Right: true}, {Name: "PARENT", Spare: 2}, {Name: "SOURCE", Spare: 5}, {Name: "NOTE", Note: true}}}
-	for _, d := range m.Disks {
-		note := diskNote(d)
-		if before, ok := parent.Disk(d.Target); ok && diskNote(before) == note {
-			note = ""
-		}
-		g.Add(d.Target, d.Kind, bytesize.Short(d.VirtualSize), bytesize.Short(d.DataBytes), bytesize.Short(d.ZeroBytes), bytesize.Short(d.ImageBytes), d.Parent, d.Source, note)
-	}
-	return g.Print(w, indent)
-}
-
-// diskNote is what should be known about a disk of a point.
-func diskNote(d manifest.Disk) string {
-	switch note := "encrypted at its source, stored in the clear"; {
-	case !d.SourceEncrypted:
-		return d.Reason
-	case d.Reason == "":
-		return note
-	default:
-		return d.Reason + "; " + note
-	}
+	return points[0].ID, nil
 }

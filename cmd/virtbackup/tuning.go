@@ -2,22 +2,19 @@ package main
 
 import (
 	"fmt"
-	"math"
-	"strconv"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
-	"github.com/virtbackup/virtbackup/internal/zstd"
 )
 
 // tuning reads the options about how disks are copied.
 func tuning(c *cli.Context) (t backup.Tuning, err error) {
-	if t.Zstd, err = parseCompression(c.String("compress")); err != nil {
+	if t.Zstd, err = argument.Compression(c.String("compress")); err != nil {
 		return t, err
 	}
 	t.Connections = c.Int("connections")
@@ -35,7 +32,7 @@ func tuning(c *cli.Context) (t backup.Tuning, err error) {
 
 // newLimits reads the limits that all backups of the process share.
 func newLimits(c *cli.Context) (*limit.Limits, error) {
-	rate, err := parseBytes("--limit-rate takes bytes a second", c.String("limit-rate"))
+	rate, err := argument.Bytes("--limit-rate takes bytes a second", c.String("limit-rate"))
 	if err != nil {
 		return nil, err
 	}
@@ -50,37 +47,4 @@ func notNegative(c *cli.Context, options ...string) error {
 		}
 	}
 	return nil
-}
-
-// parseCompression returns the level of zstd, 0 for none.
-func parseCompression(s string) (level int, err error) {
-	name, number, hasLevel := strings.Cut(s, ":")
-	switch {
-	case s == "none":
-		return 0, nil
-	case name == "zstd" && !hasLevel:
-		return zstd.DefaultLevel, nil
-	case name == "zstd":
-		if n, err := strconv.Atoi(number); err == nil && n > 0 {
-			return n, nil
-		}
-	}
-	return 0, fail.Errorf(fail.Usage, "--compress zstd", "--compress is none, zstd or zstd:LEVEL, not %q", s)
-}
-
-// parseBytes reads a number of bytes with an optional unit of 1024, like curl and rsync. ""
-// is 0, no limit. Errors begin with what, which names what the option takes.
-func parseBytes(what, s string) (int64, error) {
-	if s == "" {
-		return 0, nil
-	}
-	digits, factor := s, 1.0
-	if i := strings.IndexByte("KMGT", s[len(s)-1]&^0x20); i >= 0 {
-		digits, factor = s[:len(s)-1], math.Pow(1024, float64(i+1))
-	}
-	n, err := strconv.ParseFloat(digits, 64)
-	if bytes := n * factor; err == nil && bytes >= 1 && bytes < math.MaxInt64 {
-		return int64(bytes), nil
-	}
-	return 0, fail.Errorf(fail.Usage, "800K, 200M or 1.5G, for example", "%s, not %q", what, s)
 }

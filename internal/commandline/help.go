@@ -203,7 +203,7 @@ func text(f cli.DocGenerationFlag) string {
 	if minutes, ok := strings.CutSuffix(standard, "m0s"); ok {
 		standard = minutes + "m"
 	}
-	if standard != "" && f.TakesValue() {
+	if !slices.Contains([]string{"", "0", "0s"}, standard) && f.TakesValue() { // zero: nothing is set
 		text += " (default: " + standard + ")"
 	}
 	for _, variable := range f.GetEnvVars() {

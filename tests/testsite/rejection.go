@@ -62,6 +62,10 @@ func (s *Site) Everything(dirs []string) string {
 	return text
 }
 
+// notChanges are files of a domain that a refused run may leave: a note about lost checkpoints,
+// which were lost before, and the lock of those who read.
+var notChanges = []string{".mark-lost", "readers"}
+
 // Listing names every file below dir with its size, except that of a lock file, whose content
 // only says who holds it.
 func Listing(t *testing.T, dir string) string {
@@ -71,7 +75,7 @@ func Listing(t *testing.T, dir string) string {
 		if err != nil {
 			return err
 		}
-		if e.Name() == ".mark-lost" {
+		if slices.Contains(notChanges, e.Name()) {
 			return nil
 		}
 		info, err := e.Info()
@@ -113,8 +117,9 @@ func (s *Site) Footprint() string {
 		s.T.Fatal(err)
 	}
 	hidden, _ := filepath.Glob(s.Repo + "/*/.*")
-	// A note about lost checkpoints is no change: they were lost before.
-	files = slices.DeleteFunc(append(files, hidden...), func(f string) bool { return filepath.Base(f) == "lock" || filepath.Base(f) == ".mark-lost" })
+	files = slices.DeleteFunc(append(files, hidden...), func(f string) bool {
+		return filepath.Base(f) == "lock" || slices.Contains(notChanges, filepath.Base(f))
+	})
 	run, _ := filepath.Glob(fmt.Sprintf("/var/lib/libvirt/qemu/virtbackup/*%.8s*", s.UUID))
 	return fmt.Sprintf("files %v\ncheckpoints %v\njob %v\nrun files %v\n%s", files, s.Checkpoints(), s.HasJob(), run, s.State())
 }

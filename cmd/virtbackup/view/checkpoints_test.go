@@ -1,4 +1,4 @@
-package main
+package view
 
 import (
 	"bytes"
@@ -16,7 +16,7 @@ func TestCheckpointRows(t *testing.T) {
 		{Checkpoint: xml.Checkpoint{Name: "check2", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "check2", Size: -1}}}, Ours: true},
 		{Checkpoint: xml.Checkpoint{Name: "theirs", Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "theirs"}}}},
 	}
-	rows := checkpointRows(all)
+	rows := CheckpointRows(all)
 	var b bytes.Buffer
 	for _, r := range rows {
 		b.WriteString(r.Name + "|" + r.Owner + "|" + r.Point + "|" + strings.Join(r.Broken, " ") + "|" + diskStates(all, r.Name) + "|" + totalSize(r) + "\n")

@@ -1,4 +1,4 @@
-package main
+package view
 
 import (
 	"fmt"
@@ -7,19 +7,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// printList prints the points as trees, or, with --quiet, only their names in the form that
-// other commands take.
-func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoint) error {
-	if !c.Bool("quiet") {
-		return printTrees(w, domains, listed)
-	}
+// Names prints the names of points in the form that other commands take.
+func Names(w io.Writer, listed []Listed) error {
 	for _, p := range listed {
 		if _, err := fmt.Fprintf(w, "%s@%s\n", p.Domain, p.ID); err != nil {
 			return err
@@ -28,15 +22,9 @@ func printList(c *cli.Context, w io.Writer, domains []string, listed []listedPoi
 	return nil
 }
 
-// printTrees prints the points of each domain as a tree of chains.
-func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
-	points := make([]manifest.Manifest, 0, len(listed))
-	known := map[[2]string]listedPoint{}
-	for _, p := range listed {
-		points = append(points, p.Manifest)
-		known[[2]string{p.Domain, p.ID}] = p
-	}
-	if len(points) == 0 {
+// Trees prints the points of each domain as a tree of chains.
+func Trees(w io.Writer, domains []string, listed []Listed) error {
+	if len(listed) == 0 {
 		_, err := fmt.Fprintln(w, "no points yet")
 		return err
 	}
@@ -49,14 +37,14 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 		if _, err := fmt.Fprintln(w, domain); err != nil {
 			return err
 		}
-		nodes := tree(points, domain)
+		nodes := tree(listed, domain)
 		if len(nodes) == 0 {
 			if _, err := fmt.Fprintln(w, "  no points yet"); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := listGrid(nodes, domain, known).Print(w, "  "); err != nil {
+		if err := listGrid(nodes).Print(w, "  "); err != nil {
 			return err
 		}
 	}
@@ -64,15 +52,15 @@ func printTrees(w io.Writer, domains []string, listed []listedPoint) error {
 }
 
 // listGrid returns a table with a row for each point.
-func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *terminal.Grid {
+func listGrid(nodes []node) *terminal.Grid {
 	g := &terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "PARENT", Spare: 6}, {Name: "TIME"}, {Name: "DISKS", Spare: 5},
 		{Name: "DATA", Right: true, Spare: 7}, {Name: "IMAGE", Right: true, Spare: 2}, {Name: "CONSISTENCY", Spare: 8}, {Name: "CHECKPOINT", Spare: 4},
 		{Name: "VERIFIED", Spare: 3}, {Name: "NOTE", Note: true}}}
 	for _, n := range nodes {
-		m, p := n.point, known[[2]string{domain, n.point.ID}]
-		data, image := sums(m)
-		g.Add(n.branch+m.ID, m.Kind, m.Parent, manifest.TimeText(m.Time), targets(m), bytesize.Short(data), bytesize.Short(image), m.Consistency,
-			p.checkpoint(), p.verified(), p.remark(known[[2]string{domain, m.Parent}].Manifest))
+		p := n.point
+		data, image := sums(p.Manifest)
+		g.Add(n.branch+p.ID, p.Kind, p.Parent, manifest.TimeText(p.Time), targets(p.Manifest), bytesize.Short(data), bytesize.Short(image), p.Consistency,
+			p.checkpoint(), p.verified(), p.remark())
 		if p.Verified != nil && !p.Verified.Sound {
 			g.Columns[9].Spare = 0 // damage is always shown
 		}
@@ -83,27 +71,23 @@ func listGrid(nodes []node, domain string, known map[[2]string]listedPoint) *ter
 // node is a line of a tree.
 type node struct {
 	branch string // what is drawn before the id
-	point  manifest.Manifest
+	point  Listed
 }
 
-// tree lists the points of a domain, each below its parent.
-func tree(points []manifest.Manifest, domain string) []node {
+// tree lists the points of a domain, each below the nearest listed one that it is chained
+// onto. Where that is damaged or gone, the point is still shown.
+func tree(listed []Listed, domain string) []node {
 	known := map[string]bool{}
-	children := map[string][]manifest.Manifest{}
-	for _, m := range points {
-		if m.Domain == domain {
-			known[m.ID] = true
-		}
-	}
-	for _, m := range points {
-		if m.Domain != domain {
+	children := map[string][]Listed{}
+	for _, p := range listed {
+		if p.Domain != domain {
 			continue
 		}
-		parent := m.Parent
-		if !known[parent] {
-			parent = "" // the parent is damaged or gone; the point is still shown
+		known[p.ID] = true // numbers grow: parents come first
+		if !known[p.below] {
+			p.below = ""
 		}
-		children[parent] = append(children[parent], m)
+		children[p.below] = append(children[p.below], p)
 	}
 	var nodes []node
 	for _, root := range children[""] {
@@ -120,7 +104,7 @@ func tree(points []manifest.Manifest, domain string) []node {
 //	│  └─ diff2   diff  check1
 //	├─ check3     inc   check1
 //	└─ check4     inc   check3
-func appendBelow(nodes []node, children map[string][]manifest.Manifest, id, indent string) []node {
+func appendBelow(nodes []node, children map[string][]Listed, id, indent string) []node {
 	side, next := branches(children[id])
 	if next == nil {
 		return nodes
@@ -143,7 +127,7 @@ func appendBelow(nodes []node, children map[string][]manifest.Manifest, id, inde
 
 // branches splits the children of a point into the one that continues the chain, which is
 // the newest that is a base, and the others.
-func branches(below []manifest.Manifest) (side []manifest.Manifest, next *manifest.Manifest) {
+func branches(below []Listed) (side []Listed, next *Listed) {
 	if len(below) == 0 {
 		return nil, nil
 	}
@@ -158,7 +142,7 @@ func branches(below []manifest.Manifest) (side []manifest.Manifest, next *manife
 }
 
 // checkpoint says whether libvirt has the checkpoint of the point.
-func (p listedPoint) checkpoint() string {
+func (p Listed) checkpoint() string {
 	if p.HasCheckpoint {
 		return "yes"
 	}
@@ -166,7 +150,7 @@ func (p listedPoint) checkpoint() string {
 }
 
 // verified returns the day of the last verification, or that it found damage.
-func (p listedPoint) verified() string {
+func (p Listed) verified() string {
 	switch {
 	case p.Verified == nil:
 		return "-"
@@ -176,13 +160,19 @@ func (p listedPoint) verified() string {
 	return p.Verified.Time.Local().Format(time.DateOnly)
 }
 
-// remark is the note of list about a point: disks that are lost, an odd time, and what is
-// unusual about its disks, compared with the parent.
-func (p listedPoint) remark(parent manifest.Manifest) string {
-	lost := ""
-	if len(p.Lost) > 0 {
-		lost = strings.Join(p.Lost, " ") + " LOST: a point below is missing or damaged"
+// remark is the note of list about a point: that it was removed or is protected, disks that
+// are lost, an odd time, and what is unusual about its disks, compared with the parent.
+func (p Listed) remark() string {
+	var notes []string
+	if p.Removed != nil {
+		notes = append(notes, "removed "+manifest.TimeText(p.Removed.Time)+": "+p.Removed.Reason)
 	}
-	notes := []string{lost, p.Clock, diskRemark(p.Manifest, parent)}
+	if len(p.Lost) > 0 {
+		notes = append(notes, strings.Join(p.Lost, " ")+" LOST: a point below is missing or damaged")
+	}
+	if p.Protected != nil {
+		notes = append(notes, p.Protected.String())
+	}
+	notes = append(notes, p.Clock, diskRemark(p.Manifest, p.parent))
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")
 }

@@ -1,4 +1,4 @@
-package main
+package view
 
 import (
 	"bytes"
@@ -28,25 +28,24 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 		Method: manifest.MethodRescan, Reason: "the bitmap of checkpoint check1234 is missing or broken"}
 	m := point("check1235", inc, "check1234", disk)
 	m.LeftOut = []manifest.LeftOut{{Target: "sda", Reason: "cdrom"}}
-	listed := []listedPoint{
-		{Manifest: point("check1234", full, "", disk), Verified: &repository.Verification{Time: time.Now(), Sound: true}, HasCheckpoint: true},
-		{Manifest: m, Verified: &repository.Verification{}, Lost: []string{"vda"}},
-		{Manifest: point("diff1236", diff, "check1234", disk)},
-	}
+	listed := List([]manifest.Manifest{point("check1234", full, "", disk), m, point("diff1236", diff, "check1234", disk)}, Facts{
+		Verified: map[string]repository.Verification{"check1234": {Time: time.Now(), Sound: true}, "check1235": {}},
+		Lost:     map[string][]string{"check1235": {"vda"}}, Ledger: &repository.Ledger{}, Now: time.Now()}, false)
 	all := []checkpoint.Checkpoint{{Checkpoint: xml.Checkpoint{Name: "check1234.0123456789abcdef", Disks: []xml.CheckpointDisk{
 		{Target: "vda", Bitmap: "b", Size: 1023 << 20}, {Target: "vdb", Bitmap: "b", Size: -1}}}}}
 	for name, tt := range map[string]struct {
 		print func(w io.Writer) error
 		want  []string
 	}{
-		"list":   {func(w io.Writer) error { return printTrees(w, []string{"vm1"}, listed) }, []string{"check1235", "DAMAGED", "vda LOST"}},
-		"report": {func(w io.Writer) error { return printDisks(w, m, manifest.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
+		"list":   {func(w io.Writer) error { return Trees(w, []string{"vm1"}, listed) }, []string{"check1235", "DAMAGED", "vda LOST"}},
+		"report": {func(w io.Writer) error { return Disks(w, m, manifest.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
 		"verify": {func(w io.Writer) error {
-			return printVerified(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
+			return verifiedPoints(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
 				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}}}})
 		}, []string{"check1234", "NOT vda vdb; --disk vd"}},
-		"checkpoint list": {func(w io.Writer) error { return printCheckpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
-		"checkpoint size": {func(w io.Writer) error { return printSizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
+		"checkpoint list": {func(w io.Writer) error { return Checkpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
+		"checkpoint size": {func(w io.Writer) error { return Sizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
+		"prune":           {func(w io.Writer) error { return decisions(pruned()).Print(w, "  ") }, []string{"check3", "keep", "newest, newest"}},
 		"restore": {func(w io.Writer) error {
 			g := restoredGrid(restore.Result{Disks: []restore.Disk{{Target: "vda", VirtualSize: 1 << 44, DataBytes: 1 << 40, Image: "/a/long/directory/of/a/file/system/that/is/mounted/vda.qcow2"}}})
 			return g.Print(w, "  ")
@@ -75,12 +74,12 @@ func TestVerifiedRows(t *testing.T) {
 	for n, want := range map[int]string{2: "1 other point was not checked", 3: "2 other points were not checked"} {
 		var b bytes.Buffer
 		report := verify.DomainReport{Domain: "vm1", Points: append(points[:3:3], verify.Point{ID: "copy4", Status: verify.NotChecked})[:n+1]}
-		if err := printVerified(&b, report); err != nil || strings.Contains(b.String(), "check1") || !strings.Contains(b.String(), "check2") || !strings.Contains(b.String(), "  "+want+"\n") {
+		if err := verifiedPoints(&b, report); err != nil || strings.Contains(b.String(), "check1") || !strings.Contains(b.String(), "check2") || !strings.Contains(b.String(), "  "+want+"\n") {
 			t.Errorf("%v\n%s", err, b.String())
 		}
 	}
 	var b bytes.Buffer
-	if err := printVerified(&b, verify.DomainReport{Domain: "vm1", Points: points[1:]}); err != nil || strings.Contains(b.String(), "not checked") {
+	if err := verifiedPoints(&b, verify.DomainReport{Domain: "vm1", Points: points[1:]}); err != nil || strings.Contains(b.String(), "not checked") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 }
@@ -96,7 +95,7 @@ func TestNotesOfRawDisksAreSaidOnce(t *testing.T) {
 		t.Errorf("the second: %q", got)
 	}
 	var b bytes.Buffer
-	if err := printBackup(&b, backup.Result{Point: second, Base: first}); err != nil || strings.Contains(b.String(), "raw") {
+	if err := Backup(&b, backup.Result{Point: second, Base: first}); err != nil || strings.Contains(b.String(), "raw") {
 		t.Errorf("the report: %v %s", err, b.String())
 	}
 }

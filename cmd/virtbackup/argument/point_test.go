@@ -1,4 +1,4 @@
-package main
+package argument
 
 import (
 	"slices"
@@ -16,14 +16,14 @@ func TestPointArg(t *testing.T) {
 		"a@b": {"a@b", ""}, "a@b@check2": {"a@b", "check2"}, "vm1@home": {"vm1@home", ""}, "vm1@check2@latest": {"vm1@check2", "latest"},
 		"@vm": {"@vm", ""}, "alone@check2": {"alone@check2", ""}, "unknown@check1": {"unknown", "check1"},
 	} {
-		if domain, at, err := pointArg(in, known); err != nil || domain != want[0] || at != want[1] {
-			t.Errorf("pointArg(%q) = %q, %q, %v, want %q", in, domain, at, err, want)
+		if domain, at, err := Point(in, known); err != nil || domain != want[0] || at != want[1] {
+			t.Errorf("Point(%q) = %q, %q, %v, want %q", in, domain, at, err, want)
 		}
 	}
 	// An empty shell variable behind the @ must not mean all points.
 	for _, in := range []string{"vm1@check2", "vm1@", "new@"} {
-		if domain, at, err := pointArg(in, known); !fail.Is(err, fail.Usage) || fail.HintOf(err) == "" {
-			t.Errorf("pointArg(%q) = %q, %q, %v", in, domain, at, err)
+		if domain, at, err := Point(in, known); !fail.Is(err, fail.Usage) || fail.HintOf(err) == "" {
+			t.Errorf("Point(%q) = %q, %q, %v", in, domain, at, err)
 		}
 	}
 }

@@ -1,0 +1,87 @@
+package view
+
+import (
+	"time"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Listed is a point with what list shows.
+type Listed struct {
+	manifest.Manifest
+	// Verified is the result of the last verification, nil if there was none.
+	Verified *repository.Verification `json:"verified,omitempty"`
+	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
+	HasCheckpoint bool `json:"has_checkpoint"`
+	// Lost are the disks that cannot be restored, because a point that they need is
+	// missing or damaged.
+	Lost []string `json:"lost,omitempty"`
+	// Clock says what is odd about the point's time, "" if nothing is.
+	Clock string `json:"clock,omitempty"`
+	// Protected is what keeps the point from being removed, nil if nothing does.
+	Protected *repository.Protection `json:"protected,omitempty"`
+	// Removed says when and why the point was removed, nil if it was not.
+	Removed *repository.Removal `json:"removed,omitempty"`
+
+	parent manifest.Manifest // that of the manifest, listed or not; zero if it is unknown
+	below  string            // the nearest point that is listed and that this one needs; "": none
+}
+
+// Facts are what the repository knows of the points of a domain besides their manifests. The
+// maps are by the ids of points.
+type Facts struct {
+	Removals  map[string]repository.Removal
+	Protected map[string]repository.Protection
+	Verified  map[string]repository.Verification
+	Lost      map[string][]string
+	Ledger    *repository.Ledger
+	Now       time.Time
+}
+
+// List makes a list of the points of a domain, oldest first. all are listed and removed
+// points; the removed ones are in the list only if hidden is set.
+func List(all []manifest.Manifest, f Facts, hidden bool) (list []Listed) {
+	points := map[string]manifest.Manifest{}
+	var shown []manifest.Manifest
+	for _, m := range all {
+		points[m.ID] = m
+		if hidden || !f.isRemoved(m.ID) {
+			shown = append(shown, m)
+		}
+	}
+	for _, m := range shown {
+		p := f.listed(m, shown)
+		p.parent = points[m.Parent]
+		for p.below = m.Parent; !hidden && f.isRemoved(p.below); {
+			p.below = points[p.below].Parent
+		}
+		list = append(list, p)
+	}
+	return list
+}
+
+func (f Facts) isRemoved(id string) bool {
+	_, removed := f.Removals[id]
+	return removed
+}
+
+// listed adds to a point what its manifest does not contain. others are those to compare its
+// clock with.
+func (f Facts) listed(m manifest.Manifest, others []manifest.Manifest) Listed {
+	p := Listed{Manifest: m, Lost: f.Lost[m.ID], Clock: manifest.OddClock(m, others, f.Now)}
+	if i, ok := f.Ledger.Find(m.Identity); ok {
+		p.HasCheckpoint = i.Checkpoint && i.State == instants.Issued
+	}
+	if v, ok := f.Verified[m.ID]; ok {
+		p.Verified = &v
+	}
+	if protection, ok := f.Protected[m.ID]; ok && protection.Holds(f.Now) {
+		p.Protected = &protection
+	}
+	if removal, ok := f.Removals[m.ID]; ok {
+		p.Removed = &removal
+	}
+	return p
+}

@@ -1,0 +1,93 @@
+package prune
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// foresee fills in what a prune would do, from the state and the points that it would remove.
+// What the file system can do is guessed from its type, since to try it out changes the
+// repository.
+func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
+	s = s.without(remove)
+	for {
+		ids := s.unneeded()
+		if len(ids) == 0 {
+			break
+		}
+		for _, id := range ids {
+			s.gone[id] = true
+			r.result.Deleted = append(r.result.Deleted, id)
+			r.result.Freed += allocated(r.repo.PointDir(r.domain, id))
+		}
+	}
+	r.able = guess(r.repo.Dir())
+	runs, _ := s.runs()
+	for _, c := range runs {
+		if !r.able.exchange {
+			break
+		}
+		p, err := r.plan(ctx, s, c)
+		if err != nil {
+			return err
+		}
+		if p == nil {
+			continue
+		}
+		r.foreseeMerge(s, *p)
+	}
+	r.result.Held = s.held(r.waiting)
+	return nil
+}
+
+func (r *run) foreseeMerge(s state, p mergePlan) {
+	done := Merged{Point: p.target.ID, From: p.ids(), Cloned: p.clone}
+	if p.parent != nil {
+		done.Parent = p.parent.ID
+	}
+	r.result.Merged = append(r.result.Merged, done)
+	r.result.Freed -= p.need
+	for _, m := range append(slices.Clone(p.hidden), p.target) {
+		bytes := allocated(r.repo.PointDir(r.domain, m.ID))
+		if m.ID != p.target.ID {
+			s.gone[m.ID] = true
+			r.result.Deleted = append(r.result.Deleted, m.ID)
+		}
+		r.result.Freed += bytes
+	}
+}
+
+// without is the state after points were hidden.
+func (s state) without(remove []Point) state {
+	l := *s.Lineage
+	l.Removals = maps.Clone(l.Removals)
+	for _, p := range remove {
+		l.Removals[p.ID] = repository.Removal{Point: p.ID}
+	}
+	hidden := func(m manifest.Manifest) bool { _, is := l.Removals[m.ID]; return is }
+	l.Points = slices.DeleteFunc(slices.Clone(l.Points), hidden)
+	l.Hidden = slices.DeleteFunc(slices.Clone(l.All()), func(m manifest.Manifest) bool { return !hidden(m) })
+	s.Lineage, s.gone = &l, map[string]bool{}
+	return s
+}
+
+// guess is what file systems of that type can do.
+func guess(dir string) abilities {
+	var s unix.Statfs_t
+	if unix.Statfs(dir, &s) != nil {
+		return abilities{}
+	}
+	switch uint32(s.Type) {
+	case unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+		return abilities{exchange: true, reflink: true}
+	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
+		return abilities{}
+	}
+	return abilities{exchange: true}
+}

@@ -1,0 +1,222 @@
+package prune
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/internal/bytesize"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// errTimeIsUp is the cause where merging has taken as long as it may.
+var errTimeIsUp = errors.New("--max-duration is over")
+
+// reclaim frees what hidden points take: it deletes those that nobody needs, newest first,
+// and merges others, until there is nothing left to do now. Space is freed before any is
+// taken.
+func (r *run) reclaim(ctx context.Context) error {
+	for {
+		s, err := r.gather()
+		if err != nil {
+			return err
+		}
+		worked, err := r.reclaimOnce(ctx, s)
+		var readers *repository.ReadersError
+		switch {
+		case errors.As(err, &readers):
+			r.warn("%v: hidden points keep their space until the next prune", readers)
+			worked = false
+		case errors.Is(err, errTimeIsUp):
+			r.warn("%v: the next prune goes on", err)
+			worked = false
+		case err != nil:
+			return err
+		}
+		if !worked {
+			return errors.Join(r.damage, r.report())
+		}
+	}
+}
+
+// reclaimOnce does one thing that frees space. It returns false if there is none to be done
+// now.
+func (r *run) reclaimOnce(ctx context.Context, s state) (worked bool, err error) {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	if ids := s.unneeded(); len(ids) > 0 {
+		return true, r.delete(ctx, ids)
+	}
+	runs, _ := s.runs()
+	if len(runs) == 0 {
+		return false, nil
+	}
+	if r.able, err = r.probed(); err != nil || !r.able.exchange {
+		return false, err
+	}
+	merging := ctx
+	if !r.ends.IsZero() {
+		var end context.CancelFunc
+		merging, end = context.WithDeadlineCause(ctx, r.ends, errTimeIsUp)
+		defer end()
+	}
+	for _, c := range runs {
+		if r.waiting[c.target.ID] != "" {
+			continue
+		}
+		if merging.Err() != nil {
+			return false, context.Cause(merging)
+		}
+		p, err := r.plan(merging, s, c)
+		if err != nil && merging.Err() == nil {
+			err = r.failed(mergePlan{chainRun: c}, err)
+		}
+		if err != nil {
+			return false, r.cause(merging, err)
+		}
+		if p == nil {
+			continue
+		}
+		return true, r.cause(merging, r.merge(merging, s, *p))
+	}
+	return false, nil
+}
+
+// cause returns why ctx was cancelled in place of the errors that follow from it.
+func (r *run) cause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// probed tries out the file system once.
+func (r *run) probed() (abilities, error) {
+	if r.able.exchange {
+		return r.able, nil
+	}
+	able, err := probe(r.repo.DomainDir(r.domain))
+	if localfile.IsFull(err) {
+		r.warn("nothing is merged: %v", err)
+		return able, nil
+	}
+	if err == nil && !able.exchange {
+		r.note("this file system cannot exchange two directories in one step, so nothing is merged: " +
+			"hidden points go with the last point that needs them")
+	}
+	return able, err
+}
+
+// delete removes hidden points that nobody needs, in this order.
+func (r *run) delete(ctx context.Context, ids []string) error {
+	oldestFirst := slices.Clone(ids)
+	slices.Reverse(oldestFirst)
+	bytes := map[string]int64{}
+	for _, id := range ids {
+		bytes[id] = allocated(r.repo.PointDir(r.domain, id))
+	}
+	return r.lock.ExcludeReaders(ctx, r.ReadersWait, func() error {
+		return r.lock.RemovePoints(oldestFirst, func(id string) {
+			r.Log.Info("deleted point " + id)
+			r.result.Deleted = append(r.result.Deleted, id)
+			r.result.Freed += bytes[id]
+		})
+	})
+}
+
+// mergePlan is a run that is merged now.
+type mergePlan struct {
+	chainRun
+	disks  []diskRun
+	parent *manifest.Manifest // that the target has then; nil: none
+	clone  bool               // what does not change is shared with the lowest images
+	need   int64              // bytes that it takes of the file system
+}
+
+// plan decides whether a run is merged now. If it is not, the plan is nil, and r.waiting
+// says why.
+func (r *run) plan(ctx context.Context, s state, c chainRun) (*mergePlan, error) {
+	if p, err := r.planClone(ctx, s, c); err != nil || p.clone {
+		if err != nil {
+			return nil, err
+		}
+		return r.ifFits(p)
+	}
+	p, found, err := r.survey(ctx, s, c)
+	if err != nil {
+		return nil, err
+	}
+	garbage := found.Total - found.Kept
+	switch incs, ok := c.above(); {
+	case r.Compact, garbage > found.Kept/garbageShare:
+	case len(c.hidden) > r.MaxHidden && ok:
+		if p, _, err = r.survey(ctx, s, incs); err != nil {
+			return nil, err
+		}
+	case len(c.hidden) > r.MaxHidden:
+	default:
+		r.waiting[c.target.ID] = fmt.Sprintf("waits to be merged into %s: %s of superseded data beside %s, and %d of %d hidden points (--compact merges now)",
+			c.target.ID, bytesize.Short(garbage), bytesize.Short(found.Kept), len(c.hidden), r.MaxHidden)
+		return nil, nil
+	}
+	return r.ifFits(p)
+}
+
+// ifFits drops a plan that takes more space than there is.
+func (r *run) ifFits(p mergePlan) (*mergePlan, error) {
+	free, known, err := r.free()
+	if err != nil {
+		return nil, err
+	}
+	if known && p.need > free {
+		r.waiting[p.target.ID] = fmt.Sprintf("waits to be merged into %s: that needs %s, and %s is free", p.target.ID, bytesize.Text(p.need), bytesize.Text(free))
+		r.warn("points %s of domain %s are hidden, but not merged into %s: that needs %s, and the repository at %s has %s",
+			strings.Join(p.ids(), " "), r.domain, p.target.ID, bytesize.Text(p.need), r.repo.Dir(), bytesize.Text(free))
+		return nil, nil
+	}
+	return &p, nil
+}
+
+// report says what is still held, and by what.
+func (r *run) report() error {
+	s, err := r.gather()
+	if err != nil {
+		return err
+	}
+	r.result.Held = s.held(r.waiting)
+	return nil
+}
+
+// held lists the hidden points that are left, oldest first, with what keeps their data.
+// waiting says why runs are not merged, by their targets.
+func (s state) held(waiting map[string]string) []Held {
+	runs, by := s.runs()
+	for _, c := range runs {
+		for _, m := range c.hidden {
+			by[m.ID] = waiting[c.target.ID]
+		}
+	}
+	all := []Held{}
+	for _, m := range s.Hidden {
+		if s.gone[m.ID] {
+			continue
+		}
+		why := by[m.ID]
+		switch children := s.children(m.ID); {
+		case why != "":
+		case s.pinned(m.ID) != "":
+			why = s.pinned(m.ID)
+		case len(children) > 0:
+			why = "needed by " + strings.Join(children, ", ")
+		default:
+			why = "to be deleted by the next prune"
+		}
+		all = append(all, Held{m.ID, imageBytes(m), why})
+	}
+	return all
+}

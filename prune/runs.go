@@ -1,0 +1,124 @@
+package prune
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/diskimage"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/merge"
+)
+
+// chainRun is a kept point and the hidden ones that it alone is chained onto: those that can
+// be merged into it.
+//
+//	full(hidden) ── inc(hidden) ── inc(kept)       all of them
+//	inc(kept)    ── inc(hidden) ── inc(kept)       the last two, chained onto the first
+//	inc(hidden, two children) ── inc(hidden) ── …  the first one stays hidden
+type chainRun struct {
+	target manifest.Manifest
+	hidden []manifest.Manifest // nearest first; at least one
+}
+
+// ids of the hidden points, oldest first.
+func (c chainRun) ids() (ids []string) {
+	for _, m := range slices.Backward(c.hidden) {
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+// lowest is the oldest of the hidden points.
+func (c chainRun) lowest() manifest.Manifest { return c.hidden[len(c.hidden)-1] }
+
+// above leaves a full at the end of the run where it is. ok is false where no hidden inc is
+// left, or there is no full.
+func (c chainRun) above() (incs chainRun, ok bool) {
+	if len(c.hidden) < 2 || c.lowest().Parent != "" {
+		return chainRun{}, false
+	}
+	return chainRun{c.target, c.hidden[:len(c.hidden)-1]}, true
+}
+
+// runs finds what can be merged, oldest first, and says why other hidden points cannot be.
+func (s state) runs() (runs []chainRun, held map[string]string) {
+	held = map[string]string{}
+	for _, m := range s.Points {
+		if !s.isHidden(m.Parent) {
+			continue
+		}
+		switch by := s.pinned(m.ID); {
+		case !m.IsBase():
+			held[m.Parent] = fmt.Sprintf("%s needs it, a %s, which is never merged", m.ID, m.Kind)
+			continue
+		case m.Identity == "":
+			held[m.Parent] = fmt.Sprintf("%s needs it, which was made by a version before 0.2.0 and cannot be built anew", m.ID)
+			continue
+		case by != "":
+			held[m.Parent] = fmt.Sprintf("%s needs it, and is %s", m.ID, by)
+			continue
+		}
+		c := chainRun{target: m}
+		for id := m.Parent; s.isHidden(id); {
+			parent, _ := s.Point(id)
+			if children := s.children(id); len(children) > 1 {
+				held[id] = "needed by " + strings.Join(children, ", ")
+				break
+			}
+			if by := s.pinned(id); by != "" {
+				held[id] = by
+				break
+			}
+			c.hidden = append(c.hidden, parent)
+			id = parent.Parent
+		}
+		if len(c.hidden) > 0 {
+			runs = append(runs, c)
+		}
+	}
+	return runs, held
+}
+
+func (s state) isHidden(id string) bool {
+	_, hidden := s.Removals[id]
+	return hidden
+}
+
+// unneeded are hidden points that no other is chained onto, newest first.
+func (s state) unneeded() (ids []string) {
+	for _, m := range slices.Backward(s.Hidden) {
+		if !s.gone[m.ID] && len(s.children(m.ID)) == 0 && s.pinned(m.ID) == "" {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+// diskRun is the part of a run that one disk goes through.
+type diskRun struct {
+	disk manifest.Disk // of the target
+	// kept says that the image stays as it is: the disk is a full in the target.
+	kept bool
+	live int64 // bytes of data that the result holds
+	merge.Run
+}
+
+// disks are the runs of the target's disks: from the target's image down to the lowest of
+// the points that are merged, or to where the disk begins.
+func (r *run) disks(s state, c chainRun) (all []diskRun, err error) {
+	for _, d := range c.target.Disks {
+		links, err := r.repo.LinksOf(c.target, d)
+		if err != nil {
+			return nil, err
+		}
+		run := diskRun{disk: d, kept: len(links) == 1}
+		merged := func(link diskimage.Link) bool {
+			return link.Point.ID == c.target.ID || slices.ContainsFunc(c.hidden, func(m manifest.Manifest) bool { return m.ID == link.Point.ID })
+		}
+		first := slices.IndexFunc(links, merged)
+		run.Below, run.Links = links[:first:first], links[first:]
+		all = append(all, run)
+	}
+	return all, nil
+}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -126,5 +127,37 @@ func TestCloneProgress(t *testing.T) {
 		if want := int64(2 * cluster); copied != want {
 			t.Errorf("packed %v: %d bytes were reported, want %d", packed, copied, want)
 		}
+	}
+}
+
+// A clone of many images of a large disk takes no more memory than one of a few.
+func TestCloneMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 100 MiB")
+	}
+	const size, perTable = 1 << 40, 8192
+	r := random(t)
+	p := &places{t: t, dir: reflinks(t, 2048)}
+	for n := range int64(40) {
+		c := change{}
+		for i := n * 50; i < 2048; i += 1 + 60*min(n, 1) {
+			c[i*perTable+n] = content(r, i, size)
+			c[i*perTable+n+1] = nil
+		}
+		p.add(size, c, n%2 == 1)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
+	before := heap()
+	var peak, calls int64
+	_, _, err := p.clone(0, Options{Progress: func(int64) {
+		if calls++; calls%64 == 0 {
+			peak = max(peak, heap())
+		}
+	}})
+	must(t, err)
+	if took := peak - before; took > 60<<20 || peak == 0 {
+		t.Errorf("it took %d MiB", took>>20)
+	} else {
+		t.Logf("it took %d MiB", took>>20)
 	}
 }

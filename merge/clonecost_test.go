@@ -33,6 +33,9 @@ func allocated(t testing.TB, path string) int64 {
 
 // What a clone writes is set by the increment, not by the full that it is merged into.
 func TestCloneCost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 2 GiB")
+	}
 	dir := reflinks(t, 4096)
 	for _, packed := range []bool{false, true} {
 		var written []int64
@@ -78,10 +81,7 @@ func TestCloneCost(t *testing.T) {
 
 // 400 nights over the same tenth of a disk leave an image that takes hardly more than its data.
 func TestCloneFourHundredNights(t *testing.T) {
-	nights := 400
-	if testing.Short() {
-		nights = 50
-	}
+	nights := often(400)
 	for name, packed := range map[string]bool{"raw": false, "packed": true} {
 		t.Run(name, func(t *testing.T) {
 			r := random(t)

@@ -2,13 +2,10 @@ package repository
 
 import (
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/virtbackup/virtbackup/internal/eintr"
+	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -38,22 +35,11 @@ func changeDescription(dir string, change func(*description)) (err error) {
 // unused repository from being removed.
 func lockDescription(dir string) (unlock func() error, err error) {
 	path := filepath.Join(dir, temporaryPrefix+"lock")
-	for {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, localfile.FileMode)
-		if err != nil {
-			return nil, err
-		}
-		err = eintr.Retry(func() error { return unix.Flock(int(f.Fd()), unix.LOCK_EX) })
-		if err != nil {
-			return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, f.Close())
-		}
-		if stillAt(f, path) {
-			return func() error { return errors.Join(os.Remove(path), f.Close()) }, nil
-		}
-		if err := f.Close(); err != nil { // whoever held it before has removed it
-			return nil, err
-		}
+	f, err := filelock.Create(path, localfile.FileMode)
+	if err != nil {
+		return nil, err
 	}
+	return func() error { return errors.Join(os.Remove(path), f.Close()) }, nil
 }
 
 // raiseFormat makes a repository one of today's format, before files are written that older

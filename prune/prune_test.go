@@ -13,6 +13,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/retention"
@@ -215,7 +216,7 @@ func TestPruneRefuses(t *testing.T) {
 			}
 		}, fail.Damaged, "check1"},
 		"damaged protections": {last(1), func(w *world) {
-			if err := os.WriteFile(filepath.Join(w.repo.DomainDir("vm1"), repository.ProtectedName), []byte("{}"), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(w.repo.DomainDir("vm1"), keep.ProtectedName), []byte("{}"), 0o600); err != nil {
 				w.t.Fatal(err)
 			}
 		}, fail.Damaged, "protected.json"},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/retention"
@@ -16,7 +17,7 @@ import (
 // state is what the repository says of a domain's points.
 type state struct {
 	*repository.Lineage
-	protected map[string]repository.Protection // those that hold now
+	protected map[string]keep.Protection // those that hold now
 	verified  map[string]repository.Verification
 	verdicts
 	pinned func(id string) (by string)

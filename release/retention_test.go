@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -46,7 +47,7 @@ func TestReleaseOfWhatMustStay(t *testing.T) {
 		"protected": {func(l *repository.Lock) error { _, err := l.Protect("check1", time.Time{}, ""); return err }, isProtected},
 		"pinned":    {func(l *repository.Lock) error { _, err := l.Pin("check1", "a guest"); return err }, isProtected},
 		"unknown": {func(l *repository.Lock) error {
-			return os.WriteFile(filepath.Join(l.Repository().DomainDir("vm1"), repository.ProtectedName), nil, 0o600)
+			return os.WriteFile(filepath.Join(l.Repository().DomainDir("vm1"), keep.ProtectedName), nil, 0o600)
 		}, isDamaged},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -43,7 +44,7 @@ func (r *Repository) pointIDs(domain string) ([]string, error) {
 // has a point's name should be a directory. Dot names are runs under way, or somebody
 // else's.
 func looksLikePoint(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound || e.Name() == PinsName {
+	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound || e.Name() == keep.PinsName {
 		return false
 	}
 	_, _, err := manifest.ParsePointID(e.Name())

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -106,10 +107,10 @@ func (l *Lock) RemoveDomain() error {
 		return fmt.Errorf("remove domain %s: %w", l.domain, err)
 	}
 	for _, e := range entries {
-		if e.Name() == PinsName {
-			l.removePinsDir()
+		if e.Name() == keep.PinsName {
+			keep.RemoveNoPins(dir) // if any stay, so does the domain's directory
 		}
-		if !slices.Contains([]string{VerifiedName, instants.DamagedName, ReadersName, ProtectedName}, e.Name()) && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName, protectedTemporary},
+		if !slices.Contains([]string{VerifiedName, instants.DamagedName, ReadersName, keep.ProtectedName}, e.Name()) && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName, keep.ProtectedTemporary},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {
 			continue
 		}
@@ -119,15 +120,4 @@ func (l *Lock) RemoveDomain() error {
 	}
 	l.made = true
 	return nil
-}
-
-// removePinsDir removes the directory of the pins, unless there are any. Errors are ignored: the
-// domain's directory stays then.
-func (l *Lock) removePinsDir() {
-	if pins, damaged, err := l.repo.Pins(l.domain); err != nil || len(pins)+len(damaged) > 0 {
-		return
-	}
-	dir := filepath.Join(l.dir(), PinsName)
-	_ = os.Remove(filepath.Join(dir, pinTemporary)) // of a run that died
-	_ = os.Remove(dir)
 }

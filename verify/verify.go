@@ -22,6 +22,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -400,7 +401,7 @@ func (d *domainRun) checkRetention() {
 	var damaged *damage.Error
 	switch _, err := d.repo.Protections(domain); {
 	case errors.As(err, &damaged):
-		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.ProtectedName), Harmless: true, What: damaged.Points[0].Err.Error()})
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, keep.ProtectedName), Harmless: true, What: damaged.Points[0].Err.Error()})
 	case err != nil:
 		d.warn(err.Error())
 	}
@@ -409,7 +410,7 @@ func (d *domainRun) checkRetention() {
 		d.warn(err.Error())
 	}
 	for _, name := range pins {
-		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.PinsName, name), Harmless: true,
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, keep.PinsName, name), Harmless: true,
 			What: "is damaged: no point of the domain is replaced or deleted as long as it is there"})
 	}
 }

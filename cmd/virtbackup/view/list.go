@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -21,7 +22,7 @@ type Listed struct {
 	// Clock says what is odd about the point's time, "" if nothing is.
 	Clock string `json:"clock,omitempty"`
 	// Protected is what keeps the point from being removed, nil if nothing does.
-	Protected *repository.Protection `json:"protected,omitempty"`
+	Protected *keep.Protection `json:"protected,omitempty"`
 	// Removed says when and why the point was removed, nil if it was not.
 	Removed *repository.Removal `json:"removed,omitempty"`
 
@@ -33,7 +34,7 @@ type Listed struct {
 // maps are by the ids of points.
 type Facts struct {
 	Removals  map[string]repository.Removal
-	Protected map[string]repository.Protection
+	Protected map[string]keep.Protection
 	Verified  map[string]repository.Verification
 	Lost      map[string][]string
 	Ledger    *repository.Ledger

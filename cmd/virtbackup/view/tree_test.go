@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -112,7 +113,7 @@ func chain() ([]manifest.Manifest, Facts) {
 		point("check4", inc, "check3"), point("diff5", diff, "check2"), point("check6", full, ""), point("check7", inc, "check6")}
 	return all, Facts{Ledger: &repository.Ledger{}, Now: time.Date(2026, 11, 23, 0, 0, 0, 0, time.Local),
 		Removals: map[string]repository.Removal{"check2": removed, "check3": removed, "check6": removed},
-		Protected: map[string]repository.Protection{
+		Protected: map[string]keep.Protection{
 			"check1": {Until: time.Date(2027, 1, 1, 23, 59, 59, 999999999, time.Local), Note: "golden"}}}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -79,7 +80,7 @@ func TestReleaseOfHiddenPoints(t *testing.T) {
 	if _, err := s.release(Request{Points: true, Point: "check3"}); !errors.As(err, &hidden) || !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("a hidden point: %v", err)
 	}
-	var needed *repository.NeededError
+	var needed *lineage.NeededError
 	if _, err := s.release(Request{Points: true, Point: "check2"}); !errors.As(err, &needed) || !slices.Equal(needed.By, []string{"check3"}) {
 		t.Errorf("a point that a hidden one needs: %v", err)
 	}

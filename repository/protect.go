@@ -2,7 +2,6 @@ package repository
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -18,13 +17,6 @@ func (r *Repository) Protections(domain string) (map[string]keep.Protection, err
 		return nil, err
 	}
 	return keep.Protections(r.domainDir(domain))
-}
-
-// Protected are those of the protections that hold (see [Lineage.NotAfterNewest]).
-func (l *Lineage) Protected(all map[string]keep.Protection, now time.Time) map[string]keep.Protection {
-	holding := maps.Clone(all)
-	maps.DeleteFunc(holding, func(_ string, p keep.Protection) bool { return !p.Holds(l.NotAfterNewest(now)) })
-	return holding
 }
 
 // Protect keeps a listed point from being removed until a time, or for ever if that is zero.
@@ -91,7 +83,7 @@ func (e *ProtectedError) Kind() fail.Kind { return fail.Usage }
 func (e *ProtectedError) Hint() string { return e.hint }
 
 // CheckRemovable returns a *ProtectedError where one of these points of a domain is
-// protected, or pinned, at an instant (see [Lineage.NotAfterNewest]).
+// protected, or pinned, at an instant (see [lineage.Lineage.NotAfterNewest]).
 func (r *Repository) CheckRemovable(domain string, ids []string, now time.Time) error {
 	protected, err := r.Protections(domain)
 	if err != nil {

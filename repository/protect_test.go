@@ -76,9 +76,9 @@ func TestProtect(t *testing.T) {
 // alone ends none.
 func TestExpiredProtection(t *testing.T) {
 	r, l := ofChain(t)
-	lineage, err := r.Lineage("vm1")
+	points, err := r.Lineage("vm1")
 	must(t, err)
-	newest := lineage.Points[len(lineage.Points)-1].Time
+	newest := points.Points[len(points.Points)-1].Time
 	_, err = l.Protect("check3", newest, "")
 	must(t, err)
 	wantProtected(t, "before", r.CheckRemovable("vm1", []string{"check3"}, newest.Add(-time.Hour)), "check3")

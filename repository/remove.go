@@ -17,43 +17,19 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// NeededError says why a point is not removed: others are chained onto it.
-type NeededError struct {
-	Domain, ID string
-	By         []string // points that name it as parent, oldest first
-	Unreadable []string // points that may do so: their manifests cannot be read
-}
-
-// Error names the points that need it.
-func (e *NeededError) Error() string {
-	s := fmt.Sprintf("point %s of domain %s is not removed", e.ID, e.Domain)
-	if len(e.By) > 0 {
-		s += ": " + strings.Join(e.By, ", ") + " could not be restored without it"
-	}
-	if len(e.Unreadable) > 0 {
-		s += ": " + strings.Join(e.Unreadable, ", ") + " may need it (manifest not readable)"
-	}
-	return s
-}
-
-// Hint says in which order it can be done.
-func (e *NeededError) Hint() string {
-	return "remove the points that need it first, the newest first; or all of the domain's at once"
-}
-
 // RemovePoints removes sealed points, hidden ones too, the last of ids first: pass them
-// oldest first. removed, if set, is called with each. A *NeededError, or a *ProtectedError,
+// oldest first. removed, if set, is called with each. A *lineage.NeededError, or a *ProtectedError,
 // comes before anything is removed. If the process is killed at any instant, each point is either listed and
 // whole, or a leftover: first its name is removed, durably, then its files.
 func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("remove points: %w", err)
 	}
-	lineage, err := l.repo.Lineage(l.domain)
+	points, err := l.repo.Lineage(l.domain)
 	if err != nil {
 		return err
 	}
-	if err := lineage.CheckUnneeded(ids); err != nil {
+	if err := points.CheckUnneeded(ids); err != nil {
 		return err
 	}
 	if err := l.repo.CheckRemovable(l.domain, ids, time.Now()); err != nil {

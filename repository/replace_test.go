@@ -429,8 +429,8 @@ func TestLineageBesideMerges(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if complaints := lineage.complaints(); len(complaints) > 0 {
-			return fmt.Errorf("looks damaged: %q", complaints)
+		if broken := lineage.Broken(); len(lineage.Unreadable)+len(lineage.BadRemovals)+len(broken) > 0 {
+			return fmt.Errorf("looks damaged: %+v, %+v, %v", lineage.Unreadable, lineage.BadRemovals, broken)
 		}
 		if first := lineage.Points[0]; first.Number() <= hidden {
 			return fmt.Errorf("%s is listed, and check%d was hidden before", first.ID, hidden)

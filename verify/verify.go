@@ -23,6 +23,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -63,7 +64,7 @@ type run struct {
 // domainRun is the verification of one domain.
 type domainRun struct {
 	*run
-	lineage *repository.Lineage
+	lineage *lineage.Lineage
 	chosen  []manifest.Manifest // with the points that they need, oldest first
 	// digests are those of the manifests that were verified, by the ids of the points: a merge
 	// may replace a point as soon as it is read.
@@ -179,7 +180,7 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 }
 
 // needed are the listed points and the hidden ones that they need, oldest first.
-func needed(l *repository.Lineage) []manifest.Manifest {
+func needed(l *lineage.Lineage) []manifest.Manifest {
 	need := map[string]bool{}
 	for _, m := range l.Points {
 		if need[m.ID] = true; m.Parent != "" {

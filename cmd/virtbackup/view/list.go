@@ -5,6 +5,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -24,7 +25,7 @@ type Listed struct {
 	// Protected is what keeps the point from being removed, nil if nothing does.
 	Protected *keep.Protection `json:"protected,omitempty"`
 	// Removed says when and why the point was removed, nil if it was not.
-	Removed *repository.Removal `json:"removed,omitempty"`
+	Removed *lineage.Removal `json:"removed,omitempty"`
 
 	parent manifest.Manifest // that of the manifest, listed or not; zero if it is unknown
 	below  string            // the nearest point that is listed and that this one needs; "": none
@@ -33,7 +34,7 @@ type Listed struct {
 // Facts are what the repository knows of the points of a domain besides their manifests. The
 // maps are by the ids of points.
 type Facts struct {
-	Removals  map[string]repository.Removal
+	Removals  map[string]lineage.Removal
 	Protected map[string]keep.Protection
 	Verified  map[string]repository.Verification
 	Lost      map[string][]string

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -305,7 +306,7 @@ func TestReplaceRaisesTheFormat(t *testing.T) {
 	must(t, err)
 	_, err = l.BeginReplacement(m)
 	must(t, err)
-	if d, err := readDescription(r.Dir()); err != nil || d.Format != manifest.Format || d.ID != r.ID() {
+	if d, err := description.Read(r.Dir()); err != nil || d.Format != manifest.Format || d.ID != r.ID() {
 		t.Errorf("%+v, %v", d, err)
 	}
 	if moved, err := r.NotePlace(); err != nil || moved {

@@ -84,10 +84,8 @@ func refcountBlock(t testing.TB, l diskimage.Link) int64 {
 	f, err := os.Open(l.Path)
 	must(t, err)
 	defer f.Close()
-	h, err := qcow2.ReadHeader(f)
-	must(t, err)
 	p := make([]byte, 8)
-	_, err = f.ReadAt(p, h.RefcountTableOffset)
+	_, err = f.ReadAt(p, headerOf(t, l).RefcountTableOffset)
 	must(t, err)
 	return int64(binary.BigEndian.Uint64(p))
 }

@@ -21,20 +21,6 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
-// spoil changes a byte of an image.
-func spoil(t *testing.T, l diskimage.Link, at int64) {
-	t.Helper()
-	f, err := os.OpenFile(l.Path, os.O_RDWR, 0)
-	must(t, err)
-	defer f.Close()
-	var p [1]byte
-	_, err = f.ReadAt(p[:], at)
-	must(t, err)
-	p[0] ^= 0x10
-	_, err = f.WriteAt(p[:], at)
-	must(t, err)
-}
-
 // Where images are damaged in what is read, a merge says so, and so does a survey of their
 // tables, which reads nothing else.
 func TestDamage(t *testing.T) {
@@ -55,7 +41,7 @@ func TestDamage(t *testing.T) {
 			at     int64
 			tables bool
 		}{{"header", 30, true}, {"L1", h.L1Offset, true}, {"L2", l2 + 60*8, true}, {"data", dataOf(t, pristine.links[0], 70), false}} {
-			spoil(t, pristine.links[0], tt.at)
+			flip(t, pristine.links[0].Path, tt.at)
 			run := pristine.run(0, 1)
 			must(t, os.RemoveAll(filepath.Join(pristine.dir, "merged")))
 			_, err := Rewrite(context.Background(), run, pristine.create("merged"), Options{})
@@ -67,7 +53,7 @@ func TestDamage(t *testing.T) {
 			if errors.As(err, &damaged) != tt.tables || !tt.tables && err != nil {
 				t.Errorf("compressed %v, %s: a survey returns %v", compressed, tt.name, err)
 			}
-			spoil(t, pristine.links[0], tt.at) // as it was
+			flip(t, pristine.links[0].Path, tt.at) // as it was
 		}
 	}
 }
@@ -89,7 +75,7 @@ func dataOf(t *testing.T, l diskimage.Link, k int) int64 {
 // Damage of the data of a cluster that is below the run, but has to be copied.
 func TestDamageBelow(t *testing.T) {
 	w := grown(t, func(p *painter) { p.data(0, 6, true) }, func(*painter) {})
-	spoil(t, w.links[0], dataOf(t, w.links[0], 3))
+	flip(t, w.links[0].Path, dataOf(t, w.links[0], 3))
 	_, err := Rewrite(context.Background(), w.run(1, 2), w.create("merged"), Options{})
 	var damaged *damage.Error
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "vm1/check1/vda.qcow2") {
@@ -185,9 +171,7 @@ func TestProgressAndRate(t *testing.T) {
 func TestWarn(t *testing.T) {
 	w := newWorld(t, 1, 65536)
 	w.add(8<<20, false, func(p *painter) { p.data(0, 100, false) })
-	list := w.links[0]
-	list.Path = strings.TrimSuffix(list.Path, "qcow2") + "hashes"
-	spoil(t, list, 100)
+	flip(t, w.links[0].HashesPath(), 100)
 	var warned []string
 	_, err := Rewrite(context.Background(), w.run(0, 0), w.create("merged"), Options{Warn: func(m string) { warned = append(warned, m) }})
 	if err != nil || len(warned) != 1 || !strings.Contains(warned[0], "vda.hashes") {

@@ -213,13 +213,17 @@ func (r *run) locked(do func() error) (err error) {
 	return do()
 }
 
+// choose reads the state, and decides which points are to be removed, oldest first.
+func (r *run) choose(request Request) (s state, remove []Point, err error) {
+	if s, err = r.gather(); err == nil {
+		remove, err = r.decide(s, request)
+	}
+	return s, remove, err
+}
+
 // look is a dry run.
 func (r *run) look(ctx context.Context, request Request) error {
-	s, err := r.gather()
-	if err != nil {
-		return err
-	}
-	remove, err := r.decide(s, request)
+	s, remove, err := r.choose(request)
 	if err != nil {
 		return err
 	}
@@ -227,11 +231,7 @@ func (r *run) look(ctx context.Context, request Request) error {
 }
 
 func (r *run) prune(ctx context.Context, request Request) error {
-	s, err := r.gather()
-	if err != nil {
-		return err
-	}
-	remove, err := r.decide(s, request)
+	s, remove, err := r.choose(request)
 	if err != nil {
 		return err
 	}

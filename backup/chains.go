@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
@@ -43,29 +44,83 @@ func (p *Plan) chains(s State) (all []diskChain) {
 	return all
 }
 
-// boundChains limits the length of chains: auto begins a new one, inc and diff
-// warn, and refuse a chain that qemu-img could not open.
+// boundChains limits the length of chains: auto ends one, inc and diff warn, and refuse a
+// chain that qemu-img could not open.
 func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
-	for _, c := range p.chains(s) {
-		tooLong := c.joined > manifest.MaxJoined
+	chains := p.chains(s)
+	if r.Kind == Auto {
+		p.endChain(r, s, chosen, chains)
+		return nil
+	}
+	for _, c := range chains {
 		switch {
-		case !tooLong && c.images <= r.maxChain():
-		case r.Kind == Auto && tooLong:
-			p.startChain(r, s, chosen, fmt.Sprintf("full: with another image the chain of disk %s would be too long for qemu-img to open", c.target))
-			return nil
-		case r.Kind == Auto:
-			p.startChain(r, s, chosen, fmt.Sprintf("full: the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, r.maxChain()))
-			return nil
-		case tooLong:
+		case c.joined > manifest.MaxJoined:
 			return fail.WithHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
 				"the name that it joins from them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
 				"virtbackup full %s starts a new chain", r.word())
-		default:
+		case c.images > r.maxChain():
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the chain of disk %s has %d images with %s, more than %d (--max-chain): virtbackup full %s starts a new one",
 				c.target, c.images, p.ID, r.maxChain(), r.word()))
 		}
 	}
 	return nil
+}
+
+// endChain ends a chain that is too long or too old: with a full, or, if asked for, with an
+// inc that is to be made standalone. One that qemu-img could not open ends with a full.
+func (p *Plan) endChain(r Request, s State, chosen []xml.Disk, chains []diskChain) {
+	if p.Base == nil {
+		return
+	}
+	for _, c := range chains {
+		if c.joined > manifest.MaxJoined {
+			p.startChain(r, s, chosen, fmt.Sprintf("full: with another image the chain of disk %s would be too long for qemu-img to open", c.target))
+			return
+		}
+	}
+	switch why := cmp.Or(p.tooLong(r, chains), p.tooOld(r, s)); {
+	case why == "":
+	case r.Synthetic:
+		p.Standalone, p.Why = why, p.Why+", to be made standalone: "+why
+	default:
+		p.startChain(r, s, chosen, "full: "+why)
+	}
+}
+
+// tooLong says which chain has as many images as it may have, "" if none has.
+func (p *Plan) tooLong(r Request, chains []diskChain) string {
+	for _, c := range chains {
+		if c.images > r.maxChain() {
+			return fmt.Sprintf("the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, r.maxChain())
+		}
+	}
+	return ""
+}
+
+// tooOld says that the base's chain was read in full, or made standalone, too long ago, "" if
+// it was not. A clock that is ahead only for this run leads to one full too many, and one
+// that is behind to one that comes later.
+func (p *Plan) tooOld(r Request, s State) string {
+	chain := manifest.Chain(slices.Concat(s.Points, s.Hidden), *p.Base)
+	root := chain[len(chain)-1]
+	if r.FullEvery.IsZero() || root.Parent != "" { // the chain is broken: no parent can be used
+		return ""
+	}
+	read, what := root.ReadInFull(), "read in full"
+	if r.Synthetic {
+		read, what = root.Time, "full"
+	}
+	if read.After(s.Now) { // by a clock that was ahead: that was before the others of its chain
+		for _, m := range chain {
+			if m.Time.Before(read) {
+				read = m.Time
+			}
+		}
+	}
+	if read.After(r.FullEvery.Before(s.Now)) {
+		return ""
+	}
+	return fmt.Sprintf("the chain of %s was last %s %s, more than %s ago (--full-every)", p.Base.ID, what, manifest.TimeText(read), r.FullEvery)
 }
 
 // startChain plans a full instead of an inc.

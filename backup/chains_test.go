@@ -2,11 +2,14 @@ package backup
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/retention"
 )
 
 // chained is a domain whose points check1, a full, to checkN are one chain.
@@ -105,5 +108,111 @@ func TestHardLimitOfChains(t *testing.T) {
 	s.Points = s.Points[:most-1]
 	if refused(s, inc) == nil {
 		t.Error("a deeper directory makes no difference")
+	}
+}
+
+// aged is a chain of a full and incs, a day after the other, of which the last was made on
+// that day.
+func aged(n int, last time.Time) State {
+	s := chained(n)
+	for i := range s.Points {
+		m := &s.Points[i]
+		m.Time = last.AddDate(0, 0, i-n+1)
+		if i > 0 {
+			m.Parent = s.Points[i-1].ID
+		}
+	}
+	s.Now = last.AddDate(0, 0, 1)
+	return s
+}
+
+// hide removes points from the list, which stay parents.
+func (s *State) hide(ids ...string) {
+	for _, m := range s.Points {
+		if slices.Contains(ids, m.ID) {
+			s.Hidden = append(s.Hidden, m)
+		}
+	}
+	s.Points = slices.DeleteFunc(s.Points, func(m manifest.Manifest) bool { return slices.Contains(ids, m.ID) })
+}
+
+func TestFullEvery(t *testing.T) {
+	const (
+		again = "check11 full: vda full, vdb full"
+		next  = "check11 inc since check10: vda inc, vdb inc"
+	)
+	november := time.Date(2026, 11, 20, 2, 0, 0, 0, time.Local) // check10; check1 is of the 11th, now is the 21st
+	years := func(n int) time.Time { return november.AddDate(n, 0, 0) }
+	for _, tt := range []struct {
+		name   string
+		every  string
+		change func(*State, *Request)
+		want   string
+		why    string
+	}{
+		{"on the day", "10d", nil, again, "full: the chain of check10 was last read in full 2026-11-11 02:00:00, more than 10d ago (--full-every)"},
+		{"the day before", "11d", nil, next, "inc: since check10"},
+		{"the full is hidden", "10d", func(s *State, _ *Request) { s.hide("check1", "check2", "check5") }, again, "2026-11-11"},
+		{"merged into a later point", "10d", func(s *State, _ *Request) {
+			s.Points = s.Points[5:]
+			s.Points[0].Kind, s.Points[0].Parent, s.Points[0].FullTime = full, "", years(-1)
+		}, again, "2025-11-20"},
+		{"another full since", "8d", func(s *State, _ *Request) { s.Points[5].Kind, s.Points[5].Parent = full, "" }, next, ""},
+		{"a copy since", "10d", func(s *State, _ *Request) { s.Points[5].Kind = kindCopy }, again, ""},
+		{"the chain is broken", "1d", func(s *State, _ *Request) { s.Points = s.Points[5:] }, next, ""},
+		{"the clock went back now", "10d", func(s *State, _ *Request) { s.Now = years(-50) }, next, ""},
+		{"the clock was ahead for the full", "10d", func(s *State, _ *Request) { s.Points[0].Time = years(10) }, next, ""},
+		{"and that is long ago", "9d", func(s *State, _ *Request) { s.Points[0].Time = years(10) }, again, "2026-11-12"},
+		{"the clock was behind for the full", "99y", func(s *State, _ *Request) { s.Points[0].Time = years(-100) }, again, "1926-11-20"},
+		{"the clock was ahead for the base", "11d", func(s *State, _ *Request) { s.Points[9].Time = years(10) }, next, ""},
+		{"the clock was behind for the base", "11d", func(s *State, _ *Request) { s.Points[9].Time = years(-50) }, next, ""},
+		{"all lies ahead", "1h", func(s *State, _ *Request) {
+			for i := range s.Points {
+				s.Points[i].Time = years(10)
+			}
+		}, next, ""},
+		{"synthetic", "10d", func(_ *State, r *Request) { r.Synthetic = true }, next,
+			"inc: since check10, to be made standalone: the chain of check10 was last full 2026-11-11 02:00:00, more than 10d ago (--full-every)"},
+		{"synthetic, of a merged full", "10d", func(s *State, r *Request) {
+			r.Synthetic, s.Points = true, s.Points[5:]
+			s.Points[0].Kind, s.Points[0].Parent, s.Points[0].FullTime = full, "", years(-1)
+		}, next, "inc: since check10"},
+		{"synthetic, too long", "1y", func(_ *State, r *Request) { r.Synthetic, r.MaxChain = true, 10 }, next, "to be made standalone: the chain of disk vda has 10 images as of check10, and may have 10 (--max-chain)"},
+		{"no base", "10d", func(s *State, r *Request) { r.Synthetic, s.Points, s.Checkpoints = true, nil, nil }, "check11 full: vda full, vdb full", "full: the first point"},
+	} {
+		s := aged(10, november)
+		every, err := retention.ParseSpan(tt.every)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := Request{Domain: "vm1", Kind: Auto, FullEvery: every}
+		if tt.change != nil {
+			tt.change(&s, &r)
+		}
+		p, err := MakePlan(r, s)
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		if got := describe(p); got != tt.want || !strings.Contains(p.Why, tt.why) {
+			t.Errorf("%s: got %s, %q\nwant %s, %q", tt.name, got, p.Why, tt.want, tt.why)
+		}
+		if standalone := strings.Contains(tt.why, "standalone"); standalone != (p.Standalone != "") {
+			t.Errorf("%s: standalone because of %q", tt.name, p.Standalone)
+		}
+		checkPlan(t, p)
+	}
+}
+
+// What qemu-img could not open is not made standalone either, whichever disk it is.
+func TestSyntheticAtTheHardLimit(t *testing.T) {
+	s := chained(330)
+	for i := range s.Points[:300] { // vda began its chain late
+		s.Points[i].Disks = s.Points[i].Disks[1:]
+	}
+	s.Points[300].Disks[0].Parent = ""
+	p, err := MakePlan(Request{Domain: "vm1", Kind: Auto, MaxChain: 10, Synthetic: true}, s)
+	if err != nil || p.Kind != full || p.Standalone != "" || !strings.Contains(p.Why, "disk vdb would be too long for qemu-img") {
+		t.Errorf("%s, %q, %v", describe(p), p.Why, err)
 	}
 }

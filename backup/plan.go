@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/diskimage"
@@ -27,6 +28,7 @@ type State struct {
 	Dir         string                    // of the domain's points, absolute
 	Next        int                       // number of the next point
 	Identity    string                    // of the next point
+	Now         time.Time                 // by the host's clock
 	Damage      error                     // of the list of identities; nil if it is sound
 }
 
@@ -41,6 +43,7 @@ type Plan struct {
 	LeftOut    []manifest.LeftOut
 	Gone       []string // disks of the base that the domain no longer has
 	Why        string   // how auto chose
+	Standalone string   // why the point is to be made standalone; "" if it is not
 	Notes      []string
 	Warnings   []string
 }

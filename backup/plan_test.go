@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -357,12 +358,17 @@ func TestValidate(t *testing.T) {
 		"--fallback is":           {Kind: inc, Fallback: "maybe"},
 		"may have 56":             {Kind: full, Options: source.Options{SocketDir: "/" + strings.Repeat("x", 60)}},
 		"-1 checkpoints":          {Kind: inc, KeepCheckpoints: -1},
+		"inc backup has neither":  {Kind: inc, FullEvery: retention.Span{Days: 90}},
+		"full backup has neither": {Kind: full, Synthetic: true},
 		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
 	} {
 		err := r.Validate()
 		if !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
 			t.Errorf("got %v, want %q and a hint", err, want)
 		}
+	}
+	if err := (Request{Kind: Auto, FullEvery: retention.Span{Days: 90}, Synthetic: true}).Validate(); err != nil {
+		t.Error(err)
 	}
 	if err := (Request{Kind: Auto}).Validate(); err != nil {
 		t.Error(err)

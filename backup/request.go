@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/source"
 )
 
@@ -35,6 +36,12 @@ type Request struct {
 	// MaxChain is how many images a chain may have: auto then begins a new one,
 	// inc and diff warn. 0 is [DefaultMaxChain].
 	MaxChain int
+	// FullEvery is how long ago a chain may have been read in full: auto then begins a new
+	// one. The zero value is no limit.
+	FullEvery retention.Span
+	// Synthetic makes auto end a chain with an inc that is to be made standalone
+	// (Result.Standalone) instead of a full.
+	Synthetic bool
 	source.Options
 	// KeepCheckpoints is how many of our newest checkpoints stay in libvirt; that of the
 	// newest full stays as well. 0 means DefaultKeepCheckpoints.
@@ -65,6 +72,8 @@ func (r Request) Validate() error {
 		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
 	case r.Since != "" && r.Kind != manifest.KindInc && r.Kind != manifest.KindDiff:
 		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
+	case (!r.FullEvery.IsZero() || r.Synthetic) && r.Kind != Auto:
+		return fail.Errorf(fail.Usage, "virtbackup auto has them", "a %s backup has neither --full-every nor --synthetic", r.Kind)
 	case !slices.Contains([]source.Quiesce{"", source.QuiesceTry, source.QuiesceRequire, source.QuiesceNo}, r.Quiesce):
 		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
 	case len(r.SocketDir) > guest.MaxSocketDir:
@@ -116,6 +125,9 @@ type Result struct {
 	Point manifest.Manifest `json:"point"`
 	// Why is why auto chose the kind, "" for other kinds.
 	Why string `json:"why,omitempty"`
+	// Standalone says why the point is to be made standalone, by package prune, once this
+	// run has ended; "" if it is not.
+	Standalone string `json:"-"`
 	// Notes are lines of the report. Warnings have an exit code of their own and are also
 	// in the manifest.
 	Notes    []string `json:"notes,omitempty"`

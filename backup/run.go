@@ -259,7 +259,7 @@ func (r *run) makePlan(context.Context) error {
 		return err
 	}
 	state := State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
-		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Hidden: lineage.Hidden, Dir: filepath.Join(r.repo.Dir(), r.Domain), Identity: manifest.NewIdentity()}
+		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Hidden: lineage.Hidden, Dir: filepath.Join(r.repo.Dir(), r.Domain), Now: time.Now(), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
 	}
@@ -298,7 +298,7 @@ func (r *run) announce() {
 	for _, w := range p.Warnings {
 		r.warn("%s", w)
 	}
-	r.result.Why = p.Why
+	r.result.Why, r.result.Standalone = p.Why, p.Standalone
 	since := ""
 	if p.Base != nil {
 		r.result.Base = *p.Base

@@ -22,7 +22,11 @@ type Link struct {
 	Path  string // of the image
 }
 
-func (l Link) hashesPath() string { return filepath.Join(filepath.Dir(l.Path), l.Disk.HashesFile()) }
+// List says how the hash list of the image was written.
+func (l Link) List() hashlist.List { return listOf(l.Disk) }
+
+// HashesPath is that of the image's hash list.
+func (l Link) HashesPath() string { return filepath.Join(filepath.Dir(l.Path), l.Disk.HashesFile()) }
 
 // OpenChain opens the images of a chain, base first. All that is read of them, headers and
 // tables included, was compared with their hash lists first, and those with the
@@ -36,18 +40,17 @@ func (l Link) hashesPath() string { return filepath.Join(filepath.Dir(l.Path), l
 // that were proven, for CheckOptions. The caller closes the chain when nobody reads it any
 // more.
 func OpenChain(ctx context.Context, links []Link, o hashlist.ReadOptions) (_ *chain.Chain, proven []*hashlist.ProvenRanges, close func(), err error) {
-	files := newChainFiles(ctx, o)
+	readers, close := OpenImages(ctx, links, o)
 	var images []io.ReaderAt
-	for _, link := range links {
-		r := files.open(link)
+	for _, r := range readers {
 		images, proven = append(images, r), append(proven, r.Proven())
 	}
 	opened, err := chain.Open(images)
 	if err != nil {
-		files.close()
+		close()
 		return nil, nil, nil, fmt.Errorf("%s: %w", links[len(links)-1].Path, err)
 	}
-	return opened, proven, files.close, nil
+	return opened, proven, close, nil
 }
 
 // chainFiles are the files of a chain and what their readers share.
@@ -65,6 +68,16 @@ func (c *chainFiles) close() {
 	c.readers.Close()
 }
 
+// OpenImages returns readers of the images of links, in their order, as those of OpenChain;
+// nothing is read yet.
+func OpenImages(ctx context.Context, links []Link, o hashlist.ReadOptions) (readers []*Reader, close func()) {
+	files := newChainFiles(ctx, o)
+	for _, link := range links {
+		readers = append(readers, files.open(link))
+	}
+	return readers, files.close
+}
+
 // OpenImage opens one image as OpenChain does.
 func OpenImage(ctx context.Context, l Link, o hashlist.ReadOptions) (r *Reader, close func()) {
 	files := newChainFiles(ctx, o)
@@ -76,7 +89,7 @@ func (c *chainFiles) open(l Link) *Reader {
 	file := func(path string) hashlist.File {
 		return hashlist.File{Name: nameOf(l.Point, l.Disk, filepath.Base(path)), ReaderAt: pooledPath{c.pool, path}}
 	}
-	return &Reader{c.readers.Open(file(l.Path), file(l.hashesPath()), listOf(l.Disk)), l}
+	return &Reader{c.readers.Open(file(l.Path), file(l.HashesPath()), listOf(l.Disk)), l}
 }
 
 // Reader reads the image of a link. Its errors say which point is damaged.
@@ -88,13 +101,24 @@ type Reader struct {
 // ReadAt is that of io.ReaderAt. Damage is a *damage.Error.
 func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	n, err := r.Reader.ReadAt(p, off)
+	return n, r.damaged(err)
+}
+
+// Sums is that of hashlist.Reader. Damage is a *damage.Error.
+func (r *Reader) Sums(to []hashlist.Sum, first, n int64) ([]hashlist.Sum, error) {
+	sums, err := r.Reader.Sums(to, first, n)
+	return sums, r.damaged(err)
+}
+
+// damaged names what an error says is damaged.
+func (r *Reader) damaged(err error) error {
 	var differs *hashlist.DamageError
 	if errors.As(err, &differs) {
 		m, d := r.link.Point, r.link.Disk
 		err = damage.ErrorOf([]damage.Place{{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, d.Image),
 			Disk: d.Target, Offset: differs.Offset, Length: differs.Length, What: differs.What, WholeDisk: true}})
 	}
-	return n, err
+	return err
 }
 
 // CheckHeader compares the header of an image with its manifest: sizes, backing
@@ -104,6 +128,15 @@ func CheckHeader(l Link) error {
 		return damage.OfFile(l.Point, l.Disk.Image, err)
 	}
 	return nil
+}
+
+// Compressed tells whether the image may hold compressed clusters, by its header.
+func Compressed(l Link) (bool, error) {
+	h, err := readHeader(l.Path)
+	if err != nil {
+		return false, damage.OfFile(l.Point, l.Disk.Image, err)
+	}
+	return h.Incompatible&qcow2.IncompatibleCompression != 0, nil
 }
 
 func checkHeader(path string, d manifest.Disk) error {

@@ -78,7 +78,7 @@ func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
 
 // openList opens the hash list. That it is not there is no error.
 func (c *imageCheck) openList() (list hashlist.ListFile, closeList func(), err error) {
-	f, err := localfile.OpenRegular(c.link.hashesPath())
+	f, err := localfile.OpenRegular(c.link.HashesPath())
 	if err != nil && localfile.CannotCheck(err) {
 		return hashlist.ListFile{}, nil, err
 	}

@@ -11,8 +11,9 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 )
 
-// errListUnusable says that a hash list on disk is not the one that was written.
-var errListUnusable = errors.New("the hash list is damaged")
+// ErrListUnusable says that a hash list on disk is not the one that was written. The image
+// may be sound: a Reader computes another list from it.
+var ErrListUnusable = errors.New("the hash list is damaged")
 
 // provenList reads the hash list of an image in pieces, each proven by the digest
 // of the whole list before it is used.
@@ -31,7 +32,7 @@ func (l *provenList) rangeLength(index int64) int64 {
 }
 
 // readRange reads a piece of the list; see ranged. It is read once more where it
-// is not what was written. Then the error is errListUnusable, or says why the list
+// is not what was written. Then the error is ErrListUnusable, or says why the list
 // could not be read.
 func (l *provenList) readRange(index int64, buf []byte) error {
 	for try := range 2 {
@@ -46,7 +47,7 @@ func (l *provenList) readRange(index int64, buf []byte) error {
 			return nil
 		}
 	}
-	return errListUnusable
+	return ErrListUnusable
 }
 
 func (l *provenList) proves(index int64, piece []byte) bool {
@@ -63,7 +64,7 @@ func listError(err error) error {
 	if localfile.CannotCheck(err) || errors.Is(err, os.ErrClosed) {
 		return err
 	}
-	return fmt.Errorf("%w: %s", errListUnusable, localfile.Reason(err))
+	return fmt.Errorf("%w: %s", ErrListUnusable, localfile.Reason(err))
 }
 
 // sums appends the hashes of n ranges from the first on.
@@ -103,7 +104,7 @@ func (l *provenList) openList() error {
 			return nil
 		}
 	}
-	return errListUnusable
+	return ErrListUnusable
 }
 
 // readTree reads the tree behind the hashes, once more where it is not right.

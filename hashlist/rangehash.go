@@ -6,6 +6,12 @@ import (
 	"lukechampine.com/blake3/guts"
 )
 
+// Sum is the hash of one range of an image.
+type Sum = [hashSize]byte
+
+// SumOf hashes a range.
+func SumOf(p []byte) Sum { return hashRange(p) }
+
 // leaf is what AVX-512 hashes at once.
 const leaf = guts.MaxSIMD * guts.ChunkSize
 

@@ -65,6 +65,23 @@ func (r *Reader) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
+// Sums appends the hashes of n ranges from the first on, as the list has them. They are
+// proven, but the ranges are not read: those of damaged ranges are the hashes of what was
+// written.
+func (r *Reader) Sums(to []Sum, first, n int64) ([]Sum, error) {
+	if first < 0 || n < 0 || first+n > r.layout.ranges() {
+		return nil, fmt.Errorf("hashes of %d ranges from %d on: the image has %d", n, first, r.layout.ranges())
+	}
+	p, err := r.sums(nil, first, n)
+	if err != nil {
+		return nil, err
+	}
+	for ; len(p) > 0; p = p[hashSize:] {
+		to = append(to, Sum(p))
+	}
+	return to, nil
+}
+
 // readSome reads whole ranges, or what p has of the range at off.
 func (r *Reader) readSome(p []byte, off int64) (int, error) {
 	unit := r.layout.unit
@@ -168,7 +185,7 @@ func (r *Reader) sums(to []byte, first, n int64) ([]byte, error) {
 		return nil, err
 	}
 	sums, err := list.sums(to, first, n)
-	if !errors.Is(err, errListUnusable) {
+	if !errors.Is(err, ErrListUnusable) {
 		return sums, err
 	}
 	if list, err = r.openList(list); err != nil {
@@ -192,7 +209,7 @@ func (r *Reader) openList(unusable *provenList) (*provenList, error) {
 			r.list = list
 			return list, nil
 		}
-		if !errors.Is(err, errListUnusable) {
+		if !errors.Is(err, ErrListUnusable) {
 			return nil, err
 		}
 	}

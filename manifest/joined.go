@@ -14,6 +14,21 @@ import (
 // limit no point of the chain could be opened there.
 const MaxJoined = 4095 - 256
 
+// Chain is a point and those that it is chained onto, nearest first, as far as they are among
+// points, which are those of one domain.
+func Chain(points []Manifest, m Manifest) []Manifest {
+	chain := []Manifest{m}
+	for m.Parent != "" {
+		i := slices.IndexFunc(points, func(o Manifest) bool { return o.ID == m.Parent })
+		if i < 0 {
+			break
+		}
+		m = points[i] // the loop ends: Validate lets a parent's number only go down
+		chain = append(chain, m)
+	}
+	return chain
+}
+
 // ChainImages lists the images that a disk of a point needs, its own first, as
 // paths below the domain's directory (check3/vda.qcow2). It ends early where
 // points, which are those of one domain, lack one of them.

@@ -117,3 +117,16 @@ func fitChain(t *testing.T, length int) (dir string, images []string) {
 	}
 	return dir, images
 }
+
+func TestChain(t *testing.T) {
+	points := []Manifest{{ID: "check1"}, {ID: "check2", Parent: "check1"}, {ID: "check4", Parent: "check3"}, {ID: "check5", Parent: "check2"}}
+	for i, want := range []string{"check1", "check2 check1", "check4", "check5 check2 check1"} {
+		got := ""
+		for _, m := range Chain(points, points[i]) {
+			got += " " + m.ID
+		}
+		if got != " "+want {
+			t.Errorf("of %s: got%s, want %s", points[i].ID, got, want)
+		}
+	}
+}

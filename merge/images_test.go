@@ -39,13 +39,17 @@ type painter struct {
 	*world
 	w     *qcow2.Writer
 	shown []byte
+	size  int64
 }
 
 // add writes an image above those that there are.
 func (w *world) add(size int64, compressed bool, fill func(*painter)) {
 	w.t.Helper()
 	i := len(w.links)
-	shown := make([]byte, size)
+	var shown []byte // of a small disk
+	if size <= 1<<30 {
+		shown = make([]byte, size)
+	}
 	o := qcow2.Options{VirtualSize: size, ClusterSize: w.cluster}
 	disk := manifest.Disk{Target: "vda", Image: "vda.qcow2", Kind: manifest.KindFull, VirtualSize: size, HashRange: hashlist.RangeLength}
 	if i > 0 {
@@ -61,7 +65,7 @@ func (w *world) add(size int64, compressed bool, fill func(*painter)) {
 	im := w.create(point.ID)
 	writer, err := qcow2.NewWriter(im, o)
 	must(w.t, err)
-	fill(&painter{w, writer, shown})
+	fill(&painter{w, writer, shown, size})
 	_, err = writer.Finish(im.Sync)
 	must(w.t, err)
 	link.Disk.Hashes, link.Disk.ImageBytes, err = im.Finish()
@@ -87,7 +91,7 @@ func (p *painter) data(first, n int, noise bool) {
 	for i := range n {
 		offsets = append(offsets, int64((first+i)*p.cluster))
 	}
-	end := min(len(buf), len(p.shown)-first*p.cluster)
+	end := min(len(buf), int(p.size)-first*p.cluster)
 	word := p.rnd.Uint64()
 	for i := 0; i < end; i++ {
 		if i%8 == 0 && (noise || i%256 == 0) {
@@ -96,7 +100,9 @@ func (p *painter) data(first, n int, noise bool) {
 		buf[i] = byte(word >> (i % 8 * 8))
 	}
 	must(p.t, p.w.Write(offsets, buf))
-	copy(p.shown[first*p.cluster:], buf[:end])
+	if p.shown != nil {
+		copy(p.shown[first*p.cluster:], buf[:end])
+	}
 }
 
 // zero makes n clusters from number first on read as zeros.

@@ -40,9 +40,9 @@ type Stats struct {
 	ZeroBytes  int64  // guest bytes in zero clusters
 	ImageBytes int64  // length of the image
 	Hashes     string // digest of its hash list
-	Written    int64  // bytes of the image that were written; the rest was cloned
-	// Changed are the ranges of the image that were written, for reading back what storage
-	// has kept.
+	Written    int64  // bytes of image and list that were written; the rest was cloned
+	// Changed are the ranges of the image that were written, or cloned from another image
+	// than the lowest, for reading back what storage has kept.
 	Changed []hashlist.Range
 }
 

@@ -12,6 +12,7 @@ import (
 // abilities are what the file system of a repository can do.
 type abilities struct {
 	exchange bool // of two directories, in one step
+	reflink  bool // files that share data
 }
 
 // probePrefix begins names that a killed prune leaves to the next run.
@@ -27,8 +28,29 @@ func probe(dir string) (a abilities, err error) {
 			return a, err
 		}
 	}
-	a.exchange, err = supported(localfile.Exchange(first, second))
+	if a.exchange, err = supported(localfile.Exchange(first, second)); err != nil {
+		return a, err
+	}
+	a.reflink, err = supported(probeReflink(filepath.Join(first, "1"), filepath.Join(first, "2")))
 	return a, err
+}
+
+// probeReflink clones a file of one block.
+func probeReflink(from, to string) (err error) {
+	if err := os.WriteFile(from, make([]byte, 4096), localfile.FileMode); err != nil {
+		return err
+	}
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	target, err := os.OpenFile(to, os.O_RDWR|os.O_CREATE|os.O_EXCL, localfile.FileMode)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, target.Close()) }()
+	return localfile.Clone(source, target)
 }
 
 func supported(err error) (bool, error) {

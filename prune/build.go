@@ -26,6 +26,11 @@ import (
 func (r *run) merge(ctx context.Context, s state, p mergePlan) error {
 	m := merged(p)
 	done, err := r.replace(ctx, s, p, m)
+	if errors.Is(err, merge.ErrNoClone) && ctx.Err() == nil {
+		r.Log.Debug(fmt.Sprintf("%v: it is rewritten", err))
+		r.able.reflink = false
+		return nil // the next plan has no clone
+	}
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -96,7 +101,7 @@ func (r *run) replace(ctx context.Context, s state, p mergePlan, m manifest.Mani
 		return done, err
 	}
 	defer func() { err = errors.Join(err, rep.Discard()) }() // no-op once exchanged; also after a panic
-	done = Merged{Point: m.ID, Parent: m.Parent}
+	done = Merged{Point: m.ID, Parent: m.Parent, Cloned: p.clone}
 	built, err := r.buildDisks(ctx, rep, p, &m, &done)
 	if err != nil {
 		return done, err
@@ -109,7 +114,7 @@ func (r *run) replace(ctx context.Context, s state, p mergePlan, m manifest.Mani
 	}
 	sound := s.sound(m.ID)
 	if sound {
-		if err := r.readBack(ctx, rep, m, built); err != nil {
+		if err := r.readBack(ctx, rep, p, m, built); err != nil {
 			return done, err
 		}
 	}
@@ -124,9 +129,15 @@ func (r *run) replace(ctx context.Context, s state, p mergePlan, m manifest.Mani
 	return done, rep.RemoveOld()
 }
 
+// built is a disk that was made, and the ranges of its image that were written.
+type built struct {
+	target  string
+	changed []hashlist.Range
+}
+
 // buildDisks makes the images of the disks, one after the other, and enters them in the
 // manifest.
-func (r *run) buildDisks(ctx context.Context, rep *repository.Replacement, p mergePlan, m *manifest.Manifest, done *Merged) (targets []string, err error) {
+func (r *run) buildDisks(ctx context.Context, rep *repository.Replacement, p mergePlan, m *manifest.Manifest, done *Merged) (all []built, err error) {
 	m.Disks = slices.Clone(m.Disks)
 	for i, d := range p.disks {
 		if d.kept {
@@ -144,9 +155,9 @@ func (r *run) buildDisks(ctx context.Context, rep *repository.Replacement, p mer
 		}
 		done.Written += stats.Written
 		m.Disks[i] = describe(d, stats)
-		targets = append(targets, d.disk.Target)
+		all = append(all, built{d.disk.Target, stats.Changed})
 	}
-	return targets, nil
+	return all, nil
 }
 
 // describe is the manifest's entry of a disk that was built anew.
@@ -165,6 +176,13 @@ func describe(d diskRun, stats merge.Stats) manifest.Disk {
 func (r *run) buildDisk(ctx context.Context, rep *repository.Replacement, p mergePlan, d diskRun) (merge.Stats, error) {
 	name := p.target.ID + "/" + d.disk.Target
 	o := r.mergeOptions(func(bytes int64) { r.Progress(name, bytes, max(bytes, d.live)) })
+	if p.clone {
+		stats, err := merge.Clone(ctx, d.Run, filepath.Join(rep.Dir(), d.disk.Target), o)
+		if err == nil {
+			rep.AddDisk(d.disk.Target, stats.Hashes, stats.ImageBytes)
+		}
+		return stats, err
+	}
 	im, err := rep.CreateImage(d.disk.Target, directio.Auto)
 	if err != nil {
 		return merge.Stats{}, err
@@ -181,21 +199,26 @@ func (r *run) explained(err error) error {
 	return err
 }
 
-// readBack reads the images that were written, and compares them with their hashes, so that
-// a verification of the point still holds.
-func (r *run) readBack(ctx context.Context, rep *repository.Replacement, m manifest.Manifest, targets []string) error {
-	for _, target := range targets {
-		d, _ := m.Disk(target)
+// readBack reads what was written, and compares it with its hashes, so that a verification
+// of the point still holds: of what a clone shares every byte was proven then, of what was
+// written now.
+func (r *run) readBack(ctx context.Context, rep *repository.Replacement, p mergePlan, m manifest.Manifest, all []built) error {
+	for _, b := range all {
+		d, _ := m.Disk(b.target)
 		link := diskimage.Link{Point: m, Disk: d, Path: filepath.Join(rep.Dir(), d.Image)}
-		found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce})
-		if err == nil {
-			err = damage.ErrorOf(found)
-		}
-		if err != nil {
+		if err := r.readBackDisk(ctx, link, p.clone, b.changed); err != nil {
 			return fmt.Errorf("read back what was written: %w", err)
 		}
 	}
 	return nil
+}
+
+func (r *run) readBackDisk(ctx context.Context, link diskimage.Link, clone bool, changed []hashlist.Range) error {
+	if clone {
+		return merge.ReadBack(ctx, link, changed, r.mergeOptions(nil))
+	}
+	found, err := diskimage.Check(ctx, link, hashlist.CheckOptions{Misread: r.warnOnce})
+	return errors.Join(err, damage.ErrorOf(found))
 }
 
 // renew notes that what was verified of a point holds for the new files. It is information

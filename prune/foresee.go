@@ -47,7 +47,7 @@ func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 }
 
 func (r *run) foreseeMerge(s state, p mergePlan) {
-	done := Merged{Point: p.target.ID, From: p.ids()}
+	done := Merged{Point: p.target.ID, From: p.ids(), Cloned: p.clone}
 	if p.parent != nil {
 		done.Parent = p.parent.ID
 	}
@@ -84,6 +84,8 @@ func guess(dir string) abilities {
 		return abilities{}
 	}
 	switch uint32(s.Type) {
+	case unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC:
+		return abilities{exchange: true, reflink: true}
 	case unix.NFS_SUPER_MAGIC, unix.FUSE_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC:
 		return abilities{}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/merge"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -67,21 +68,19 @@ func (r *run) standalone(ctx context.Context, s state, m manifest.Manifest) erro
 	for i := len(all) - 2; i >= 0; i-- { // without the point itself, nearest first
 		c.hidden = append(c.hidden, all[i])
 	}
-	p, _, err := r.survey(ctx, s, c)
+	p, err := r.planStandalone(ctx, s, c)
 	if err != nil {
 		return err
-	}
-	free, known, err := r.free()
-	if err != nil {
-		return err
-	}
-	if known && p.need > free {
-		return fail.Errorf(fail.Other, "free space there; virtbackup prune frees what hidden points take",
-			"point %s is not built anew: that needs %s, and the repository at %s has %s", m.ID, bytesize.Text(p.need), r.repo.Dir(), bytesize.Text(free))
 	}
 	full := chainOnto(m, nil)
 	full.Kind, full.Synthetic = manifest.KindFull, true
 	done, err := r.replace(ctx, s, p, full)
+	if errors.Is(err, merge.ErrNoClone) && ctx.Err() == nil {
+		r.able.reflink = false
+		if p, err = r.planStandalone(ctx, s, c); err == nil {
+			done, err = r.replace(ctx, s, p, full)
+		}
+	}
 	var readers *repository.ReadersError
 	switch {
 	case err == nil:
@@ -91,4 +90,21 @@ func (r *run) standalone(ctx context.Context, s state, m manifest.Manifest) erro
 		err = fmt.Errorf("make point %s of domain %s standalone: %w", m.ID, r.domain, err)
 	}
 	return r.cause(ctx, err)
+}
+
+// planStandalone plans a clone, or else a rewrite. It is an error if it does not fit.
+func (r *run) planStandalone(ctx context.Context, s state, c chainRun) (mergePlan, error) {
+	p, err := r.planClone(ctx, s, c)
+	if err == nil && !p.clone {
+		p, _, err = r.survey(ctx, s, c)
+	}
+	if err != nil {
+		return p, err
+	}
+	free, known, err := r.free()
+	if err == nil && known && p.need > free {
+		err = fail.Errorf(fail.Other, "free space there; virtbackup prune frees what hidden points take",
+			"point %s is not built anew: that needs %s, and the repository at %s has %s", c.target.ID, bytesize.Text(p.need), r.repo.Dir(), bytesize.Text(free))
+	}
+	return p, err
 }

@@ -140,9 +140,11 @@ type Point struct {
 type Merged struct {
 	Point string `json:"point"`
 	// From are the hidden points that were merged into it, oldest first.
-	From    []string `json:"from"`
-	Parent  string   `json:"parent,omitempty"` // that it has now
-	Written int64    `json:"written_bytes"`
+	From   []string `json:"from"`
+	Parent string   `json:"parent,omitempty"` // that it has now
+	// Cloned says that the images share their data with those they were made from (reflinks).
+	Cloned  bool  `json:"cloned,omitempty"`
+	Written int64 `json:"written_bytes"`
 }
 
 // Held is a hidden point whose data is still there.

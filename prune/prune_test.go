@@ -37,137 +37,142 @@ func TestPruneHides(t *testing.T) {
 }
 
 func TestPruneCompact(t *testing.T) {
-	w := newWorld(t)
-	w.nights(5)
-	r := w.prune(compact(last(3)))
-	if got := w.listed() + " | " + w.hidden(); got != "check3 check4 check5 | " {
-		t.Errorf("listed and hidden: %s", got)
-	}
-	if len(r.Merged) != 1 || fmt.Sprint(r.Merged[0].From) != "[check1 check2]" || fmt.Sprint(r.Deleted) != "[check2 check1]" || r.Freed <= 0 {
-		t.Errorf("%+v", r)
-	}
-	m, _ := w.lineage().Point("check3")
-	if m.Kind != manifest.KindFull || m.Parent != "" || fmt.Sprint(m.Merged) != "[check1 check2]" || !m.FullTime.Equal(w.now.Add(-4*24*time.Hour)) {
-		t.Errorf("manifest: kind %s, parent %q, merged %v, read in full %v", m.Kind, m.Parent, m.Merged, m.FullTime)
-	}
-	w.check()
+	onBoth(t, func(t *testing.T, w *world) {
+		w.nights(5)
+		r := w.prune(compact(last(3)))
+		if got := w.listed() + " | " + w.hidden(); got != "check3 check4 check5 | " {
+			t.Errorf("listed and hidden: %s", got)
+		}
+		if len(r.Merged) != 1 || fmt.Sprint(r.Merged[0].From) != "[check1 check2]" || fmt.Sprint(r.Deleted) != "[check2 check1]" || r.Freed <= 0 {
+			t.Errorf("%+v", r)
+		}
+		m, _ := w.lineage().Point("check3")
+		if m.Kind != manifest.KindFull || m.Parent != "" || fmt.Sprint(m.Merged) != "[check1 check2]" || !m.FullTime.Equal(w.now.Add(-4*24*time.Hour)) {
+			t.Errorf("manifest: kind %s, parent %q, merged %v, read in full %v", m.Kind, m.Parent, m.Merged, m.FullTime)
+		}
+		w.check()
+	})
 }
 
 // The chain goes on above a point that was merged.
 func TestPruneNightAfterNight(t *testing.T) {
-	w := newWorld(t)
-	id := w.nights(2)[1]
-	for i := range 20 {
-		w.write("vda", byte(i), i%16, (i*7)%16)
-		w.write("vda", 0, (i*5)%16)
-		id = w.point(manifest.KindInc, id)
-		r := last(3)
-		r.MaxHidden = 4
-		w.prune(r)
-		w.compare(filepath.Join(w.repo.PointDir("vm1", id), "vda.qcow2"), w.truth[id]["vda"])
-	}
-	if n := len(w.lineage().Hidden); n > 5 {
-		t.Errorf("%d points are hidden", n)
-	}
-	w.check()
+	onBoth(t, func(t *testing.T, w *world) {
+		id := w.nights(2)[1]
+		for i := range 20 {
+			w.write("vda", byte(i), i%16, (i*7)%16)
+			w.write("vda", 0, (i*5)%16)
+			id = w.point(manifest.KindInc, id)
+			r := last(3)
+			r.MaxHidden = 4
+			w.prune(r)
+			w.compare(filepath.Join(w.repo.PointDir("vm1", id), "vda.qcow2"), w.truth[id]["vda"])
+		}
+		if n := len(w.lineage().Hidden); n > 5 {
+			t.Errorf("%d points are hidden", n)
+		}
+		w.check()
+	})
 }
 
 // What is chained onto a hidden point and is never merged, or where two chains part, holds it.
 func TestPruneBranches(t *testing.T) {
-	w := newWorld(t)
-	ids := w.nights(2) // check1 check2
-	w.write("vda", 50, 9)
-	diff := w.point(manifest.KindDiff, "check2") // diff3
-	w.write("vda", 51, 10)
-	w.point(manifest.KindInc, ids[1]) // check4
-	w.write("vda", 52, 11)
-	w.point(manifest.KindInc, "check4") // check5
-	w.write("vda", 53, 12)
-	w.point(manifest.KindInc, "check5") // check6
-	w.point(manifest.KindCopy, "")      // copy7
-	l := w.lock()
-	if _, err := l.Protect(diff, time.Time{}, "audit"); err != nil {
-		t.Fatal(err)
-	}
-	l.Unlock()
-	r := w.prune(compact(last(1)))
-	if got := w.listed() + " | " + w.hidden(); got != "diff3 check6 copy7 | check1 check2" {
-		t.Errorf("listed and hidden: %s", got)
-	}
-	if len(r.Held) != 2 || r.Held[1].By != "needed by diff3, check6" {
-		t.Errorf("held: %+v", r.Held)
-	}
-	w.check()
-	l = w.lock()
-	if err := l.Unprotect(diff); err != nil {
-		t.Fatal(err)
-	}
-	l.Unlock()
-	w.prune(compact(last(1)))
-	if got := w.listed() + " | " + w.hidden(); got != "check6 copy7 | " {
-		t.Errorf("after unprotect: %s", got)
-	}
-	w.check()
+	onBoth(t, func(t *testing.T, w *world) {
+		ids := w.nights(2) // check1 check2
+		w.write("vda", 50, 9)
+		diff := w.point(manifest.KindDiff, "check2") // diff3
+		w.write("vda", 51, 10)
+		w.point(manifest.KindInc, ids[1]) // check4
+		w.write("vda", 52, 11)
+		w.point(manifest.KindInc, "check4") // check5
+		w.write("vda", 53, 12)
+		w.point(manifest.KindInc, "check5") // check6
+		w.point(manifest.KindCopy, "")      // copy7
+		l := w.lock()
+		if _, err := l.Protect(diff, time.Time{}, "audit"); err != nil {
+			t.Fatal(err)
+		}
+		l.Unlock()
+		r := w.prune(compact(last(1)))
+		if got := w.listed() + " | " + w.hidden(); got != "diff3 check6 copy7 | check1 check2" {
+			t.Errorf("listed and hidden: %s", got)
+		}
+		if len(r.Held) != 2 || r.Held[1].By != "needed by diff3, check6" {
+			t.Errorf("held: %+v", r.Held)
+		}
+		w.check()
+		l = w.lock()
+		if err := l.Unprotect(diff); err != nil {
+			t.Fatal(err)
+		}
+		l.Unlock()
+		w.prune(compact(last(1)))
+		if got := w.listed() + " | " + w.hidden(); got != "check6 copy7 | " {
+			t.Errorf("after unprotect: %s", got)
+		}
+		w.check()
+	})
 }
 
 // Disks that grew, shrank, came and went, and a full of one disk among incs.
 func TestPruneDisks(t *testing.T) {
-	w := newWorld(t)
-	w.disks["vdb"] = make([]byte, 8*cluster)
-	w.write("vda", 1, 0, 5, 15)
-	w.write("vdb", 2, 0, 3)
-	w.point(manifest.KindFull, "") // check1
-	w.disks["vda"] = w.disks["vda"][:6*cluster]
-	delete(w.disks, "vdb")
-	w.disks["vdc"] = make([]byte, 4*cluster)
-	w.write("vdc", 3, 1)
-	w.point(manifest.KindInc, "check1") // check2
-	w.disks["vda"] = append(w.disks["vda"], make([]byte, 14*cluster)...)
-	w.disks["vdb"] = make([]byte, 8*cluster)
-	w.write("vdb", 4, 1)
-	w.point(manifest.KindInc, "check2") // check3: vdb in full
-	w.write("vda", 5, 19)
-	w.write("vdc", 0, 1)
-	w.point(manifest.KindInc, "check3") // check4
-	w.write("vdb", 6, 2)
-	w.point(manifest.KindInc, "check4") // check5
-	w.check()
-	for _, keep := range []int{4, 3, 2, 1} {
-		w.prune(compact(last(keep)))
-		if w.hidden() != "" {
-			t.Errorf("last %d: hidden %s", keep, w.hidden())
-		}
+	onBoth(t, func(t *testing.T, w *world) {
+		w.disks["vdb"] = make([]byte, 8*cluster)
+		w.write("vda", 1, 0, 5, 15)
+		w.write("vdb", 2, 0, 3)
+		w.point(manifest.KindFull, "") // check1
+		w.disks["vda"] = w.disks["vda"][:6*cluster]
+		delete(w.disks, "vdb")
+		w.disks["vdc"] = make([]byte, 4*cluster)
+		w.write("vdc", 3, 1)
+		w.point(manifest.KindInc, "check1") // check2
+		w.disks["vda"] = append(w.disks["vda"], make([]byte, 14*cluster)...)
+		w.disks["vdb"] = make([]byte, 8*cluster)
+		w.write("vdb", 4, 1)
+		w.point(manifest.KindInc, "check2") // check3: vdb in full
+		w.write("vda", 5, 19)
+		w.write("vdc", 0, 1)
+		w.point(manifest.KindInc, "check3") // check4
+		w.write("vdb", 6, 2)
+		w.point(manifest.KindInc, "check4") // check5
 		w.check()
-	}
-	m, _ := w.lineage().Point("check5")
-	if len(m.Disks) != 3 || m.Kind != manifest.KindFull {
-		t.Errorf("%s with %d disks", m.Kind, len(m.Disks))
-	}
+		for _, keep := range []int{4, 3, 2, 1} {
+			w.prune(compact(last(keep)))
+			if w.hidden() != "" {
+				t.Errorf("last %d: hidden %s", keep, w.hidden())
+			}
+			w.check()
+		}
+		m, _ := w.lineage().Point("check5")
+		if len(m.Disks) != 3 || m.Kind != manifest.KindFull {
+			t.Errorf("%s with %d disks", m.Kind, len(m.Disks))
+		}
+	})
 }
 
 // In the middle of a chain the new image is chained onto a kept point, and has the zeros that
 // hide its data.
 func TestPruneInTheMiddle(t *testing.T) {
-	w := newWorld(t)
-	w.write("vda", 1, 0, 1, 2, 3)
-	w.write("vda", 1, 15)
-	w.point(manifest.KindFull, "")
-	w.write("vda", 0, 1)
-	w.disks["vda"] = w.disks["vda"][:8*cluster] // cluster 15 is gone
-	w.point(manifest.KindInc, "check1")
-	w.disks["vda"] = append(w.disks["vda"], make([]byte, 8*cluster)...)
-	w.point(manifest.KindInc, "check2")
-	w.write("vda", 7, 4)
-	w.point(manifest.KindInc, "check3")
-	w.prune(compact(Request{Remove: []string{"check2"}}))
-	if got := w.listed() + " | " + w.hidden(); got != "check1 check3 check4 | " {
-		t.Errorf("listed and hidden: %s", got)
-	}
-	m, _ := w.lineage().Point("check3")
-	if m.Kind != manifest.KindInc || m.Parent != "check1" {
-		t.Errorf("%s of %s", m.Kind, m.Parent)
-	}
-	w.check()
+	onBoth(t, func(t *testing.T, w *world) {
+		w.write("vda", 1, 0, 1, 2, 3)
+		w.write("vda", 1, 15)
+		w.point(manifest.KindFull, "")
+		w.write("vda", 0, 1)
+		w.disks["vda"] = w.disks["vda"][:8*cluster] // cluster 15 is gone
+		w.point(manifest.KindInc, "check1")
+		w.disks["vda"] = append(w.disks["vda"], make([]byte, 8*cluster)...)
+		w.point(manifest.KindInc, "check2")
+		w.write("vda", 7, 4)
+		w.point(manifest.KindInc, "check3")
+		w.prune(compact(Request{Remove: []string{"check2"}}))
+		if got := w.listed() + " | " + w.hidden(); got != "check1 check3 check4 | " {
+			t.Errorf("listed and hidden: %s", got)
+		}
+		m, _ := w.lineage().Point("check3")
+		if m.Kind != manifest.KindInc || m.Parent != "check1" {
+			t.Errorf("%s of %s", m.Kind, m.Parent)
+		}
+		w.check()
+	})
 }
 
 func TestPruneRefuses(t *testing.T) {
@@ -276,60 +281,69 @@ func TestPruneDryRun(t *testing.T) {
 
 // The newest point that was verified stays, and stays verified when others are merged into it.
 func TestPruneKeepsTheLastVerified(t *testing.T) {
-	w := newWorld(t)
-	w.nights(3)
-	if _, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"}); err != nil {
-		t.Fatal(err)
-	}
-	w.write("vda", 77, 3)
-	w.point(manifest.KindInc, "check3")
-	for range 2 {
-		w.prune(compact(last(1)))
-		if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | " {
-			t.Fatalf("listed and hidden: %s", got)
+	onBoth(t, func(t *testing.T, w *world) {
+		w.nights(3)
+		if _, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"}); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if v := w.repo.Verified("vm1")["check3"]; !v.Sound {
-		t.Errorf("check3 was verified, and is not any more: %+v", v)
-	}
-	w.check()
+		w.write("vda", 77, 3)
+		w.point(manifest.KindInc, "check3")
+		for range 2 {
+			w.prune(compact(last(1)))
+			if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | " {
+				t.Fatalf("listed and hidden: %s", got)
+			}
+		}
+		if v := w.repo.Verified("vm1")["check3"]; !v.Sound {
+			t.Errorf("check3 was verified, and is not any more: %+v", v)
+		}
+		w.check()
+	})
 }
 
 // Damage in what a merge reads stops it, and changes nothing but what is listed.
 func TestPruneOfDamagedImages(t *testing.T) {
-	w := newWorld(t)
-	w.nights(4)
-	path := filepath.Join(w.repo.PointDir("vm1", "check1"), "vda.qcow2")
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := []byte{0}
-	if _, err := f.ReadAt(b, 3*cluster); err != nil {
-		t.Fatal(err)
-	}
-	b[0] ^= 1
-	if _, err := f.WriteAt(b, 3*cluster); err != nil {
-		t.Fatal(err)
-	}
-	f.Close()
-	r, err := w.try(compact(last(2)))
-	if !fail.Is(err, fail.Damaged) || len(r.Merged) > 0 || len(r.Held) != 2 {
-		t.Errorf("%v; %+v", err, r)
-	}
-	if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | check1 check2" {
-		t.Errorf("listed and hidden: %s", got)
-	}
+	onBoth(t, func(t *testing.T, w *world) {
+		w.nights(4)
+		path := filepath.Join(w.repo.PointDir("vm1", "check1"), "vda.qcow2")
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := []byte{0}
+		if _, err := f.ReadAt(b, 3*cluster); err != nil {
+			t.Fatal(err)
+		}
+		b[0] ^= 1
+		if _, err := f.WriteAt(b, 3*cluster); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		r, err := w.try(compact(last(2)))
+		if w.cloned { // the range was not read: it is found as before
+			report, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"})
+			if err != nil || fmt.Sprint(report.Domains[0].Lost) != "[check3 check4]" {
+				t.Errorf("%v: %+v", err, report)
+			}
+			return
+		}
+		if !fail.Is(err, fail.Damaged) || len(r.Merged) > 0 || len(r.Held) != 2 {
+			t.Errorf("%v; %+v", err, r)
+		}
+		if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | check1 check2" {
+			t.Errorf("listed and hidden: %s", got)
+		}
+	})
 }
 
 func TestUndo(t *testing.T) {
 	w := newWorld(t)
 	w.nights(4)
-	w.prune(last(1))
+	w.prune(last(2))
 	if err := Undo(context.Background(), w.repo, "vm1", "check2"); err != nil {
 		t.Fatal(err)
 	}
-	if got := w.listed() + " | " + w.hidden(); got != "check2 check4 | check1 check3" {
+	if got := w.listed() + " | " + w.hidden(); got != "check2 check3 check4 | check1" {
 		t.Errorf("listed and hidden: %s", got)
 	}
 	w.check()
@@ -341,74 +355,78 @@ func TestUndo(t *testing.T) {
 }
 
 func TestMaterialise(t *testing.T) {
-	w := newWorld(t)
-	w.nights(4)
-	r, err := Materialise(context.Background(), w.repo, "vm1", "check3", Options{})
-	if err != nil || len(r.Merged) != 1 {
-		t.Fatalf("%+v, %v", r, err)
-	}
-	m, _ := w.lineage().Point("check3")
-	if m.Kind != manifest.KindFull || m.Parent != "" || !m.Synthetic || len(m.Merged) > 0 {
-		t.Errorf("%+v", m)
-	}
-	w.check()
-	if got := w.listed(); got != "check1 check2 check3 check4" {
-		t.Error(got)
-	}
-	before := w.tree()
-	if _, err := Materialise(context.Background(), w.repo, "vm1", "check3", Options{}); err != nil || w.tree() != before {
-		t.Errorf("again: %v", err)
-	}
+	onBoth(t, func(t *testing.T, w *world) {
+		w.nights(4)
+		r, err := Materialise(context.Background(), w.repo, "vm1", "check3", Options{})
+		if err != nil || len(r.Merged) != 1 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		w.cloned = r.Merged[0].Cloned
+		m, _ := w.lineage().Point("check3")
+		if m.Kind != manifest.KindFull || m.Parent != "" || !m.Synthetic || len(m.Merged) > 0 {
+			t.Errorf("%+v", m)
+		}
+		w.check()
+		if got := w.listed(); got != "check1 check2 check3 check4" {
+			t.Error(got)
+		}
+		before := w.tree()
+		if _, err := Materialise(context.Background(), w.repo, "vm1", "check3", Options{}); err != nil || w.tree() != before {
+			t.Errorf("again: %v", err)
+		}
+	})
 }
 
 // Those who read are waited for a bounded time, then named; the next prune goes on.
 func TestPruneBesideReaders(t *testing.T) {
-	w := newWorld(t)
-	w.nights(4)
-	err := w.repo.Read(context.Background(), "vm1", func() error {
-		r := w.prune(compact(last(2)))
-		if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], fmt.Sprintf("process %d", os.Getpid())) || len(r.Merged)+len(r.Deleted) > 0 {
-			t.Errorf("%+v", r)
+	onBoth(t, func(t *testing.T, w *world) {
+		w.nights(4)
+		err := w.repo.Read(context.Background(), "vm1", func() error {
+			r := w.prune(compact(last(2)))
+			if len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], fmt.Sprintf("process %d", os.Getpid())) || len(r.Merged)+len(r.Deleted) > 0 {
+				t.Errorf("%+v", r)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
+		if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | check1 check2" {
+			t.Errorf("listed and hidden: %s", got)
+		}
+		w.check()
+		w.prune(compact(last(2)))
+		if w.hidden() != "" {
+			t.Errorf("hidden: %s", w.hidden())
+		}
+		w.check()
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | check1 check2" {
-		t.Errorf("listed and hidden: %s", got)
-	}
-	w.check()
-	w.prune(compact(last(2)))
-	if w.hidden() != "" {
-		t.Errorf("hidden: %s", w.hidden())
-	}
-	w.check()
 }
 
 // A pin keeps a point and all that it needs as they are.
 func TestPruneOfPinnedPoints(t *testing.T) {
-	w := newWorld(t)
-	w.nights(4)
-	l := w.lock()
-	pin, err := l.Pin("check3", "a guest")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Unlock()
-	before := w.tree()
-	r := w.prune(compact(last(1)))
-	if w.tree() != before || !slices.ContainsFunc(r.Points, func(p Point) bool { return p.ID == "check1" && p.Keep && strings.Contains(p.Reasons[0], "a guest") }) {
-		t.Errorf("%+v", r.Points)
-	}
-	if err := w.repo.Unpin("vm1", pin.ID); err != nil {
-		t.Fatal(err)
-	}
-	w.prune(compact(last(1)))
-	if got := w.listed() + " | " + w.hidden(); got != "check4 | " {
-		t.Errorf("listed and hidden: %s", got)
-	}
-	w.check()
+	onBoth(t, func(t *testing.T, w *world) {
+		w.nights(4)
+		l := w.lock()
+		pin, err := l.Pin("check3", "a guest")
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Unlock()
+		before := w.tree()
+		r := w.prune(compact(last(1)))
+		if w.tree() != before || !slices.ContainsFunc(r.Points, func(p Point) bool { return p.ID == "check1" && p.Keep && strings.Contains(p.Reasons[0], "a guest") }) {
+			t.Errorf("%+v", r.Points)
+		}
+		if err := w.repo.Unpin("vm1", pin.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.prune(compact(last(1)))
+		if got := w.listed() + " | " + w.hidden(); got != "check4 | " {
+			t.Errorf("listed and hidden: %s", got)
+		}
+		w.check()
+	})
 }
 
 func TestPruneTimeLimit(t *testing.T) {

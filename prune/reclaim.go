@@ -134,12 +134,19 @@ type mergePlan struct {
 	chainRun
 	disks  []diskRun
 	parent *manifest.Manifest // that the target has then; nil: none
+	clone  bool               // what does not change is shared with the lowest images
 	need   int64              // bytes that it takes of the file system
 }
 
 // plan decides whether a run is merged now. If it is not, the plan is nil, and r.waiting
 // says why.
 func (r *run) plan(ctx context.Context, s state, c chainRun) (*mergePlan, error) {
+	if p, err := r.planClone(ctx, s, c); err != nil || p.clone {
+		if err != nil {
+			return nil, err
+		}
+		return r.ifFits(p)
+	}
 	p, found, err := r.survey(ctx, s, c)
 	if err != nil {
 		return nil, err

@@ -10,12 +10,18 @@ import (
 	"github.com/virtbackup/virtbackup/merge"
 )
 
-// survey makes the plan of a merge from the tables of its images.
-func (r *run) survey(ctx context.Context, s state, c chainRun) (mergePlan, merge.Census, error) {
+// newPlan is a plan without disks.
+func (r *run) newPlan(s state, c chainRun) mergePlan {
 	p := mergePlan{chainRun: c}
 	if parent, ok := s.Point(c.lowest().Parent); ok {
 		p.parent = &parent
 	}
+	return p
+}
+
+// survey makes the plan of a rewrite from the tables of its images.
+func (r *run) survey(ctx context.Context, s state, c chainRun) (mergePlan, merge.Census, error) {
+	p := r.newPlan(s, c)
 	var sum merge.Census
 	disks, err := r.disks(s, c)
 	if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/retention"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/verify"
 )
 
@@ -37,11 +38,26 @@ type world struct {
 	disks map[string][]byte
 	truth map[string]map[string][]byte // by point and disk
 	now   time.Time
+	// cloned: a merge was a clone.
+	cloned bool
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return newWorldIn(t, t.TempDir())
+}
+
+// onBoth runs a test on a file system whose files can share data, and on one whose files
+// cannot.
+func onBoth(t *testing.T, test func(t *testing.T, w *world)) {
+	t.Run("rewrite", func(t *testing.T) { test(t, newWorld(t)) })
+	t.Run("clone", func(t *testing.T) {
+		w := newWorldIn(t, testfs.XFS(t, 0))
+		test(t, w)
+		if !w.cloned {
+			t.Error("no merge was a clone")
+		}
+	})
 }
 
 func newWorldIn(t *testing.T, dir string) *world {
@@ -173,7 +189,11 @@ func (w *world) try(request Request) (Result, error) {
 	if request.ReadersWait == 0 {
 		request.ReadersWait = 50 * time.Millisecond
 	}
-	return Run(context.Background(), w.repo, request)
+	result, err := Run(context.Background(), w.repo, request)
+	for _, m := range result.Merged {
+		w.cloned = w.cloned || m.Cloned
+	}
+	return result, err
 }
 
 func last(n int) Request { return Request{Rules: retention.Rules{Last: n}} }

@@ -10,6 +10,21 @@ const (
 	offsetMask = 0x00fffffffffffe00
 )
 
+// ZeroEntry is the L2 entry of a zero cluster, without a host cluster.
+const ZeroEntry uint64 = entryZero
+
+// CopiedEntry is the L1 entry of a table, or the L2 entry of a cluster that is not
+// compressed, at a host offset, whose refcount is one.
+func CopiedEntry(host int64) uint64 { return uint64(host) | entryCopied }
+
+// IsCopied tells whether an entry says that the refcount of what it points to is one.
+func IsCopied(entry uint64) bool { return entry&entryCopied != 0 }
+
+// CompressedEntry is the L2 entry of a frame of so many bytes at a host offset.
+func (h Header) CompressedEntry(host int64, length int) uint64 {
+	return compressedEntry(host, length, h.ClusterSize)
+}
+
 // Range is a run of bytes, of a file or of a disk.
 type Range struct {
 	Offset int64 `json:"offset"` // bytes

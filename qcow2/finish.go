@@ -65,7 +65,7 @@ func (w *Writer) finish(sync func() error) (end int64, err error) {
 			return 0, fmt.Errorf("sync the qcow2 image: %w", err)
 		}
 	}
-	copy(first, h.encode())
+	copy(first, h.Encode())
 	return m.end, m.segs.write(first, 0)
 }
 

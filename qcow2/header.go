@@ -62,9 +62,9 @@ func (h Header) Corrupt() bool { return h.Incompatible&IncompatibleCorrupt != 0 
 // ExternalData tells whether the guest's data is in another file.
 func (h Header) ExternalData() bool { return h.Incompatible&IncompatibleExternalData != 0 }
 
-// encode returns the header with its extensions and the backing name, which
+// Encode returns the header with its extensions and the backing name, which
 // Options.Validate bounds so that it all fits into the smallest cluster.
-func (h Header) encode() []byte {
+func (h Header) Encode() []byte {
 	be := binary.BigEndian
 	p := make([]byte, headerLength)
 	copy(p, magic)

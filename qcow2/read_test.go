@@ -19,7 +19,7 @@ func goodHeader() []byte {
 		BackingFile: "../check1/vda.qcow2", BackingFormat: "qcow2",
 		L1Entries: 5, L1Offset: 4096,
 		RefcountTableOffset: 8192, RefcountTableClusters: 1, RefcountOrder: 4,
-	}.encode())
+	}.Encode())
 	return p
 }
 
@@ -189,7 +189,7 @@ func FuzzReadHeader(f *testing.F) {
 			return
 		}
 		h.SnapshotsOffset = 0
-		again, err := ReadHeader(bytes.NewReader(h.encode()))
+		again, err := ReadHeader(bytes.NewReader(h.Encode()))
 		if err != nil || !reflect.DeepEqual(again, h) {
 			t.Errorf("header %+v reads back as %+v, error %v", h, again, err)
 		}

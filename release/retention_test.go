@@ -71,7 +71,9 @@ func TestReleaseOfWhatMustStay(t *testing.T) {
 // Hidden points go with all others, and are not there for those who name one.
 func TestReleaseOfHiddenPoints(t *testing.T) {
 	s := newSite(t)
-	s.locked(func(l *repository.Lock) error { return errors.Join(l.Hide("check1", "policy"), l.Hide("check3", "policy")) })
+	s.locked(func(l *repository.Lock) error {
+		return errors.Join(l.Hide("check1", "policy"), l.Hide("check3", "policy"))
+	})
 	var hidden *repository.HiddenError
 	if _, err := s.release(Request{Points: true, Point: "check3"}); !errors.As(err, &hidden) || !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("a hidden point: %v", err)

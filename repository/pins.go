@@ -79,11 +79,16 @@ func (r *Repository) Pins(domain string) (pins []Pin, damaged []string, err erro
 // is none.
 func (r *Repository) pinsDir(domain string) (string, error) {
 	dir := filepath.Join(r.domainDir(domain), PinsName)
-	info, err := os.Lstat(dir)
-	if err == nil && !info.IsDir() { // a symbolic link may lead outside
-		err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+	for _, dir := range []string{r.domainDir(domain), dir} {
+		info, err := os.Lstat(dir)
+		if err == nil && !info.IsDir() { // a symbolic link may lead outside
+			err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
+		}
+		if err != nil {
+			return "", err
+		}
 	}
-	return dir, err
+	return dir, nil
 }
 
 func readPin(dir, name string) (Pin, error) {

@@ -151,6 +151,21 @@ func TestPinsThroughALink(t *testing.T) {
 	}
 }
 
+// So may the directory of the domain, which nobody has locked for Unpin.
+func TestUnpinThroughALinkedDomain(t *testing.T) {
+	r := newRepository(t)
+	outside := t.TempDir()
+	mustMkdir(t, filepath.Join(outside, PinsName))
+	mustWrite(t, filepath.Join(outside, PinsName, "0123456789abcdef.json"), "precious")
+	must(t, os.Symlink(outside, filepath.Join(r.Dir(), "vm1")))
+	if r.Unpin("vm1", "0123456789abcdef") == nil {
+		t.Error("unpinned")
+	}
+	if _, err := os.Lstat(filepath.Join(outside, PinsName, "0123456789abcdef.json")); err != nil {
+		t.Error(err)
+	}
+}
+
 // A pin that was not finished holds nothing, and goes with the next.
 func TestDeathWhilePinning(t *testing.T) {
 	r, l := chainOfDisks(t, 1)

@@ -81,9 +81,9 @@ func (r *Repository) readProtected(domain string) (f protectedFile, err error) {
 	if err == nil || errors.Is(err, manifest.ErrNewerFormat) || localfile.CannotCheck(err) {
 		return f, err
 	}
-	return protectedFile{}, &damage.Error{Points: []damage.Point{{Domain: domain, File: ProtectedName,
-		Err: fail.WithHint(fmt.Errorf("%s of domain %s, which says what must not be removed: %w", ProtectedName, domain, err),
-			"nothing is removed while it is damaged: move it away, and protect the points again")}}}
+	return protectedFile{}, fail.WithHint(&damage.Error{Points: []damage.Point{{Domain: domain, File: ProtectedName,
+		Err: fmt.Errorf("%s of domain %s, which says what must not be removed: %w", ProtectedName, domain, err)}}},
+		"nothing is removed while it is damaged: move it away, and protect the points again")
 }
 
 // parseProtected reads the content of the protected.json of a domain strictly.

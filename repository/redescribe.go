@@ -55,3 +55,14 @@ func lockDescription(dir string) (unlock func() error, err error) {
 		}
 	}
 }
+
+// raiseFormat makes a repository one of today's format, before files are written that older
+// versions misread: hash lists of format 2 in points of format 1.
+func (r *Repository) raiseFormat() error {
+	d, err := readDescription(r.dir)
+	if err != nil || d.Format >= manifest.Format {
+		return err
+	}
+	_, err = r.NotePlace() // format 1 did not note it, so it cannot have moved
+	return err
+}

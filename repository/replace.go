@@ -59,6 +59,9 @@ func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
 		return nil, pinnedError(l.domain, m.ID, by)
 	}
 	sum, err := l.repo.ManifestDigest(l.domain, m.ID)
+	if err == nil {
+		err = l.repo.raiseFormat()
+	}
 	if err != nil {
 		return nil, err
 	}

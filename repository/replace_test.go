@@ -296,6 +296,23 @@ func TestExchangeBesideReaders(t *testing.T) {
 	wantWhole(t, r, "check2")
 }
 
+// Images of a format that older versions do not read are made in no repository that they open.
+func TestReplaceRaisesTheFormat(t *testing.T) {
+	r, l := chainOfDisks(t, 1)
+	path := filepath.Join(r.Dir(), manifest.DescriptionName)
+	mustWrite(t, path, `{"format": 1, "id": "`+r.ID()+`", "created": "2026-11-25T00:00:00Z"}`)
+	m, err := r.Point("vm1", "check1")
+	must(t, err)
+	_, err = l.BeginReplacement(m)
+	must(t, err)
+	if d, err := readDescription(r.Dir()); err != nil || d.Format != manifest.Format || d.ID != r.ID() {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if moved, err := r.NotePlace(); err != nil || moved {
+		t.Errorf("moved %v, %v", moved, err)
+	}
+}
+
 func TestBeginReplacementRefuses(t *testing.T) {
 	r, l := chainOfDisks(t, 2)
 	m, err := r.Point("vm1", "check2")

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"slices"
 	"time"
@@ -14,9 +16,12 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/prune"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/pull"
 )
@@ -97,8 +102,8 @@ func autoCommand() *cli.Command {
 		Name:        "auto",
 		Usage:       "inc where there is a usable base, else full; for timers",
 		ArgsUsage:   "DOMAIN... | --all",
-		Description: "virtbackup auto vm1\nvirtbackup auto --all",
-		Flags:       backupFlags(boolFlagOf(ofCopy, "all", "back up every domain that runs")),
+		Description: "virtbackup auto vm1\nvirtbackup auto --all\nvirtbackup auto vm1 --full-every 90d",
+		Flags:       append(backupFlags(boolFlagOf(ofCopy, "all", "back up every domain that runs")), newChainFlags()...),
 		Action: func(c *cli.Context) error {
 			domains := c.Args().Slice()
 			if c.Bool("all") == (len(domains) > 0) {
@@ -109,6 +114,14 @@ func autoCommand() *cli.Command {
 			}
 			return backUpSeveral(c, domains)
 		},
+	}
+}
+
+// newChainFlags say when auto begins a new chain, besides --max-chain.
+func newChainFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "full-every", Category: ofLimits, Usage: "make a full when all of the disks was last read longer than `SPAN` ago: 90d, 6m (default: never)"},
+		boolFlagOf(ofLimits, "synthetic", "where a full is due, make an inc, and a full of it from the repository alone"),
 	}
 }
 
@@ -188,10 +201,16 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 	if c.IsSet("keep-checkpoints") && c.Int("keep-checkpoints") < 1 {
 		return backup.Request{}, fail.Errorf(fail.Usage, "--keep-checkpoints 8", "--keep-checkpoints must be at least 1, not %d: the next inc starts from a checkpoint", c.Int("keep-checkpoints"))
 	}
+	var fullEvery retention.Span
+	if c.IsSet("full-every") {
+		if fullEvery, err = retention.ParseSpan(c.String("full-every")); err != nil {
+			return backup.Request{}, fmt.Errorf("--full-every: %w", err)
+		}
+	}
 	return backup.Request{
 		Kind: kind, Since: c.String("since"),
 		Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
-		Fallback: backup.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"),
+		Fallback: backup.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"), FullEvery: fullEvery, Synthetic: c.Bool("synthetic"),
 		Options: source.Options{
 			Quiesce: source.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 			ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), ScratchLimit: scratchLimit,
@@ -207,12 +226,39 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, sh
 	disks := show.Of(name)
 	defer func() { disks.Close(err == nil) }()
 	request.Log, request.Progress = logger(c, disks).With(terminal.DomainKey, name), disks.Update
-	return backup.Run(c.Context, backup.Deps{
+	result, err := backup.Run(c.Context, backup.Deps{
 		Host: guest.Libvirt(conn), Repository: c.String("repo"),
 		Source: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
 			return pull.New(d, o, warn)
 		},
 	}, request)
+	if err == nil && result.Standalone != "" {
+		makeStandalone(c.Context, c.String("repo"), &result, prune.Options{Limits: request.Limits, Log: request.Log, Progress: request.Progress})
+	}
+	return result, err
+}
+
+// makeStandalone makes a point standalone that was just made, as auto --synthetic asks for.
+// The point counts whatever comes of that: an error, also a panic, is a warning.
+func makeStandalone(ctx context.Context, dir string, backup *backup.Result, o prune.Options) {
+	err := panics.Catch(func() error {
+		repo, err := repository.Open(dir)
+		if err != nil {
+			return err
+		}
+		made, err := prune.Materialise(ctx, repo, backup.Point.Domain, backup.Point.ID, o)
+		backup.Notes, backup.Warnings = append(backup.Notes, made.Notes...), append(backup.Warnings, made.Warnings...)
+		if err != nil {
+			return err
+		}
+		backup.Point, err = repo.Point(backup.Point.Domain, backup.Point.ID)
+		return err
+	})
+	if err != nil {
+		warning := fmt.Sprintf("%s is an inc, and not made standalone (the next auto tries again): %v", backup.Point.ID, err)
+		backup.Warnings = append(backup.Warnings, warning)
+		o.Log.Warn(warning)
+	}
 }
 
 func warnedIf(warnings bool) error {

@@ -72,25 +72,41 @@ func unpack(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: repository NAME")
 	}
-	f, err := os.Open(filepath.Join(oldRepositories, args[0]+".tar.gz"))
-	ts.Check(err)
+	ts.Check(unpackInto(ts.MkAbs("."), args[0]))
+}
+
+// unpackInto unpacks the repository in an archive as dir/repo.
+func unpackInto(dir, name string) error {
+	f, err := os.Open(filepath.Join(oldRepositories, name+".tar.gz"))
+	if err != nil {
+		return err
+	}
 	defer f.Close()
 	unzipped, err := gzip.NewReader(f)
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	for files := tar.NewReader(unzipped); ; {
 		h, err := files.Next()
 		if err == io.EOF {
-			return
+			return nil
 		}
-		ts.Check(err)
-		path := ts.MkAbs(h.Name)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, h.Name)
 		if h.Typeflag == tar.TypeDir {
-			ts.Check(os.MkdirAll(path, 0o700))
+			if err := os.MkdirAll(path, 0o700); err != nil {
+				return err
+			}
 			continue
 		}
 		data, err := io.ReadAll(files)
-		ts.Check(err)
-		ts.Check(os.MkdirAll(filepath.Dir(path), 0o700))
-		ts.Check(os.WriteFile(path, data, 0o600))
+		if err == nil {
+			err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, data, 0o600))
+		}
+		if err != nil {
+			return err
+		}
 	}
 }

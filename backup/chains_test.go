@@ -2,6 +2,8 @@ package backup
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -214,5 +216,32 @@ func TestSyntheticAtTheHardLimit(t *testing.T) {
 	p, err := MakePlan(Request{Domain: "vm1", Kind: Auto, MaxChain: 10, Synthetic: true}, s)
 	if err != nil || p.Kind != full || p.Standalone != "" || !strings.Contains(p.Why, "disk vdb would be too long for qemu-img") {
 		t.Errorf("%s, %q, %v", describe(p), p.Why, err)
+	}
+}
+
+// A run looks at the host's clock, and hands on what is to be made standalone.
+func TestFullEveryOfARun(t *testing.T) {
+	s := newFakeSite(t)
+	m := s.must(full).Point
+	m.Time = m.Time.AddDate(0, 0, -100)
+	data, err := manifest.Encode(m)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(s.repo, "vm1", m.ID, manifest.FileName), data, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		days      int
+		synthetic bool
+		want      manifest.Kind
+	}{{101, false, inc}, {101, true, inc}, {99, true, inc}, {99, false, full}, {99, false, inc}} {
+		r := s.request(Auto)
+		r.FullEvery, r.Synthetic = retention.Span{Days: tt.days}, tt.synthetic
+		s.change()
+		got, err := s.run(t.Context(), r, steps)
+		if err != nil || got.point.Kind != tt.want || (got.result.Standalone != "") != (tt.synthetic && tt.days < 100) {
+			t.Errorf("%d days, synthetic %v: %s, %q, standalone because of %q, %v", tt.days, tt.synthetic, got.point.Kind, got.result.Why, got.result.Standalone, err)
+		}
 	}
 }

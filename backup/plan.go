@@ -243,6 +243,9 @@ func namedBase(r Request, s State) (*manifest.Manifest, error) {
 func resolveBase(r Request, s State) (manifest.Manifest, error) {
 	since := strings.TrimPrefix(r.Since, r.Domain+"@")
 	if _, _, err := manifest.ParsePointID(since); err == nil {
+		if slices.ContainsFunc(s.Hidden, func(m manifest.Manifest) bool { return m.ID == since }) {
+			return manifest.Manifest{}, fail.Errorf(fail.NotFound, "virtbackup prune "+r.word()+" --undo "+since+" brings it back", "point %s of domain %s was removed", since, r.Domain)
+		}
 		return manifest.Resolve(r.Domain, s.Points, since)
 	}
 	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m manifest.Manifest) bool { return !m.IsBase() })

@@ -23,6 +23,7 @@ func TestPlanRefuses(t *testing.T) {
 		{"unfit disk", Request{Kind: full, Disks: []string{"hda"}},
 			func(s *State) { s.add(xml.Disk{Target: "hda", Device: "cdrom", ReadOnly: true}, 0) }, "disk hda of domain vm1 cannot be backed up", true},
 		{"unknown point", Request{Kind: inc, Since: "check9"}, nil, `has no point check9`, false},
+		{"removed point", Request{Kind: inc, Since: "check2"}, func(s *State) { s.hide("check2") }, "point check2 of domain vm1 was removed", false},
 		{"no time", Request{Kind: inc, Since: "tomorrow"}, nil, `has no point "tomorrow", and that is no time either`, false},
 		{"no base at all, latest", Request{Kind: inc, Since: "latest"}, func(s *State) { s.Points, s.Checkpoints = s.Points[3:], nil }, "domain vm1 has no point that can be a base", false},
 		{"no base at all, a time", Request{Kind: diff, Since: "2099-01-01"}, func(s *State) { s.Points, s.Checkpoints = s.Points[3:], nil }, "domain vm1 has no point that can be a base", false},

@@ -162,9 +162,6 @@ func (c *cloner) create(path string) (err error) {
 	if c.list, err = cloneFileOf(lowest.HashesPath(), path+manifest.HashesSuffix); err != nil {
 		return err
 	}
-	if err := c.image.Truncate(lowest.Disk.ImageBytes); err != nil { // whatever was appended is not proven
-		return err
-	}
 	editor, err := hashlist.OpenEditor(c.ctx, c.list, lowest.List())
 	if err != nil {
 		return listUnusable(lowest, err)

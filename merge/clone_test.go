@@ -95,13 +95,19 @@ func (p *places) proveMerged(d *disk, g int) (diskimage.Link, Stats) {
 func TestCloneRandomRuns(t *testing.T) {
 	r := random(t)
 	dir := reflinks(t, 2048)
-	for round := range 40 {
+	for round := range 60 {
 		p := &places{t: t, dir: filepath.Join(dir, "run")}
 		must(t, os.Mkdir(p.dir, 0o700))
 		d := &disk{clusters: map[int64][]byte{}}
 		below := r.IntN(3)
 		for range below + 2 + r.IntN(7) {
 			p.night(r, d, r.IntN(2) == 0, 30)
+			if round%3 == 0 { // the end of the disk moves about in a few clusters
+				d.resize(int64(r.IntN(4*cluster))&^511 + 512)
+				c := randomChange(r, d, 3)
+				d.apply(c)
+				p.add(d.size, c, r.IntN(2) == 0)
+			}
 		}
 		p.proveMerged(d, below)
 		if t.Failed() {
@@ -130,6 +136,84 @@ func TestCloneFiftyNights(t *testing.T) {
 					t.Fatalf("night %d", night)
 				}
 				p.exchange(below, merged)
+			}
+		})
+	}
+}
+
+// layer is an image of a chain: its size in clusters, which may be a part of one, and the
+// clusters that it has, d for data and z for zeros, the first one first.
+type layer struct {
+	clusters float64
+	text     string
+}
+
+// Ends of disks hide what is below them, whatever comes above.
+func TestCloneEnds(t *testing.T) {
+	const far = 2 * 8192 // the first cluster of the third table
+	dir := reflinks(t, 1024)
+	for name, test := range map[string]struct {
+		below  int
+		layers []layer
+	}{
+		"lowest hides a part of itself":            {0, []layer{{6, "dddddd"}, {4.5, ""}, {6, ""}}},
+		"an upper one hides a part of another":     {0, []layer{{1, "d"}, {6, "dddddd"}, {4.5, ""}, {6, ""}}},
+		"and of a packed cluster":                  {0, []layer{{1, "d"}, {6, "dddddd"}, {4.5, ""}, {6, "d"}}},
+		"the target has it":                        {0, []layer{{6, "dddddd"}, {4.5, ""}, {6, "....d"}}},
+		"the target ends there":                    {0, []layer{{6, "dddddd"}, {5, ""}, {4.5, "...."}}},
+		"the lowest hides a part of what is below": {1, []layer{{6, "dddddd"}, {4.5, "d"}, {6, ""}}},
+		"an upper one does":                        {1, []layer{{6, "dddddd"}, {6, "d"}, {4.5, ""}, {6, ".d"}}},
+		"an upper one, over a zero cluster":        {1, []layer{{6, "dddddd"}, {6, "dzzzz"}, {4.5, ""}, {6, ".d"}}},
+		"it hides all that is below":               {1, []layer{{far + 3.5, "dd"}, {1.5, "d"}, {far + 4, ".d"}}},
+		"and the next one has some of it":          {1, []layer{{far + 3.5, "dd"}, {1.5, "d"}, {far + 4, "d"}, {far + 4, "."}}},
+		"a disk of one sector":                     {0, []layer{{6, "dddddd"}, {1.0 / 128, ""}, {far, ""}}},
+	} {
+		for _, packed := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				r := random(t)
+				p := &places{t: t, dir: filepath.Join(dir, "ends")}
+				must(t, os.Mkdir(p.dir, 0o700))
+				d := &disk{clusters: map[int64][]byte{}}
+				for _, l := range test.layers {
+					d.resize(int64(l.clusters * cluster))
+					c := change{}
+					for i, what := range l.text {
+						switch what {
+						case 'd':
+							c[int64(i)] = content(r, int64(i), d.size)
+						case 'z':
+							c[int64(i)] = nil
+						}
+					}
+					if l.clusters > far+2 && len(p.links) == 0 {
+						c[far+1] = content(r, far+1, d.size)
+					}
+					d.apply(c)
+					p.add(d.size, c, packed)
+				}
+				p.proveMerged(d, test.below)
+				must(t, os.RemoveAll(p.dir))
+			})
+		}
+	}
+}
+
+// What was discarded takes no space any more.
+func TestClonePunches(t *testing.T) {
+	for name, packed := range map[string]bool{"raw": false, "packed": true} {
+		t.Run(name, func(t *testing.T) {
+			p := &places{t: t, dir: reflinks(t, 512)}
+			d := filled(random(t), 64<<20)
+			p.add(d.size, d.clusters, packed)
+			c := change{}
+			for i := range d.count() - 5 {
+				c[i] = nil
+			}
+			d.apply(c)
+			p.add(d.size, c, packed)
+			merged, _ := p.proveMerged(d, 0)
+			if got := allocated(t, merged.Path); got > 1<<20 {
+				t.Errorf("an image with 5 clusters takes %d bytes", got)
 			}
 		})
 	}

@@ -121,6 +121,9 @@ func pruneAction(c *cli.Context) error {
 			return err
 		}
 	}
+	if len(domains) == 0 {
+		return printDone(c, []prune.Result{}, func(w io.Writer) error { _, err := fmt.Fprintln(w, "no points yet"); return err })
+	}
 	return pruneEach(c, repo, request, domains)
 }
 
@@ -208,7 +211,7 @@ func runPrune(c *cli.Context, repo *repository.Repository, request prune.Request
 		request.Options = o
 		return prune.Run(c.Context, repo, request)
 	})
-	if err != nil && len(result.Deleted)+len(result.Merged) > 0 {
+	if err != nil && len(result.Deleted)+len(result.Merged)+len(result.Held) > 0 {
 		_ = view.Pruned(c.App.ErrWriter, result)
 	}
 	return result, err

@@ -305,3 +305,54 @@ func TestForeignImages(t *testing.T) {
 		}
 	}
 }
+
+// Clusters that are freed are used again at once, from the front of the file.
+func TestFreedClustersAreUsedAgain(t *testing.T) {
+	m := newModel(t, 8<<20, false)
+	r := rand.New(rand.NewPCG(1, 2))
+	fill := func(g *Image, f *os.File, n int64, kind int) {
+		table, err := g.Table(n)
+		check(t, err)
+		for k := range int64(unit / 8) {
+			m.put(table, f, n*unit/8+k, kind, r)
+		}
+		check(t, table.Close())
+	}
+	m.edit(8<<20, func(g *Image, f *os.File) {
+		fill(g, f, 0, 1)
+		fill(g, f, 1, 1)
+	})
+	for range 3 {
+		m.edit(8<<20, func(g *Image, f *os.File) {
+			before := g.space.end
+			for _, move := range [][2]int64{{1, 2}, {0, 3}, {2, 1}, {3, 0}} {
+				fill(g, f, move[0], 0)
+				fill(g, f, move[1], 1)
+			}
+			if g.space.end != before {
+				t.Errorf("the file grew from %d to %d clusters", before, g.space.end)
+			}
+		})
+		m.prove()
+	}
+}
+
+// A table that must lie in one piece is not where a refcount block comes in between.
+func TestL1TableAtTheBorderOfARefcountBlock(t *testing.T) {
+	for missing := range int64(5) {
+		m := newModel(t, 16<<20, false)
+		r := rand.New(rand.NewPCG(1, 2))
+		m.edit(16<<20, func(g *Image, f *os.File) {
+			for n := int64(0); g.space.end < 2048-missing-1; n++ { // and an L2 table
+				table, err := g.Table(n)
+				check(t, err)
+				for k := int64(0); k < unit/8 && g.space.end < 2048-missing-1; k++ {
+					m.put(table, f, n*unit/8+k, 1, r)
+				}
+				check(t, table.Close())
+			}
+		})
+		m.edit(4<<30, func(*Image, *os.File) {})
+		m.prove()
+	}
+}

@@ -16,17 +16,19 @@ func TestInstall(t *testing.T) {
 	prefix := testdomain.TempDir(t)
 	testdomain.Tool(t, "make", "-s", "-C", testdomain.Root(t), "install", "PREFIX="+prefix)
 	units := filepath.Join(prefix, "lib/systemd/system")
-	for _, name := range []string{"virtbackup@.service", "virtbackup@.timer"} {
-		if out := testdomain.Tool(t, "systemd-analyze", "verify", filepath.Join(units, name)); out != "" {
-			t.Errorf("systemd-analyze verify %s: %s", name, out)
+	for name, arguments := range map[string]string{"virtbackup": "auto %i", "virtbackup-prune": "prune %i $VIRTBACKUP_KEEP"} {
+		for _, unit := range []string{name + "@.service", name + "@.timer"} {
+			if out := testdomain.Tool(t, "systemd-analyze", "verify", filepath.Join(units, unit)); out != "" {
+				t.Errorf("systemd-analyze verify %s: %s", unit, out)
+			}
 		}
-	}
-	service, err := os.ReadFile(filepath.Join(units, "virtbackup@.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := "\nExecStart=" + prefix + "/bin/virtbackup auto %i\n"; !strings.Contains(string(service), want) {
-		t.Errorf("the service lacks %q", want)
+		service, err := os.ReadFile(filepath.Join(units, name+"@.service"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := "\nExecStart=" + prefix + "/bin/virtbackup " + arguments + "\n"; !strings.Contains(string(service), want) {
+			t.Errorf("%s@.service lacks %q", name, want)
+		}
 	}
 	testdomain.Tool(t, filepath.Join(prefix, "bin/virtbackup"), "--version")
 	wantDocuments(t, filepath.Join(prefix, "share/doc/virtbackup"))

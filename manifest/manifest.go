@@ -363,14 +363,19 @@ func CompareAge(a, b Manifest) int {
 	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
 }
 
-// Needs says whether the point is chained onto that one.
-func (m Manifest) Needs(id string) bool {
-	if m.Parent == id {
-		return true
+// Parents are the ids of the points that this one is chained onto directly; more than one
+// only where its disks do not agree.
+func (m Manifest) Parents() (ids []string) {
+	if m.Parent != "" {
+		ids = append(ids, m.Parent)
 	}
-	return slices.ContainsFunc(m.Disks, func(d Disk) bool {
+	for _, d := range m.Disks {
 		parent, _, err := d.ParentImage()
-		return err == nil && parent == id
-	})
+		if err == nil && parent != "" && !slices.Contains(ids, parent) {
+			ids = append(ids, parent)
+		}
+	}
+	return ids
 }
+
 func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }

@@ -28,8 +28,9 @@ type Lineage struct {
 	// without an ID where the directory of the domain is something else.
 	Unreadable []damage.Point
 
-	all  []manifest.Manifest // Points and Hidden, oldest first
-	byID map[string]manifest.Manifest
+	all      []manifest.Manifest // Points and Hidden, oldest first
+	byID     map[string]manifest.Manifest
+	children map[string][]string // ids by that of their parent, oldest first
 }
 
 // lineageTries bounds how often manifests are read again because merges may have changed them
@@ -60,7 +61,7 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 }
 
 func (r *Repository) readLineage(domain string) (*Lineage, error) {
-	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, Removals: map[string]Removal{}}
+	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, Removals: map[string]Removal{}, children: map[string][]string{}}
 	ids, err := r.pointIDs(domain)
 	var damaged *damage.Error
 	if errors.As(err, &damaged) {
@@ -84,6 +85,9 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 	}
 	slices.SortFunc(l.all, manifest.CompareAge)
 	for _, m := range l.all {
+		for _, parent := range m.Parents() {
+			l.children[parent] = append(l.children[parent], m.ID)
+		}
 		p := read[m.ID]
 		if p.bad != nil {
 			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: p.bad})
@@ -231,19 +235,17 @@ func (l *Lineage) Needs(id string) []manifest.Manifest {
 // Children are the ids of the points that are chained onto a point directly, hidden ones
 // included, oldest first, as far as they can be read.
 func (l *Lineage) Children(id string) []string {
-	var ids []string
-	for _, m := range l.all {
-		if m.Needs(id) {
-			ids = append(ids, m.ID)
-		}
-	}
-	return ids
+	return slices.Clone(l.children[id])
 }
 
 // CheckUnneeded returns a *NeededError where a point that would stay needs one
 // of these.
 func (l *Lineage) CheckUnneeded(ids []string) error {
-	stays := func(id string) bool { return !slices.Contains(ids, id) }
+	goes := map[string]bool{}
+	for _, id := range ids {
+		goes[id] = true
+	}
+	stays := func(id string) bool { return !goes[id] }
 	for _, id := range ids {
 		needed := &NeededError{Domain: l.Domain, ID: id}
 		for _, child := range l.Children(id) {

@@ -112,7 +112,7 @@ func (r *run) replace(ctx context.Context, s state, p mergePlan, m manifest.Mani
 	if err := rep.Complete(m); err != nil {
 		return done, err
 	}
-	sound := s.sound(m.ID)
+	sound := s.sound[m.ID]
 	if sound {
 		if err := r.readBack(ctx, rep, p, m, built); err != nil {
 			return done, err

@@ -20,6 +20,11 @@ type state struct {
 	verified  map[string]repository.Verification
 	pinned    func(id string) (by string)
 	gone      map[string]bool // in a dry run: what would be deleted by then
+
+	// Of each point, whether the last verification of it, and of all that it needs, found every
+	// byte as it was written, and nothing of them was replaced since; and whether one of them
+	// was found damaged. There may be thousands of points in a chain, so this is found out once.
+	sound, damaged map[string]bool
 }
 
 // children are the points that are chained onto a point directly, oldest first.
@@ -59,6 +64,7 @@ func (r *run) gather() (state, error) {
 	if s.pinned, err = r.repo.Pinned(r.domain); err != nil {
 		return state{}, err
 	}
+	s.judge()
 	return s, nil
 }
 
@@ -85,18 +91,19 @@ func (r *run) damageOf(l *repository.Lineage) error {
 	return e
 }
 
-// sound tells whether the last verification of a point, and of all that it needs, found
-// every byte as it was written, and nothing of them was replaced since.
-func (s state) sound(id string) bool {
-	return !slices.ContainsFunc(s.Needs(id), func(m manifest.Manifest) bool { return !s.verified[m.ID].Sound })
-}
-
-// damaged tells whether the point, or what it needs, was found damaged.
-func (s state) damaged(id string) bool {
-	return slices.ContainsFunc(s.Needs(id), func(m manifest.Manifest) bool {
-		v, ok := s.verified[m.ID]
-		return ok && !v.Sound
-	})
+// judge fills in what follows from the verifications.
+func (s *state) judge() {
+	s.sound, s.damaged = map[string]bool{}, map[string]bool{}
+	for _, m := range s.All() { // parents stand before their children
+		v, known := s.verified[m.ID]
+		s.sound[m.ID], s.damaged[m.ID] = v.Sound, known && !v.Sound
+		for _, d := range m.Disks {
+			if parent, _ := s.Parent(m, d); parent.Point != "" {
+				s.sound[m.ID] = s.sound[m.ID] && s.sound[parent.Point]
+				s.damaged[m.ID] = s.damaged[m.ID] || s.damaged[parent.Point]
+			}
+		}
+	}
 }
 
 // isProtected tells whether a point is protected now. A clock that went ahead lets no
@@ -124,7 +131,7 @@ func (r *run) decide(s state, request Request) (remove []Point, err error) {
 		_, protected := s.isProtected(m)
 		points = append(points, retention.Point{
 			ID: m.ID, Number: m.Number(), Time: m.Time, Base: m.IsBase(),
-			Damaged: s.damaged(m.ID), Verified: s.sound(m.ID), Protected: protected,
+			Damaged: s.damaged[m.ID], Verified: s.sound[m.ID], Protected: protected,
 		})
 	}
 	rules := request.Rules

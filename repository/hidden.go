@@ -56,6 +56,7 @@ func (e *HiddenError) Unwrap() error { return manifest.ErrNoPoint }
 // found is a point as it was read.
 type found struct {
 	manifest.Manifest
+	digest  string // of manifest.json
 	hidden  bool
 	removal Removal // of a hidden point
 	bad     error   // why a removed.json that is there hides nothing
@@ -68,18 +69,18 @@ type found struct {
 // other way round it would look like a listed point.
 func (r *Repository) readPoint(domain, id string) (found, error) {
 	data, readErr := localfile.ReadSmall(filepath.Join(r.PointDir(domain, id), RemovedName))
-	m, err := r.readManifest(domain, id)
+	m, sum, err := r.readManifestFile(domain, id)
 	if err != nil || errors.Is(readErr, fs.ErrNotExist) {
-		return found{Manifest: m}, err
+		return found{Manifest: m, digest: sum}, err
 	}
 	removal, err := Removal{}, readErr
 	if err == nil {
 		removal, err = parseRemoval(data, m)
 	}
 	if err != nil {
-		return found{Manifest: m, bad: fmt.Errorf("%s: %w", RemovedName, err)}, nil
+		return found{Manifest: m, digest: sum, bad: fmt.Errorf("%s: %w", RemovedName, err)}, nil
 	}
-	return found{m, true, removal, nil}, nil
+	return found{m, sum, true, removal, nil}, nil
 }
 
 // parseRemoval reads the content of the removed.json of a point strictly.

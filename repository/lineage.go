@@ -29,8 +29,9 @@ type Lineage struct {
 	Unreadable []damage.Point
 
 	all      []manifest.Manifest // Points and Hidden, oldest first
-	byID     map[string]manifest.Manifest
+	byID     map[string]*manifest.Manifest
 	children map[string][]string // ids by that of their parent, oldest first
+	digests  map[string]string   // of each manifest.json, by id
 }
 
 // lineageTries bounds how often manifests are read again because merges may have changed them
@@ -61,7 +62,8 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 }
 
 func (r *Repository) readLineage(domain string) (*Lineage, error) {
-	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, Removals: map[string]Removal{}, children: map[string][]string{}}
+	l := &Lineage{Domain: domain, Removals: map[string]Removal{},
+		byID: map[string]*manifest.Manifest{}, children: map[string][]string{}, digests: map[string]string{}}
 	ids, err := r.pointIDs(domain)
 	var damaged *damage.Error
 	if errors.As(err, &damaged) {
@@ -71,7 +73,7 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
-	read := map[string]found{}
+	points := make([]found, 0, len(ids))
 	for _, id := range ids {
 		p, err := r.readPoint(domain, id)
 		switch {
@@ -79,18 +81,26 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 		case err != nil:
 			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
 		default:
-			l.all = append(l.all, p.Manifest)
-			l.byID[id], read[id] = p.Manifest, p
+			points = append(points, p)
 		}
 	}
-	slices.SortFunc(l.all, manifest.CompareAge)
-	for _, m := range l.all {
+	slices.SortFunc(points, func(a, b found) int { return manifest.CompareAge(a.Manifest, b.Manifest) })
+	l.enter(points)
+	return l, nil
+}
+
+// enter fills in what follows from the points that were read, oldest first.
+func (l *Lineage) enter(points []found) {
+	l.all = make([]manifest.Manifest, len(points))
+	for i, p := range points {
+		m := p.Manifest
+		l.all[i] = m
+		l.byID[m.ID], l.digests[m.ID] = &l.all[i], p.digest
 		for _, parent := range m.Parents() {
 			l.children[parent] = append(l.children[parent], m.ID)
 		}
-		p := read[m.ID]
 		if p.bad != nil {
-			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: p.bad})
+			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: l.Domain, ID: m.ID, File: RemovedName, Err: p.bad})
 		}
 		if !p.hidden {
 			l.Points = append(l.Points, m)
@@ -99,7 +109,6 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 		l.Hidden = append(l.Hidden, m)
 		l.Removals[m.ID] = p.removal
 	}
-	return l, nil
 }
 
 // complaints are what looks damaged by the manifests, with all that differs if it looks so
@@ -152,8 +161,10 @@ func (l *Lineage) ids(points []manifest.Manifest) []string {
 
 // Point finds a point that can be read, listed or hidden.
 func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
-	m, ok := l.byID[id]
-	return m, ok
+	if m, ok := l.byID[id]; ok {
+		return *m, true
+	}
+	return manifest.Manifest{}, false
 }
 
 // Parent finds the parent of a disk of a point. ref is the zero value where the
@@ -171,7 +182,7 @@ func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.Ima
 	if !ok {
 		return ref, manifest.ErrNoPoint
 	}
-	_, err = m.ParentDisk(d, parent)
+	_, err = m.ParentDisk(d, *parent)
 	return ref, err
 }
 
@@ -208,7 +219,7 @@ func (l *Lineage) unchained(ref manifest.ImageRef) bool {
 	}
 	for _, d := range m.Disks {
 		if d.Image == ref.Image {
-			_, err := l.Parent(m, d)
+			_, err := l.Parent(*m, d)
 			return err != nil
 		}
 	}

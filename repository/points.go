@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -90,29 +91,35 @@ func (r *Repository) isGone(domain, id string) bool {
 
 // readManifest reads the manifest of a directory and checks that it belongs there.
 func (r *Repository) readManifest(domain, id string) (manifest.Manifest, error) {
+	m, _, err := r.readManifestFile(domain, id)
+	return m, err
+}
+
+// readManifestFile is readManifest that returns the digest of the file, too.
+func (r *Repository) readManifestFile(domain, id string) (manifest.Manifest, string, error) {
 	if _, _, err := manifest.ParsePointID(id); err != nil {
-		return manifest.Manifest{}, err
+		return manifest.Manifest{}, "", err
 	}
 	dir := r.PointDir(domain, id)
 	for _, dir := range []string{r.domainDir(domain), dir} {
 		info, err := os.Lstat(dir)
 		if err != nil {
-			return manifest.Manifest{}, err
+			return manifest.Manifest{}, "", err
 		}
 		if !info.IsDir() { // a symbolic link may lead outside
-			return manifest.Manifest{}, fmt.Errorf("%s is not a directory", dir)
+			return manifest.Manifest{}, "", fmt.Errorf("%s is not a directory", dir)
 		}
 	}
 	data, err := localfile.ReadSmall(filepath.Join(dir, manifest.FileName))
 	if err != nil {
-		return manifest.Manifest{}, err
+		return manifest.Manifest{}, "", err
 	}
 	m, err := manifest.Parse(data)
 	if err != nil {
-		return manifest.Manifest{}, fmt.Errorf("%s: %w", manifest.FileName, err)
+		return manifest.Manifest{}, "", fmt.Errorf("%s: %w", manifest.FileName, err)
 	}
 	if m.ID != id || m.Domain != domain {
-		return manifest.Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
+		return manifest.Manifest{}, "", fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
 	}
-	return m, nil
+	return m, digest.Of(data), nil
 }

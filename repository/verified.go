@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,17 @@ func (r *Repository) Verified(domain string) map[string]Verification {
 			valid[id] = v
 		}
 	}
+	return valid
+}
+
+// VerifiedOf is Verified for points that were read before, as they were then. It reads no
+// manifest again.
+func (r *Repository) VerifiedOf(l *Lineage) map[string]Verification {
+	valid := r.readVerified(l.Domain)
+	maps.DeleteFunc(valid, func(id string, v Verification) bool {
+		digest, known := l.digests[id]
+		return !known || v.Manifest != digest
+	})
 	return valid
 }
 

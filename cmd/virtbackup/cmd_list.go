@@ -84,7 +84,7 @@ func list(c *cli.Context) error {
 // factsOf gathers what list shows of a domain besides the manifests. damaged says which files
 // about protected or removed points cannot be read.
 func factsOf(repo *repository.Repository, lineage *repository.Lineage) (f view.Facts, damaged, err error) {
-	f = view.Facts{Removals: lineage.Removals, Verified: repo.Verified(lineage.Domain), Lost: lineage.Broken(), Now: time.Now()}
+	f = view.Facts{Removals: lineage.Removals, Verified: repo.VerifiedOf(lineage), Lost: lineage.Broken(), Now: time.Now()}
 	if f.Ledger, err = repo.Ledger(lineage.Domain); err != nil {
 		return f, nil, err
 	}

@@ -42,17 +42,9 @@ func (r *run) hideOne(p Point) error {
 
 // makeRoom deletes the points to be hidden, and those that are, that no other needs.
 func (r *run) makeRoom(ctx context.Context, s state, points []Point) error {
-	s = s.without(points)
-	for {
-		ids := s.unneeded()
-		if len(ids) == 0 {
-			return nil
-		}
-		if err := r.delete(ctx, ids); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			s.gone[id] = true
-		}
+	ids := s.without(points).unneeded()
+	if len(ids) == 0 {
+		return nil
 	}
+	return r.delete(ctx, ids)
 }

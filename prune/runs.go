@@ -114,10 +114,14 @@ func (s state) isHidden(id string) bool {
 	return hidden
 }
 
-// unneeded are hidden points that no other is chained onto, newest first.
+// unneeded are hidden points that no other needs, once those before them in the list are
+// gone: newest first.
 func (s state) unneeded() (ids []string) {
-	for _, m := range slices.Backward(s.Hidden) {
-		if !s.gone[m.ID] && len(s.children(m.ID)) == 0 && s.pinned(m.ID) == "" {
+	goes := map[string]bool{}
+	stays := func(id string) bool { return !goes[id] }
+	for _, m := range slices.Backward(s.Hidden) { // children before their parents
+		if !s.gone[m.ID] && !slices.ContainsFunc(s.children(m.ID), stays) && s.pinned(m.ID) == "" {
+			goes[m.ID] = true
 			ids = append(ids, m.ID)
 		}
 	}

@@ -198,7 +198,7 @@ func findBase(r Request, s State) (*manifest.Manifest, error) {
 	bitmaps := slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return noBitmaps(d) == "" })
 	for i := len(s.Points) - 1; i >= 0; i-- {
 		m := &s.Points[i]
-		if !m.IsBase() || r.Kind == manifest.KindDiff && m.Kind != manifest.KindFull {
+		if !m.IsBase() || r.Kind == manifest.KindDiff && !s.beginsChain(m) {
 			continue
 		}
 		if _, ok := sealedCheckpoint(s, m); ok && bitmaps {
@@ -216,6 +216,18 @@ func findBase(r Request, s State) (*manifest.Manifest, error) {
 		what = "full"
 	}
 	return nil, fail.Errorf(fail.NotFound, "virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
+}
+
+// beginsChain tells whether a point is a full, or all that it is chained onto was removed.
+func (s State) beginsChain(m *manifest.Manifest) bool {
+	if m.Kind == manifest.KindFull {
+		return true
+	}
+	listed := func(above manifest.Manifest) bool {
+		return slices.ContainsFunc(s.Points, func(p manifest.Manifest) bool { return p.ID == above.ID })
+	}
+	above := manifest.Chain(slices.Concat(s.Points, s.Hidden), *m)[1:]
+	return len(above) > 0 && !slices.ContainsFunc(above, listed)
 }
 
 func namedBase(r Request, s State) (*manifest.Manifest, error) {

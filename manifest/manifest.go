@@ -363,19 +363,13 @@ func CompareAge(a, b Manifest) int {
 	return cmp.Or(cmp.Compare(a.Number(), b.Number()), a.Time.Compare(b.Time), strings.Compare(a.ID, b.ID))
 }
 
-// Parents are the ids of the points that this one is chained onto directly; more than one
-// only where its disks do not agree.
-func (m Manifest) Parents() (ids []string) {
-	if m.Parent != "" {
-		ids = append(ids, m.Parent)
+// NeededParent is the parent, if an image of the point has one of the parent's as backing
+// file; else "".
+func (m Manifest) NeededParent() string {
+	if slices.ContainsFunc(m.Disks, func(d Disk) bool { return d.Parent != "" }) {
+		return m.Parent // validateDisks: all are in that point
 	}
-	for _, d := range m.Disks {
-		parent, _, err := d.ParentImage()
-		if err == nil && parent != "" && !slices.Contains(ids, parent) {
-			ids = append(ids, parent)
-		}
-	}
-	return ids
+	return ""
 }
 
 func compareNumbers(a, b Manifest) int { return cmp.Compare(a.Number(), b.Number()) }

@@ -92,10 +92,18 @@ func (p *places) proveMerged(d *disk, g int) (diskimage.Link, Stats) {
 	return merged, stats
 }
 
+// often is how often a random test repeats: a fifth of n with -short.
+func often(n int) int {
+	if testing.Short() {
+		return n / 5
+	}
+	return n
+}
+
 func TestCloneRandomRuns(t *testing.T) {
 	r := random(t)
 	dir := reflinks(t, 2048)
-	for round := range 60 {
+	for round := range often(60) {
 		p := &places{t: t, dir: filepath.Join(dir, "run")}
 		must(t, os.Mkdir(p.dir, 0o700))
 		d := &disk{clusters: map[int64][]byte{}}
@@ -127,7 +135,7 @@ func TestCloneFiftyNights(t *testing.T) {
 			for range below + 1 {
 				p.night(r, d, r.IntN(2) == 0, 30)
 			}
-			for night := range 50 {
+			for night := range often(50) {
 				for range 1 + r.IntN(2) {
 					p.night(r, d, r.IntN(2) == 0, 20)
 				}

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -32,10 +33,17 @@ func allocated(t testing.TB, path string) int64 {
 
 // What a clone writes is set by the increment, not by the full that it is merged into.
 func TestCloneCost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 2 GiB")
+	}
 	dir := reflinks(t, 4096)
 	for _, packed := range []bool{false, true} {
 		var written []int64
-		for _, size := range []int64{64 << 20, 1 << 30} {
+		large := int64(1 << 30)
+		if packed {
+			large = 256 << 20 // compressing takes long
+		}
+		for _, size := range []int64{64 << 20, large} {
 			r := rand.New(rand.NewPCG(1, 2))
 			p := &places{t: t, dir: filepath.Join(dir, "cost")}
 			must(t, os.Mkdir(p.dir, 0o700))
@@ -66,17 +74,14 @@ func TestCloneCost(t *testing.T) {
 			must(t, os.RemoveAll(p.dir))
 		}
 		if diff := written[1] - written[0]; diff > 128<<10 {
-			t.Errorf("over a full of 1 GiB %d bytes more were written than over one of 64 MiB", diff)
+			t.Errorf("over a full of %d MiB %d bytes more were written than over one of 64 MiB", large>>20, diff)
 		}
 	}
 }
 
 // 400 nights over the same tenth of a disk leave an image that takes hardly more than its data.
 func TestCloneFourHundredNights(t *testing.T) {
-	nights := 400
-	if testing.Short() {
-		nights = 50
-	}
+	nights := often(400)
 	for name, packed := range map[string]bool{"raw": false, "packed": true} {
 		t.Run(name, func(t *testing.T) {
 			r := random(t)
@@ -113,5 +118,50 @@ func TestCloneFourHundredNights(t *testing.T) {
 				t.Errorf("the image is %d bytes long: free clusters were not used again", p.links[0].Disk.ImageBytes)
 			}
 		})
+	}
+}
+
+// Progress ends with the bytes of all clusters that were put into the clone.
+func TestCloneProgress(t *testing.T) {
+	for _, packed := range []bool{false, true} {
+		p, _ := twoImages(t, reflinks(t, 512), packed)
+		var copied int64
+		_, _, err := p.clone(0, Options{Progress: func(bytes int64) { copied = bytes }})
+		must(t, err)
+		if want := int64(2 * cluster); copied != want {
+			t.Errorf("packed %v: %d bytes were reported, want %d", packed, copied, want)
+		}
+	}
+}
+
+// A clone of many images of a large disk takes no more memory than one of a few.
+func TestCloneMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("writes 100 MiB")
+	}
+	const size, perTable = 1 << 40, 8192
+	r := random(t)
+	p := &places{t: t, dir: reflinks(t, 2048)}
+	for n := range int64(40) {
+		c := change{}
+		for i := n * 50; i < 2048; i += 1 + 60*min(n, 1) {
+			c[i*perTable+n] = content(r, i, size)
+			c[i*perTable+n+1] = nil
+		}
+		p.add(size, c, n%2 == 1)
+	}
+	defer debug.SetGCPercent(debug.SetGCPercent(20))
+	before := heap()
+	var peak, calls int64
+	_, _, err := p.clone(0, Options{Progress: func(int64) {
+		if calls++; calls%64 == 0 {
+			peak = max(peak, heap())
+		}
+	}})
+	must(t, err)
+	if took := peak - before; took > 60<<20 || peak == 0 {
+		t.Errorf("it took %d MiB", took>>20)
+	} else {
+		t.Logf("it took %d MiB", took>>20)
 	}
 }

@@ -67,8 +67,6 @@ type disk struct {
 	clusters map[int64][]byte
 }
 
-func (d *disk) clone() *disk { return &disk{d.size, maps.Clone(d.clusters)} }
-
 // resize cuts the disk, or lets it grow by zeros.
 func (d *disk) resize(size int64) {
 	d.size = size

@@ -16,6 +16,9 @@ import (
 // repository.
 func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 	s = s.without(remove)
+	for _, p := range remove {
+		r.result.Hidden = append(r.result.Hidden, p.ID)
+	}
 	for _, id := range s.unneeded() {
 		s.gone[id] = true
 		r.result.Deleted = append(r.result.Deleted, id)
@@ -23,11 +26,12 @@ func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 	}
 	r.able = guess(r.repo.Dir())
 	runs, _ := s.runs()
-	for _, c := range runs {
+	crowded := r.crowded(s, runs)
+	for i, c := range runs {
 		if !r.able.exchange {
 			break
 		}
-		p, err := r.plan(ctx, s, c)
+		p, err := r.plan(ctx, s, c, i == crowded)
 		if err != nil {
 			return err
 		}

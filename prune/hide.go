@@ -16,26 +16,28 @@ func (r *run) hide(ctx context.Context, s state, points []Point) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if r.isDeleted(p.ID) {
-			continue
-		}
-		err := r.lock.Hide(p.ID, p.Reasons[0])
+		err := r.hideOne(p)
 		if localfile.IsFull(err) && !freed {
 			freed = true
 			if err := r.makeRoom(ctx, s, points); err != nil {
 				return err
 			}
-			err = nil
-			if !r.isDeleted(p.ID) {
-				err = r.lock.Hide(p.ID, p.Reasons[0])
-			}
+			err = r.hideOne(p)
 		}
 		if err != nil {
 			return err
 		}
-		r.Log.Info("hid point " + p.ID)
+		r.result.Hidden = append(r.result.Hidden, p.ID)
+		r.Log.Info("removed point " + p.ID)
 	}
 	return nil
+}
+
+func (r *run) hideOne(p Point) error {
+	if slices.Contains(r.result.Deleted, p.ID) {
+		return nil
+	}
+	return r.lock.Hide(p.ID, p.Reasons[0])
 }
 
 // makeRoom deletes the points to be hidden, and those that are, that no other needs.
@@ -46,5 +48,3 @@ func (r *run) makeRoom(ctx context.Context, s state, points []Point) error {
 	}
 	return r.delete(ctx, ids)
 }
-
-func (r *run) isDeleted(id string) bool { return slices.Contains(r.result.Deleted, id) }

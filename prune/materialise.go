@@ -73,7 +73,7 @@ func (r *run) standalone(ctx context.Context, s state, m manifest.Manifest) erro
 		return err
 	}
 	full := chainOnto(m, nil)
-	full.Kind, full.Synthetic = manifest.KindFull, true
+	full.Kind, full.Synthetic, full.FullTime = manifest.KindFull, true, c.lowest().ReadInFull()
 	done, err := r.replace(ctx, s, p, full)
 	if errors.Is(err, merge.ErrNoClone) && ctx.Err() == nil {
 		r.able.reflink = false

@@ -112,6 +112,8 @@ type Result struct {
 	DryRun bool   `json:"dry_run,omitempty"`
 	// Points are all that were listed, oldest first, with what was decided.
 	Points []Point `json:"points"`
+	// Hidden are the points that were removed from what is listed, oldest first.
+	Hidden []string `json:"hidden"`
 	// Deleted are points whose data is gone, in the order of their deletion.
 	Deleted []string `json:"deleted"`
 	// Merged are the points that were built anew.
@@ -198,7 +200,7 @@ func newRun(repo *repository.Repository, domain string, o Options) *run {
 	if r.MaxDuration > 0 {
 		r.ends = time.Now().Add(r.MaxDuration)
 	}
-	r.result = Result{Domain: domain, Points: []Point{}, Deleted: []string{}, Merged: []Merged{}, Held: []Held{}}
+	r.result = Result{Domain: domain, Points: []Point{}, Hidden: []string{}, Deleted: []string{}, Merged: []Merged{}, Held: []Held{}}
 	return r
 }
 

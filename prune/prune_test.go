@@ -11,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/retention"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/verify"
 )
 
@@ -439,5 +441,107 @@ func TestPruneTimeLimit(t *testing.T) {
 	}
 	if got := w.listed() + " | " + w.hidden(); got != "check3 check4 | check1 check2" {
 		t.Errorf("listed and hidden: %s", got)
+	}
+}
+
+// Between points that stay, few points are hidden each, and the chain does not grow beyond
+// what readers open: the longest run of incs is merged.
+func TestPruneCrowd(t *testing.T) {
+	w := newWorld(t)
+	w.write("vda", 1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
+	id := w.point(manifest.KindFull, "")
+	var remove []string
+	for i := 2; i <= 16; i++ { // no two change the same: nothing is superseded but of the full
+		w.write("vda", byte(i), i%16)
+		id = w.point(manifest.KindInc, id)
+		if i%4 != 0 {
+			remove = append(remove, id)
+		}
+	}
+	request := Request{Remove: remove}
+	request.MaxHidden = 5
+	r := w.prune(request)
+	if got := w.listed(); got != "check1 check4 check8 check12 check16" {
+		t.Errorf("listed: %s", got)
+	}
+	if n := len(strings.Fields(w.hidden())); n > 5 || len(r.Merged) != 2 {
+		t.Errorf("hidden: %s, merged %+v", w.hidden(), r.Merged)
+	}
+	w.check()
+}
+
+// What does not fit is hidden, said with the numbers, and merged when there is room.
+func TestPruneWithoutSpace(t *testing.T) {
+	w := newWorldIn(t, testfs.Ext4(t, 24<<20))
+	w.disks["vda"] = make([]byte, 128*cluster)
+	w.write("vda", 1, sequence(96)...)
+	id := w.point(manifest.KindFull, "")
+	for i := range 4 {
+		w.write("vda", byte(10+i), sequence(12)...)
+		id = w.point(manifest.KindInc, id)
+	}
+	ballast := filepath.Join(w.repo.Dir(), "ballast")
+	fill(t, ballast, 2<<20)
+	r := w.prune(last(1)) // the full and all: 6 MiB; the incs alone: 768 KiB
+	if len(r.Merged) != 1 || fmt.Sprint(r.Merged[0].From) != "[check2 check3 check4]" {
+		t.Errorf("merged: %+v", r.Merged)
+	}
+	r = w.prune(compact(last(1)))
+	if len(r.Merged) != 0 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "that needs 7.") || !strings.Contains(r.Held[0].By, "is free") {
+		t.Errorf("without space: %+v", r)
+	}
+	w.check()
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if r = w.prune(compact(last(1))); len(r.Merged) != 1 || len(r.Held) > 0 {
+		t.Errorf("with space: %+v", r)
+	}
+	w.check()
+}
+
+// A full file system has no room for the note that a point is hidden: what nobody needs goes
+// first.
+func TestPruneOfAFullRepository(t *testing.T) {
+	w := newWorldIn(t, testfs.Ext4(t, 12<<20))
+	w.nights(3)
+	w.write("vda", 1, 0, 1, 2, 3, 4, 5, 6, 7)
+	w.point(manifest.KindFull, "")
+	fill(t, filepath.Join(w.repo.Dir(), "ballast"), 0)
+	r := w.prune(last(1))
+	if got := w.listed() + " | " + w.hidden(); got != "check4 | " || fmt.Sprint(r.Hidden) != "[check1 check2 check3]" {
+		t.Errorf("listed and hidden: %s; %+v", got, r)
+	}
+}
+
+func sequence(n int) (numbers []int) {
+	for i := range n {
+		numbers = append(numbers, i)
+	}
+	return numbers
+}
+
+// fill writes a file until so much is free.
+func fill(t *testing.T, path string, free int64) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for {
+		left, _, err := diskspace.Free(filepath.Dir(path), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left <= free {
+			break
+		}
+		if _, err := f.Write(make([]byte, min(1<<20, left-free))); err != nil {
+			break // full
+		}
+	}
+	if err := f.Sync(); err != nil && free > 0 {
+		t.Fatal(err)
 	}
 }

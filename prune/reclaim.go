@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/merge"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -69,14 +70,14 @@ func (r *run) reclaimOnce(ctx context.Context, s state) (worked bool, err error)
 		merging, end = context.WithDeadlineCause(ctx, r.ends, errTimeIsUp)
 		defer end()
 	}
-	for _, c := range runs {
+	for i, c := range runs {
 		if r.waiting[c.target.ID] != "" {
 			continue
 		}
 		if merging.Err() != nil {
 			return false, context.Cause(merging)
 		}
-		p, err := r.plan(merging, s, c)
+		p, err := r.plan(merging, s, c, i == r.crowded(s, runs))
 		if err != nil && merging.Err() == nil {
 			err = r.failed(mergePlan{chainRun: c}, err)
 		}
@@ -143,36 +144,49 @@ type mergePlan struct {
 }
 
 // plan decides whether a run is merged now. If it is not, the plan is nil, and r.waiting
-// says why.
-func (r *run) plan(ctx context.Context, s state, c chainRun) (*mergePlan, error) {
+// says why. crowded says that too many points are hidden, and that these are the most.
+func (r *run) plan(ctx context.Context, s state, c chainRun, crowded bool) (*mergePlan, error) {
 	if p, err := r.planClone(ctx, s, c); err != nil || p.clone {
-		if err != nil {
-			return nil, err
-		}
-		return r.ifFits(p)
+		return r.ifFits(p, err)
 	}
 	p, found, err := r.survey(ctx, s, c)
 	if err != nil {
 		return nil, err
 	}
-	garbage := found.Total - found.Kept
-	switch incs, ok := c.above(); {
-	case r.Compact, garbage > found.Kept/garbageShare:
-	case len(c.hidden) > r.MaxHidden && ok:
-		if p, _, err = r.survey(ctx, s, incs); err != nil {
-			return nil, err
+	incs, hasFull := c.above()
+	switch pays := r.pays(found); {
+	case pays && r.fits(p), crowded && !hasFull:
+		return r.ifFits(p, nil)
+	case hasFull && (pays || crowded): // the hidden incs alone take little
+		less, found, err := r.survey(ctx, s, incs)
+		if err != nil || crowded || r.pays(found) {
+			return r.ifFits(less, err)
 		}
-	case len(c.hidden) > r.MaxHidden:
-	default:
-		r.waiting[c.target.ID] = fmt.Sprintf("waits to be merged into %s: %s of superseded data beside %s, and %d of %d hidden points (--compact merges now)",
-			c.target.ID, bytesize.Short(garbage), bytesize.Short(found.Kept), len(c.hidden), r.MaxHidden)
-		return nil, nil
 	}
-	return r.ifFits(p)
+	if r.pays(found) {
+		return r.ifFits(p, nil)
+	}
+	r.waiting[c.target.ID] = fmt.Sprintf("waits to be merged into %s: %s of superseded data beside %s, and %d of %d hidden points (--compact merges now)",
+		c.target.ID, bytesize.Short(found.Total-found.Kept), bytesize.Short(found.Kept), s.crowd(), r.MaxHidden)
+	return nil, nil
+}
+
+// pays tells whether a rewrite frees enough to be done now.
+func (r *run) pays(found merge.Census) bool {
+	return r.Compact || found.Total-found.Kept > found.Kept/garbageShare
+}
+
+// fits tells whether there is room for a plan, as far as the file system says.
+func (r *run) fits(p mergePlan) bool {
+	free, known, err := r.free()
+	return err != nil || !known || p.need <= free
 }
 
 // ifFits drops a plan that takes more space than there is.
-func (r *run) ifFits(p mergePlan) (*mergePlan, error) {
+func (r *run) ifFits(p mergePlan, err error) (*mergePlan, error) {
+	if err != nil {
+		return nil, err
+	}
 	free, known, err := r.free()
 	if err != nil {
 		return nil, err

@@ -80,6 +80,35 @@ func (s state) runs() (runs []chainRun, held map[string]string) {
 	return runs, held
 }
 
+// crowd is how many hidden points there are: images that readers open, and links of chains,
+// which are bounded.
+func (s state) crowd() (n int) {
+	for _, m := range s.Hidden {
+		if !s.gone[m.ID] {
+			n++
+		}
+	}
+	return n
+}
+
+// crowded is the index of the run to be merged because too many points are hidden: the one
+// with the most hidden incs, which costs what these have. It is -1 if there are few enough.
+func (r *run) crowded(s state, runs []chainRun) int {
+	if s.crowd() <= r.MaxHidden {
+		return -1
+	}
+	most, index := 0, -1
+	for i, c := range runs {
+		if incs, ok := c.above(); ok {
+			c = incs
+		}
+		if r.waiting[c.target.ID] == "" && len(c.hidden) > most && (len(c.hidden) > 1 || c.lowest().Parent != "") {
+			most, index = len(c.hidden), i
+		}
+	}
+	return index
+}
+
 func (s state) isHidden(id string) bool {
 	_, hidden := s.Removals[id]
 	return hidden

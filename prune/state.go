@@ -16,15 +16,11 @@ import (
 // state is what the repository says of a domain's points.
 type state struct {
 	*repository.Lineage
-	protected map[string]repository.Protection
+	protected map[string]repository.Protection // those that hold now
 	verified  map[string]repository.Verification
-	pinned    func(id string) (by string)
-	gone      map[string]bool // in a dry run: what would be deleted by then
-
-	// Of each point, whether the last verification of it, and of all that it needs, found every
-	// byte as it was written, and nothing of them was replaced since; and whether one of them
-	// was found damaged. There may be thousands of points in a chain, so this is found out once.
-	sound, damaged map[string]bool
+	verdicts
+	pinned func(id string) (by string)
+	gone   map[string]bool // in a dry run: what would be deleted by then
 }
 
 // children are the points that are chained onto a point directly, oldest first.
@@ -57,20 +53,24 @@ func (r *run) gather() (state, error) {
 	if err := r.damageOf(l); err != nil {
 		return state{}, err
 	}
+	if err := r.badRemovals(l); err != nil {
+		return state{}, err
+	}
 	s := state{Lineage: l, verified: r.repo.VerifiedOf(l)}
 	if s.protected, err = r.repo.Protections(r.domain); err != nil {
 		return state{}, err
 	}
+	s.verdicts = judge(l, s.verified)
+	s.protected = l.Protected(s.protected, time.Now())
 	if s.pinned, err = r.repo.Pinned(r.domain); err != nil {
 		return state{}, err
 	}
-	s.judge()
 	return s, nil
 }
 
 // damageOf is a *damage.Error of what the manifests show; nil if they are sound.
 func (r *run) damageOf(l *repository.Lineage) error {
-	e := &damage.Error{Points: slices.Concat(l.Unreadable, l.BadRemovals)}
+	e := &damage.Error{Points: slices.Clone(l.Unreadable)}
 	broken := l.Broken()
 	for _, m := range l.All() {
 		for _, target := range broken[m.ID] {
@@ -91,44 +91,44 @@ func (r *run) damageOf(l *repository.Lineage) error {
 	return e
 }
 
-// judge fills in what follows from the verifications.
-func (s *state) judge() {
-	s.sound, s.damaged = map[string]bool{}, map[string]bool{}
-	for _, m := range s.All() { // parents stand before their children
-		v, known := s.verified[m.ID]
-		s.sound[m.ID], s.damaged[m.ID] = v.Sound, known && !v.Sound
-		for _, d := range m.Disks {
-			if parent, _ := s.Parent(m, d); parent.Point != "" {
-				s.sound[m.ID] = s.sound[m.ID] && s.sound[parent.Point]
-				s.damaged[m.ID] = s.damaged[m.ID] || s.damaged[parent.Point]
-			}
-		}
+// badRemovals is the error for points of which it is unknown whether they were removed; nil if
+// there are none.
+func (r *run) badRemovals(l *repository.Lineage) error {
+	if len(l.BadRemovals) == 0 {
+		return nil
 	}
+	e := &damage.Error{Points: l.BadRemovals}
+	if err := e.NotNow(); err != nil {
+		return err
+	}
+	return fail.WithHint(e, "the point restores; virtbackup prune %s --undo %s lists it again", manifest.ShellWord(r.domain), e.Points[0].ID)
 }
 
-// isProtected tells whether a point is protected now. A clock that went ahead lets no
-// protection end: it ends when a point is newer, too.
-func (s state) isProtected(m manifest.Manifest) (repository.Protection, bool) {
-	now := time.Now()
-	if newest := s.newest(); newest.Before(now) {
-		now = newest
-	}
-	p, ok := s.protected[m.ID]
-	return p, ok && p.Holds(now)
+// verdicts are what the last verifications found of points and all that they need.
+type verdicts struct {
+	// sound: every byte was as it was written, and nothing was replaced since.
+	sound map[string]bool
+	// damaged: the point, or what it needs, was not.
+	damaged map[string]bool
 }
 
-func (s state) newest() time.Time {
-	if len(s.Points) == 0 {
-		return time.Time{}
+// judge takes the points oldest first, so that parents come before their children.
+func judge(l *repository.Lineage, verified map[string]repository.Verification) verdicts {
+	v := verdicts{map[string]bool{}, map[string]bool{}}
+	for _, m := range l.All() {
+		own, known := verified[m.ID]
+		parent := m.NeededParent()
+		v.sound[m.ID] = own.Sound && (parent == "" || v.sound[parent])
+		v.damaged[m.ID] = known && !own.Sound || v.damaged[parent]
 	}
-	return s.Points[len(s.Points)-1].Time
+	return v
 }
 
 // decide fills in the table, and returns the points to be removed, oldest first.
 func (r *run) decide(s state, request Request) (remove []Point, err error) {
 	var points []retention.Point
 	for _, m := range s.Points {
-		_, protected := s.isProtected(m)
+		_, protected := s.protected[m.ID]
 		points = append(points, retention.Point{
 			ID: m.ID, Number: m.Number(), Time: m.Time, Base: m.IsBase(),
 			Damaged: s.damaged[m.ID], Verified: s.sound[m.ID], Protected: protected,
@@ -147,7 +147,7 @@ func (r *run) decide(s state, request Request) (remove []Point, err error) {
 	for i, d := range decisions {
 		m := s.Points[i]
 		p := Point{ID: m.ID, Kind: m.Kind, Time: m.Time, Bytes: imageBytes(m), Keep: d.Keep, Reasons: d.Reasons}
-		if protection, ok := s.isProtected(m); ok {
+		if protection, ok := s.protected[m.ID]; ok {
 			p.Reasons = slices.DeleteFunc(slices.Clone(p.Reasons), func(reason string) bool { return reason == "protected" })
 			p.Reasons = append(p.Reasons, protection.String())
 		}

@@ -3,6 +3,7 @@ package repository
 import (
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -30,7 +31,7 @@ type Lineage struct {
 
 	all      []manifest.Manifest // Points and Hidden, oldest first
 	byID     map[string]*manifest.Manifest
-	children map[string][]string // ids by that of their parent, oldest first
+	children map[string][]string // by parent, oldest first
 	digests  map[string]string   // of each manifest.json, by id
 }
 
@@ -96,8 +97,8 @@ func (l *Lineage) enter(points []found) {
 		m := p.Manifest
 		l.all[i] = m
 		l.byID[m.ID], l.digests[m.ID] = &l.all[i], p.digest
-		for _, parent := range m.Parents() {
-			l.children[parent] = append(l.children[parent], m.ID)
+		if m.Parent != "" { // that of all its images, too
+			l.children[m.Parent] = append(l.children[m.Parent], m.ID)
 		}
 		if p.bad != nil {
 			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: l.Domain, ID: m.ID, File: RemovedName, Err: p.bad})
@@ -125,6 +126,15 @@ func (l *Lineage) complaints() (all []string) {
 		}
 	}
 	return all
+}
+
+// NotAfterNewest is now, or the instant of the newest listed point if that is earlier. By
+// this clock protections end: one that went ahead alone ends none.
+func (l *Lineage) NotAfterNewest(now time.Time) time.Time {
+	if n := len(l.Points); n > 0 && l.Points[n-1].Time.Before(now) {
+		return l.Points[n-1].Time
+	}
+	return now
 }
 
 // All are the listed points and the hidden ones, oldest first.
@@ -229,34 +239,33 @@ func (l *Lineage) unchained(ref manifest.ImageRef) bool {
 // Needs returns the points that a point needs, itself and hidden ones included, oldest
 // first, as far as they can be read.
 func (l *Lineage) Needs(id string) []manifest.Manifest {
-	need := map[string]bool{id: true}
-	for _, m := range slices.Backward(l.all) { // children before their parents
-		if !need[m.ID] {
-			continue
+	var need []manifest.Manifest
+	for {
+		m, ok := l.byID[id]
+		if !ok {
+			break
 		}
-		for _, d := range m.Disks {
-			if ref, _ := l.Parent(m, d); ref.Point != "" {
-				need[ref.Point] = true
-			}
+		need = append(need, *m)
+		if id = m.NeededParent(); id == "" {
+			break
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(l.all), func(m manifest.Manifest) bool { return !need[m.ID] })
+	slices.Reverse(need)
+	return need
 }
 
 // Children are the ids of the points that are chained onto a point directly, hidden ones
 // included, oldest first, as far as they can be read.
-func (l *Lineage) Children(id string) []string {
-	return slices.Clone(l.children[id])
-}
+func (l *Lineage) Children(id string) []string { return slices.Clone(l.children[id]) }
 
 // CheckUnneeded returns a *NeededError where a point that would stay needs one
 // of these.
 func (l *Lineage) CheckUnneeded(ids []string) error {
-	goes := map[string]bool{}
+	leave := map[string]bool{}
 	for _, id := range ids {
-		goes[id] = true
+		leave[id] = true
 	}
-	stays := func(id string) bool { return !goes[id] }
+	stays := func(id string) bool { return !leave[id] }
 	for _, id := range ids {
 		needed := &NeededError{Domain: l.Domain, ID: id}
 		for _, child := range l.Children(id) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -110,6 +111,13 @@ func parseProtected(data []byte, domain string) (f protectedFile, err error) {
 	return f, nil
 }
 
+// Protected are those of the protections that hold (see [Lineage.NotAfterNewest]).
+func (l *Lineage) Protected(all map[string]Protection, now time.Time) map[string]Protection {
+	holding := maps.Clone(all)
+	maps.DeleteFunc(holding, func(_ string, p Protection) bool { return !p.Holds(l.NotAfterNewest(now)) })
+	return holding
+}
+
 // Protect keeps a listed point from being removed until a time, or for ever if that is zero.
 // Protecting it again replaces what was said before.
 func (l *Lock) Protect(id string, until time.Time, note string) (Protection, error) {
@@ -195,7 +203,7 @@ func (e *ProtectedError) Kind() fail.Kind { return fail.Usage }
 func (e *ProtectedError) Hint() string { return e.hint }
 
 // CheckRemovable returns a *ProtectedError where one of these points of a domain is
-// protected, or pinned, at an instant.
+// protected, or pinned, at an instant (see [Lineage.NotAfterNewest]).
 func (r *Repository) CheckRemovable(domain string, ids []string, now time.Time) error {
 	protected, err := r.Protections(domain)
 	if err != nil {
@@ -205,9 +213,17 @@ func (r *Repository) CheckRemovable(domain string, ids []string, now time.Time) 
 	if err != nil {
 		return err
 	}
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return err
+	}
 	for _, id := range ids {
-		if p, ok := protected[id]; ok && p.Holds(now) {
-			return &ProtectedError{domain, id, p.String(), fmt.Sprintf("virtbackup unprotect %s@%s, if it may go", manifest.ShellWord(domain), id)}
+		if p, ok := protected[id]; ok && p.Holds(l.NotAfterNewest(now)) {
+			by := p.String()
+			if !p.Holds(now) {
+				by += ", and no point is newer than that yet"
+			}
+			return &ProtectedError{domain, id, by, fmt.Sprintf("virtbackup unprotect %s@%s, if it may go", manifest.ShellWord(domain), id)}
 		}
 		if by := pinned(id); by != "" {
 			return pinnedError(domain, id, by)

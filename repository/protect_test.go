@@ -75,16 +75,26 @@ func TestProtect(t *testing.T) {
 	wantProtected(t, "all", l.RemovePoints([]string{"check1", "check2", "diff4"}, nil), "check1")
 }
 
+// A protection ends when the clock says so and a point is newer: a clock that went ahead
+// alone ends none.
 func TestExpiredProtection(t *testing.T) {
 	r, l := ofChain(t)
-	now := time.Now()
-	_, err := l.Protect("check3", now.Add(time.Hour), "")
+	lineage, err := r.Lineage("vm1")
 	must(t, err)
-	wantProtected(t, "before", r.CheckRemovable("vm1", []string{"check3"}, now), "check3")
-	wantProtected(t, "at its end", r.CheckRemovable("vm1", []string{"check3"}, now.Add(time.Hour)), "check3")
-	must(t, r.CheckRemovable("vm1", []string{"check3"}, now.Add(time.Hour+1)), r.CheckRemovable("vm1", []string{"check2"}, now))
-	_, err = l.Protect("check3", now.Add(-time.Second), "")
-	must(t, err, l.RemovePoints([]string{"check3"}, nil))
+	newest := lineage.Points[len(lineage.Points)-1].Time
+	_, err = l.Protect("check3", newest, "")
+	must(t, err)
+	wantProtected(t, "before", r.CheckRemovable("vm1", []string{"check3"}, newest.Add(-time.Hour)), "check3")
+	wantProtected(t, "at its end", r.CheckRemovable("vm1", []string{"check3"}, newest), "check3")
+	err = r.CheckRemovable("vm1", []string{"check3"}, newest.Add(time.Hour))
+	wantProtected(t, "without a newer point", err, "check3")
+	if !strings.Contains(err.Error(), "no point is newer") {
+		t.Errorf("without a newer point: %v", err)
+	}
+	_, err = l.Protect("check3", newest.Add(-1), "")
+	must(t, err, r.CheckRemovable("vm1", []string{"check3"}, newest.Add(time.Hour)))
+	wantProtected(t, "the clock went back", r.CheckRemovable("vm1", []string{"check3"}, newest.Add(-time.Hour)), "check3")
+	must(t, l.RemovePoints([]string{"check3"}, nil))
 }
 
 // Points that are gone are forgotten at the next change, those that cannot be read are not.

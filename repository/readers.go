@@ -214,10 +214,14 @@ func holders(f *os.File) (names []string) {
 }
 
 // hasOpen tells whether a process has a file open. Inodes of other file systems have the
-// same numbers.
+// same numbers. If this user may not look (ptrace(2), access mode checking), the number has to
+// do.
 func hasOpen(pid int, file os.FileInfo) bool {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		return true
+	}
 	if err != nil {
 		return false
 	}

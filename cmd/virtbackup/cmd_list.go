@@ -88,7 +88,8 @@ func factsOf(repo *repository.Repository, lineage *repository.Lineage) (f view.F
 	if f.Ledger, err = repo.Ledger(lineage.Domain); err != nil {
 		return f, nil, err
 	}
-	f.Protected, damaged = repo.Protections(lineage.Domain)
+	protections, damaged := repo.Protections(lineage.Domain)
+	f.Protected = lineage.Protected(protections, time.Now())
 	if len(lineage.BadRemovals) > 0 {
 		damaged = errors.Join(damaged, &damage.Error{Points: lineage.BadRemovals})
 	}
@@ -139,7 +140,11 @@ func show(c *cli.Context) error {
 		return err
 	}
 	shown := view.Shown{Manifest: m}
-	if p, ok := protections[m.ID]; ok && p.Holds(time.Now()) {
+	lineage, err := repo.Lineage(domain)
+	if err != nil {
+		return err
+	}
+	if p, ok := lineage.Protected(protections, time.Now())[m.ID]; ok {
 		shown.Protected = &p
 	}
 	return printAnswer(c, shown, func(w io.Writer) error { return view.Point(w, repo, shown, c.Bool("quiet")) })

@@ -356,3 +356,26 @@ func TestL1TableAtTheBorderOfARefcountBlock(t *testing.T) {
 		m.prove()
 	}
 }
+
+// A disk that shrinks leaves no clusters without use at the end of the file.
+func TestFileEndsWithItsLastCluster(t *testing.T) {
+	m := newModel(t, 16<<20, false)
+	r := rand.New(rand.NewPCG(1, 2))
+	m.edit(16<<20, func(g *Image, f *os.File) {
+		for n := range int64(8) {
+			table, err := g.Table(n)
+			check(t, err)
+			for k := range int64(unit / 8) {
+				m.put(table, f, n*unit/8+k, 1+r.IntN(2), r)
+			}
+			check(t, table.Close())
+		}
+	})
+	m.edit(1<<20, func(*Image, *os.File) {})
+	m.prove()
+	info, err := os.Stat(m.path)
+	check(t, err)
+	if most := int64(2049 * unit); info.Size() > most { // the second refcount block, which counts itself
+		t.Errorf("the file has %d bytes, want at most %d", info.Size(), most)
+	}
+}

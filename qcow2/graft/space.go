@@ -159,7 +159,8 @@ func (s *space) release(c int64) error {
 	return s.counts.set(c, count-1)
 }
 
-// trim makes the file end with the last cluster that is in use.
+// trim makes the file end with the last cluster that is in use. A refcount block is, even if
+// it counts nothing but itself.
 func (s *space) trim() error {
 	for s.end > 1 {
 		count, err := s.counts.get(s.end - 1)

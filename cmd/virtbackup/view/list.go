@@ -77,7 +77,7 @@ func (f Facts) listed(m manifest.Manifest, others []manifest.Manifest) Listed {
 	if v, ok := f.Verified[m.ID]; ok {
 		p.Verified = &v
 	}
-	if protection, ok := f.Protected[m.ID]; ok && protection.Holds(f.Now) {
+	if protection, ok := f.Protected[m.ID]; ok {
 		p.Protected = &protection
 	}
 	if removal, ok := f.Removals[m.ID]; ok {

@@ -49,8 +49,8 @@ func pruneLines(r prune.Result) (lines []string) {
 	if len(r.Points) == 0 {
 		lines = append(lines, "no points yet")
 	}
-	if ids := removed(r); len(ids) > 0 {
-		lines = append(lines, would("removed: ", "would remove: ")+strings.Join(ids, " "))
+	if len(r.Hidden) > 0 {
+		lines = append(lines, would("removed: ", "would remove: ")+strings.Join(r.Hidden, " "))
 	} else if len(r.Points) > 0 {
 		lines = append(lines, would("nothing to remove", "nothing would be removed"))
 	}
@@ -70,15 +70,6 @@ func pruneLines(r prune.Result) (lines []string) {
 		lines = append(lines, "note: "+note)
 	}
 	return lines
-}
-
-func removed(r prune.Result) (ids []string) {
-	for _, p := range r.Points {
-		if !p.Keep {
-			ids = append(ids, p.ID)
-		}
-	}
-	return ids
 }
 
 // mergedText says what a point was merged from, what it is chained onto now, and what that

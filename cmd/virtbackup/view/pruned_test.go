@@ -17,6 +17,7 @@ func pruned() prune.Result {
 			{ID: "check2", Kind: inc, Time: at, Bytes: 41 << 20, Reasons: []string{"no rule keeps it"}},
 			{ID: "check3", Kind: inc, Time: at, Bytes: 41 << 20, Keep: true, Reasons: []string{"newest", "newest base", "daily 2026-11-20"}},
 		},
+		Hidden:  []string{"check1", "check2"},
 		Deleted: []string{"check2", "check1"},
 		Merged: []prune.Merged{{Point: "check3", From: []string{"check1", "check2"}, Written: 42 << 20, Cloned: true},
 			{Point: "check6", From: []string{"check5"}, Parent: "check4", Written: 1 << 20}},

@@ -113,8 +113,7 @@ func chain() ([]manifest.Manifest, Facts) {
 	return all, Facts{Ledger: &repository.Ledger{}, Now: time.Date(2026, 11, 23, 0, 0, 0, 0, time.Local),
 		Removals: map[string]repository.Removal{"check2": removed, "check3": removed, "check6": removed},
 		Protected: map[string]repository.Protection{
-			"check1": {Until: time.Date(2027, 1, 1, 23, 59, 59, 999999999, time.Local), Note: "golden"},
-			"check4": {Until: time.Date(2026, 11, 22, 0, 0, 0, 0, time.Local)}}}
+			"check1": {Until: time.Date(2027, 1, 1, 23, 59, 59, 999999999, time.Local), Note: "golden"}}}
 }
 
 // A point stands below the nearest one that is listed, whatever was removed between them.

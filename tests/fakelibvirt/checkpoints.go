@@ -172,7 +172,7 @@ func (d *Domain) create(text string) error {
 	for _, rd := range r.disks {
 		if rd.bitmap != "" {
 			disk := d.disk(rd.target)
-			disk.bitmaps[rd.bitmap] = &bitmap{dirty: make([]bool, len(disk.data)/cluster)}
+			disk.bitmaps[rd.bitmap] = &bitmap{dirty: make([]bool, clusters(len(disk.data)))}
 		}
 	}
 	r.created, r.parent = time.Now().Unix(), ""

@@ -68,8 +68,16 @@ type disk struct {
 	bitmaps map[string]*bitmap
 }
 
-func newDisk(target string, size int64) *disk {
-	return &disk{target: target, data: make([]byte, size), bitmaps: map[string]*bitmap{}}
+func newDisk(target string, data []byte) *disk {
+	return &disk{target: target, data: data, bitmaps: map[string]*bitmap{}}
+}
+
+// clusters is how many a disk of that many bytes has; the last one may be cut short.
+func clusters(size int) int { return (size + cluster - 1) / cluster }
+
+// clusterAt is the cluster at an offset, up to the end of the disk.
+func clusterAt(data []byte, at int64) []byte {
+	return data[at:min(at+cluster, int64(len(data)))]
 }
 
 // bitmap is a persistent dirty bitmap.
@@ -152,9 +160,9 @@ func (d *Domain) Allocation(target string) (capacity, allocation int64, err erro
 	if disk == nil {
 		return 0, 0, failure(nil, "invalid path %s not assigned to domain", target)
 	}
-	for at := 0; at < len(disk.data); at += cluster {
-		if !isZero(disk.data[at : at+cluster]) {
-			allocation += cluster
+	for at := int64(0); at < int64(len(disk.data)); at += cluster {
+		if data := clusterAt(disk.data, at); !isZero(data) {
+			allocation += int64(len(data))
 		}
 	}
 	return int64(len(disk.data)), allocation, nil

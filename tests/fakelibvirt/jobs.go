@@ -151,7 +151,7 @@ func (d *Domain) newJob(text string) (*job, error) {
 		if disk == nil {
 			return nil, failure(nil, "invalid argument: no disk named '%s'", bd.Name)
 		}
-		jd := jobDisk{target: bd.Name, scratch: bd.Scratch.File, data: bytes.Clone(disk.data), saved: make([]bool, len(disk.data)/cluster)}
+		jd := jobDisk{target: bd.Name, scratch: bd.Scratch.File, data: bytes.Clone(disk.data), saved: make([]bool, clusters(len(disk.data)))}
 		if bd.Incremental != "" {
 			since, err := d.record(bd.Incremental)
 			if err != nil {

@@ -57,6 +57,7 @@ type Domain struct {
 	late        func() error // the begin of LateBegin
 	ending      []jobDisk    // of a job that libvirt still takes down
 	complaints  []string
+	dir         string // of a domain that was loaded
 }
 
 var _ guest.Domain = (*Domain)(nil)
@@ -106,6 +107,9 @@ func (d *Domain) call(method string) error {
 
 // done is what every method that changes something ends with.
 func (d *Domain) done(method string) error {
+	if err := d.save(); err != nil {
+		return err
+	}
 	if d.HookAfter == nil {
 		return nil
 	}
@@ -219,7 +223,7 @@ func (d *Domain) Resume() error {
 		return d.notRunning()
 	}
 	d.state, d.full = hypervisor.Running, nil
-	return nil
+	return d.save()
 }
 
 func (d *Domain) notRunning() error {
@@ -280,5 +284,5 @@ func (d *Domain) Thaw(time.Duration) (int, error) {
 		return 0, nil
 	}
 	d.frozen = false
-	return 2, nil
+	return 2, d.save()
 }

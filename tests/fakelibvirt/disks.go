@@ -97,3 +97,13 @@ func (d *Domain) Targets() (all []string) {
 	}
 	return all
 }
+
+// Size of a disk in bytes; 0 where there is none of that target.
+func (d *Domain) Size(target string) int64 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if disk := d.disk(target); disk != nil {
+		return int64(len(disk.data))
+	}
+	return 0
+}

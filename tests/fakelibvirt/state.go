@@ -54,7 +54,8 @@ type jobState struct {
 // files DIR/TARGET.raw, which are mapped. What libvirt knows of it is in DIR/domain.json,
 // which is replaced after each call that changes something: where the process is killed, the
 // domain stays as the last call has left it. Without that file, the domain is new and has no
-// disks. A job that is loaded can be ended, and not be read.
+// disks. A job that is loaded can be ended, and not be read; the guest does not write while
+// one can be read.
 //
 // Call Close at the end. Only one process at a time may have the domain.
 func (h *Host) Load(name, dir string) (*Domain, error) {

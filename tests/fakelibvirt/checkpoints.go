@@ -242,7 +242,7 @@ func (d *Domain) RedefineCheckpoint(text string, validate bool) error {
 	}
 	for _, rd := range r.disks {
 		if d.disk(rd.target) == nil {
-			return failure(hypervisor.ErrBitmap, "unsupported configuration: no disk named '%s' (the domain has %s)", rd.target, listTargets(d.disks))
+			continue // libvirt looks at disks that the domain has
 		}
 		if b := d.bitmap(rd); validate && rd.bitmap != "" && (b == nil || b.broken) {
 			return failure(hypervisor.ErrCheckpointInconsistent, "checkpoint inconsistent: missing or broken bitmap '%s' for disk '%s'", rd.bitmap, rd.target)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/virtbackup/virtbackup/guest"
@@ -91,13 +90,4 @@ func (h *Host) Open(_ context.Context, from nbdcopy.Source) (source.Export, erro
 // failure is an error as package hypervisor makes it.
 func failure(kind error, format string, args ...any) error {
 	return &hypervisor.Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
-}
-
-// listTargets is for messages.
-func listTargets(disks []*disk) string {
-	var all []string
-	for _, d := range disks {
-		all = append(all, d.target)
-	}
-	return strings.Join(all, " ")
 }

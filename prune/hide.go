@@ -2,9 +2,11 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // hide hides points, oldest first. On a full file system there is no room for the note that
@@ -25,9 +27,8 @@ func (r *run) hide(ctx context.Context, s state, points []Point) error {
 			if err := r.makeRoom(ctx, s, points); err != nil {
 				return err
 			}
-			err = nil
-			if !r.isDeleted(p.ID) {
-				err = r.lock.Hide(p.ID, p.Reasons[0])
+			if err = nil; !r.isDeleted(p.ID) {
+				err = r.hideAgain(p)
 			}
 		}
 		if err != nil {
@@ -36,6 +37,16 @@ func (r *run) hide(ctx context.Context, s state, points []Point) error {
 		r.Log.Info("hid point " + p.ID)
 	}
 	return nil
+}
+
+// hideAgain hides a point after an error, which may have come when the note was there already.
+func (r *run) hideAgain(p Point) error {
+	err := r.lock.Hide(p.ID, p.Reasons[0])
+	var hidden *repository.HiddenError
+	if errors.As(err, &hidden) {
+		return nil
+	}
+	return err
 }
 
 // makeRoom deletes the points to be hidden, and those that are, that no other needs.

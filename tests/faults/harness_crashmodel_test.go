@@ -42,6 +42,19 @@ type change struct {
 	name   string // added, with what
 	child  *inode
 	gone   string // removed
+	swap   *swap
+}
+
+// swap is an exchange of two names of a directory: that of first becomes that of second.
+type swap struct {
+	names [2]string
+	nodes [2]*inode
+}
+
+// holds tells whether the names are those of the files that are to be exchanged: either may
+// have been lost.
+func (s *swap) holds(names map[string]*inode) bool {
+	return names[s.names[0]] == s.nodes[0] && names[s.names[1]] == s.nodes[1]
 }
 
 // load reads a directory; everything in it counts as durable.
@@ -155,6 +168,54 @@ func (d *stable) rename(from, to string) {
 	parent.add(change{gone: filepath.Base(from), name: filepath.Base(to), child: child, done: yes()})
 }
 
+// exchange swaps two names of one directory (renameat2(2), RENAME_EXCHANGE): that is one
+// change, too.
+func (d *stable) exchange(a, b string) {
+	parent := d.find(filepath.Dir(a))
+	if parent == nil {
+		return
+	}
+	if filepath.Dir(a) != filepath.Dir(b) {
+		d.t.Fatalf("exchange of %s and %s: the model renames within a directory only", a, b)
+	}
+	s := &swap{names: [2]string{filepath.Base(a), filepath.Base(b)}}
+	s.nodes = [2]*inode{parent.now[s.names[0]], parent.now[s.names[1]]}
+	c := change{swap: s, done: yes()}
+	c.rename(parent.now)
+	parent.add(c)
+}
+
+// link gives a file another name (link(2)).
+func (d *stable) link(from, to string) {
+	child, parent := d.find(from), d.find(filepath.Dir(to))
+	if child == nil || parent == nil {
+		d.t.Fatalf("link of %s to %s: the model knows only one of them", from, to)
+	}
+	parent.now[filepath.Base(to)] = child
+	parent.add(change{name: filepath.Base(to), child: child, done: yes()})
+}
+
+// clone makes length bytes of a file, from offset at on, what another one has at offset
+// (ioctl_ficlonerange(2)); all of it where length is 0. It is a write of that data.
+func (d *stable) clone(from string, offset, length int64, to string, at int64) {
+	source := d.find(from)
+	if source == nil || d.find(to) == nil {
+		d.t.Fatalf("clone of %s to %s: the model knows only one of them", from, to)
+	}
+	data := slices.Clone(source.cutData(all{}))[offset:]
+	if length > 0 {
+		data = data[:min(length, int64(len(data)))]
+	}
+	d.write(to, at, data)()
+}
+
+// punch makes zeros of a part of a file, which keeps its length (fallocate(2)).
+func (d *stable) punch(path string, offset, length int64) {
+	if n := d.find(path); n != nil && offset < n.size {
+		d.write(path, offset, make([]byte, min(length, n.size-offset)))()
+	}
+}
+
 // sync makes durable, when the call returns, what was done when it began.
 func (d *stable) sync(path string) (returned func()) {
 	n := d.find(path)
@@ -197,6 +258,9 @@ func (c change) apply(data []byte) []byte {
 }
 
 func (c change) rename(names map[string]*inode) {
+	if s := c.swap; s != nil {
+		names[s.names[0]], names[s.names[1]] = s.nodes[1], s.nodes[0]
+	}
 	if c.gone != "" {
 		delete(names, c.gone)
 	}
@@ -245,7 +309,7 @@ func (n *inode) cutNames(r remains) map[string]*inode {
 	for _, c := range n.pending {
 		if c, ok := r.kept(c); ok {
 			// A rename moves the file that has the name; that file may have been lost.
-			if c.gone != "" && c.name != "" && names[c.gone] != c.child {
+			if c.gone != "" && c.name != "" && names[c.gone] != c.child || c.swap != nil && !c.swap.holds(names) {
 				continue
 			}
 			c.rename(names)

@@ -36,7 +36,7 @@ func TestPowerLoss(t *testing.T) {
 		s.IO("vda", fmt.Sprintf("write -P %#x 1M 2M", 0x40+len(s.Points)), "write -P 0x77 5M 100k")
 		s.IO("vdb", fmt.Sprintf("write -P %#x 0 300k", 0x60+len(s.Points)))
 		r := record(s, kind)
-		n, states := r.cutEverywhere(t, rand.New(rand.NewPCG(seed, 1)), "")
+		n, states := r.cutEverywhere(t, rand.New(rand.NewPCG(seed, 1)), nil)
 		total.add(n)
 		if n.wrong != nil {
 			t.Errorf("%s: %v", kind, n.wrong)
@@ -45,7 +45,7 @@ func TestPowerLoss(t *testing.T) {
 			judge(s, state)
 		}
 		for _, path := range someOf(r.synced(), seed) {
-			n, _ := r.cutEverywhere(t, rand.New(rand.NewPCG(seed, 2)), path)
+			n, _ := r.cutEverywhere(t, rand.New(rand.NewPCG(seed, 2)), ofPath(path))
 			needed[filepath.Base(path)] = needed[filepath.Base(path)] || n.wrong != nil
 			t.Logf("%s, without the fsync of %s: %v", kind, path, n.wrong)
 		}
@@ -109,8 +109,8 @@ func record(s *testsite.Site, kind string) *recording {
 }
 
 // cutEverywhere cuts the power after each call, and returns some of the states
-// that are not wrong. Fsyncs of the path in without are left out.
-func (r *recording) cutEverywhere(t *testing.T, rng *rand.Rand, without string) (n cuts, states []image) {
+// that are not wrong.
+func (r *recording) cutEverywhere(t *testing.T, rng *rand.Rand, without leftOut) (n cuts, states []image) {
 	t.Helper()
 	d := r.load()
 	full := len(r.before) + 1

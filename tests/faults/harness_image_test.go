@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // image is a file system after a power cut: content by path below its root,
@@ -89,4 +91,66 @@ func (m image) save(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// below is what is in a directory, without the note that hides a point, and without a note
+// that is being written.
+func (m image) below(dir string) image {
+	files := image{}
+	for path, data := range m {
+		if name, ok := strings.CutPrefix(path, dir+"/"); ok && name != "" && !strings.HasSuffix(name, repository.RemovedName) {
+			files[name] = data
+		}
+	}
+	return files
+}
+
+func (m image) clone() image {
+	other := image{}
+	for path, data := range m {
+		other[path] = bytes.Clone(data)
+	}
+	return other
+}
+
+func (m image) same(other image) bool {
+	for path, data := range m {
+		if now, ok := other[path]; !ok || !bytes.Equal(now, data) {
+			return false
+		}
+	}
+	return len(m) == len(other)
+}
+
+// tree is the durable tree of an image. It has the same data, not a copy: what is sealed is
+// never written to, and to compare it costs nothing.
+func (m image) tree() *inode {
+	top := newDir()
+	for _, path := range m.names() { // a directory before what is in it
+		dir, name := top, strings.Trim(path, "/")
+		for {
+			first, rest, below := strings.Cut(name, "/")
+			if !below {
+				break
+			}
+			dir, name = dir.now[first], rest
+		}
+		if name == "" {
+			continue
+		}
+		child := &inode{sure: m[path], size: int64(len(m[path]))}
+		if strings.HasSuffix(path, "/") {
+			child = newDir()
+		}
+		dir.names[name], dir.now[name] = child, child
+	}
+	return top
+}
+
+func (m image) names() (all []string) {
+	for name := range m {
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return all
 }

@@ -2,9 +2,11 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // hide hides points, oldest first. On a full file system there is no room for the note that
@@ -23,6 +25,10 @@ func (r *run) hide(ctx context.Context, s state, points []Point) error {
 				return err
 			}
 			err = r.hideOne(p)
+			var hidden *repository.HiddenError
+			if errors.As(err, &hidden) { // the first error came when the note was there already
+				err = nil
+			}
 		}
 		if err != nil {
 			return err

@@ -286,7 +286,7 @@ func (r *Replacement) exchange(sync func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil || err != nil {
 			if exchanged {
-				err = errors.Join(err, localfile.Exchange(r.dir, place))
+				err = errors.Join(err, r.takeBack(place))
 			}
 			if v != nil {
 				panic(v)
@@ -310,7 +310,18 @@ func (r *Replacement) syncDomain() error {
 	return fault.Around("merge: sync domain", func() error { return localfile.SyncDir(r.lock.dir()) })
 }
 
+// takeBack takes an exchange back, durably: storage may have it already, and then the files that
+// Discard removes would be those of the point. Where that fails the next run removes them.
+func (r *Replacement) takeBack(place string) error {
+	err := localfile.Exchange(r.dir, place)
+	if err == nil {
+		err = localfile.SyncDir(r.lock.dir())
+	}
+	r.done = err != nil // nothing is discarded
+	return err
+}
+
 // RemoveOld removes the files that Exchange has put out of place.
 func (r *Replacement) RemoveOld() error {
-	return fault.Around("merge: remove old", func() error { return r.lock.RemoveLeftover(filepath.Base(r.dir)) })
+	return fault.Around("merge: remove old", func() error { return r.lock.removeAside(filepath.Base(r.dir)) })
 }

@@ -27,13 +27,14 @@ const replacementPrefix = partialPrefix + "merge-"
 type Replacement struct {
 	*Partial
 	old    manifest.Manifest
+	hidden bool   // it was removed, and stays so
 	digest string // of its manifest.json
 	// complete is the digest of the manifest.json here, once it is written.
 	complete string
 }
 
-// BeginReplacement makes the directory of a replacement of m, a listed point as the repository
-// has it. The caller ends it with Exchange or Discard. The error is a *ProtectedError where the
+// BeginReplacement makes the directory of a replacement of m, a point as the repository has
+// it, listed or hidden. The caller ends it with Exchange or Discard. The error is a *ProtectedError where the
 // point is pinned: nothing is pinned while this process has the domain's lock.
 func (l *Lock) BeginReplacement(m manifest.Manifest) (*Replacement, error) {
 	r, err := l.beginReplacement(m)
@@ -44,7 +45,7 @@ func (l *Lock) BeginReplacement(m manifest.Manifest) (*Replacement, error) {
 }
 
 func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
-	old, err := l.lockedPoint(m.ID)
+	old, hidden, err := l.anyPoint(m.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +71,18 @@ func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
 		return nil, err
 	}
 	p := &Partial{lock: l, id: m.ID, identity: old.Identity, dir: dir, files: map[string]string{}, images: map[string]image{}}
-	return &Replacement{Partial: p, old: old, digest: sum}, nil
+	return &Replacement{Partial: p, old: old, hidden: hidden, digest: sum}, nil
+}
+
+// anyPoint is lockedPoint for a point that may be hidden.
+func (l *Lock) anyPoint(id string) (m manifest.Manifest, hidden bool, err error) {
+	m, err = l.lockedPoint(id)
+	var removed *HiddenError
+	if !errors.As(err, &removed) {
+		return m, false, err
+	}
+	p, err := l.repo.readPoint(l.domain, id)
+	return p.Manifest, p.hidden, err
 }
 
 var errChanged = errors.New("the point has changed since")
@@ -107,6 +119,9 @@ func (r *Replacement) KeepFiles() error {
 			return fmt.Errorf("keep the files of %s: %w", r.id, err)
 		}
 		r.files[name] = digest
+	}
+	if r.hidden {
+		return r.link(RemovedName)
 	}
 	return nil
 }
@@ -265,8 +280,8 @@ func (r *Replacement) Exchange(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// checkUnchanged: what is exchanged must be what the replacement was made from, still listed,
-// and a replacement that is whole.
+// checkUnchanged: what is exchanged must be what the replacement was made from, listed or
+// hidden as it was, and a replacement that is whole.
 func (r *Replacement) checkUnchanged() error {
 	here, err := localfile.Digest(filepath.Join(r.dir, manifest.FileName))
 	if r.complete == "" || here != r.complete {
@@ -275,7 +290,10 @@ func (r *Replacement) checkUnchanged() error {
 	if sum, err := r.lock.repo.ManifestDigest(r.lock.domain, r.id); err != nil || sum != r.digest {
 		return errors.Join(errChanged, err)
 	}
-	_, err = r.lock.lockedPoint(r.id)
+	_, hidden, err := r.lock.anyPoint(r.id)
+	if err == nil && hidden != r.hidden {
+		err = errChanged
+	}
 	return err
 }
 

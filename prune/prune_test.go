@@ -379,6 +379,26 @@ func TestMaterialise(t *testing.T) {
 	})
 }
 
+// A point of which every disk is a full already, as all of them were replaced, needs no other:
+// only its manifest changes.
+func TestMaterialiseOfReplacedDisks(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		first := w.nights(0)[0]
+		w.disks = map[string][]byte{"vdb": make([]byte, 16*cluster)}
+		w.write("vdb", 7, 1, 2)
+		id := w.point(manifest.KindInc, first)
+		r, err := Materialise(context.Background(), w.repo, "vm1", id, Options{})
+		if err != nil || len(r.Merged) != 1 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		w.cloned = r.Merged[0].Cloned
+		if m, _ := w.lineage().Point(id); m.Kind != manifest.KindFull || m.Parent != "" || !m.ReadInFull().Equal(m.Time) {
+			t.Errorf("%+v", m)
+		}
+		w.check()
+	})
+}
+
 // Those who read are waited for a bounded time, then named; the next prune goes on.
 func TestPruneBesideReaders(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {

@@ -17,7 +17,9 @@ import (
 //	full(hidden) ── inc(hidden, two children) ── … the first into the second, which stays hidden
 type chainRun struct {
 	target manifest.Manifest
-	hidden []manifest.Manifest // nearest first; at least one
+	// hidden are nearest first. There is at least one, except where a point is made standalone
+	// of which every disk is a full already.
+	hidden []manifest.Manifest
 }
 
 // ids of the hidden points, oldest first.
@@ -28,8 +30,13 @@ func (c chainRun) ids() (ids []string) {
 	return ids
 }
 
-// lowest is the oldest of the hidden points.
-func (c chainRun) lowest() manifest.Manifest { return c.hidden[len(c.hidden)-1] }
+// lowest is the oldest of the hidden points; the target where there is none.
+func (c chainRun) lowest() manifest.Manifest {
+	if len(c.hidden) == 0 {
+		return c.target
+	}
+	return c.hidden[len(c.hidden)-1]
+}
 
 // above leaves a full at the end of the run where it is. ok is false where no hidden inc is
 // left, or there is no full.

@@ -33,6 +33,5 @@ func TestMain(m *testing.M) {
 		os.Exit(child(role, os.Args[1:]))
 	}
 	sweepMemory()
-	sweepVolumes()
 	testdomain.Main(m)
 }

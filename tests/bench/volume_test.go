@@ -1,12 +1,10 @@
 package bench
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -93,17 +91,5 @@ func (v *volume) sync(t *testing.T) {
 	defer f.Close()
 	if err := unix.Syncfs(int(f.Fd())); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// sweepVolumes unmounts what killed runs have left, so that testdomain.Main can remove it.
-func sweepVolumes() {
-	for line := range strings.Lines(fileText("/proc/self/mounts")) {
-		var device, dir string
-		var pid, n int
-		fmt.Sscan(line, &device, &dir)
-		if k, _ := fmt.Sscanf(dir, "/var/tmp/vbtest-%d-%d", &pid, &n); k == 2 && syscall.Kill(pid, 0) == syscall.ESRCH {
-			_ = unix.Unmount(dir, unix.MNT_DETACH)
-		}
 	}
 }

@@ -22,23 +22,17 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
-// reflinks mounts a new file system that shares data between files: XFS, or what
-// VIRTBACKUP_REFLINK_FS says. It needs root.
+// reflinks mounts a new file system that shares data between files: XFS, or
+// btrfs if VIRTBACKUP_REFLINK_FS says so. It needs root.
 func reflinks(t testing.TB, mib int64) string {
 	t.Helper()
-	kind := os.Getenv("VIRTBACKUP_REFLINK_FS")
-	if kind == "" {
-		kind = "xfs"
+	if os.Getenv("VIRTBACKUP_REFLINK_FS") == "btrfs" {
+		return testfs.Btrfs(t, mib<<20)
 	}
-	image, dir := filepath.Join(t.TempDir(), kind), t.TempDir()
-	must(t, os.WriteFile(image, nil, 0o600))
-	must(t, os.Truncate(image, mib<<20))
-	tool(t, "mkfs."+kind, "-q", image)
-	tool(t, "mount", "-o", "loop", image, dir)
-	t.Cleanup(func() { tool(t, "umount", dir) })
-	return dir
+	return testfs.XFS(t, mib<<20)
 }
 
 func tool(t testing.TB, name string, args ...string) {

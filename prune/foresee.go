@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // foresee fills in what a prune would do, from the state and the points that it would remove.
@@ -66,7 +66,7 @@ func (s state) without(remove []Point) state {
 	l := *s.Lineage
 	l.Removals = maps.Clone(l.Removals)
 	for _, p := range remove {
-		l.Removals[p.ID] = repository.Removal{Point: p.ID}
+		l.Removals[p.ID] = lineage.Removal{Point: p.ID}
 	}
 	hidden := func(m manifest.Manifest) bool { _, is := l.Removals[m.ID]; return is }
 	l.Points = slices.DeleteFunc(slices.Clone(l.Points), hidden)

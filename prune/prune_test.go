@@ -13,8 +13,9 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/verify"
@@ -215,14 +216,14 @@ func TestPruneRefuses(t *testing.T) {
 			}
 		}, fail.Damaged, "check1"},
 		"damaged protections": {last(1), func(w *world) {
-			if err := os.WriteFile(filepath.Join(w.repo.DomainDir("vm1"), repository.ProtectedName), []byte("{}"), 0o600); err != nil {
+			if err := os.WriteFile(filepath.Join(w.repo.DomainDir("vm1"), keep.ProtectedName), []byte("{}"), 0o600); err != nil {
 				w.t.Fatal(err)
 			}
 		}, fail.Damaged, "protected.json"},
 		"removed.json of another point": {last(1), func(w *world) {
 			w.prune(Request{Remove: []string{"check1"}})
-			data, err := os.ReadFile(filepath.Join(w.repo.PointDir("vm1", "check1"), repository.RemovedName))
-			if err := errors.Join(err, os.WriteFile(filepath.Join(w.repo.PointDir("vm1", "check2"), repository.RemovedName), data, 0o600)); err != nil {
+			data, err := os.ReadFile(filepath.Join(w.repo.PointDir("vm1", "check1"), lineage.RemovedName))
+			if err := errors.Join(err, os.WriteFile(filepath.Join(w.repo.PointDir("vm1", "check2"), lineage.RemovedName), data, 0o600)); err != nil {
 				w.t.Fatal(err)
 			}
 		}, fail.Damaged, "put here by hand"},

@@ -8,6 +8,8 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/retention"
@@ -15,8 +17,8 @@ import (
 
 // state is what the repository says of a domain's points.
 type state struct {
-	*repository.Lineage
-	protected map[string]repository.Protection // those that hold now
+	*lineage.Lineage
+	protected map[string]keep.Protection // those that hold now
 	verified  map[string]repository.Verification
 	verdicts
 	pinned func(id string) (by string)
@@ -69,7 +71,7 @@ func (r *run) gather() (state, error) {
 }
 
 // damageOf is a *damage.Error of what the manifests show; nil if they are sound.
-func (r *run) damageOf(l *repository.Lineage) error {
+func (r *run) damageOf(l *lineage.Lineage) error {
 	e := &damage.Error{Points: slices.Clone(l.Unreadable)}
 	broken := l.Broken()
 	for _, m := range l.All() {
@@ -93,7 +95,7 @@ func (r *run) damageOf(l *repository.Lineage) error {
 
 // badRemovals is the error for points of which it is unknown whether they were removed; nil if
 // there are none.
-func (r *run) badRemovals(l *repository.Lineage) error {
+func (r *run) badRemovals(l *lineage.Lineage) error {
 	if len(l.BadRemovals) == 0 {
 		return nil
 	}
@@ -113,7 +115,7 @@ type verdicts struct {
 }
 
 // judge takes the points oldest first, so that parents come before their children.
-func judge(l *repository.Lineage, verified map[string]repository.Verification) verdicts {
+func judge(l *lineage.Lineage, verified map[string]repository.Verification) verdicts {
 	v := verdicts{map[string]bool{}, map[string]bool{}}
 	for _, m := range l.All() {
 		own, known := verified[m.ID]

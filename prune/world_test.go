@@ -17,6 +17,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
@@ -216,7 +217,7 @@ func (w *world) hidden() string {
 	return strings.Join(ids, " ")
 }
 
-func (w *world) lineage() *repository.Lineage {
+func (w *world) lineage() *lineage.Lineage {
 	w.t.Helper()
 	l, err := w.repo.Lineage("vm1")
 	if err == nil {

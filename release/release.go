@@ -68,7 +68,7 @@ type work struct {
 // repeated.
 //
 // Errors: hypervisor.ErrNoDomain if neither libvirt nor the repository knows the domain,
-// manifest.ErrNoPoint, *repository.NeededError for a point that others need,
+// manifest.ErrNoPoint, *lineage.NeededError for a point that others need,
 // *repository.ProtectedError for one that must stay, *repository.LockedError,
 // *repository.ReadersError where points to be removed are being read, and whatever libvirt or the file system reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (result Result, retErr error) {

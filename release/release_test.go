@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/limit"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
@@ -158,7 +159,7 @@ func TestReleasedBitmaps(t *testing.T) {
 func TestReleaseRefused(t *testing.T) {
 	s := newSite(t)
 	all := s.left()
-	var needed *repository.NeededError
+	var needed *lineage.NeededError
 	if _, err := s.release(Request{Points: true, Point: "check2"}); !errors.As(err, &needed) {
 		t.Errorf("a point that another needs: %v", err)
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -46,7 +48,7 @@ func TestReleaseOfWhatMustStay(t *testing.T) {
 		"protected": {func(l *repository.Lock) error { _, err := l.Protect("check1", time.Time{}, ""); return err }, isProtected},
 		"pinned":    {func(l *repository.Lock) error { _, err := l.Pin("check1", "a guest"); return err }, isProtected},
 		"unknown": {func(l *repository.Lock) error {
-			return os.WriteFile(filepath.Join(l.Repository().DomainDir("vm1"), repository.ProtectedName), nil, 0o600)
+			return os.WriteFile(filepath.Join(l.Repository().DomainDir("vm1"), keep.ProtectedName), nil, 0o600)
 		}, isDamaged},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +80,7 @@ func TestReleaseOfHiddenPoints(t *testing.T) {
 	if _, err := s.release(Request{Points: true, Point: "check3"}); !errors.As(err, &hidden) || !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("a hidden point: %v", err)
 	}
-	var needed *repository.NeededError
+	var needed *lineage.NeededError
 	if _, err := s.release(Request{Points: true, Point: "check2"}); !errors.As(err, &needed) || !slices.Equal(needed.By, []string{"check3"}) {
 		t.Errorf("a point that a hidden one needs: %v", err)
 	}

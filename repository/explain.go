@@ -23,7 +23,7 @@ func (r *Repository) Explain(e *damage.Error) {
 		whole[p.ID] = whole[p.ID] || p.File == ""
 		files[manifest.ImageRef{Point: p.ID, Image: p.File}] = true
 	}
-	lost := l.Lost(func(ref manifest.ImageRef) bool { return whole[ref.Point] || files[ref] || l.unchained(ref) })
+	lost := l.Lost(func(ref manifest.ImageRef) bool { return whole[ref.Point] || files[ref] || l.Unchained(ref) })
 	e.Lost, e.Left = nil, nil
 	for _, p := range l.Unreadable {
 		e.Lost = append(e.Lost, p.ID)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -244,7 +245,7 @@ func TestPlaceOfFormat1(t *testing.T) {
 	if moved, err := r.NotePlace(); moved || err != nil {
 		t.Errorf("%v, %v", moved, err)
 	}
-	d, err := readDescription(dir)
+	d, err := description.Read(dir)
 	if err != nil || d.Format != manifest.Format || d.Place == nil || d.ID != testRepository {
 		t.Errorf("%+v, %v", d, err)
 	}

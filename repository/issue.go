@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -56,7 +57,7 @@ func (l *Lock) Issue(i instants.Instant) (instants.Instant, error) {
 	if err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}
-	i.Time, i.Place = time.Now().UTC(), placeOf(l.repo.place)
+	i.Time, i.Place = time.Now().UTC(), description.PlaceText(l.repo.place)
 	if i.Process, err = instants.Self(); err != nil {
 		return i, fmt.Errorf("issue an identity: %w", err)
 	}

@@ -3,6 +3,7 @@ package repository
 import (
 	"errors"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -51,4 +52,6 @@ func (l *Ledger) Sealed(i instants.Instant) bool {
 // Inherited tells whether an instant was issued while the repository was in another place:
 // it was moved, or it is a copy, and the original may need the checkpoint. An unknown place
 // differs from every known one.
-func (l *Ledger) Inherited(i instants.Instant) bool { return i.Place != placeOf(l.repo.place) }
+func (l *Ledger) Inherited(i instants.Instant) bool {
+	return i.Place != description.PlaceText(l.repo.place)
+}

@@ -1,7 +1,6 @@
 package repository
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/instants"
-	"github.com/virtbackup/virtbackup/internal/eintr"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -65,14 +64,6 @@ func (e *LockedError) Hint() string {
 	return "another run of virtbackup works on this domain: wait until it has ended"
 }
 
-// holder is the content of a lock file. It is for people only: the lock itself is
-// flock(2), so a dead process is no obstacle.
-type holder struct {
-	PID     int       `json:"pid"`
-	Host    string    `json:"host"`
-	Started time.Time `json:"started"`
-}
-
 // Lock takes the lock of a domain without waiting and makes the domain's
 // directory where it is absent. The error is a *LockedError where another run
 // has it, in this process or another.
@@ -99,7 +90,7 @@ func (r *Repository) Lock(domain string) (*Lock, error) {
 		if err := r.check(); err != nil {
 			return nil, lockError(domain, errors.Join(err, l.Unlock()))
 		}
-		writeHolder(f)
+		filelock.WriteOwner(f)
 		return l, nil
 	}
 	return nil, lockError(domain, errLockMoved)
@@ -163,58 +154,15 @@ func (r *Repository) openLock(domain string) (*os.File, error) {
 // time may have removed the file since (see removeIfEmpty), and a lock on a file without
 // a name would keep nobody out: errLockMoved.
 func (r *Repository) lockOpened(domain string, f *os.File) error {
-	err := flock(f, unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return lockedBy(domain, f)
+	err := filelock.Try(f, filelock.Exclusive)
+	if errors.Is(err, filelock.ErrHeld) {
+		o := filelock.ReadOwner(f)
+		return &LockedError{domain, o.PID, o.Host, o.Started}
 	}
-	if err == nil && !stillAt(f, r.lockPath(domain)) {
+	if err == nil && !filelock.IsAt(f, r.lockPath(domain)) {
 		err = errLockMoved
 	}
 	return err
-}
-
-func flock(f *os.File, how int) error {
-	err := eintr.Retry(func() error { return unix.Flock(int(f.Fd()), how) })
-	if err != nil {
-		return &fs.PathError{Op: "flock", Path: f.Name(), Err: err}
-	}
-	return nil
-}
-
-func stillAt(f *os.File, path string) bool {
-	open, err := f.Stat()
-	if err != nil {
-		return false
-	}
-	named, err := os.Lstat(path)
-	return err == nil && os.SameFile(open, named)
-}
-
-// writeHolder notes who has the lock. Errors are ignored: the lock holds
-// without the note, and on a full disk a run must still be able to clean up.
-func writeHolder(f *os.File) {
-	host, _ := os.Hostname()
-	data, err := json.Marshal(holder{PID: os.Getpid(), Host: host, Started: time.Now().UTC()})
-	if err == nil && f.Truncate(0) == nil {
-		_, _ = f.WriteAt(append(data, '\n'), 0)
-	}
-}
-
-// lockedBy reads who holds the lock. Between the holder's flock and its write
-// the file is empty or stale for some microseconds; the short waits cover that.
-func lockedBy(domain string, f *os.File) error {
-	e := &LockedError{Domain: domain}
-	for range 5 {
-		buf := make([]byte, 4096)
-		n, _ := f.ReadAt(buf, 0)
-		var h holder
-		if json.Unmarshal(buf[:n], &h) == nil {
-			e.PID, e.Host, e.Since = h.PID, h.Host, h.Started
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	return e
 }
 
 // Repository is the repository that the lock belongs to.
@@ -240,10 +188,7 @@ func (l *Lock) Unlock() error {
 	if l.made {
 		err = errors.Join(err, l.removeIfEmpty())
 	}
-	// To close the file is not enough: a process that is being started has it open, too, until
-	// execve(2), and the lock belongs to all that have it open.
-	err = errors.Join(err, flock(l.file, unix.LOCK_UN))
-	if err := errors.Join(err, l.file.Close()); err != nil {
+	if err := errors.Join(err, filelock.Close(l.file)); err != nil {
 		return fmt.Errorf("unlock domain %s: %w", l.domain, err)
 	}
 	return nil

@@ -1,177 +1,39 @@
 package repository
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
-	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/virtbackup/virtbackup/internal/digest"
-	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
-// PinsName is the directory, beside a domain's points, that holds a file for each pin:
-// pins/ID.json.
-const PinsName = "pins"
-
-const pinSuffix = ".json"
-
-// pinTemporary becomes a pin under the domain's lock, so one name is enough.
-const pinTemporary = ".pin"
-
-// pinAttempts bounds the retries after others removed the directory, with the last pin,
-// between our steps.
-const pinAttempts = 10
-
-// Pin says that something that may outlive this process reads a point: a guest that runs
-// from its images. Neither the point nor any that it needs is replaced or deleted until the
-// pin is gone.
-type Pin struct {
-	Format   int       `json:"format"`
-	ID       string    `json:"id"` // random, and the name of the file
-	Point    string    `json:"point"`
-	Identity string    `json:"identity,omitempty"`
-	Reason   string    `json:"reason"` // for people
-	Host     string    `json:"host"`   // where it was made
-	Time     time.Time `json:"time"`   // when, UTC
-}
-
 // Pins lists the pins of a domain. damaged are the names of files that cannot be read as
 // one: what they hold is unknown.
-func (r *Repository) Pins(domain string) (pins []Pin, damaged []string, err error) {
+func (r *Repository) Pins(domain string) (pins []keep.Pin, damaged []string, err error) {
 	if err := manifest.ValidDomain(domain); err != nil {
 		return nil, nil, err
 	}
-	dir, err := r.pinsDir(domain)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, nil
-	}
-	var entries []fs.DirEntry
-	if err == nil {
-		entries, err = os.ReadDir(dir)
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("list pins of domain %s: %w", domain, err)
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") { // not complete: nobody relies on it yet
-			continue
-		}
-		pin, err := readPin(dir, e.Name())
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // ended a moment ago
-		case err != nil:
-			damaged = append(damaged, e.Name())
-		default:
-			pins = append(pins, pin)
-		}
-	}
-	return pins, damaged, nil
-}
-
-// pinsDir returns the directory of a domain's pins. The error is fs.ErrNotExist where there
-// is none.
-func (r *Repository) pinsDir(domain string) (string, error) {
-	dir := filepath.Join(r.domainDir(domain), PinsName)
-	for _, dir := range []string{r.domainDir(domain), dir} {
-		info, err := os.Lstat(dir)
-		if err == nil && !info.IsDir() { // a symbolic link may lead outside
-			err = &fs.PathError{Op: "open", Path: dir, Err: unix.ENOTDIR}
-		}
-		if err != nil {
-			return "", err
-		}
-	}
-	return dir, nil
-}
-
-func readPin(dir, name string) (Pin, error) {
-	data, err := localfile.ReadSmall(filepath.Join(dir, name))
-	if err != nil {
-		return Pin{}, err
-	}
-	return parsePin(data, name)
-}
-
-// parsePin reads the content of the file of a pin strictly.
-func parsePin(data []byte, name string) (pin Pin, err error) {
-	if err := digest.ParseJSON(data, &pin); err != nil {
-		return Pin{}, err
-	}
-	if err := manifest.CheckFormat(pin.Format); err != nil {
-		return Pin{}, err
-	}
-	if _, _, err := manifest.ParsePointID(pin.Point); err != nil {
-		return Pin{}, err
-	}
-	if pin.ID+pinSuffix != name {
-		return Pin{}, fmt.Errorf("%s is that of pin %q", name, pin.ID)
-	}
-	return pin, nil
+	return keep.Pins(r.domainDir(domain))
 }
 
 // Pin keeps a listed point, and all that it needs, as they are, durably. The caller holds
-// the lock only while it pins; UnPin takes it back.
-func (l *Lock) Pin(id, reason string) (Pin, error) {
+// the lock only while it pins; Unpin takes it back.
+func (l *Lock) Pin(id, reason string) (keep.Pin, error) {
 	m, err := l.lockedPoint(id)
 	if err != nil {
-		return Pin{}, err
+		return keep.Pin{}, err
 	}
-	host, _ := os.Hostname()
-	pin := Pin{Format: manifest.Format, ID: manifest.NewIdentity(), Point: id, Identity: m.Identity,
-		Reason: reason, Host: host, Time: time.Now().UTC()}
-	data, err := digest.EncodeJSON(pin)
-	if err != nil {
-		return Pin{}, err
-	}
-	for range pinAttempts {
-		if err = l.writePin(pin.ID, data); !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-	}
-	if err != nil {
-		return Pin{}, fmt.Errorf("pin point %s of domain %s: %w", id, l.domain, err)
-	}
-	return pin, nil
-}
-
-func (l *Lock) writePin(id string, data []byte) error {
-	dir := filepath.Join(l.dir(), PinsName)
-	if err := os.Mkdir(dir, localfile.DirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	if _, err := l.repo.pinsDir(l.domain); err != nil {
-		return err
-	}
-	if err := localfile.Replace(filepath.Join(dir, pinTemporary), filepath.Join(dir, id+pinSuffix), data); err != nil {
-		return err
-	}
-	return localfile.SyncDir(l.dir())
+	return keep.AddPin(l.dir(), m, reason)
 }
 
 // Unpin removes a pin of a domain, and the directory of pins with the last one; no error if
 // it is gone.
 func (r *Repository) Unpin(domain, pin string) error {
-	if err := errors.Join(manifest.ValidDomain(domain), manifest.ValidName(pin)); err != nil {
+	if err := manifest.ValidDomain(domain); err != nil {
 		return err
 	}
-	dir, err := r.pinsDir(domain)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		err = os.Remove(filepath.Join(dir, pin+pinSuffix))
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove pin %s of domain %s: %w", pin, domain, err)
-	}
-	return localfile.RemoveDirs([]string{dir})
+	return keep.RemovePin(r.domainDir(domain), pin)
 }
 
 // Pinned returns a function that says by what a point of a domain is pinned, itself or
@@ -192,7 +54,7 @@ func (r *Repository) Pinned(domain string) (by func(id string) string, err error
 	byPin, broken := map[string]string{}, l.Broken()
 	all := ""
 	for _, name := range damaged {
-		all = fmt.Sprintf("pinned by %s, which cannot be read", filepath.Join(PinsName, name))
+		all = fmt.Sprintf("pinned by %s, which cannot be read", filepath.Join(keep.PinsName, name))
 	}
 	for _, pin := range pins {
 		text := fmt.Sprintf("pinned by %s on %s", pin.Reason, pin.Host)

@@ -6,13 +6,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -57,7 +56,7 @@ func TestPin(t *testing.T) {
 	}
 
 	must(t, r.Unpin("vm1", pin.ID), r.Unpin("vm1", pin.ID))
-	if _, err := os.Lstat(filepath.Join(r.Dir(), "vm1", PinsName)); !os.IsNotExist(err) {
+	if _, err := os.Lstat(filepath.Join(r.Dir(), "vm1", keep.PinsName)); !os.IsNotExist(err) {
 		t.Errorf("the directory of pins: %v", err)
 	}
 	must(t, l.RemovePoints([]string{"check3"}, nil))
@@ -85,10 +84,10 @@ func TestPinsThatHoldAll(t *testing.T) {
 	whole, l := chainOfDisks(t, 3)
 	pin, err := l.Pin("check1", "a guest")
 	must(t, err)
-	name := pin.ID + pinSuffix
-	good, err := os.ReadFile(filepath.Join(whole.Dir(), "vm1", PinsName, name))
+	name := pin.ID + ".json"
+	good, err := os.ReadFile(filepath.Join(whole.Dir(), "vm1", keep.PinsName, name))
 	must(t, err)
-	with := func(change func(*Pin)) func(string) error {
+	with := func(change func(*keep.Pin)) func(string) error {
 		p := pin
 		change(&p)
 		data, err := digest.EncodeJSON(p)
@@ -104,14 +103,14 @@ func TestPinsThatHoldAll(t *testing.T) {
 		"a FIFO":           func(dir string) error { return unix.Mkfifo(filepath.Join(dir, "x.json"), 0o600) },
 		"a link":           func(dir string) error { return os.Symlink(name, filepath.Join(dir, "x.json")) },
 		"a directory":      func(dir string) error { return os.Mkdir(filepath.Join(dir, "x.json"), 0o700) },
-		"no point's name":  with(func(p *Pin) { p.Point = "../vm2/check1" }),
-		"a point gone":     with(func(p *Pin) { p.Point = "check9" }),
-		"another identity": with(func(p *Pin) { p.Identity = "fedcba9876543210" }),
-		"no format":        with(func(p *Pin) { p.Format = 0 }),
-		"a newer format":   with(func(p *Pin) { p.Format++ }),
+		"no point's name":  with(func(p *keep.Pin) { p.Point = "../vm2/check1" }),
+		"a point gone":     with(func(p *keep.Pin) { p.Point = "check9" }),
+		"another identity": with(func(p *keep.Pin) { p.Identity = "fedcba9876543210" }),
+		"no format":        with(func(p *keep.Pin) { p.Format = 0 }),
+		"a newer format":   with(func(p *keep.Pin) { p.Format++ }),
 	} {
 		r := copyOf(t, whole)
-		must(t, spoil(filepath.Join(r.Dir(), "vm1", PinsName)))
+		must(t, spoil(filepath.Join(r.Dir(), "vm1", keep.PinsName)))
 		if got := pinnedIDs(t, r, checks(3)...); got != "check1 check2 check3" {
 			t.Errorf("%s: pinned are %s", what, got)
 		}
@@ -135,7 +134,7 @@ func TestPinsThroughALink(t *testing.T) {
 	r, l := chainOfDisks(t, 1)
 	outside := t.TempDir()
 	mustWrite(t, filepath.Join(outside, "0123456789abcdef.json"), "precious")
-	must(t, os.Symlink(outside, filepath.Join(r.Dir(), "vm1", PinsName)))
+	must(t, os.Symlink(outside, filepath.Join(r.Dir(), "vm1", keep.PinsName)))
 	if _, err := l.Pin("check1", "a guest"); err == nil {
 		t.Error("pinned")
 	}
@@ -155,69 +154,13 @@ func TestPinsThroughALink(t *testing.T) {
 func TestUnpinThroughALinkedDomain(t *testing.T) {
 	r := newRepository(t)
 	outside := t.TempDir()
-	mustMkdir(t, filepath.Join(outside, PinsName))
-	mustWrite(t, filepath.Join(outside, PinsName, "0123456789abcdef.json"), "precious")
+	mustMkdir(t, filepath.Join(outside, keep.PinsName))
+	mustWrite(t, filepath.Join(outside, keep.PinsName, "0123456789abcdef.json"), "precious")
 	must(t, os.Symlink(outside, filepath.Join(r.Dir(), "vm1")))
 	if r.Unpin("vm1", "0123456789abcdef") == nil {
 		t.Error("unpinned")
 	}
-	if _, err := os.Lstat(filepath.Join(outside, PinsName, "0123456789abcdef.json")); err != nil {
+	if _, err := os.Lstat(filepath.Join(outside, keep.PinsName, "0123456789abcdef.json")); err != nil {
 		t.Error(err)
 	}
-}
-
-// A pin that was not finished holds nothing, and goes with the next.
-func TestDeathWhilePinning(t *testing.T) {
-	r, l := chainOfDisks(t, 1)
-	dir := filepath.Join(r.Dir(), "vm1", PinsName)
-	mustMkdir(t, dir)
-	mustWrite(t, filepath.Join(dir, pinTemporary), "{")
-	if got := pinnedIDs(t, r, "check1"); got != "" {
-		t.Errorf("pinned are %s", got)
-	}
-	pin, err := l.Pin("check1", "a guest")
-	must(t, err, r.Unpin("vm1", pin.ID))
-	if _, err := os.Lstat(dir); !os.IsNotExist(err) {
-		t.Errorf("the directory of pins: %v", err)
-	}
-}
-
-// One guest starts while the last other one ends, which removes the directory.
-func TestPinBesideUnpin(t *testing.T) {
-	r, l := chainOfDisks(t, 1)
-	var unpinning sync.WaitGroup
-	for range 30 {
-		pin, err := l.Pin("check1", "a guest")
-		must(t, err)
-		if got := pinnedIDs(t, r, "check1"); got != "check1" {
-			t.Error("not pinned")
-		}
-		unpinning.Go(func() {
-			if err := r.Unpin("vm1", pin.ID); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	unpinning.Wait()
-	if got := pinnedIDs(t, r, "check1"); got != "" {
-		t.Error("still pinned")
-	}
-}
-
-// FuzzPin feeds content whose digest is right: what is accepted is that of its name.
-func FuzzPin(f *testing.F) {
-	data, err := digest.EncodeJSON(Pin{Format: manifest.Format, ID: "0123456789abcdef", Point: "check1", Time: time.Now()})
-	must(f, err)
-	f.Add(data[:len(data)-digest.TailLength])
-	f.Add([]byte(`{"format":1`))
-	f.Fuzz(func(t *testing.T, body []byte) {
-		parsePin(body, "0123456789abcdef.json")
-		pin, err := parsePin(slices.Concat(body, []byte(digest.Tail(body))), "0123456789abcdef.json")
-		if err != nil {
-			return
-		}
-		if _, _, err := manifest.ParsePointID(pin.Point); err != nil || pin.ID != "0123456789abcdef" {
-			t.Errorf("accepted %+v, %v", pin, err)
-		}
-	})
 }

@@ -2,12 +2,9 @@ package repository
 
 import (
 	"fmt"
-	"os"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -19,14 +16,14 @@ import (
 // The device is noted for people and not compared: its number changes with restarts and
 // mounts.
 func (r *Repository) NotePlace() (moved bool, err error) {
-	now := placeOf(r.place)
-	d, err := readDescription(r.dir)
-	if err == nil && d.Format == manifest.Format && placeOf(d.Place) == now {
+	now := description.PlaceText(r.place)
+	d, err := description.Read(r.dir)
+	if err == nil && d.Format == manifest.Format && description.PlaceText(d.Place) == now {
 		return false, nil
 	}
 	if err == nil {
-		err = changeDescription(r.dir, func(d *description) {
-			moved = d.Format >= 2 && placeOf(d.Place) != now // format 1 did not note it
+		err = description.Change(r.dir, func(d *description.Description) {
+			moved = d.Format >= 2 && description.PlaceText(d.Place) != now // format 1 did not note it
 			d.Place = r.place
 		})
 	}
@@ -34,30 +31,6 @@ func (r *Repository) NotePlace() (moved bool, err error) {
 		return moved, fmt.Errorf("note the place of repository %s: %w", r.dir, err)
 	}
 	return moved, nil
-}
-
-// findPlace returns where a repository is; nil if that is unknown: on FUSE and
-// SMB a directory may have another inode after each mount, and an unknown place is better
-// than a repository that looks like a copy every night.
-func findPlace(dir string) (*fileid.ID, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil {
-		return nil, &os.PathError{Op: "statfs", Path: dir, Err: err}
-	}
-	switch uint32(s.Type) {
-	case unix.FUSE_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.SMB2_SUPER_MAGIC, unix.SMB_SUPER_MAGIC:
-		return nil, nil
-	}
-	id, err := fileid.Of(dir)
-	return &id, err
-}
-
-// placeOf is what places are compared by; "" is an unknown one.
-func placeOf(id *fileid.ID) string {
-	if id == nil {
-		return ""
-	}
-	return id.String()
 }
 
 // NewID gives a repository that is a copy a UUID of its own, so that what it makes in
@@ -68,9 +41,9 @@ func NewID(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = changeDescription(r.dir, func(d *description) {
+	err = description.Change(r.dir, func(d *description.Description) {
 		d.FormerIDs = append(slices.Clone(d.FormerIDs), d.ID)
-		d.ID, d.Place = newUUID(), r.place
+		d.ID, d.Place = description.NewID(), r.place
 	})
 	if err != nil {
 		return nil, fmt.Errorf("give repository %s a new id: %w", r.dir, err)
@@ -80,3 +53,14 @@ func NewID(dir string) (*Repository, error) {
 
 // IDs are the UUIDs that the repository has or had, the present one first.
 func (r *Repository) IDs() []string { return append([]string{r.id}, r.formerIDs...) }
+
+// raiseFormat makes a repository one of today's format, before files are written that older
+// versions misread: hash lists of format 2 in points of format 1.
+func (r *Repository) raiseFormat() error {
+	d, err := description.Read(r.dir)
+	if err != nil || d.Format >= manifest.Format {
+		return err
+	}
+	_, err = r.NotePlace() // format 1 did not note it, so it cannot have moved
+	return err
+}

@@ -8,15 +8,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -24,10 +23,6 @@ import (
 // ReadersName is the file, beside a domain's points, that those who read images lock
 // together, and those who replace or delete a point alone. It is empty.
 const ReadersName = "readers"
-
-// readersPoll is how often a lock that another process holds is tried again. A reader
-// between two restores is away for some tens of milliseconds.
-const readersPoll = 10 * time.Millisecond
 
 // readTries bounds how often something is read again that was replaced meanwhile.
 const readTries = 5
@@ -41,7 +36,7 @@ func (r *Repository) Read(ctx context.Context, domain string, do func() error) (
 		return err
 	}
 	if file != nil {
-		defer func() { err = errors.Join(err, unlockReaders(file)) }()
+		defer func() { err = errors.Join(err, filelock.Close(file)) }()
 		return do()
 	}
 	for range readTries {
@@ -89,8 +84,8 @@ func (r *Repository) shareReaders(ctx context.Context, domain string) (*os.File,
 		if err != nil {
 			return nil, nil // what reads the points will say why
 		}
-		err = pollLock(ctx, f, unix.LOCK_SH, -1)
-		if err == nil && stillAt(f, path) {
+		err = filelock.Wait(ctx, f, filelock.Shared, -1)
+		if err == nil && filelock.IsAt(f, path) {
 			return f, nil
 		}
 		f.Close()
@@ -110,35 +105,6 @@ func openReaders(path string) (*os.File, error) {
 		return os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	}
 	return f, err
-}
-
-// unlockReaders releases the lock and closes the file. To close it is not enough: a process
-// that is being started has it open, too, until execve(2).
-func unlockReaders(f *os.File) error {
-	return errors.Join(flock(f, unix.LOCK_UN), f.Close())
-}
-
-// errStillLocked says that others held a lock for as long as was waited.
-var errStillLocked = errors.New("locked")
-
-// pollLock locks a file, and waits at most that long for others; a negative time is for
-// ever.
-func pollLock(ctx context.Context, f *os.File, how int, wait time.Duration) error {
-	deadline := time.Now().Add(wait)
-	for {
-		err := flock(f, how|unix.LOCK_NB)
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			return err
-		}
-		if wait >= 0 && !time.Now().Before(deadline) {
-			return errStillLocked
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(readersPoll):
-		}
-	}
 }
 
 // ReadersError says that others read a domain's points, so that none was replaced or
@@ -181,61 +147,13 @@ func (l *Lock) ExcludeReaders(ctx context.Context, wait time.Duration, do func()
 	if err != nil {
 		return fmt.Errorf("exclude readers of domain %s: %w", l.domain, err)
 	}
-	defer func() { err = errors.Join(err, unlockReaders(f)) }()
-	err = pollLock(ctx, f, unix.LOCK_EX, wait)
-	if errors.Is(err, errStillLocked) {
-		return &ReadersError{l.domain, holders(f)}
+	defer func() { err = errors.Join(err, filelock.Close(f)) }()
+	err = filelock.Wait(ctx, f, filelock.Exclusive, wait)
+	if errors.Is(err, filelock.ErrHeld) {
+		return &ReadersError{l.domain, filelock.Holders(f)}
 	}
 	if err != nil {
 		return fmt.Errorf("exclude readers of domain %s: %w", l.domain, err)
 	}
 	return do()
-}
-
-// holders names the processes of this host that have the file locked, by /proc/locks.
-func holders(f *os.File) (names []string) {
-	info, err := f.Stat()
-	locks, readErr := os.ReadFile("/proc/locks")
-	if err != nil || readErr != nil {
-		return nil
-	}
-	// 1: FLOCK  ADVISORY  READ 1234 08:01:5678 0 EOF   (proc(5); the last number is the inode's)
-	inode := fmt.Sprintf(":%d", info.Sys().(*syscall.Stat_t).Ino)
-	for _, line := range strings.Split(string(locks), "\n") {
-		fields := strings.Fields(line)
-		if len(fields) < 6 || fields[1] != "FLOCK" || !strings.HasSuffix(fields[5], inode) {
-			continue
-		}
-		pid, err := strconv.Atoi(fields[4])
-		if err != nil || pid <= 0 || !hasOpen(pid, info) {
-			continue
-		}
-		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		if name := fmt.Sprintf("process %d (%s)", pid, strings.TrimSpace(string(comm))); !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// hasOpen tells whether a process has a file open. Inodes of other file systems have the
-// same numbers. If this user may not look (ptrace(2), access mode checking), the number has to
-// do.
-func hasOpen(pid int, file os.FileInfo) bool {
-	dir := fmt.Sprintf("/proc/%d/fd", pid)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrPermission) {
-		return true
-	}
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(entries, func(e os.DirEntry) bool {
-		path := filepath.Join(dir, e.Name())
-		if target, err := os.Readlink(path); err != nil || filepath.Base(target) != ReadersName {
-			return false
-		}
-		open, err := os.Stat(path)
-		return err == nil && os.SameFile(open, file)
-	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -44,7 +45,7 @@ func TestRemovePointsRefusesToOrphan(t *testing.T) {
 		{"check1", "check2 diff4"}, {"check2", "check3"}, {"check1 check2 diff4", "check3"},
 	} {
 		err := l.RemovePoints(strings.Fields(tt.remove), nil)
-		var needed *NeededError
+		var needed *lineage.NeededError
 		if !errors.As(err, &needed) || strings.Join(needed.By, " ") != tt.by || needed.Hint() == "" {
 			t.Errorf("remove %s: %v, want it to be needed by %s", tt.remove, err, tt.by)
 		}
@@ -94,7 +95,7 @@ func TestRemovePointsBesideDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantIDs(t, r, "check1", "check2", "check3", "diff4")
-	var needed *NeededError
+	var needed *lineage.NeededError
 	if err := l.RemovePoints([]string{"check2"}, nil); !errors.As(err, &needed) || !slices.Equal(needed.Unreadable, []string{"check3"}) {
 		t.Errorf("got %v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -81,8 +82,8 @@ func (l *Lock) anyPoint(id string) (m manifest.Manifest, hidden bool, err error)
 	if !errors.As(err, &removed) {
 		return m, false, err
 	}
-	p, err := l.repo.readPoint(l.domain, id)
-	return p.Manifest, p.hidden, err
+	p, err := lineage.ReadPoint(l.dir(), id)
+	return p.Manifest, p.Hidden, err
 }
 
 var errChanged = errors.New("the point has changed since")
@@ -121,7 +122,7 @@ func (r *Replacement) KeepFiles() error {
 		r.files[name] = digest
 	}
 	if r.hidden {
-		return r.link(RemovedName)
+		return r.link(lineage.RemovedName)
 	}
 	return nil
 }

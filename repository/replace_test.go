@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -331,7 +332,7 @@ func TestReplaceRaisesTheFormat(t *testing.T) {
 	must(t, err)
 	_, err = l.BeginReplacement(m)
 	must(t, err)
-	if d, err := readDescription(r.Dir()); err != nil || d.Format != manifest.Format || d.ID != r.ID() {
+	if d, err := description.Read(r.Dir()); err != nil || d.Format != manifest.Format || d.ID != r.ID() {
 		t.Errorf("%+v, %v", d, err)
 	}
 	if moved, err := r.NotePlace(); err != nil || moved {
@@ -455,8 +456,8 @@ func TestLineageBesideMerges(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if complaints := lineage.complaints(); len(complaints) > 0 {
-			return fmt.Errorf("looks damaged: %q", complaints)
+		if broken := lineage.Broken(); len(lineage.Unreadable)+len(lineage.BadRemovals)+len(broken) > 0 {
+			return fmt.Errorf("looks damaged: %+v, %+v, %v", lineage.Unreadable, lineage.BadRemovals, broken)
 		}
 		if first := lineage.Points[0]; first.Number() <= hidden {
 			return fmt.Errorf("%s is listed, and check%d was hidden before", first.ID, hidden)

@@ -1,6 +1,6 @@
 // Package repository keeps restore points in a directory tree (docs/format.md
 // describes it for people): the tree itself, the lock of a domain, points that are being
-// made and sealed, what is listed, needed, lost or removed.
+// made and sealed, exchanged or removed.
 //
 //	REPO/repository.json
 //	REPO/DOMAIN/lock
@@ -11,25 +11,23 @@
 // Names that come from outside (a domain's, a disk's, a manifest's) are checked
 // with manifest.ValidName before they become part of a path.
 //
-// What a manifest says is package manifest's, the images diskimage's, the list of issued
-// identities instants'. The package knows nothing of libvirt.
+// What a manifest says is package manifest's, the images diskimage's. The other files of a
+// directory have packages that read and replace them: description, instants, keep, and
+// lineage, which knows what points need of one another. Who may change them is said here, by
+// Lock. The package knows nothing of libvirt.
 package repository
 
 import (
-	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/damage"
-	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/fileid"
@@ -37,8 +35,6 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 )
-
-const temporaryPrefix = ".repository.json-"
 
 // Errors to compare with by errors.Is.
 var (
@@ -62,18 +58,6 @@ type Repository struct {
 	// where the repository was there before.
 	made  []string
 	isNew bool
-}
-
-// description is the content of repository.json.
-type description struct {
-	Format  int       `json:"format"`
-	ID      string    `json:"id"`
-	Created time.Time `json:"created"`
-	// FormerIDs are those that the repository had before it was adopted as a copy.
-	FormerIDs []string `json:"former_ids,omitempty"`
-	// Place is where the directory was when that was noted last: a hint that it
-	// was copied or moved since.
-	Place *fileid.ID `json:"place,omitempty"`
 }
 
 // Create opens the repository in dir, and makes it first where dir is absent or
@@ -116,7 +100,7 @@ func create(dir string) (isNew bool, err error) {
 	if err := checkEmpty(dir); err != nil {
 		return false, err
 	}
-	return writeDescription(dir)
+	return description.Create(dir)
 }
 
 // RemoveIfUnused undoes a Create that made the repository, if nobody has put
@@ -128,7 +112,7 @@ func (r *Repository) RemoveIfUnused() error {
 	// First put repository.json aside, then look. Whoever opened the repository
 	// before makes a directory first and looks for repository.json then (see
 	// Lock): one of the two always sees the other.
-	path, aside := filepath.Join(r.dir, manifest.DescriptionName), filepath.Join(r.dir, temporaryPrefix+r.id)
+	path, aside := filepath.Join(r.dir, manifest.DescriptionName), filepath.Join(r.dir, description.TemporaryPrefix+r.id)
 	if err := os.Rename(path, aside); err != nil {
 		return fmt.Errorf("remove the unused repository: %w", err)
 	}
@@ -156,32 +140,18 @@ func Open(dir string) (*Repository, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
-	d, err := readDescription(dir)
+	d, err := description.Read(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open repository %s: %w", dir, notRepository(dir))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", dir, err)
 	}
-	place, err := findPlace(dir)
+	place, err := description.FindPlace(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open repository %s: %w", dir, err)
 	}
 	return &Repository{dir: dir, id: d.ID, formerIDs: d.FormerIDs, place: place}, nil
-}
-
-// readDescription reads repository.json. Damage is a *damage.Error.
-func readDescription(dir string) (description, error) {
-	path := filepath.Join(dir, manifest.DescriptionName)
-	data, err := localfile.ReadSmall(path)
-	if err != nil {
-		return description{}, err
-	}
-	d, err := parseDescription(data)
-	if err != nil && !errors.Is(err, manifest.ErrNewerFormat) {
-		err = &damage.Error{Points: []damage.Point{{File: manifest.DescriptionName, Err: fmt.Errorf("%s: %w", path, err)}}}
-	}
-	return d, err
 }
 
 func notRepository(dir string) error {
@@ -189,26 +159,6 @@ func notRepository(dir string) error {
 		return ErrAbsent
 	}
 	return fmt.Errorf("%w: it holds no %s", ErrNotRepository, manifest.DescriptionName)
-}
-
-func parseDescription(data []byte) (description, error) {
-	var d description
-	if digest.EndsJSON(data) {
-		if err := digest.ParseJSON(data, &d); err != nil {
-			return d, err
-		}
-	} else if err := json.Unmarshal(data, &d); err != nil { // format 1, or written anew by hand
-		return d, fmt.Errorf("parse: %w", err)
-	}
-	if err := manifest.CheckFormat(d.Format); err != nil {
-		return d, err
-	}
-	for _, id := range append([]string{d.ID}, d.FormerIDs...) {
-		if !manifest.ValidUUID(id) {
-			return d, fmt.Errorf("%q is not a UUID", id)
-		}
-	}
-	return d, nil
 }
 
 // IsNew says whether Create made the repository.
@@ -265,50 +215,10 @@ func checkEmpty(dir string) error {
 	for _, e := range entries {
 		name := e.Name()
 		// Another Create may have won since Open looked.
-		if name == manifest.LostFound || name == manifest.DescriptionName || strings.HasPrefix(name, temporaryPrefix) {
+		if name == manifest.LostFound || name == manifest.DescriptionName || strings.HasPrefix(name, description.TemporaryPrefix) {
 			continue
 		}
 		return fmt.Errorf("%s: %w, and not empty (it holds %q)", dir, ErrNotRepository, name)
 	}
 	return nil
-}
-
-// writeDescription puts repository.json in place, or leaves the one that
-// another process put there at the same moment.
-func writeDescription(dir string) (isNew bool, err error) {
-	d := description{Format: manifest.Format, ID: newUUID(), Created: time.Now().UTC().Truncate(time.Second)}
-	if d.Place, err = findPlace(dir); err != nil {
-		return false, err
-	}
-	err = d.put(dir, localfile.RenameExclusive)
-	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return false, err
-	}
-	return err == nil, localfile.SyncDir(dir)
-}
-
-// put writes repository.json to a file of another name, and gives it its own.
-func (d description) put(dir string, rename func(from, to string) error) error {
-	data, err := digest.EncodeJSON(d)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, temporaryPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // no-op once renamed
-	if err := localfile.Finish(f, data); err != nil {
-		return err
-	}
-	return rename(f.Name(), filepath.Join(dir, manifest.DescriptionName))
-}
-
-// newUUID returns a random UUID (RFC 9562, version 4).
-func newUUID() string {
-	var b [16]byte
-	rand.Read(b[:]) // never fails since Go 1.24
-	b[6] = b[6]&0x0f | 0x40
-	b[8] = b[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

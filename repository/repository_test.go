@@ -1,7 +1,6 @@
 package repository
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -9,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -55,7 +54,7 @@ func TestCreateRefusesOtherContent(t *testing.T) {
 func TestCreateAcceptsAFreshFileSystemAndADeadCreate(t *testing.T) {
 	dir := t.TempDir()
 	mustMkdir(t, filepath.Join(dir, manifest.LostFound))
-	mustWrite(t, filepath.Join(dir, temporaryPrefix+"123"), `{"form`)
+	mustWrite(t, filepath.Join(dir, description.TemporaryPrefix+"123"), `{"form`)
 	r, err := Create(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -117,31 +116,6 @@ func TestOpenRefuses(t *testing.T) {
 	_, err := Open(filepath.Join(t.TempDir(), "absent"))
 	if !errors.Is(err, ErrNotRepository) || !errors.Is(err, ErrAbsent) {
 		t.Errorf("absent directory: got %v, want ErrNotRepository and ErrAbsent", err)
-	}
-}
-
-// One changed byte of repository.json would make another repository of it, to which no
-// checkpoint belongs.
-func TestDescriptionEveryFlippedByteIsSeen(t *testing.T) {
-	r := newRepository(t)
-	path := filepath.Join(r.Dir(), manifest.DescriptionName)
-	whole, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := range whole {
-		torn := bytes.Clone(whole)
-		torn[at] ^= 1
-		mustWrite(t, path, string(torn))
-		again, err := Open(r.Dir())
-		if err == nil && (again.ID() != r.ID() || at < len(whole)-digest.TailLength) || errors.Is(err, manifest.ErrNewerFormat) {
-			t.Errorf("byte %d: %+v, %v", at, again, err)
-		}
-	}
-	// As docs/format.md has it for who has lost the file.
-	mustWrite(t, path, `{"format": 1, "id": "`+r.ID()+`", "created": "2026-11-25T00:00:00Z"}`)
-	if again, err := Open(r.Dir()); err != nil || again.ID() != r.ID() {
-		t.Errorf("written by hand: %v", err)
 	}
 }
 

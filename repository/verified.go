@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -55,10 +56,10 @@ func (r *Repository) Verified(domain string) map[string]Verification {
 
 // VerifiedOf is Verified for points that were read before, as they were then. It reads no
 // manifest again.
-func (r *Repository) VerifiedOf(l *Lineage) map[string]Verification {
+func (r *Repository) VerifiedOf(l *lineage.Lineage) map[string]Verification {
 	valid := r.readVerified(l.Domain)
 	maps.DeleteFunc(valid, func(id string, v Verification) bool {
-		digest, known := l.digests[id]
+		digest, known := l.Digest(id)
 		return !known || v.Manifest != digest
 	})
 	return valid

@@ -12,20 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 // smallFiles mounts a file system whose files have 16 GiB at most: ext2, 1 KiB blocks.
 func smallFiles(t *testing.T) string {
 	t.Helper()
-	image, at := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	must(t, os.WriteFile(image, nil, 0o600))
-	must(t, os.Truncate(image, 64<<20))
-	for _, command := range [][]string{{"mkfs.ext2", "-q", "-b", "1024", image}, {"mount", "-o", "loop", image, at}} {
-		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%q: %v: %s", command, err, out)
-		}
-	}
-	t.Cleanup(func() { must(t, exec.Command("umount", at).Run()) })
+	at := testfs.Ext2(t, 64<<20)
 	must(t, os.Remove(filepath.Join(at, "lost+found")))
 	return at
 }

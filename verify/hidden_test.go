@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -91,7 +93,7 @@ func TestDamageInAHiddenPoint(t *testing.T) {
 func TestDamageOfRetention(t *testing.T) {
 	whole := site(t)
 	for file, inDir := range map[string]string{
-		"check1/" + repository.RemovedName: "check1", repository.ProtectedName: "", repository.PinsName + "/x.json": repository.PinsName, instants.FileName: "",
+		"check1/" + lineage.RemovedName: "check1", keep.ProtectedName: "", keep.PinsName + "/x.json": keep.PinsName, instants.FileName: "",
 	} {
 		r := copyOf(t, whole)
 		dir := filepath.Join(r.Dir(), "vm1")

@@ -9,8 +9,8 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Status is what is known about a point.
@@ -100,7 +100,7 @@ func (e *DamagedError) Hint() string {
 
 // sorted returns the damage in the order of the tree, each place with the points it breaks.
 func (r *run) sorted(domains []*domainRun) []damage.Place {
-	lineages := map[string]*repository.Lineage{}
+	lineages := map[string]*lineage.Lineage{}
 	for _, d := range domains {
 		lineages[d.lineage.Domain] = d.lineage
 	}
@@ -120,7 +120,7 @@ func number(id string) int {
 }
 
 // breaks returns the points that cannot be restored completely because of this damage.
-func breaks(l *repository.Lineage, d damage.Place) []string {
+func breaks(l *lineage.Lineage, d damage.Place) []string {
 	broken := []string{}
 	if l == nil || d.Harmless {
 		return broken
@@ -140,7 +140,7 @@ func breaks(l *repository.Lineage, d damage.Place) []string {
 
 // lostBy returns the effect of damage on the points of a domain: the disks that each has
 // lost, and the points with other damaged files.
-func lostBy(l *repository.Lineage, damage []damage.Place) (disks map[string][]string, own map[string]bool) {
+func lostBy(l *lineage.Lineage, damage []damage.Place) (disks map[string][]string, own map[string]bool) {
 	own = map[string]bool{}
 	whole := map[string]bool{}
 	images := map[manifest.ImageRef]bool{}

@@ -22,6 +22,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -62,7 +64,7 @@ type run struct {
 // domainRun is the verification of one domain.
 type domainRun struct {
 	*run
-	lineage *repository.Lineage
+	lineage *lineage.Lineage
 	chosen  []manifest.Manifest // with the points that they need, oldest first
 	// digests are those of the manifests that were verified, by the ids of the points: a merge
 	// may replace a point as soon as it is read.
@@ -178,7 +180,7 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 }
 
 // needed are the listed points and the hidden ones that they need, oldest first.
-func needed(l *repository.Lineage) []manifest.Manifest {
+func needed(l *lineage.Lineage) []manifest.Manifest {
 	need := map[string]bool{}
 	for _, m := range l.Points {
 		if need[m.ID] = true; m.Parent != "" {
@@ -400,7 +402,7 @@ func (d *domainRun) checkRetention() {
 	var damaged *damage.Error
 	switch _, err := d.repo.Protections(domain); {
 	case errors.As(err, &damaged):
-		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.ProtectedName), Harmless: true, What: damaged.Points[0].Err.Error()})
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, keep.ProtectedName), Harmless: true, What: damaged.Points[0].Err.Error()})
 	case err != nil:
 		d.warn(err.Error())
 	}
@@ -409,7 +411,7 @@ func (d *domainRun) checkRetention() {
 		d.warn(err.Error())
 	}
 	for _, name := range pins {
-		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, repository.PinsName, name), Harmless: true,
+		d.found(damage.Place{Domain: domain, File: filepath.Join(domain, keep.PinsName, name), Harmless: true,
 			What: "is damaged: no point of the domain is replaced or deleted as long as it is there"})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -83,15 +84,15 @@ func list(c *cli.Context) error {
 
 // factsOf gathers what list shows of a domain besides the manifests. damaged says which files
 // about protected or removed points cannot be read.
-func factsOf(repo *repository.Repository, lineage *repository.Lineage) (f view.Facts, damaged, err error) {
-	f = view.Facts{Removals: lineage.Removals, Verified: repo.VerifiedOf(lineage), Lost: lineage.Broken(), Now: time.Now()}
-	if f.Ledger, err = repo.Ledger(lineage.Domain); err != nil {
+func factsOf(repo *repository.Repository, l *lineage.Lineage) (f view.Facts, damaged, err error) {
+	f = view.Facts{Removals: l.Removals, Verified: repo.VerifiedOf(l), Lost: l.Broken(), Now: time.Now()}
+	if f.Ledger, err = repo.Ledger(l.Domain); err != nil {
 		return f, nil, err
 	}
-	protections, damaged := repo.Protections(lineage.Domain)
-	f.Protected = lineage.Protected(protections, time.Now())
-	if len(lineage.BadRemovals) > 0 {
-		damaged = errors.Join(damaged, &damage.Error{Points: lineage.BadRemovals})
+	protections, damaged := repo.Protections(l.Domain)
+	f.Protected = l.Protected(protections, time.Now())
+	if len(l.BadRemovals) > 0 {
+		damaged = errors.Join(damaged, &damage.Error{Points: l.BadRemovals})
 	}
 	return f, damaged, nil
 }

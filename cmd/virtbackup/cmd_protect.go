@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -41,7 +42,7 @@ func protect(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var protected repository.Protection
+	var protected keep.Protection
 	domain, err := withPoint(c, func(lock *repository.Lock, id string) (err error) {
 		protected, err = lock.Protect(id, until, c.String("note"))
 		return err

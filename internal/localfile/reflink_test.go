@@ -5,12 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 func TestExchange(t *testing.T) {
@@ -43,25 +44,6 @@ func TestExchangeNotSupported(t *testing.T) {
 	}
 }
 
-// xfs mounts a new file system that shares data between files. It needs root.
-func xfs(t *testing.T) string {
-	t.Helper()
-	image, dir := filepath.Join(t.TempDir(), "xfs"), t.TempDir()
-	must(t, os.WriteFile(image, nil, 0o600))
-	must(t, os.Truncate(image, 512<<20))
-	for _, command := range [][]string{{"mkfs.xfs", "-q", image}, {"mount", "-o", "loop", image, dir}} {
-		if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v: %s", command, err, out)
-		}
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
-			t.Errorf("umount: %v: %s", err, out)
-		}
-	})
-	return dir
-}
-
 func create(t *testing.T, path string, data []byte) *os.File {
 	t.Helper()
 	f, err := os.Create(path)
@@ -81,7 +63,7 @@ func blocks(t *testing.T, f *os.File) int64 {
 }
 
 func TestCloneAndPunch(t *testing.T) {
-	dir := xfs(t)
+	dir := testfs.XFS(t, 512<<20)
 	old := bytes.Repeat([]byte("old."), 64<<10)
 	fresh := bytes.Repeat([]byte("new."), 64<<10)
 	a, b := create(t, filepath.Join(dir, "a"), old), create(t, filepath.Join(dir, "b"), nil)
@@ -108,7 +90,7 @@ func TestCloneAndPunch(t *testing.T) {
 }
 
 func TestCloneNotSupported(t *testing.T) {
-	here, there := t.TempDir(), xfs(t)
+	here, there := t.TempDir(), testfs.XFS(t, 512<<20)
 	a, b := create(t, filepath.Join(here, "a"), []byte("data")), create(t, filepath.Join(there, "b"), nil)
 	if err := Clone(a, b); !errors.Is(err, ErrNotSupported) || !strings.Contains(err.Error(), "clone "+a.Name()) {
 		t.Errorf("got %v, want ErrNotSupported with operation and path", err)
@@ -121,7 +103,7 @@ func TestCloneNotSupported(t *testing.T) {
 // TestCloneFails has a file that is open for reading only: that says nothing of the file
 // system.
 func TestCloneFails(t *testing.T) {
-	dir := xfs(t)
+	dir := testfs.XFS(t, 512<<20)
 	a := create(t, filepath.Join(dir, "a"), []byte("data"))
 	b, err := os.Open(create(t, filepath.Join(dir, "b"), nil).Name())
 	must(t, err)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -311,7 +312,7 @@ func (p *pruned) files() (names []string) {
 	return names
 }
 
-func (p *pruned) lineage() *repository.Lineage {
+func (p *pruned) lineage() *lineage.Lineage {
 	p.T.Helper()
 	repo, err := repository.Open(p.Repo)
 	if err != nil {

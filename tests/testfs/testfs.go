@@ -22,6 +22,12 @@ func Ext4(t testing.TB, bytes int64) (dir string) {
 	return mount(t, bytes, "mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0")
 }
 
+// Ext2 mounts a new ext2 with blocks of 1 KiB, whose files have 16 GiB at most.
+func Ext2(t testing.TB, bytes int64) (dir string) {
+	t.Helper()
+	return mount(t, bytes, "mkfs.ext2", "-q", "-b", "1024")
+}
+
 // Btrfs mounts a new btrfs, whose files can share data.
 func Btrfs(t testing.TB, bytes int64) (dir string) {
 	t.Helper()

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -21,9 +23,9 @@ type Listed struct {
 	// Clock says what is odd about the point's time, "" if nothing is.
 	Clock string `json:"clock,omitempty"`
 	// Protected is what keeps the point from being removed, nil if nothing does.
-	Protected *repository.Protection `json:"protected,omitempty"`
+	Protected *keep.Protection `json:"protected,omitempty"`
 	// Removed says when and why the point was removed, nil if it was not.
-	Removed *repository.Removal `json:"removed,omitempty"`
+	Removed *lineage.Removal `json:"removed,omitempty"`
 
 	parent manifest.Manifest // that of the manifest, listed or not; zero if it is unknown
 	below  string            // the nearest point that is listed and that this one needs; "": none
@@ -32,8 +34,8 @@ type Listed struct {
 // Facts are what the repository knows of the points of a domain besides their manifests. The
 // maps are by the ids of points.
 type Facts struct {
-	Removals  map[string]repository.Removal
-	Protected map[string]repository.Protection
+	Removals  map[string]lineage.Removal
+	Protected map[string]keep.Protection
 	Verified  map[string]repository.Verification
 	Lost      map[string][]string
 	Ledger    *repository.Ledger

@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -65,7 +66,7 @@ func diskRemark(m, parent manifest.Manifest) string {
 type Shown struct {
 	manifest.Manifest
 	// Protected is what keeps the point from being removed, nil if nothing does.
-	Protected *repository.Protection `json:"protected,omitempty"`
+	Protected *keep.Protection `json:"protected,omitempty"`
 }
 
 // Point prints a point in full. If quiet is set, the table of its disks is left out.

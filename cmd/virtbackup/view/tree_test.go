@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
@@ -107,12 +109,12 @@ vm1
 
 // chain has removed points between those that are listed, and below them.
 func chain() ([]manifest.Manifest, Facts) {
-	removed := repository.Removal{Time: time.Date(2026, 11, 22, 0, 0, 0, 0, time.Local), Reason: "no rule keeps it"}
+	removed := lineage.Removal{Time: time.Date(2026, 11, 22, 0, 0, 0, 0, time.Local), Reason: "no rule keeps it"}
 	all := []manifest.Manifest{point("check1", full, ""), point("check2", inc, "check1"), point("check3", inc, "check2"),
 		point("check4", inc, "check3"), point("diff5", diff, "check2"), point("check6", full, ""), point("check7", inc, "check6")}
 	return all, Facts{Ledger: &repository.Ledger{}, Now: time.Date(2026, 11, 23, 0, 0, 0, 0, time.Local),
-		Removals: map[string]repository.Removal{"check2": removed, "check3": removed, "check6": removed},
-		Protected: map[string]repository.Protection{
+		Removals: map[string]lineage.Removal{"check2": removed, "check3": removed, "check6": removed},
+		Protected: map[string]keep.Protection{
 			"check1": {Until: time.Date(2027, 1, 1, 23, 59, 59, 999999999, time.Local), Note: "golden"}}}
 }
 

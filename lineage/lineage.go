@@ -1,16 +1,19 @@
-package repository
+package lineage
 
 import (
 	"errors"
+	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Lineage lists the points of a domain, and knows what they need of one another as their
-// manifests say. What the images themselves say, Links checks.
+// manifests say. What the images themselves say is not read.
 type Lineage struct {
 	Domain string
 	// Points are the sealed points that can be read, oldest first. The order is that of
@@ -35,19 +38,19 @@ type Lineage struct {
 	digests  map[string]string   // of each manifest.json, by id
 }
 
-// lineageTries bounds how often manifests are read again because merges may have changed them
+// tries bounds how often manifests are read again because merges may have changed them
 // meanwhile. A merge takes seconds, a reading milliseconds, and a point that is removed while
 // they are read is no reason.
-const lineageTries = 10
+const tries = 10
 
-// Lineage reads the manifests of a domain; there are no points where the domain has no
+// Read reads the manifests in the directory of a domain; there are no points where there is no
 // directory. Damage is no error here, Err returns it.
 //
 // It may run beside a merge, which replaces a point and then removes its parents: what looks
 // damaged counts as damaged only if it looks the same when it is read again.
-func (r *Repository) Lineage(domain string) (*Lineage, error) {
-	l, err := r.readLineage(domain)
-	for range lineageTries {
+func Read(dir string) (*Lineage, error) {
+	l, err := read(dir)
+	for range tries {
 		if err != nil {
 			return nil, err
 		}
@@ -55,17 +58,18 @@ func (r *Repository) Lineage(domain string) (*Lineage, error) {
 		if len(before) == 0 {
 			break
 		}
-		if l, err = r.readLineage(domain); err == nil && slices.Equal(l.complaints(), before) {
+		if l, err = read(dir); err == nil && slices.Equal(l.complaints(), before) {
 			break
 		}
 	}
 	return l, err
 }
 
-func (r *Repository) readLineage(domain string) (*Lineage, error) {
+func read(dir string) (*Lineage, error) {
+	domain := filepath.Base(dir)
 	l := &Lineage{Domain: domain, Removals: map[string]Removal{},
 		byID: map[string]*manifest.Manifest{}, children: map[string][]string{}, digests: map[string]string{}}
-	ids, err := r.pointIDs(domain)
+	ids, err := IDs(dir)
 	var damaged *damage.Error
 	if errors.As(err, &damaged) {
 		l.Unreadable = damaged.Points
@@ -74,41 +78,41 @@ func (r *Repository) readLineage(domain string) (*Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
-	points := make([]found, 0, len(ids))
+	points := make([]Point, 0, len(ids))
 	for _, id := range ids {
-		p, err := r.readPoint(domain, id)
+		p, err := ReadPoint(dir, id)
 		switch {
-		case err != nil && r.isGone(domain, id): // removed a moment ago: no number is used again
+		case err != nil && IsGone(dir, id): // removed a moment ago: no number is used again
 		case err != nil:
 			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
 		default:
 			points = append(points, p)
 		}
 	}
-	slices.SortFunc(points, func(a, b found) int { return manifest.CompareAge(a.Manifest, b.Manifest) })
+	slices.SortFunc(points, func(a, b Point) int { return manifest.CompareAge(a.Manifest, b.Manifest) })
 	l.enter(points)
 	return l, nil
 }
 
 // enter fills in what follows from the points that were read, oldest first.
-func (l *Lineage) enter(points []found) {
+func (l *Lineage) enter(points []Point) {
 	l.all = make([]manifest.Manifest, len(points))
 	for i, p := range points {
 		m := p.Manifest
 		l.all[i] = m
-		l.byID[m.ID], l.digests[m.ID] = &l.all[i], p.digest
+		l.byID[m.ID], l.digests[m.ID] = &l.all[i], p.Digest
 		if m.Parent != "" { // that of all its images, too
 			l.children[m.Parent] = append(l.children[m.Parent], m.ID)
 		}
-		if p.bad != nil {
-			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: l.Domain, ID: m.ID, File: RemovedName, Err: p.bad})
+		if p.Bad != nil {
+			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: l.Domain, ID: m.ID, File: RemovedName, Err: p.Bad})
 		}
-		if !p.hidden {
+		if !p.Hidden {
 			l.Points = append(l.Points, m)
 			continue
 		}
 		l.Hidden = append(l.Hidden, m)
-		l.Removals[m.ID] = p.removal
+		l.Removals[m.ID] = p.Removal
 	}
 }
 
@@ -135,6 +139,19 @@ func (l *Lineage) NotAfterNewest(now time.Time) time.Time {
 		return l.Points[n-1].Time
 	}
 	return now
+}
+
+// Protected are those of the protections that hold (see [Lineage.NotAfterNewest]).
+func (l *Lineage) Protected(all map[string]keep.Protection, now time.Time) map[string]keep.Protection {
+	holding := maps.Clone(all)
+	maps.DeleteFunc(holding, func(_ string, p keep.Protection) bool { return !p.Holds(l.NotAfterNewest(now)) })
+	return holding
+}
+
+// Digest is that of a point's manifest.json as it was read.
+func (l *Lineage) Digest(id string) (digest string, known bool) {
+	digest, known = l.digests[id]
+	return digest, known
 }
 
 // All are the listed points and the hidden ones, oldest first.
@@ -219,10 +236,10 @@ func (l *Lineage) Lost(broken func(manifest.ImageRef) bool) map[string][]string 
 
 // Broken returns, for each point that cannot be restored whole because a point that it
 // needs is not there, cannot be read or is another one, the disks that are lost.
-func (l *Lineage) Broken() map[string][]string { return l.Lost(l.unchained) }
+func (l *Lineage) Broken() map[string][]string { return l.Lost(l.Unchained) }
 
-// unchained tells whether the parent of an image is not there, or another one.
-func (l *Lineage) unchained(ref manifest.ImageRef) bool {
+// Unchained tells whether the parent of an image is not there, or another one.
+func (l *Lineage) Unchained(ref manifest.ImageRef) bool {
 	m, ok := l.byID[ref.Point]
 	if !ok {
 		return true
@@ -257,30 +274,3 @@ func (l *Lineage) Needs(id string) []manifest.Manifest {
 // Children are the ids of the points that are chained onto a point directly, hidden ones
 // included, oldest first, as far as they can be read.
 func (l *Lineage) Children(id string) []string { return slices.Clone(l.children[id]) }
-
-// CheckUnneeded returns a *NeededError where a point that would stay needs one
-// of these.
-func (l *Lineage) CheckUnneeded(ids []string) error {
-	leave := map[string]bool{}
-	for _, id := range ids {
-		leave[id] = true
-	}
-	stays := func(id string) bool { return !leave[id] }
-	for _, id := range ids {
-		needed := &NeededError{Domain: l.Domain, ID: id}
-		for _, child := range l.Children(id) {
-			if stays(child) {
-				needed.By = append(needed.By, child)
-			}
-		}
-		for _, p := range l.Unreadable {
-			if stays(p.ID) && manifest.NextNumber(p.ID) > manifest.NextNumber(id) {
-				needed.Unreadable = append(needed.Unreadable, p.ID)
-			}
-		}
-		if len(needed.By)+len(needed.Unreadable) > 0 {
-			return needed
-		}
-	}
-	return nil
-}

@@ -113,13 +113,38 @@ func (m image) clone() image {
 	return other
 }
 
-func (m image) same(other image) bool {
-	for path, data := range m {
-		if now, ok := other[path]; !ok || !bytes.Equal(now, data) {
+// equals compares images. What was the same a moment ago is not compared again: with the race
+// detector that takes long.
+type equals map[[2]*byte]bool
+
+func (known equals) same(a, b image) bool {
+	for path, data := range a {
+		if other, ok := b[path]; !ok || !known.sameData(data, other) {
 			return false
 		}
 	}
-	return len(m) == len(other)
+	return len(a) == len(b)
+}
+
+func (known equals) sameData(a, b []byte) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	if len(a) == 0 {
+		return true
+	}
+	pair := [2]*byte{&a[0], &b[0]}
+	if pair[0] == pair[1] || known[pair] {
+		return true
+	}
+	if !bytes.Equal(a, b) {
+		return false
+	}
+	if len(known) > 100 { // they keep the data in memory
+		clear(known)
+	}
+	known[pair] = true
+	return true
 }
 
 // tree is the durable tree of an image. It has the same data, not a copy: what is sealed is

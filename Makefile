@@ -32,19 +32,24 @@ test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see s
 
 .PHONY: unit
 unit: deps ## Runs the tests that need no daemon (under a minute on two cores).
-	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|guest|recover))?$$')
+	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|guest|nights|recover))?$$')
 
 SOAK ?= 30m
 .PHONY: soak
 soak: deps ## Runs the oracle test for longer (SOAK=30m).
 	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests/chains
 
-# All points of a run, broken in every way: some 640 faults, and what else the
-# tests break. FAULTS chooses tests.
-FAULTS ?= Fault|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
+# All points of a run, broken in every way: some 640 faults of backups and 4700 of prune, and
+# what else the tests break. FAULTS chooses tests.
+FAULTS ?= Fault|Readers|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
 .PHONY: faults
-faults: deps ## Breaks virtbackup and what is around it, at every point (about twenty minutes).
+faults: deps ## Breaks virtbackup and what is around it, at every point (about an hour).
 	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests/...
+
+NIGHTS ?= 400
+.PHONY: nights
+nights: deps ## Lets 400 nights of backups, prunes and kills go by, six times (NIGHTS=400; needs root).
+	@NIGHTS='$(NIGHTS)' scripts/test.sh -timeout 0 -v ./tests/nights
 
 FUZZTIME ?= 30s
 .PHONY: fuzz

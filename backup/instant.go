@@ -45,7 +45,10 @@ func (r *run) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.point.Time = begun.Time
+	r.point.Time = begun.Time // nearer to the instant than now
+	if r.Now != nil {
+		r.point.Time = r.now()
+	}
 	r.point.Consistency = manifest.ConsistencyCrash
 	if begun.Quiesced {
 		r.point.Consistency = manifest.ConsistencyFilesystem

@@ -3,6 +3,7 @@ package backup
 import (
 	"reflect"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -27,5 +28,22 @@ func TestJobOfAPlan(t *testing.T) {
 	}
 	if got := r.job(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// The clock of Deps is that of the manifest.
+func TestClockOfTheManifest(t *testing.T) {
+	t.Parallel()
+	s := newFakeSite(t)
+	night := time.Date(2024, 2, 29, 1, 0, 0, 0, time.FixedZone("", 3600))
+	deps := s.deps()
+	deps.Now = func() time.Time { night = night.Add(time.Minute); return night }
+	r, err := Run(t.Context(), deps, s.request(manifest.KindFull))
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun, finished := time.Date(2024, 2, 29, 0, 1, 0, 0, time.UTC), time.Date(2024, 2, 29, 0, 2, 0, 0, time.UTC)
+	if m := r.Point; !m.Time.Equal(begun) || !m.Finished.Equal(finished) || len(r.Warnings) > 0 {
+		t.Errorf("the point is of %v, finished at %v, warnings %q", m.Time, m.Finished, r.Warnings)
 	}
 }

@@ -43,6 +43,18 @@ type Deps struct {
 	// Source returns the source of a locked domain's disks. warn may be called by several
 	// goroutines.
 	Source func(d *guest.LockedDomain, options source.Options, warn func(string)) Source
+	// Now is the clock of the manifest: it says when the point's instant was and when the copy
+	// was complete. nil means the host's. A test of many nights sets it; no timeout and no
+	// other file depends on it.
+	Now func() time.Time
+}
+
+// now is the time for the manifest.
+func (d Deps) now() time.Time {
+	if d.Now != nil {
+		return d.Now().UTC()
+	}
+	return time.Now().UTC()
 }
 
 // run is one run: its request, what it works on, and how far it has come.

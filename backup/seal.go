@@ -2,7 +2,6 @@ package backup
 
 import (
 	"context"
-	"time"
 
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -38,9 +37,9 @@ func (r *run) fillManifest() error {
 		m.Parent = r.plan.Base.ID
 	}
 	m.Domain, m.DomainUUID = r.Domain, r.domain.Domain.UUID()
-	m.Finished = time.Now().UTC()
+	m.Finished = r.now()
 	m.Versions = manifest.Versions{Virtbackup: r.Version, Libvirt: libvirt, QEMU: qemu}
-	if odd := manifest.OddClock(*m, r.points, time.Now()); odd != "" {
+	if odd := manifest.OddClock(*m, r.points, m.Finished); odd != "" {
 		r.warn("point %s: %s (--at TIME uses it, --at latest uses the number)", m.ID, odd)
 	}
 	m.Gone, m.LeftOut, m.Warnings = r.plan.Gone, r.plan.LeftOut, r.result.Warnings

@@ -43,6 +43,20 @@ func TestWholeRuns(t *testing.T) {
 	}
 }
 
+// A disk may end within a cluster.
+func TestWholeRunsOfOddDisks(t *testing.T) {
+	s := newFakeSite(t)
+	s.host.Undefine(s.domain)
+	s.domain = s.host.Define("vm1", 1<<20-3*512, fakeTargets...)
+	for _, kind := range []manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindInc, manifest.KindDiff} {
+		for _, target := range fakeTargets {
+			s.domain.Write(target, 1<<20-4*512, []byte{byte(len(s.truth)), 1})
+		}
+		s.must(kind)
+	}
+	s.checkPoints()
+}
+
 // failures are the ways in which a step can fail.
 var failures = map[string]func(do func(*run, context.Context) error, cancel context.CancelCauseFunc) func(*run, context.Context) error{
 	"fails before it has done anything": func(func(*run, context.Context) error, context.CancelCauseFunc) func(*run, context.Context) error {

@@ -33,8 +33,9 @@ type Lineage struct {
 	Unreadable []damage.Point
 
 	all      []manifest.Manifest // Points and Hidden, oldest first
-	byID     map[string]manifest.Manifest
+	byID     map[string]*manifest.Manifest
 	children map[string][]string // by parent, oldest first
+	digests  map[string]string   // of each manifest.json, by id
 }
 
 // tries bounds how often manifests are read again because merges may have changed them
@@ -66,7 +67,8 @@ func Read(dir string) (*Lineage, error) {
 
 func read(dir string) (*Lineage, error) {
 	domain := filepath.Base(dir)
-	l := &Lineage{Domain: domain, byID: map[string]manifest.Manifest{}, children: map[string][]string{}, Removals: map[string]Removal{}}
+	l := &Lineage{Domain: domain, Removals: map[string]Removal{},
+		byID: map[string]*manifest.Manifest{}, children: map[string][]string{}, digests: map[string]string{}}
 	ids, err := IDs(dir)
 	var damaged *damage.Error
 	if errors.As(err, &damaged) {
@@ -76,7 +78,7 @@ func read(dir string) (*Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
-	points := map[string]Point{}
+	points := make([]Point, 0, len(ids))
 	for _, id := range ids {
 		p, err := ReadPoint(dir, id)
 		switch {
@@ -84,18 +86,26 @@ func read(dir string) (*Lineage, error) {
 		case err != nil:
 			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
 		default:
-			l.all = append(l.all, p.Manifest)
-			l.byID[id], points[id] = p.Manifest, p
+			points = append(points, p)
 		}
 	}
-	slices.SortFunc(l.all, manifest.CompareAge)
-	for _, m := range l.all {
+	slices.SortFunc(points, func(a, b Point) int { return manifest.CompareAge(a.Manifest, b.Manifest) })
+	l.enter(points)
+	return l, nil
+}
+
+// enter fills in what follows from the points that were read, oldest first.
+func (l *Lineage) enter(points []Point) {
+	l.all = make([]manifest.Manifest, len(points))
+	for i, p := range points {
+		m := p.Manifest
+		l.all[i] = m
+		l.byID[m.ID], l.digests[m.ID] = &l.all[i], p.Digest
 		if m.Parent != "" { // that of all its images, too
 			l.children[m.Parent] = append(l.children[m.Parent], m.ID)
 		}
-		p := points[m.ID]
 		if p.Bad != nil {
-			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: domain, ID: m.ID, File: RemovedName, Err: p.Bad})
+			l.BadRemovals = append(l.BadRemovals, damage.Point{Domain: l.Domain, ID: m.ID, File: RemovedName, Err: p.Bad})
 		}
 		if !p.Hidden {
 			l.Points = append(l.Points, m)
@@ -104,7 +114,6 @@ func read(dir string) (*Lineage, error) {
 		l.Hidden = append(l.Hidden, m)
 		l.Removals[m.ID] = p.Removal
 	}
-	return l, nil
 }
 
 // complaints are what looks damaged by the manifests, with all that differs if it looks so
@@ -137,6 +146,12 @@ func (l *Lineage) Protected(all map[string]keep.Protection, now time.Time) map[s
 	holding := maps.Clone(all)
 	maps.DeleteFunc(holding, func(_ string, p keep.Protection) bool { return !p.Holds(l.NotAfterNewest(now)) })
 	return holding
+}
+
+// Digest is that of a point's manifest.json as it was read.
+func (l *Lineage) Digest(id string) (digest string, known bool) {
+	digest, known = l.digests[id]
+	return digest, known
 }
 
 // All are the listed points and the hidden ones, oldest first.
@@ -173,8 +188,10 @@ func (l *Lineage) ids(points []manifest.Manifest) []string {
 
 // Point finds a point that can be read, listed or hidden.
 func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
-	m, ok := l.byID[id]
-	return m, ok
+	if m, ok := l.byID[id]; ok {
+		return *m, true
+	}
+	return manifest.Manifest{}, false
 }
 
 // Parent finds the parent of a disk of a point. ref is the zero value where the
@@ -192,7 +209,7 @@ func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.Ima
 	if !ok {
 		return ref, manifest.ErrNoPoint
 	}
-	_, err = m.ParentDisk(d, parent)
+	_, err = m.ParentDisk(d, *parent)
 	return ref, err
 }
 
@@ -229,7 +246,7 @@ func (l *Lineage) Unchained(ref manifest.ImageRef) bool {
 	}
 	for _, d := range m.Disks {
 		if d.Image == ref.Image {
-			_, err := l.Parent(m, d)
+			_, err := l.Parent(*m, d)
 			return err != nil
 		}
 	}
@@ -245,7 +262,7 @@ func (l *Lineage) Needs(id string) []manifest.Manifest {
 		if !ok {
 			break
 		}
-		need = append(need, m)
+		need = append(need, *m)
 		if id = m.NeededParent(); id == "" {
 			break
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -17,6 +18,7 @@ import (
 // Point is a point as it was read.
 type Point struct {
 	manifest.Manifest
+	Digest  string // of manifest.json
 	Hidden  bool
 	Removal Removal // of a hidden point
 	Bad     error   // why a removed.json that is there hides nothing
@@ -64,18 +66,18 @@ func looksLikePoint(e fs.DirEntry) bool {
 // other way round it would look like a listed point.
 func ReadPoint(dir, id string) (Point, error) {
 	data, readErr := localfile.ReadSmall(filepath.Join(dir, id, RemovedName))
-	m, err := ReadManifest(dir, id)
+	m, sum, err := readManifest(dir, id)
 	if err != nil || errors.Is(readErr, fs.ErrNotExist) {
-		return Point{Manifest: m}, err
+		return Point{Manifest: m, Digest: sum}, err
 	}
 	removal, err := Removal{}, readErr
 	if err == nil {
 		removal, err = parseRemoval(data, m)
 	}
 	if err != nil {
-		return Point{Manifest: m, Bad: fmt.Errorf("%s: %w", RemovedName, err)}, nil
+		return Point{Manifest: m, Digest: sum, Bad: fmt.Errorf("%s: %w", RemovedName, err)}, nil
 	}
-	return Point{m, true, removal, nil}, nil
+	return Point{m, sum, true, removal, nil}, nil
 }
 
 // IsGone tells whether there is nothing of a point's name.
@@ -87,29 +89,35 @@ func IsGone(dir, id string) bool {
 // ReadManifest reads the manifest of a point in the directory of a domain, and checks that it
 // belongs there.
 func ReadManifest(dir, id string) (manifest.Manifest, error) {
+	m, _, err := readManifest(dir, id)
+	return m, err
+}
+
+// readManifest returns the digest of the file, too.
+func readManifest(dir, id string) (manifest.Manifest, string, error) {
 	if _, _, err := manifest.ParsePointID(id); err != nil {
-		return manifest.Manifest{}, err
+		return manifest.Manifest{}, "", err
 	}
 	point := filepath.Join(dir, id)
 	for _, dir := range []string{dir, point} {
 		info, err := os.Lstat(dir)
 		if err != nil {
-			return manifest.Manifest{}, err
+			return manifest.Manifest{}, "", err
 		}
 		if !info.IsDir() { // a symbolic link may lead outside
-			return manifest.Manifest{}, fmt.Errorf("%s is not a directory", dir)
+			return manifest.Manifest{}, "", fmt.Errorf("%s is not a directory", dir)
 		}
 	}
 	data, err := localfile.ReadSmall(filepath.Join(point, manifest.FileName))
 	if err != nil {
-		return manifest.Manifest{}, err
+		return manifest.Manifest{}, "", err
 	}
 	m, err := manifest.Parse(data)
 	if err != nil {
-		return manifest.Manifest{}, fmt.Errorf("%s: %w", manifest.FileName, err)
+		return manifest.Manifest{}, "", fmt.Errorf("%s: %w", manifest.FileName, err)
 	}
 	if m.ID != id || m.Domain != filepath.Base(dir) {
-		return manifest.Manifest{}, fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
+		return manifest.Manifest{}, "", fmt.Errorf("%s: is that of %s of domain %s: moved or renamed by hand", manifest.FileName, m.ID, m.Domain)
 	}
-	return m, nil
+	return m, digest.Of(data), nil
 }

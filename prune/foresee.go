@@ -19,16 +19,10 @@ func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 	for _, p := range remove {
 		r.result.Hidden = append(r.result.Hidden, p.ID)
 	}
-	for {
-		ids := s.unneeded()
-		if len(ids) == 0 {
-			break
-		}
-		for _, id := range ids {
-			s.gone[id] = true
-			r.result.Deleted = append(r.result.Deleted, id)
-			r.result.Freed += allocated(r.repo.PointDir(r.domain, id))
-		}
+	for _, id := range s.unneeded() {
+		s.gone[id] = true
+		r.result.Deleted = append(r.result.Deleted, id)
+		r.result.Freed += allocated(r.repo.PointDir(r.domain, id))
 	}
 	r.able = guess(r.repo.Dir())
 	runs, _ := s.runs()

@@ -2,9 +2,11 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // hide hides points, oldest first. On a full file system there is no room for the note that
@@ -23,6 +25,10 @@ func (r *run) hide(ctx context.Context, s state, points []Point) error {
 				return err
 			}
 			err = r.hideOne(p)
+			var hidden *repository.HiddenError
+			if errors.As(err, &hidden) { // the first error came when the note was there already
+				err = nil
+			}
 		}
 		if err != nil {
 			return err
@@ -42,17 +48,9 @@ func (r *run) hideOne(p Point) error {
 
 // makeRoom deletes the points to be hidden, and those that are, that no other needs.
 func (r *run) makeRoom(ctx context.Context, s state, points []Point) error {
-	s = s.without(points)
-	for {
-		ids := s.unneeded()
-		if len(ids) == 0 {
-			return nil
-		}
-		if err := r.delete(ctx, ids); err != nil {
-			return err
-		}
-		for _, id := range ids {
-			s.gone[id] = true
-		}
+	ids := s.without(points).unneeded()
+	if len(ids) == 0 {
+		return nil
 	}
+	return r.delete(ctx, ids)
 }

@@ -77,7 +77,7 @@ func TestPruneNightAfterNight(t *testing.T) {
 	})
 }
 
-// What is chained onto a hidden point and is never merged, or where two chains part, holds it.
+// A point where two chains part stays, hidden; what is hidden below it is merged into it.
 func TestPruneBranches(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		ids := w.nights(2) // check1 check2
@@ -96,10 +96,10 @@ func TestPruneBranches(t *testing.T) {
 		}
 		l.Unlock()
 		r := w.prune(compact(last(1)))
-		if got := w.listed() + " | " + w.hidden(); got != "diff3 check6 copy7 | check1 check2" {
+		if got := w.listed() + " | " + w.hidden(); got != "diff3 check6 copy7 | check2" {
 			t.Errorf("listed and hidden: %s", got)
 		}
-		if len(r.Held) != 2 || r.Held[1].By != "needed by diff3, check6" {
+		if len(r.Held) != 1 || r.Held[0].By != "needed by diff3, check6" {
 			t.Errorf("held: %+v", r.Held)
 		}
 		w.check()
@@ -377,6 +377,26 @@ func TestMaterialise(t *testing.T) {
 		if _, err := Materialise(context.Background(), w.repo, "vm1", "check3", Options{}); err != nil || w.tree() != before {
 			t.Errorf("again: %v", err)
 		}
+	})
+}
+
+// A point of which every disk is a full already, as all of them were replaced, needs no other:
+// only its manifest changes.
+func TestMaterialiseOfReplacedDisks(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		first := w.nights(0)[0]
+		w.disks = map[string][]byte{"vdb": make([]byte, 16*cluster)}
+		w.write("vdb", 7, 1, 2)
+		id := w.point(manifest.KindInc, first)
+		r, err := Materialise(context.Background(), w.repo, "vm1", id, Options{})
+		if err != nil || len(r.Merged) != 1 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		w.cloned = r.Merged[0].Cloned
+		if m, _ := w.lineage().Point(id); m.Kind != manifest.KindFull || m.Parent != "" || !m.ReadInFull().Equal(m.Time) {
+			t.Errorf("%+v", m)
+		}
+		w.check()
 	})
 }
 

@@ -17,6 +17,10 @@ import (
 // errTimeIsUp is the cause where merging has taken as long as it may.
 var errTimeIsUp = errors.New("--max-duration is over")
 
+// deletedAtOnce is how many points are deleted before others get a turn: those who read, and
+// whoever stops this. Every turn reads all manifests, which takes as long as deleting a few.
+const deletedAtOnce = 100
+
 // reclaim frees what hidden points take: it deletes those that nobody needs, newest first,
 // and merges others, until there is nothing left to do now. Space is freed before any is
 // taken.
@@ -51,7 +55,7 @@ func (r *run) reclaimOnce(ctx context.Context, s state) (worked bool, err error)
 		return false, context.Cause(ctx)
 	}
 	if ids := s.unneeded(); len(ids) > 0 {
-		return true, r.delete(ctx, ids)
+		return true, r.delete(ctx, ids[:min(len(ids), deletedAtOnce)])
 	}
 	runs, _ := s.runs()
 	if len(runs) == 0 {

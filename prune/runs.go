@@ -3,22 +3,23 @@ package prune
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/merge"
 )
 
-// chainRun is a kept point and the hidden ones that it alone is chained onto: those that can
-// be merged into it.
+// chainRun is a target and the hidden points that it alone is chained onto: those that can be
+// merged into it.
 //
 //	full(hidden) ── inc(hidden) ── inc(kept)       all of them
 //	inc(kept)    ── inc(hidden) ── inc(kept)       the last two, chained onto the first
-//	inc(hidden, two children) ── inc(hidden) ── …  the first one stays hidden
+//	full(hidden) ── inc(hidden, two children) ── … the first into the second, which stays hidden
 type chainRun struct {
 	target manifest.Manifest
-	hidden []manifest.Manifest // nearest first; at least one
+	// hidden are nearest first. There is at least one, except where a point is made standalone
+	// of which every disk is a full already.
+	hidden []manifest.Manifest
 }
 
 // ids of the hidden points, oldest first.
@@ -29,8 +30,13 @@ func (c chainRun) ids() (ids []string) {
 	return ids
 }
 
-// lowest is the oldest of the hidden points.
-func (c chainRun) lowest() manifest.Manifest { return c.hidden[len(c.hidden)-1] }
+// lowest is the oldest of the hidden points; the target where there is none.
+func (c chainRun) lowest() manifest.Manifest {
+	if len(c.hidden) == 0 {
+		return c.target
+	}
+	return c.hidden[len(c.hidden)-1]
+}
 
 // above leaves a full at the end of the run where it is. ok is false where no hidden inc is
 // left, or there is no full.
@@ -42,32 +48,24 @@ func (c chainRun) above() (incs chainRun, ok bool) {
 }
 
 // runs finds what can be merged, oldest first, and says why other hidden points cannot be.
+// Targets are the kept points, and hidden ones that others will need for long: those with
+// several children, or with a child that cannot be built anew.
 func (s state) runs() (runs []chainRun, held map[string]string) {
 	held = map[string]string{}
-	for _, m := range s.Points {
-		if !s.isHidden(m.Parent) {
+	for _, m := range s.All() {
+		if s.gone[m.ID] || !s.isHidden(m.Parent) || s.isHidden(m.ID) && !s.stays(m) {
 			continue
 		}
-		switch by := s.pinned(m.ID); {
-		case !m.IsBase():
-			held[m.Parent] = fmt.Sprintf("%s needs it, a %s, which is never merged", m.ID, m.Kind)
-			continue
-		case m.Identity == "":
-			held[m.Parent] = fmt.Sprintf("%s needs it, which was made by a version before 0.2.0 and cannot be built anew", m.ID)
-			continue
-		case by != "":
-			held[m.Parent] = fmt.Sprintf("%s needs it, and is %s", m.ID, by)
+		if by := s.fixed(m); by != "" {
+			if len(s.children(m.Parent)) == 1 {
+				held[m.Parent] = m.ID + " needs it, " + by
+			}
 			continue
 		}
 		c := chainRun{target: m}
 		for id := m.Parent; s.isHidden(id); {
 			parent, _ := s.Point(id)
-			if children := s.children(id); len(children) > 1 {
-				held[id] = "needed by " + strings.Join(children, ", ")
-				break
-			}
-			if by := s.pinned(id); by != "" {
-				held[id] = by
+			if s.stays(parent) {
 				break
 			}
 			c.hidden = append(c.hidden, parent)
@@ -78,6 +76,29 @@ func (s state) runs() (runs []chainRun, held map[string]string) {
 		}
 	}
 	return runs, held
+}
+
+// fixed says why a point cannot be built anew; "" if it can.
+func (s state) fixed(m manifest.Manifest) string {
+	switch by := s.pinned(m.ID); {
+	case !m.IsBase():
+		return fmt.Sprintf("a %s, which is never merged", m.Kind)
+	case m.Identity == "":
+		return "which was made by a version before 0.2.0 and cannot be built anew"
+	case by != "":
+		return "which is " + by
+	}
+	return ""
+}
+
+// stays tells whether a hidden point cannot be merged into its child.
+func (s state) stays(m manifest.Manifest) bool {
+	children := s.children(m.ID)
+	if len(children) != 1 || s.pinned(m.ID) != "" {
+		return true
+	}
+	child, ok := s.Point(children[0])
+	return !ok || s.fixed(child) != ""
 }
 
 // crowd is how many hidden points there are: images that readers open, and links of chains,
@@ -114,10 +135,14 @@ func (s state) isHidden(id string) bool {
 	return hidden
 }
 
-// unneeded are hidden points that no other is chained onto, newest first.
+// unneeded are hidden points that no other needs, once those before them in the list are
+// gone: newest first.
 func (s state) unneeded() (ids []string) {
-	for _, m := range slices.Backward(s.Hidden) {
-		if !s.gone[m.ID] && len(s.children(m.ID)) == 0 && s.pinned(m.ID) == "" {
+	goes := map[string]bool{}
+	stays := func(id string) bool { return !goes[id] }
+	for _, m := range slices.Backward(s.Hidden) { // children before their parents
+		if !s.gone[m.ID] && !slices.ContainsFunc(s.children(m.ID), stays) && s.pinned(m.ID) == "" {
+			goes[m.ID] = true
 			ids = append(ids, m.ID)
 		}
 	}

@@ -58,7 +58,7 @@ func (r *run) gather() (state, error) {
 	if err := r.badRemovals(l); err != nil {
 		return state{}, err
 	}
-	s := state{Lineage: l, verified: r.repo.Verified(r.domain)}
+	s := state{Lineage: l, verified: r.repo.VerifiedOf(l)}
 	if s.protected, err = r.repo.Protections(r.domain); err != nil {
 		return state{}, err
 	}

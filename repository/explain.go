@@ -28,7 +28,7 @@ func (r *Repository) Explain(e *damage.Error) {
 	for _, p := range l.Unreadable {
 		e.Lost = append(e.Lost, p.ID)
 	}
-	verified := r.Verified(e.Points[0].Domain)
+	verified := r.VerifiedOf(l)
 	for _, m := range l.Points {
 		v, known := verified[m.ID]
 		switch {

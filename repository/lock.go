@@ -247,9 +247,20 @@ func (l *Lock) Leftovers() ([]string, error) {
 	return names, nil
 }
 
-// RemoveLeftover removes one of the names that Leftovers listed, with all that
-// is in it.
+// RemoveLeftover removes one of the names that Leftovers listed, with all that is in it.
+//
+// The names in the domain's directory are put on stable storage first. The run that left it may
+// have died between a rename, or an exchange, and its fsync: then storage still has these files
+// as those of a point, and a power cut would bring the point back without them.
 func (l *Lock) RemoveLeftover(name string) error {
+	if err := localfile.SyncDir(l.dir()); err != nil {
+		return fmt.Errorf("remove leftover: %w", err)
+	}
+	return l.removeAside(name)
+}
+
+// removeAside is RemoveLeftover for a name that is durable.
+func (l *Lock) removeAside(name string) error {
 	if err := l.check(); err != nil {
 		return fmt.Errorf("remove %q: %w", name, err)
 	}
@@ -258,7 +269,7 @@ func (l *Lock) RemoveLeftover(name string) error {
 		return fmt.Errorf("remove %q: not a leftover", name)
 	}
 	// RemoveAll does not follow symbolic links.
-	if err := os.RemoveAll(filepath.Join(l.repo.domainDir(l.domain), name)); err != nil {
+	if err := os.RemoveAll(filepath.Join(l.dir(), name)); err != nil {
 		return fmt.Errorf("remove leftover: %w", err)
 	}
 	return nil

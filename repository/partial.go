@@ -174,12 +174,18 @@ func (p *Partial) Seal(m manifest.Manifest) error {
 
 // unseal takes the rename back after the fsync that follows it failed: whether
 // the point would outlive a power cut is unknown, and a failed run lists
-// nothing.
+// nothing. That is durable, too, or a power cut would list a point whose files Discard has
+// removed; where it fails the next run removes them.
 func (p *Partial) unseal() error {
 	if _, err := os.Lstat(p.dir); !errors.Is(err, fs.ErrNotExist) {
 		return nil // not renamed yet
 	}
-	return localfile.RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
+	err := localfile.RenameExclusive(p.lock.repo.PointDir(p.lock.domain, p.id), p.dir)
+	if err == nil {
+		err = localfile.SyncDir(p.lock.dir())
+	}
+	p.done = err != nil // nothing is discarded
+	return err
 }
 
 func (p *Partial) completeManifest(m manifest.Manifest) ([]byte, error) {

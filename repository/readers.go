@@ -139,6 +139,11 @@ func (l *Lock) ExcludeReaders(ctx context.Context, wait time.Duration, do func()
 	}
 	path := filepath.Join(l.dir(), ReadersName)
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, localfile.FileMode)
+	if localfile.IsFull(err) {
+		// It is not there, so nobody has it locked. Who reads points from now on cannot make it
+		// either; and what is to be done may be to free space.
+		return do()
+	}
 	if err != nil {
 		return fmt.Errorf("exclude readers of domain %s: %w", l.domain, err)
 	}

@@ -51,10 +51,12 @@ func (l *Lock) removePoint(id string) error {
 		return err
 	}
 	aside := partialPrefix + id
-	if err := l.RemoveLeftover(aside); err != nil {
-		return err
+	dir := l.dir()
+	if _, err := os.Lstat(filepath.Join(dir, aside)); !errors.Is(err, fs.ErrNotExist) {
+		if err := l.RemoveLeftover(aside); err != nil {
+			return err
+		}
 	}
-	dir := l.repo.domainDir(l.domain)
 	err := fault.Around("remove: rename", func() error {
 		return localfile.RenameExclusive(l.repo.PointDir(l.domain, id), filepath.Join(dir, aside))
 	})
@@ -67,7 +69,7 @@ func (l *Lock) removePoint(id string) error {
 	if err := fault.Around("remove: sync domain", func() error { return localfile.SyncDir(dir) }); err != nil {
 		return err
 	}
-	return fault.Around("remove: files", func() error { return l.RemoveLeftover(aside) })
+	return fault.Around("remove: files", func() error { return l.removeAside(aside) })
 }
 
 // RemoveDomain removes all that is in the domain's directory beside its points (which

@@ -14,6 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -27,13 +28,14 @@ const replacementPrefix = partialPrefix + "merge-"
 type Replacement struct {
 	*Partial
 	old    manifest.Manifest
+	hidden bool   // it was removed, and stays so
 	digest string // of its manifest.json
 	// complete is the digest of the manifest.json here, once it is written.
 	complete string
 }
 
-// BeginReplacement makes the directory of a replacement of m, a listed point as the repository
-// has it. The caller ends it with Exchange or Discard. The error is a *ProtectedError where the
+// BeginReplacement makes the directory of a replacement of m, a point as the repository has
+// it, listed or hidden. The caller ends it with Exchange or Discard. The error is a *ProtectedError where the
 // point is pinned: nothing is pinned while this process has the domain's lock.
 func (l *Lock) BeginReplacement(m manifest.Manifest) (*Replacement, error) {
 	r, err := l.beginReplacement(m)
@@ -44,7 +46,7 @@ func (l *Lock) BeginReplacement(m manifest.Manifest) (*Replacement, error) {
 }
 
 func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
-	old, err := l.lockedPoint(m.ID)
+	old, hidden, err := l.anyPoint(m.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +72,18 @@ func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
 		return nil, err
 	}
 	p := &Partial{lock: l, id: m.ID, identity: old.Identity, dir: dir, files: map[string]string{}, images: map[string]image{}}
-	return &Replacement{Partial: p, old: old, digest: sum}, nil
+	return &Replacement{Partial: p, old: old, hidden: hidden, digest: sum}, nil
+}
+
+// anyPoint is lockedPoint for a point that may be hidden.
+func (l *Lock) anyPoint(id string) (m manifest.Manifest, hidden bool, err error) {
+	m, err = l.lockedPoint(id)
+	var removed *HiddenError
+	if !errors.As(err, &removed) {
+		return m, false, err
+	}
+	p, err := lineage.ReadPoint(l.dir(), id)
+	return p.Manifest, p.Hidden, err
 }
 
 var errChanged = errors.New("the point has changed since")
@@ -107,6 +120,9 @@ func (r *Replacement) KeepFiles() error {
 			return fmt.Errorf("keep the files of %s: %w", r.id, err)
 		}
 		r.files[name] = digest
+	}
+	if r.hidden {
+		return r.link(lineage.RemovedName)
 	}
 	return nil
 }
@@ -265,8 +281,8 @@ func (r *Replacement) Exchange(ctx context.Context, wait time.Duration) error {
 	return nil
 }
 
-// checkUnchanged: what is exchanged must be what the replacement was made from, still listed,
-// and a replacement that is whole.
+// checkUnchanged: what is exchanged must be what the replacement was made from, listed or
+// hidden as it was, and a replacement that is whole.
 func (r *Replacement) checkUnchanged() error {
 	here, err := localfile.Digest(filepath.Join(r.dir, manifest.FileName))
 	if r.complete == "" || here != r.complete {
@@ -275,7 +291,10 @@ func (r *Replacement) checkUnchanged() error {
 	if sum, err := r.lock.repo.ManifestDigest(r.lock.domain, r.id); err != nil || sum != r.digest {
 		return errors.Join(errChanged, err)
 	}
-	_, err = r.lock.lockedPoint(r.id)
+	_, hidden, err := r.lock.anyPoint(r.id)
+	if err == nil && hidden != r.hidden {
+		err = errChanged
+	}
 	return err
 }
 
@@ -286,7 +305,7 @@ func (r *Replacement) exchange(sync func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil || err != nil {
 			if exchanged {
-				err = errors.Join(err, localfile.Exchange(r.dir, place))
+				err = errors.Join(err, r.takeBack(place))
 			}
 			if v != nil {
 				panic(v)
@@ -310,7 +329,18 @@ func (r *Replacement) syncDomain() error {
 	return fault.Around("merge: sync domain", func() error { return localfile.SyncDir(r.lock.dir()) })
 }
 
+// takeBack takes an exchange back, durably: storage may have it already, and then the files that
+// Discard removes would be those of the point. Where that fails the next run removes them.
+func (r *Replacement) takeBack(place string) error {
+	err := localfile.Exchange(r.dir, place)
+	if err == nil {
+		err = localfile.SyncDir(r.lock.dir())
+	}
+	r.done = err != nil // nothing is discarded
+	return err
+}
+
 // RemoveOld removes the files that Exchange has put out of place.
 func (r *Replacement) RemoveOld() error {
-	return fault.Around("merge: remove old", func() error { return r.lock.RemoveLeftover(filepath.Base(r.dir)) })
+	return fault.Around("merge: remove old", func() error { return r.lock.removeAside(filepath.Base(r.dir)) })
 }

@@ -27,7 +27,7 @@ import (
 // beginMerge builds a point anew, on another parent ("" is none), all but its manifest.
 func beginMerge(t testing.TB, l *Lock, id, parent string) (*Replacement, manifest.Manifest) {
 	t.Helper()
-	m, err := l.Repository().Point(l.Domain(), id)
+	m, err := l.Repository().readManifest(l.Domain(), id)
 	must(t, err)
 	p, err := l.BeginReplacement(m)
 	must(t, err)
@@ -256,6 +256,32 @@ func TestCompleteRefuses(t *testing.T) {
 	must(t, p.KeepFiles(), p.Complete(m))
 }
 
+// A hidden point may be built anew, too, and stays hidden.
+func TestExchangeOfAHiddenPoint(t *testing.T) {
+	r, l := chainOfDisks(t, 2)
+	must(t, l.Hide("check2", "policy"))
+	p, m := beginMerge(t, l, "check2", "")
+	must(t, p.Complete(m), p.Exchange(context.Background(), 0), p.RemoveOld())
+	_, err := r.Point("vm1", "check2")
+	var hidden *HiddenError
+	if !errors.As(err, &hidden) || hidden.Removal.Reason != "policy" {
+		t.Errorf("%v", err)
+	}
+	if m, err := r.readManifest("vm1", "check2"); err != nil || m.Parent != "" {
+		t.Errorf("parent %q, %v", m.Parent, err)
+	}
+	// Listed again while it is built anew, it would be hidden by the exchange.
+	lineage, err := r.Lineage("vm1")
+	must(t, err)
+	m, _ = lineage.Point("check2")
+	p, err = l.BeginReplacement(m)
+	must(t, err, p.KeepDisk(m.Disks[0]), p.KeepDisk(m.Disks[1]), p.KeepFiles(), p.Complete(m), l.Unhide("check2"))
+	if err := p.Exchange(context.Background(), 0); !errors.Is(err, errChanged) {
+		t.Errorf("%v", err)
+	}
+	must(t, p.Discard())
+}
+
 func TestExchangeRefuses(t *testing.T) {
 	for name, tt := range map[string]struct {
 		spoil func(r *Repository, l *Lock, p *Replacement) error
@@ -265,7 +291,7 @@ func TestExchangeRefuses(t *testing.T) {
 			return edit(filepath.Join(r.PointDir("vm1", "check2"), manifest.FileName), "crash", "krash")
 		}, "changed since"},
 		"gone":   {func(r *Repository, _ *Lock, _ *Replacement) error { return os.RemoveAll(r.PointDir("vm1", "check2")) }, "changed since"},
-		"hidden": {func(_ *Repository, l *Lock, _ *Replacement) error { return l.Hide("check2", "policy") }, "was removed"},
+		"hidden": {func(_ *Repository, l *Lock, _ *Replacement) error { return l.Hide("check2", "policy") }, "changed since"},
 		"half a replacement": {func(_ *Repository, _ *Lock, p *Replacement) error {
 			return os.Remove(filepath.Join(p.Dir(), manifest.FileName))
 		}, "not complete"},

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -49,6 +51,17 @@ func (r *Repository) Verified(domain string) map[string]Verification {
 			valid[id] = v
 		}
 	}
+	return valid
+}
+
+// VerifiedOf is Verified for points that were read before, as they were then. It reads no
+// manifest again.
+func (r *Repository) VerifiedOf(l *lineage.Lineage) map[string]Verification {
+	valid := r.readVerified(l.Domain)
+	maps.DeleteFunc(valid, func(id string, v Verification) bool {
+		digest, known := l.Digest(id)
+		return !known || v.Manifest != digest
+	})
 	return valid
 }
 

@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 func TestVerified(t *testing.T) {
@@ -45,5 +47,36 @@ func TestVerified(t *testing.T) {
 	}
 	if got := r.Verified("vm1"); len(got) != 0 {
 		t.Errorf("of a damaged file: %v", got)
+	}
+}
+
+// TestVerifiedOf leaves out what belongs to no point that was read.
+func TestVerifiedOf(t *testing.T) {
+	r := chainOfThree(t)
+	note := map[string]Verification{"check3": {Manifest: "another"}}
+	for _, id := range []string{"check1", "check2"} {
+		digest, err := r.ManifestDigest("vm1", id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		note[id] = Verification{Manifest: digest, Sound: true}
+	}
+	l, err := r.Lineage("vm1")
+	if err := errors.Join(err, r.SetVerified("vm1", note)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.VerifiedOf(l); len(got) != 2 || !got["check1"].Sound || !got["check2"].Sound {
+		t.Errorf("got %v", got)
+	}
+	if err := os.WriteFile(filepath.Join(r.PointDir("vm1", "check2"), manifest.FileName), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	note["check2"] = Verification{} // without a digest, as the point is without a manifest
+	l, err = r.Lineage("vm1")
+	if err := errors.Join(err, r.SetVerified("vm1", note)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.VerifiedOf(l); len(got) != 1 || !got["check1"].Sound {
+		t.Errorf("got %v", got)
 	}
 }

@@ -7,6 +7,7 @@
 //	docs     what the documents promise
 //	faults   faults at every point of a run; power cuts
 //	guest    effects on the guest: freezing, block jobs, scratch space
+//	nights   hundreds of nights of backups and prunes, with a clock of their own
 //	recover  cleaning up after killed runs; release
 //	bench    measurements
 //

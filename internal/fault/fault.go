@@ -1,5 +1,5 @@
 // Package fault lets tests break a run at any of its points: with SIGKILL, with
-// SIGTERM, with an I/O error, with a panic.
+// SIGTERM, with an I/O error, with a full disk, with a panic.
 //
 // A point has a name, and is in the code where the run could end: before and
 // after each step, each fsync and each rename, between two buffers of the copy.

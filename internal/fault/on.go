@@ -21,6 +21,7 @@ const (
 	Kill  = "kill"  // SIGKILL to this process
 	Term  = "term"  // SIGTERM to this process, which goes on
 	Error = "error" // the point returns EIO
+	Full  = "full"  // the point returns ENOSPC
 	Panic = "panic" // the point panics
 	Pause = "pause" // SIGSTOP to this process, which goes on after SIGCONT
 )
@@ -63,8 +64,8 @@ func init() {
 	}
 }
 
-// Point breaks the run here if the environment says so. Its error is an I/O
-// error.
+// Point breaks the run here if the environment says so. Its error is an I/O error, or says
+// that the disk is full.
 func Point(name string) error {
 	switch way := pass(name); way {
 	case "":
@@ -81,6 +82,8 @@ func Point(name string) error {
 		return nil
 	case Error:
 		return &os.PathError{Op: "fault", Path: name, Err: syscall.EIO}
+	case Full:
+		return &os.PathError{Op: "fault", Path: name, Err: syscall.ENOSPC}
 	case Panic:
 		panic("fault: " + name)
 	default:

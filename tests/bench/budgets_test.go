@@ -15,6 +15,7 @@ type budget struct {
 	figure  func(sample) float64    // of which the medians are compared
 	sources []string                // where it holds; none: everywhere
 	against string                  // source of the peers, where it is another one
+	minus   float64                 // subtracted from the figure of ours, before it is compared
 	limit   float64                 // 0: none, for information
 }
 
@@ -30,7 +31,7 @@ var (
 	solid = []string{"a", "b"} // all that is read is data, and stored
 )
 
-var budgets = []budget{
+var budgets = slices.Concat([]budget{
 	{work: "read to nowhere : nbdcopy to null",
 		ours: "read", peers: []string{"nbdcopy-null"}, pick: first, figure: wall, limit: 1.05},
 	{work: "full : physical limit", sources: disks,
@@ -71,7 +72,7 @@ var budgets = []budget{
 	{work: "peak memory of zstd full, MiB", ours: fullZstd, figure: peak, limit: maxMemory},
 	{work: "peak memory of inc, MiB", ours: "inc", figure: peak, limit: maxMemory},
 	{work: "peak memory of restore, MiB", ours: "restore", figure: peak, limit: maxMemory},
-}
+}, pruneBudgets)
 
 // notSlower is 1, and 5 % that are noise.
 const notSlower = 1.05
@@ -110,7 +111,7 @@ func verdicts(rows []*row) []verdict {
 
 // judge compares a row of ours with what limits it.
 func (b budget) judge(ours *row, rows []*row) (verdict, bool) {
-	v := verdict{Source: ours.Source, Place: ours.Place, Work: b.work, Value: ours.of(b.figure).Median, Limit: b.limit}
+	v := verdict{Source: ours.Source, Place: ours.Place, Work: b.work, Value: max(0, ours.of(b.figure).Median-b.minus), Limit: b.limit}
 	if len(b.peers) > 0 {
 		peers, ok := b.measured(ours, rows)
 		if !ok {

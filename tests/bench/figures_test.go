@@ -32,6 +32,12 @@ func stored(x sample) float64 { return float64(x.Stored) / mib }
 
 func gap(x sample) float64 { return x.Gap }
 
+// writtenShare is what was written to the device for each byte of data.
+func writtenShare(x sample) float64 { return float64(x.Written) / float64(x.Data) }
+
+// storedShare is what a repository takes for each byte of its listed points.
+func storedShare(x sample) float64 { return float64(x.Stored) / float64(x.Live) }
+
 // processor is the processor time, of all processes of a contestant, for each GiB.
 func processor(x sample) float64 { return (x.User + x.System) / (float64(x.Data) / gib) }
 

@@ -8,7 +8,9 @@
 //
 // A row is named SOURCE/PLACE/CONTESTANT. The sources are those of
 // scenarios_test.go; the place is where the source lies: tmpfs or disk, or slow,
-// the model of device_test.go. The targets are always on the disk. How it is made fair:
+// the model of device_test.go. The targets are always on the disk. The repositories of
+// prune_test.go lie at their place: the disk, or a file system of their own. How it is made
+// fair:
 //
 //   - The time of every contestant ends when its result is on stable storage.
 //   - The contestants take turns, each round in another order.

@@ -68,7 +68,11 @@ func (b *bench) compete(s *stage, source string, ways []way) {
 		rows[i] = &row{Source: source, Place: s.place, Contestant: w.name}
 		contestants[i] = w.make(s)
 	}
-	for round := range b.rounds {
+	rounds := b.rounds
+	if s.once {
+		rounds = 1
+	}
+	for round := range rounds {
 		for i := range ways {
 			i = (i + round) % len(ways)
 			x := s.turn(contestants[i], round == 0)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -64,9 +65,9 @@ func join(lists ...[]way) []way {
 	return all
 }
 
-// scenarios are the sources (a) to (e), a chain, a guest, and two disks at once.
+// scenarios are the sources (a) to (e), a chain, a guest, two disks at once, and prunings.
 func scenarios() []scenario {
-	return append([]scenario{
+	return slices.Concat([]scenario{
 		{"a", "2 GiB of random data in an 8 GiB disk", both, filled(random),
 			join(fulls, []way{{"copy", (*stage).copy}}, zstds)},
 		{"b", "2 GiB of text that compresses to half, in an 8 GiB disk", both, filled(prose), join(fulls, zstds)},
@@ -81,7 +82,7 @@ func scenarios() []scenario {
 			[]way{{"restore", (*stage).restore}, {"qemu-img-chain", (*stage).qemuImgChain}}},
 		{"guest", "(a), while a guest writes 4 KiB every few milliseconds", both, filled(random), latent},
 		{"commits", "1 GiB in an ext4 of 4 GiB, while a guest commits", both, database, committing},
-	}, pairs...)
+	}, pairs, prunings)
 }
 
 // filled makes the stage of a disk with 2 GiB of data.

@@ -27,6 +27,8 @@ type stage struct {
 	base    string    // directory of the backup that a contestant builds upon
 	changes changes   // since that
 	devices []*device // of twoDisks
+	volume  *volume   // of prunings
+	once    bool      // the figures are the same in each round: one is enough
 }
 
 // newStage starts a domain on an image of size bytes, of which data bytes are to be copied.

@@ -24,6 +24,9 @@ type sample struct {
 	Gap    float64 `json:"gap,omitempty"` // the largest between two commits of the guest meanwhile
 	Data   int64   `json:"data"`          // that a copy of the whole disk has to store
 
+	Written int64 `json:"written,omitempty"` // to the device, where that can be counted
+	Live    int64 `json:"live,omitempty"`    // of a repository: data of its listed points
+
 	latencies []time.Duration // of the guest's writes meanwhile
 }
 

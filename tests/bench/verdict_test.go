@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"strings"
 	"testing"
 	"time"
 )
@@ -21,10 +22,13 @@ func TestVerdicts(t *testing.T) {
 		lasting("a", "qemu-img", 2, 2, 2), // without nbdcopy-raw the fastest is unknown
 		lasting("guest", "full", 5), lasting("guest", "virtnbdbackup", 5),
 		lasting("d", "inc", 1.6),
+		lasting("prune-4g", "prune-full", 1.5), lasting("prune-4g", "cp", 0.5),
 	}
 	want := map[string]bool{"a full : physical limit": true, "a peak memory of full, MiB": true,
 		"a processor time of full, s a GiB": true, "a processor time of qemu-img, s a GiB": false, // no limit
-		"guest peak memory of full, MiB": true, "d inc, seconds": false, "d peak memory of inc, MiB": true}
+		"guest peak memory of full, MiB": true, "d inc, seconds": false, "d peak memory of inc, MiB": true,
+		"prune-4g hiding a full and merging it, without 0.5 s : cp and sync of the inc": true,
+		"prune-4g written to hide a full and merge it, per byte of the inc":             true, "prune-4g peak memory of prune, MiB": true}
 	got := verdicts(rows)
 	if len(got) != len(want) {
 		t.Errorf("%d verdicts, want %d: %+v", len(got), len(want), got)
@@ -37,6 +41,11 @@ func TestVerdicts(t *testing.T) {
 	}
 	if v := got[0]; v.Value != 1.5/1.2 {
 		t.Errorf("the median over the slower of two is %v, want 1.25", v.Value)
+	}
+	for _, v := range got {
+		if strings.Contains(v.Work, "without 0.5 s") && v.Value != 2 {
+			t.Errorf("%s: %v, want 2", v.Work, v.Value)
+		}
 	}
 }
 

@@ -172,7 +172,7 @@ func (d *Domain) create(text string) error {
 	for _, rd := range r.disks {
 		if rd.bitmap != "" {
 			disk := d.disk(rd.target)
-			disk.bitmaps[rd.bitmap] = &bitmap{dirty: make([]bool, len(disk.data)/cluster)}
+			disk.bitmaps[rd.bitmap] = &bitmap{dirty: make([]bool, clusters(len(disk.data)))}
 		}
 	}
 	r.created, r.parent = time.Now().Unix(), ""
@@ -242,7 +242,7 @@ func (d *Domain) RedefineCheckpoint(text string, validate bool) error {
 	}
 	for _, rd := range r.disks {
 		if d.disk(rd.target) == nil {
-			return failure(hypervisor.ErrBitmap, "unsupported configuration: no disk named '%s' (the domain has %s)", rd.target, listTargets(d.disks))
+			continue // libvirt looks at disks that the domain has
 		}
 		if b := d.bitmap(rd); validate && rd.bitmap != "" && (b == nil || b.broken) {
 			return failure(hypervisor.ErrCheckpointInconsistent, "checkpoint inconsistent: missing or broken bitmap '%s' for disk '%s'", rd.bitmap, rd.target)

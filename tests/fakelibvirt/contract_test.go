@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -164,6 +165,11 @@ func redefinedHold(t *testing.T, d domain) {
 	want(t, d.DeleteCheckpoint("x", false), hypervisor.ErrMayLackBitmap)
 	must(t, d.DeleteCheckpoint("x", true))
 	d.wantListed(t, "a< 131072")
+	gone, err := xml.Checkpoint{Name: "g", Created: time.Now(), Disks: []xml.CheckpointDisk{{Target: "vda", Bitmap: "g"}, {Target: "vdz", Bitmap: "g"}}}.Marshal()
+	must(t, err)
+	must(t, d.RedefineCheckpoint(gone, false)) // vdz was detached
+	want(t, d.RedefineCheckpoint(gone, true), hypervisor.ErrCheckpointInconsistent)
+	must(t, d.DeleteCheckpoint("g", true))
 }
 
 func jobsHold(t *testing.T, d domain) {

@@ -57,6 +57,7 @@ type Domain struct {
 	late        func() error // the begin of LateBegin
 	ending      []jobDisk    // of a job that libvirt still takes down
 	complaints  []string
+	dir         string // of a domain that was loaded
 }
 
 var _ guest.Domain = (*Domain)(nil)
@@ -68,8 +69,16 @@ type disk struct {
 	bitmaps map[string]*bitmap
 }
 
-func newDisk(target string, size int64) *disk {
-	return &disk{target: target, data: make([]byte, size), bitmaps: map[string]*bitmap{}}
+func newDisk(target string, data []byte) *disk {
+	return &disk{target: target, data: data, bitmaps: map[string]*bitmap{}}
+}
+
+// clusters is how many a disk of that many bytes has; the last one may be cut short.
+func clusters(size int) int { return (size + cluster - 1) / cluster }
+
+// clusterAt is the cluster at an offset, up to the end of the disk.
+func clusterAt(data []byte, at int64) []byte {
+	return data[at:min(at+cluster, int64(len(data)))]
 }
 
 // bitmap is a persistent dirty bitmap.
@@ -98,6 +107,9 @@ func (d *Domain) call(method string) error {
 
 // done is what every method that changes something ends with.
 func (d *Domain) done(method string) error {
+	if err := d.save(); err != nil {
+		return err
+	}
 	if d.HookAfter == nil {
 		return nil
 	}
@@ -152,9 +164,9 @@ func (d *Domain) Allocation(target string) (capacity, allocation int64, err erro
 	if disk == nil {
 		return 0, 0, failure(nil, "invalid path %s not assigned to domain", target)
 	}
-	for at := 0; at < len(disk.data); at += cluster {
-		if !isZero(disk.data[at : at+cluster]) {
-			allocation += cluster
+	for at := int64(0); at < int64(len(disk.data)); at += cluster {
+		if data := clusterAt(disk.data, at); !isZero(data) {
+			allocation += int64(len(data))
 		}
 	}
 	return int64(len(disk.data)), allocation, nil
@@ -211,7 +223,7 @@ func (d *Domain) Resume() error {
 		return d.notRunning()
 	}
 	d.state, d.full = hypervisor.Running, nil
-	return nil
+	return d.save()
 }
 
 func (d *Domain) notRunning() error {
@@ -272,5 +284,5 @@ func (d *Domain) Thaw(time.Duration) (int, error) {
 		return 0, nil
 	}
 	d.frozen = false
-	return 2, nil
+	return 2, d.save()
 }

@@ -43,10 +43,11 @@ func (e *export) Close() {}
 
 // status is that of a cluster.
 func (e *export) status(at int64) extent.Status {
+	data := clusterAt(e.data, at)
 	switch {
-	case e.changes && at < e.dirtyFrom && !e.dirty[at/cluster]:
+	case e.changes && at+int64(len(data)) <= e.dirtyFrom && !e.dirty[at/cluster]:
 		return extent.Clean
-	case isZero(e.data[at : at+cluster]):
+	case isZero(data):
 		return extent.Zero
 	}
 	return extent.Data
@@ -60,17 +61,19 @@ func (e *export) Copy(ctx context.Context, sink extent.Sink, o nbdcopy.Options) 
 		if ctx.Err() != nil {
 			return stats, context.Cause(ctx)
 		}
+		data := clusterAt(e.data, at)
+		n := int64(len(data))
 		switch e.status(at) {
 		case extent.Clean:
-			stats.Clean += cluster
+			stats.Clean += n
 		case extent.Zero:
-			err = sink.Zero(at, cluster)
+			err = sink.Zero(at, n)
 		case extent.Data:
-			copy(buf, e.data[at:])
-			stats.Read, stats.Data = stats.Read+cluster, stats.Data+cluster
+			clear(buf[copy(buf, data):])
+			stats.Read, stats.Data = stats.Read+n, stats.Data+n
 			err = sink.Write([]int64{at}, buf)
 			if o.Progress != nil {
-				o.Progress(nbdcopy.Progress{Size: e.Size(), Position: at + cluster, Copied: stats.Read})
+				o.Progress(nbdcopy.Progress{Size: e.Size(), Position: at + n, Copied: stats.Read})
 			}
 		}
 	}
@@ -81,13 +84,14 @@ func (e *export) Copy(ctx context.Context, sink extent.Sink, o nbdcopy.Options) 
 func (e *export) Measure(_ context.Context, _ int, moves func()) (m nbdcopy.Measured, err error) {
 	for at := int64(0); at < e.Size(); at += cluster {
 		moves()
+		n := int64(len(clusterAt(e.data, at)))
 		switch e.status(at) {
 		case extent.Clean:
-			m.Clean += cluster
+			m.Clean += n
 		case extent.Zero:
-			m.Zero += cluster
+			m.Zero += n
 		case extent.Data:
-			m.Data += cluster
+			m.Data += n
 		}
 	}
 	return m, nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/virtbackup/virtbackup/guest"
@@ -22,8 +21,7 @@ type Host struct {
 
 var _ guest.Host = (*Host)(nil)
 
-// Define adds a domain that runs, with one disk of that many bytes, a multiple of
-// 64 KiB, for each target.
+// Define adds a domain that runs, with one disk of that many bytes for each target.
 func (h *Host) Define(name string, size int64, targets ...string) *Domain {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -31,7 +29,7 @@ func (h *Host) Define(name string, size int64, targets ...string) *Domain {
 	d := &Domain{name: name, uuid: fmt.Sprintf("%08x-0000-4000-8000-000000000000", h.defined),
 		state: hypervisor.Running, runs: 1, Agent: AgentAnswers}
 	for _, target := range targets {
-		d.disks = append(d.disks, newDisk(target, size))
+		d.disks = append(d.disks, newDisk(target, make([]byte, size)))
 	}
 	h.domains = append(h.domains, d)
 	return d
@@ -92,13 +90,4 @@ func (h *Host) Open(_ context.Context, from nbdcopy.Source) (source.Export, erro
 // failure is an error as package hypervisor makes it.
 func failure(kind error, format string, args ...any) error {
 	return &hypervisor.Error{Kind: kind, Message: fmt.Sprintf(format, args...)}
-}
-
-// listTargets is for messages.
-func listTargets(disks []*disk) string {
-	var all []string
-	for _, d := range disks {
-		all = append(all, d.target)
-	}
-	return strings.Join(all, " ")
 }

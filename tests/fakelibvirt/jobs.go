@@ -151,7 +151,7 @@ func (d *Domain) newJob(text string) (*job, error) {
 		if disk == nil {
 			return nil, failure(nil, "invalid argument: no disk named '%s'", bd.Name)
 		}
-		jd := jobDisk{target: bd.Name, scratch: bd.Scratch.File, data: bytes.Clone(disk.data), saved: make([]bool, len(disk.data)/cluster)}
+		jd := jobDisk{target: bd.Name, scratch: bd.Scratch.File, data: d.atInstant(disk), saved: make([]bool, clusters(len(disk.data)))}
 		if bd.Incremental != "" {
 			since, err := d.record(bd.Incremental)
 			if err != nil {
@@ -166,6 +166,15 @@ func (d *Domain) newJob(text string) (*job, error) {
 		j.disks = append(j.disks, jd)
 	}
 	return j, nil
+}
+
+// atInstant is what a disk holds now. That of a domain that was loaded is not copied: nobody
+// writes to it in the process that has the job.
+func (d *Domain) atInstant(disk *disk) []byte {
+	if d.dir != "" {
+		return disk.data
+	}
+	return bytes.Clone(disk.data)
 }
 
 func (j *job) openFiles() error {

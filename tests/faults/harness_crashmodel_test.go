@@ -1,8 +1,6 @@
 package faults
 
 import (
-	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -42,6 +40,19 @@ type change struct {
 	name   string // added, with what
 	child  *inode
 	gone   string // removed
+	swap   *swap
+}
+
+// swap is an exchange of two names of a directory: that of first becomes that of second.
+type swap struct {
+	names [2]string
+	nodes [2]*inode
+}
+
+// holds tells whether the names are those of the files that are to be exchanged: either may
+// have been lost.
+func (s *swap) holds(names map[string]*inode) bool {
+	return names[s.names[0]] == s.nodes[0] && names[s.names[1]] == s.nodes[1]
 }
 
 // load reads a directory; everything in it counts as durable.
@@ -155,6 +166,54 @@ func (d *stable) rename(from, to string) {
 	parent.add(change{gone: filepath.Base(from), name: filepath.Base(to), child: child, done: yes()})
 }
 
+// exchange swaps two names of one directory (renameat2(2), RENAME_EXCHANGE): that is one
+// change, too.
+func (d *stable) exchange(a, b string) {
+	parent := d.find(filepath.Dir(a))
+	if parent == nil {
+		return
+	}
+	if filepath.Dir(a) != filepath.Dir(b) {
+		d.t.Fatalf("exchange of %s and %s: the model renames within a directory only", a, b)
+	}
+	s := &swap{names: [2]string{filepath.Base(a), filepath.Base(b)}}
+	s.nodes = [2]*inode{parent.now[s.names[0]], parent.now[s.names[1]]}
+	c := change{swap: s, done: yes()}
+	c.rename(parent.now)
+	parent.add(c)
+}
+
+// link gives a file another name (link(2)).
+func (d *stable) link(from, to string) {
+	child, parent := d.find(from), d.find(filepath.Dir(to))
+	if child == nil || parent == nil {
+		d.t.Fatalf("link of %s to %s: the model knows only one of them", from, to)
+	}
+	parent.now[filepath.Base(to)] = child
+	parent.add(change{name: filepath.Base(to), child: child, done: yes()})
+}
+
+// clone makes length bytes of a file, from offset at on, what another one has at offset
+// (ioctl_ficlonerange(2)); all of it where length is 0. It is a write of that data.
+func (d *stable) clone(from string, offset, length int64, to string, at int64) {
+	source := d.find(from)
+	if source == nil || d.find(to) == nil {
+		d.t.Fatalf("clone of %s to %s: the model knows only one of them", from, to)
+	}
+	data := slices.Clone(source.cutData(all{}))[offset:]
+	if length > 0 {
+		data = data[:min(length, int64(len(data)))]
+	}
+	d.write(to, at, data)()
+}
+
+// punch makes zeros of a part of a file, which keeps its length (fallocate(2)).
+func (d *stable) punch(path string, offset, length int64) {
+	if n := d.find(path); n != nil && offset < n.size {
+		d.write(path, offset, make([]byte, min(length, n.size-offset)))()
+	}
+}
+
 // sync makes durable, when the call returns, what was done when it began.
 func (d *stable) sync(path string) (returned func()) {
 	n := d.find(path)
@@ -197,6 +256,9 @@ func (c change) apply(data []byte) []byte {
 }
 
 func (c change) rename(names map[string]*inode) {
+	if s := c.swap; s != nil {
+		names[s.names[0]], names[s.names[1]] = s.nodes[1], s.nodes[0]
+	}
 	if c.gone != "" {
 		delete(names, c.gone)
 	}
@@ -245,7 +307,7 @@ func (n *inode) cutNames(r remains) map[string]*inode {
 	for _, c := range n.pending {
 		if c, ok := r.kept(c); ok {
 			// A rename moves the file that has the name; that file may have been lost.
-			if c.gone != "" && c.name != "" && names[c.gone] != c.child {
+			if c.gone != "" && c.name != "" && names[c.gone] != c.child || c.swap != nil && !c.swap.holds(names) {
 				continue
 			}
 			c.rename(names)
@@ -266,85 +328,4 @@ func (n *inode) cutData(r remains) []byte {
 		}
 	}
 	return data
-}
-
-// image is a file system after a power cut: content by path below its root,
-// directories with a slash at the end.
-type image map[string][]byte
-
-func (d *stable) cut(r remains) image {
-	m := image{}
-	d.top.cutInto(m, "", r)
-	return m
-}
-
-func (n *inode) cutInto(m image, path string, r remains) {
-	if !n.isDir() {
-		m[path] = n.cutData(r)
-		return
-	}
-	m[path+"/"] = nil
-	names := n.cutNames(r)
-	sorted := make([]string, 0, len(names))
-	for name := range names {
-		sorted = append(sorted, name)
-	}
-	slices.Sort(sorted) // so that a seed repeats it
-	for _, name := range sorted {
-		names[name].cutInto(m, path+"/"+name, r)
-	}
-}
-
-// points are the directories below that of a domain that are listed as points.
-func (m image) points(domain string) (found []string) {
-	for path := range m {
-		name, ok := strings.CutPrefix(path, domain+"/")
-		if name, dir := strings.CutSuffix(name, "/"); ok && dir && name != "" && !strings.Contains(name, "/") && name[0] != '.' {
-			found = append(found, name)
-		}
-	}
-	slices.Sort(found)
-	return found
-}
-
-// torn compares a directory with what it should hold, and says what is wrong.
-func (m image) torn(whole image, dir string) error {
-	for path, want := range whole {
-		if !strings.HasPrefix(path, dir+"/") {
-			continue
-		}
-		got, ok := m[path]
-		if !ok {
-			return fmt.Errorf("%s is missing", path)
-		}
-		if !bytes.Equal(got, want) {
-			return fmt.Errorf("%s is torn", path)
-		}
-	}
-	for path := range m {
-		if _, ok := whole[path]; !ok && strings.HasPrefix(path, dir+"/") {
-			return fmt.Errorf("%s should not be there", path)
-		}
-	}
-	return nil
-}
-
-// save writes it to a real directory.
-func (m image) save(t *testing.T, dir string) {
-	t.Helper()
-	for path, data := range m {
-		full := filepath.Join(dir, path)
-		if strings.HasSuffix(path, "/") {
-			if err := os.MkdirAll(full, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		if err := os.MkdirAll(filepath.Dir(full), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(full, data, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 }

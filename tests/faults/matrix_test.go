@@ -51,10 +51,11 @@ func with(starts ...string) func(string) bool {
 
 // The ways to break a run.
 const (
-	kill  = "kill"
-	term  = "term"
-	fails = "error"
-	crash = "panic"
+	kill    = "kill"
+	term    = "term"
+	fails   = "error"
+	noSpace = "full" // an error that says that the disk is full
+	crash   = "panic"
 )
 
 // cell is one of the matrix.
@@ -94,16 +95,17 @@ func TestFaultMatrix(t *testing.T) {
 
 // numbers are counted over all lanes.
 type numbers struct {
-	kill, term, fails, crash, compared, restored, wrong atomic.Int64
+	kill, term, fails, noSpace, crash, compared, restored, wrong atomic.Int64
 }
 
 func (n *numbers) of(way string) *atomic.Int64 {
-	return map[string]*atomic.Int64{kill: &n.kill, term: &n.term, fails: &n.fails, crash: &n.crash}[way]
+	return map[string]*atomic.Int64{kill: &n.kill, term: &n.term, fails: &n.fails, noSpace: &n.noSpace, crash: &n.crash}[way]
 }
 
 // String says how many faults of each way there were.
 func (n *numbers) String() string {
-	return fmt.Sprintf("%d SIGKILL, %d SIGTERM, %d I/O errors, %d panics", n.kill.Load(), n.term.Load(), n.fails.Load(), n.crash.Load())
+	return fmt.Sprintf("%d SIGKILL, %d SIGTERM, %d I/O errors, %d full disks, %d panics",
+		n.kill.Load(), n.term.Load(), n.fails.Load(), n.noSpace.Load(), n.crash.Load())
 }
 
 // enumerate asks the program for the points of each scenario.

@@ -30,7 +30,7 @@ func TestPowerLossOfARelease(t *testing.T) {
 	_, events := straced(s, root, nil, "release", s.Name, "--points")
 	rng := rand.New(rand.NewPCG(seed, 1))
 	seen := map[int]bool{} // numbers of points that were listed after a cut
-	d.replay(events, "", func() {
+	d.replay(events, nil, func() {
 		for _, keep := range remaining(rng) {
 			m := d.cut(keep)
 			listed := m.points(domain)

@@ -32,7 +32,7 @@ func TestPowerLossAfterARestore(t *testing.T) {
 		r := &recording{events: events, whole: load(t, root).cut(nothing{})}
 		r.wantNamedWhole(t, root, "."+format, rand.New(rand.NewPCG(seed, 1)))
 		// lost replays the restore in an empty directory.
-		lost := func(without string) (image, error) {
+		lost := func(without leftOut) (image, error) {
 			d := &stable{t, root, newDir()}
 			d.replay(r.events, without, func() {})
 			left := d.cut(nothing{})
@@ -43,7 +43,7 @@ func TestPowerLossAfterARestore(t *testing.T) {
 			}
 			return left, nil
 		}
-		left, err := lost("")
+		left, err := lost(nil)
 		if err != nil {
 			t.Errorf("%s: %v", format, err)
 		}
@@ -54,7 +54,7 @@ func TestPowerLossAfterARestore(t *testing.T) {
 		}
 		synced := r.synced()
 		for _, path := range synced {
-			if _, err := lost(path); err == nil {
+			if _, err := lost(ofPath(path)); err == nil {
 				t.Errorf("%s: nothing is lost without the fsync of %s: it is not needed, or this test does not see it", format, path)
 			}
 		}
@@ -69,7 +69,7 @@ func TestPowerLossAfterARestore(t *testing.T) {
 func (r *recording) wantNamedWhole(t *testing.T, root, suffix string, rng *rand.Rand) {
 	t.Helper()
 	d := &stable{t, root, newDir()}
-	d.replay(r.events, "", func() {
+	d.replay(r.events, nil, func() {
 		for _, keep := range remaining(rng) {
 			for path, data := range d.cut(keep) {
 				if strings.HasSuffix(path, suffix) && !bytes.Equal(data, r.whole[path]) {

@@ -159,10 +159,28 @@ func sweep() {
 			_ = removeDomain(name)
 		}
 	}
+	unmountDead()
 	dirs, _ := filepath.Glob("/var/tmp/vbtest-*")
 	for _, dir := range dirs {
 		if !alive(filepath.Base(dir)) {
 			_ = os.RemoveAll(dir)
+		}
+	}
+}
+
+// unmountDead unmounts what they have mounted below their directories: nothing of it is to be
+// removed one by one, and no directory can be as long as it is mounted on.
+func unmountDead() {
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for line := range strings.Lines(string(mounts)) {
+		fields := strings.Fields(line) // what, where, …
+		if len(fields) < 2 {
+			continue
+		}
+		name, ok := strings.CutPrefix(fields[1], "/var/tmp/")
+		name, _, _ = strings.Cut(name, "/")
+		if ok && strings.HasPrefix(name, "vbtest-") && !alive(name) {
+			_ = syscall.Unmount(fields[1], 0)
 		}
 	}
 }

@@ -25,30 +25,50 @@ func root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// build is the program under test, built once for each test process.
+// build is a program, built once for each test process.
 type build struct {
 	once sync.Once
+	from string // package
 	tags string
 	err  error
 }
 
-var plain, faulty = build{}, build{tags: "faults"}
+// The program under test.
+var plain, faulty = build{from: "./cmd/virtbackup"}, build{from: "./cmd/virtbackup", tags: "faults"}
+
+var (
+	built   = map[string]*build{} // programs of tests, by their packages
+	builtMu sync.Mutex
+)
+
+// Build builds a program of the tests, with the tag faults, and returns its path. from is its
+// package, such as "./tests/nights/makepoint".
+func Build(t testing.TB, from string) string {
+	t.Helper()
+	builtMu.Lock()
+	if built[from] == nil {
+		built[from] = &build{from: from, tags: "faults"}
+	}
+	b := built[from]
+	builtMu.Unlock()
+	return b.path(t)
+}
 
 // binaries is the directory of what was built; Main removes it.
 func binaries() string { return filepath.Join("/var/tmp", prefix+"bin") }
 
 func (b *build) path(t testing.TB) string {
 	t.Helper()
-	file := filepath.Join(binaries(), "virtbackup"+b.tags)
+	file := filepath.Join(binaries(), filepath.Base(b.from)+b.tags)
 	b.once.Do(func() {
-		cmd := exec.Command("go", "build", "-tags", b.tags, "-o", file, "./cmd/virtbackup")
+		cmd := exec.Command("go", "build", "-tags", b.tags, "-o", file, b.from)
 		cmd.Dir = root()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			b.err = errors.Join(err, errors.New(string(out)))
 		}
 	})
 	if b.err != nil {
-		t.Fatalf("build virtbackup: %v", b.err)
+		t.Fatalf("build %s: %v", b.from, b.err)
 	}
 	return file
 }

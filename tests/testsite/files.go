@@ -27,8 +27,8 @@ func Flip(t *testing.T, path string, offset int64) {
 	}
 }
 
-// Mounted is a small file system of its own: a tmpfs, or an ext4 in a file. Its size is in
-// MiB.
+// Mounted is a small file system of its own: a tmpfs, or an ext4 or xfs in a file. Its size is
+// in MiB; an xfs has at least 300.
 func Mounted(t *testing.T, kind string, mib int) string {
 	t.Helper()
 	dir := testdomain.TempDir(t)
@@ -41,7 +41,7 @@ func Mounted(t *testing.T, kind string, mib int) string {
 	} else {
 		image := filepath.Join(dir, "image")
 		testdomain.Tool(t, "truncate", "-s", fmt.Sprintf("%dM", mib), image)
-		testdomain.Tool(t, "mkfs.ext4", "-q", image)
+		testdomain.Tool(t, "mkfs."+kind, "-q", image)
 		testdomain.Tool(t, "mount", "-o", "loop", image, at)
 	}
 	t.Cleanup(func() { testdomain.Tool(t, "umount", at) })

@@ -8,7 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -61,7 +61,7 @@ func (p *pruned) sumOf(id string) string {
 	}
 	sum := sha256.New()
 	for _, e := range entries {
-		if e.Name() == repository.RemovedName {
+		if e.Name() == lineage.RemovedName {
 			continue
 		}
 		data, err := os.ReadFile(filepath.Join(dir, e.Name()))

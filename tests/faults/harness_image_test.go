@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/lineage"
 )
 
 // image is a file system after a power cut: content by path below its root,
@@ -98,7 +98,7 @@ func (m image) save(t *testing.T, dir string) {
 func (m image) below(dir string) image {
 	files := image{}
 	for path, data := range m {
-		if name, ok := strings.CutPrefix(path, dir+"/"); ok && name != "" && !strings.HasSuffix(name, repository.RemovedName) {
+		if name, ok := strings.CutPrefix(path, dir+"/"); ok && name != "" && !strings.HasSuffix(name, lineage.RemovedName) {
 			files[name] = data
 		}
 	}

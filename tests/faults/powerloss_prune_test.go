@@ -13,8 +13,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -28,10 +29,10 @@ type pruning struct {
 	// versions are what the directory of a point may hold: what it held when the commands began,
 	// and after each rename and exchange.
 	versions map[string][]image
-	stays    []string // points that are listed before and after
-	listed   []string // points that are listed in the end
-	deleted  []string // points that are gone in the end
-	protects string   // protected.json in the end, "" if there is none
+	stays    []string            // points that are listed before and after
+	listed   []string            // points that are listed in the end
+	deleted  []string            // points that are gone in the end
+	protects string              // protected.json in the end, "" if there is none
 	chained  map[string][]string // what manifests name as parents, by their content
 	equals
 }
@@ -135,7 +136,7 @@ func (p *pruned) record(name string, before, all []brokenCommand) *pruning {
 	}
 	r.listed = p.listed()
 	r.stays = slices.DeleteFunc(listed, func(id string) bool { return !slices.Contains(r.listed, id) })
-	protects, err := os.ReadFile(filepath.Join(p.Repo, p.Name, repository.ProtectedName))
+	protects, err := os.ReadFile(filepath.Join(p.Repo, p.Name, keep.ProtectedName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		p.T.Fatal(err)
 	}
@@ -219,7 +220,7 @@ func (r *pruning) judgeNames(m image, last bool) error {
 			return fmt.Errorf("%s is not listed", id)
 		}
 	}
-	protects := string(m[r.domain()+"/"+repository.ProtectedName])
+	protects := string(m[r.domain()+"/"+keep.ProtectedName])
 	if protects != "" && !json.Valid([]byte(protects)) {
 		return errors.New("protected.json is torn")
 	}
@@ -239,14 +240,14 @@ func (r *pruning) judgeNames(m image, last bool) error {
 }
 
 func (r *pruning) hides(m image, id string) bool {
-	_, hidden := m[r.domain()+"/"+id+"/"+repository.RemovedName]
+	_, hidden := m[r.domain()+"/"+id+"/"+lineage.RemovedName]
 	return hidden
 }
 
 // judgePoint checks that a point is as it was at some time, and has what it is chained onto.
 func (r *pruning) judgePoint(m image, id string) error {
-	if note, hidden := m[r.domain()+"/"+id+"/"+repository.RemovedName]; hidden && !json.Valid(note) {
-		return fmt.Errorf("%s of %s is torn", repository.RemovedName, id)
+	if note, hidden := m[r.domain()+"/"+id+"/"+lineage.RemovedName]; hidden && !json.Valid(note) {
+		return fmt.Errorf("%s of %s is torn", lineage.RemovedName, id)
 	}
 	files := m.below(r.domain() + "/" + id)
 	if !slices.ContainsFunc(r.versions[id], func(version image) bool { return r.same(files, version) }) {

@@ -566,3 +566,16 @@ func fill(t *testing.T, path string, free int64) {
 		t.Fatal(err)
 	}
 }
+
+// A removal of several that was interrupted goes on when it is repeated.
+func TestRemoveAgain(t *testing.T) {
+	w := newWorld(t)
+	w.nights(4)
+	w.prune(Request{Remove: []string{"check1"}})
+	if r := w.prune(Request{Remove: []string{"check1", "check2"}}); fmt.Sprint(r.Hidden) != "[check2]" || len(r.Notes) != 1 {
+		t.Errorf("%+v", r)
+	}
+	if _, err := w.try(Request{Remove: []string{"check1", "check2"}}); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "was removed") {
+		t.Errorf("%v", err)
+	}
+}

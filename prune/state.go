@@ -1,6 +1,7 @@
 package prune
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -170,10 +171,9 @@ func (r *run) decide(s state, request Request) (remove []Point, err error) {
 // named changes decisions so that just the named points are removed. Those that always stay
 // are refused.
 func (r *run) named(s state, always []retention.Decision, ids []string) ([]retention.Decision, error) {
-	for _, id := range ids {
-		if _, err := r.repo.Point(r.domain, id); err != nil {
-			return nil, err
-		}
+	ids, err := r.listedOf(ids)
+	if err != nil {
+		return nil, err
 	}
 	if err := r.repo.CheckRemovable(r.domain, ids, time.Now()); err != nil {
 		return nil, err
@@ -192,6 +192,29 @@ func (r *run) named(s state, always []retention.Decision, ids []string) ([]reten
 		}
 	}
 	return decisions, nil
+}
+
+// listedOf leaves out ids of points that are hidden, as after an interrupted removal of
+// several. If all are, the error says so.
+func (r *run) listedOf(ids []string) (listed []string, err error) {
+	var removed error
+	for _, id := range ids {
+		_, err := r.repo.Point(r.domain, id)
+		var hidden *repository.HiddenError
+		switch {
+		case errors.As(err, &hidden):
+			removed = err
+			r.note("%v", err)
+		case err != nil:
+			return nil, err
+		default:
+			listed = append(listed, id)
+		}
+	}
+	if len(listed) == 0 {
+		return nil, removed
+	}
+	return listed, nil
 }
 
 // notRules leaves out the rule that stands for none.

@@ -10,7 +10,7 @@ import (
 // The reasons for points that no rule keeps, and for keeping points where there are no rules.
 const (
 	reasonNone    = "no rule keeps it"
-	reasonDamaged = "damaged: no rule counts it"
+	reasonDamaged = "damaged, and no rule would keep it"
 	reasonNoRules = "no rules"
 )
 
@@ -115,48 +115,66 @@ func keepNewest(reason string, newestFirst []*candidate, is func(*candidate) boo
 	}
 }
 
-// keepByRules applies the rules to the sound points: a damaged one represents nothing and is
-// counted nowhere, else it would take the place of a good one.
+// keepByRules applies the rules twice. To the sound points: a damaged one represents nothing
+// and is counted nowhere, else it would take the place of a good one. And to all: a damaged
+// point that a rule would keep stays beside them. What calls it damaged is a note, which may be
+// wrong, and removing the point would destroy what is left of it.
 func keepByRules(all, sound []*candidate, r Rules) {
-	for _, c := range sound[:min(r.Last, len(sound))] {
-		c.keep("last")
+	if len(all) == 0 {
+		return
 	}
-	keepBuckets(sound, r.Hourly, time.UTC, func(t time.Time) string { return t.Format("hourly 2006-01-02 15h UTC") })
-	keepBuckets(sound, r.Daily, r.zone(), func(t time.Time) string { return t.Format("daily 2006-01-02") })
-	keepBuckets(sound, r.Weekly, r.zone(), func(t time.Time) string {
+	newest := all[0].Time.In(r.zone())
+	applyRules(sound, newest, r, (*candidate).keep)
+	applyRules(all, newest, r, func(c *candidate, reason string) {
+		if c.Damaged {
+			c.keep(reason + ", though damaged")
+		}
+	})
+}
+
+func applyRules(points []*candidate, newest time.Time, r Rules, keep func(c *candidate, reason string)) {
+	for _, c := range points[:min(r.Last, len(points))] {
+		keep(c, "last")
+	}
+	buckets := func(n int, zone *time.Location, name func(time.Time) string) {
+		keepBuckets(points, n, zone, name, keep)
+	}
+	buckets(r.Hourly, time.UTC, func(t time.Time) string { return t.Format("hourly 2006-01-02 15h UTC") })
+	buckets(r.Daily, r.zone(), func(t time.Time) string { return t.Format("daily 2006-01-02") })
+	buckets(r.Weekly, r.zone(), func(t time.Time) string {
 		year, week := t.ISOWeek()
 		return fmt.Sprintf("weekly %04d-W%02d", year, week)
 	})
-	keepBuckets(sound, r.Monthly, r.zone(), func(t time.Time) string { return t.Format("monthly 2006-01") })
-	keepBuckets(sound, r.Yearly, r.zone(), func(t time.Time) string { return t.Format("yearly 2006") })
-	if !r.Within.IsZero() && len(all) > 0 {
-		keepWithin(sound, r.Within, all[0].Time.In(r.zone()))
+	buckets(r.Monthly, r.zone(), func(t time.Time) string { return t.Format("monthly 2006-01") })
+	buckets(r.Yearly, r.zone(), func(t time.Time) string { return t.Format("yearly 2006") })
+	if !r.Within.IsZero() {
+		keepWithin(points, r.Within, newest, keep)
 	}
 }
 
 // keepBuckets keeps the representatives of the last n buckets. A bucket is what has the same
 // name, which is also the reason.
-func keepBuckets(sound []*candidate, n int, zone *time.Location, name func(time.Time) string) {
+func keepBuckets(points []*candidate, n int, zone *time.Location, name func(time.Time) string, keep func(c *candidate, reason string)) {
 	seen := make(map[string]bool)
-	for _, c := range sound {
+	for _, c := range points {
 		if len(seen) == n {
 			return
 		}
 		bucket := name(c.Time.In(zone))
 		if !seen[bucket] {
 			seen[bucket] = true
-			c.keep(bucket)
+			keep(c, bucket)
 		}
 	}
 }
 
 // keepWithin keeps the points since a span before the newest one, also those with a later time
 // than the newest, which a clock that was ahead has given them.
-func keepWithin(sound []*candidate, span Span, newest time.Time) {
+func keepWithin(points []*candidate, span Span, newest time.Time, keep func(c *candidate, reason string)) {
 	start, reason := span.Before(newest), "within "+span.String()
-	for _, c := range sound {
+	for _, c := range points {
 		if !c.Time.Before(start) {
-			c.keep(reason)
+			keep(c, reason)
 		}
 	}
 }

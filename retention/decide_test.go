@@ -40,7 +40,7 @@ c1 keep: protected
 c2 keep: last verified, monthly 2025-12, yearly 2025
 c3 keep: weekly 2026-W01
 c4 keep: daily 2026-01-10, within 36h
-c5 remove: damaged: no rule counts it
+c5 keep: within 36h, though damaged
 c6 keep: newest, newest base, last, hourly 2026-01-11 02h UTC, daily 2026-01-11, weekly 2026-W02, monthly 2026-01, yearly 2026, within 36h
 `)
 	compareReasons(t, points[2:4], Rules{Last: 1, Zone: time.UTC}, `
@@ -112,11 +112,12 @@ func TestWithin(t *testing.T) {
 	}
 }
 
-// Damaged points take no place of a good one, whatever the rule.
+// Damaged points take no place of a good one, whatever the rule, and stay where a rule would
+// keep them if they were sound.
 func TestDamaged(t *testing.T) {
 	points := with(nights(6, "2026-03-01 01:00"), "c2 c4", damaged)
 	for rule, want := range map[string]string{
-		"last 3": "c3 c5 c6", "hourly 3": "c3 c5 c6", "daily 3": "c3 c5 c6", "within 4d": "c3 c5 c6", "monthly 9": "c6", "last 9": "c1 c3 c5 c6",
+		"last 3": "c3 c4 c5 c6", "hourly 3": "c3 c4 c5 c6", "daily 3": "c3 c4 c5 c6", "within 4d": "c2 c3 c4 c5 c6", "monthly 9": "c6", "last 9": "c1 c2 c3 c4 c5 c6", "last 2": "c5 c6",
 	} {
 		if got := kept(Decide(points, rules(t, rule))); !slices.Equal(got, ids(want)) {
 			t.Errorf("%s: kept %v, want %s", rule, got, want)
@@ -131,15 +132,15 @@ func TestNewestDamaged(t *testing.T) {
 c1 remove: no rule keeps it
 c2 keep: newest undamaged base
 diff3 keep: newest undamaged
-c4 keep: newest base
-diff5 keep: newest
+c4 keep: newest base, within 1d, though damaged
+diff5 keep: newest, within 1d, though damaged
 `)
 	compareReasons(t, with(points, "c1 c2 diff3", damaged), rules(t, "daily 9"), `
-c1 remove: damaged: no rule counts it
-c2 remove: damaged: no rule counts it
-diff3 remove: damaged: no rule counts it
+c1 keep: daily 2026-01-01, though damaged
+c2 keep: daily 2026-01-02, though damaged
+diff3 keep: daily 2026-01-03, though damaged
 c4 keep: newest base
-diff5 keep: newest
+diff5 keep: newest, daily 2026-03-01, though damaged
 `)
 }
 
@@ -149,7 +150,7 @@ func TestVerifiedThenDamaged(t *testing.T) {
 	compareReasons(t, points, rules(t, "last 1"), `
 c1 remove: no rule keeps it
 c2 keep: last verified
-c3 remove: damaged: no rule counts it
+c3 remove: damaged, and no rule would keep it
 c4 keep: protected
 c5 keep: newest, newest base, last
 `)

@@ -197,7 +197,8 @@ func alwaysKept(points []Point, decisions []Decision) bool {
 }
 
 // model decides by the definition, each point for itself: a point represents its bucket if
-// no newer sound point is in it, and the bucket counts if fewer than n others have one.
+// no newer sound point is in it, and the bucket counts if fewer than n others have one. For a
+// damaged point, all others count, damaged or not.
 func model(points []Point, r Rules) []bool {
 	keep := make([]bool, len(points))
 	for _, i := range always(points) {
@@ -205,13 +206,10 @@ func model(points []Point, r Rules) []bool {
 	}
 	last := newest(points, func(Point) bool { return true })
 	for i, p := range points {
-		if p.Damaged {
-			continue
-		}
 		for _, name := range ruleNames {
 			newer := make(map[[4]int]bool)
 			for _, q := range points {
-				if q.Number > p.Number && !q.Damaged {
+				if q.Number > p.Number && (p.Damaged || !q.Damaged) {
 					newer[bucket(name, q, r.Zone)] = true
 				}
 			}

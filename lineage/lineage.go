@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -78,20 +79,48 @@ func read(dir string) (*Lineage, error) {
 	if err != nil {
 		return nil, err
 	}
+	read, err := readPoints(dir, ids)
+	if err != nil {
+		return nil, err
+	}
 	points := make([]Point, 0, len(ids))
-	for _, id := range ids {
-		p, err := ReadPoint(dir, id)
-		switch {
+	for i, id := range ids {
+		switch err := read[i].err; {
 		case err != nil && IsGone(dir, id): // removed a moment ago: no number is used again
 		case err != nil:
 			l.Unreadable = append(l.Unreadable, damage.Point{Domain: domain, ID: id, Err: err})
 		default:
-			points = append(points, p)
+			points = append(points, read[i].Point)
 		}
 	}
 	slices.SortFunc(points, func(a, b Point) int { return manifest.CompareAge(a.Manifest, b.Manifest) })
 	l.enter(points)
 	return l, nil
+}
+
+// readersAtOnce read manifests side by side: to open, read and parse one takes some 80 µs, so
+// ten thousand are read in less than half a second on two processors.
+const readersAtOnce = 4
+
+// readPoint is a point, or why it could not be read.
+type readPoint struct {
+	Point
+	err error
+}
+
+// readPoints reads the points of these ids. The error is that of a panic.
+func readPoints(dir string, ids []string) ([]readPoint, error) {
+	all := make([]readPoint, len(ids))
+	var group panics.Group
+	for first := range min(readersAtOnce, len(ids)) {
+		group.Go(func() error {
+			for i := first; i < len(ids); i += readersAtOnce {
+				all[i].Point, all[i].err = ReadPoint(dir, ids[i])
+			}
+			return nil
+		})
+	}
+	return all, group.Wait()
 }
 
 // enter fills in what follows from the points that were read, oldest first.

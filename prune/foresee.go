@@ -40,7 +40,7 @@ func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 		}
 		r.foreseeMerge(s, *p)
 	}
-	r.result.Held = s.held(r.waiting)
+	r.result.Held = s.held(r.waiting, "")
 	return nil
 }
 

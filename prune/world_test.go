@@ -294,3 +294,37 @@ func (w *world) tree() string {
 	}
 	return b.String()
 }
+
+// damage flips a bit of the image of vda.
+func (w *world) damage(id string, offset int64) {
+	w.t.Helper()
+	f, err := os.OpenFile(filepath.Join(w.repo.PointDir("vm1", id), "vda.qcow2"), os.O_RDWR, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer f.Close()
+	b := []byte{0}
+	_, err = f.ReadAt(b, offset)
+	b[0] ^= 1
+	_, writeErr := f.WriteAt(b, offset)
+	if err := errors.Join(err, writeErr); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) verify() {
+	w.t.Helper()
+	if _, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// note writes down what a verification has found of a point.
+func (w *world) note(id string, sound bool) error {
+	digest, err := w.repo.ManifestDigest("vm1", id)
+	v := repository.Verification{Time: time.Now(), Manifest: digest, Sound: sound}
+	if !sound {
+		v.Lost = []string{"vda"}
+	}
+	return errors.Join(err, w.repo.SetVerified("vm1", map[string]repository.Verification{id: v}))
+}

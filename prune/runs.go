@@ -28,8 +28,14 @@ func (c chainRun) ids() (ids []string) {
 	return ids
 }
 
-// lowest is the oldest of the hidden points.
-func (c chainRun) lowest() manifest.Manifest { return c.hidden[len(c.hidden)-1] }
+// lowest is the oldest of the hidden points; the target if there are none, as where a point
+// needs nothing of its parent.
+func (c chainRun) lowest() manifest.Manifest {
+	if len(c.hidden) == 0 {
+		return c.target
+	}
+	return c.hidden[len(c.hidden)-1]
+}
 
 // above leaves a full at the end of the run where it is. ok is false where no hidden inc is
 // left, or there is no full.

@@ -124,6 +124,25 @@ func judge(l *repository.Lineage, verified map[string]repository.Verification) v
 	return v
 }
 
+// lastVerified is what is known of a point that is sound or damaged: with what was found of those
+// that it needed, which may be merged into it.
+func (s state) lastVerified(m manifest.Manifest) repository.Verification {
+	v := repository.Verification{Sound: s.sound[m.ID]}
+	for _, needed := range s.Needs(m.ID) { // the point itself is the last
+		own, known := s.verified[needed.ID]
+		if !known {
+			continue
+		}
+		v.Time = own.Time
+		for _, target := range own.Lost {
+			if _, has := m.Disk(target); has && !slices.Contains(v.Lost, target) {
+				v.Lost = append(v.Lost, target)
+			}
+		}
+	}
+	return v
+}
+
 // decide fills in the table, and returns the points to be removed, oldest first.
 func (r *run) decide(s state, request Request) (remove []Point, err error) {
 	var points []retention.Point

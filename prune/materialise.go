@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
@@ -56,9 +57,15 @@ func (r *run) materialise(ctx context.Context, point string) error {
 		return err
 	}
 	if !r.able.exchange {
-		return fail.Errorf(fail.Other, "virtbackup full "+manifest.ShellWord(r.domain)+" starts a new chain", "point %s is not built anew: %s", m.ID, r.result.Notes[len(r.result.Notes)-1])
+		return fail.Errorf(fail.Other, "virtbackup full "+manifest.ShellWord(r.domain)+" starts a new chain", "point %s is not built anew: %s", m.ID, r.whyNoExchange())
 	}
 	return r.standalone(ctx, s, m)
+}
+
+// whyNoExchange is what probed has said last: a warning where the file system was full.
+func (r *run) whyNoExchange() string {
+	said := slices.Concat(r.result.Notes, r.result.Warnings)
+	return said[len(said)-1]
 }
 
 // standalone merges all that a point needs into it, and hides nothing.

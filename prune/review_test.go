@@ -340,3 +340,66 @@ func (w *world) randomTree(rnd *rand.Rand, seed int64) {
 	}
 	os.RemoveAll(w.repo.Dir())
 }
+
+// The domain.xml of the full is damaged: those chained onto it restore, verify says so, and rules
+// count them.
+func TestDamagedFileOfAParent(t *testing.T) {
+	w := newWorld(t)
+	ids := w.nights(6)
+	if err := os.WriteFile(filepath.Join(w.repo.PointDir("vm1", ids[0]), manifest.DomainXML), []byte("<domoin/>"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	report, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"})
+	if err != nil || report.Err() == nil {
+		t.Fatal(err, report.Err())
+	}
+	t.Logf("verify: %s restore, %s are lost", report.Domains[0].Restores, report.Domains[0].Lost)
+	w.write("vda", 200, 5)
+	w.point(manifest.KindInc, ids[5])
+	only, err := w.try(Request{Rules: retention.Rules{Last: 1}, DryRun: true})
+	if err != nil || !only.Points[5].Keep {
+		t.Errorf("%s, the newest that passed verify, is removed: %v", ids[5], err)
+	}
+	result := w.prune(Request{Rules: retention.Rules{Daily: 30}})
+	for _, p := range result.Points[1:] {
+		if !p.Keep {
+			t.Errorf("%s, which restores, is removed: %s", p.ID, p.Reasons)
+		}
+	}
+}
+
+// A later verification of the parent alone counts for its children.
+func TestDamageFoundLaterOfAParent(t *testing.T) {
+	w := newWorld(t)
+	ids := w.nights(3)
+	sound := func() state {
+		r := newRun(w.repo, "vm1", Options{})
+		s, err := r.gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	verified := func(at string) {
+		if _, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1", Point: at}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verified("")
+	if s := sound(); !s.sound[ids[2]] || s.damaged[ids[2]] {
+		t.Errorf("sound %v, damaged %v", s.sound, s.damaged)
+	}
+	image := filepath.Join(w.repo.PointDir("vm1", ids[0]), "vda.qcow2")
+	data, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(image, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verified(ids[0])
+	if s := sound(); s.sound[ids[2]] || !s.damaged[ids[0]] || !s.damaged[ids[1]] || !s.damaged[ids[2]] {
+		t.Errorf("sound %v, damaged %v", s.sound, s.damaged)
+	}
+}

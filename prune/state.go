@@ -113,13 +113,24 @@ type verdicts struct {
 }
 
 // judge takes the points oldest first, so that parents come before their children.
+//
+// A point that was found to restore when its parent was found to be damaged, or later, is not
+// damaged: the damage is in the parent's domain.xml, or in a disk that the point does not need.
 func judge(l *repository.Lineage, verified map[string]repository.Verification) verdicts {
 	v := verdicts{map[string]bool{}, map[string]bool{}}
+	found := map[string]time.Time{} // when a point was found to be damaged, or what it needs
+	whole := map[string]bool{}      // it was verified, and so was all that it needs
 	for _, m := range l.All() {
 		own, known := verified[m.ID]
 		parent := m.NeededParent()
-		v.sound[m.ID] = own.Sound && (parent == "" || v.sound[parent])
-		v.damaged[m.ID] = known && !own.Sound || v.damaged[parent]
+		whole[m.ID] = known && (parent == "" || whole[parent])
+		switch {
+		case known && !own.Sound:
+			v.damaged[m.ID], found[m.ID] = true, own.Time
+		case v.damaged[parent] && !(known && !own.Time.Before(found[parent])):
+			v.damaged[m.ID], found[m.ID] = true, found[parent]
+		}
+		v.sound[m.ID] = own.Sound && whole[m.ID] && !v.damaged[m.ID]
 	}
 	return v
 }

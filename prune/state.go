@@ -135,10 +135,13 @@ func judge(l *repository.Lineage, verified map[string]repository.Verification) v
 	return v
 }
 
-// lastVerified is what is known of a point that is sound or damaged: with what was found of those
-// that it needed, which may be merged into it.
+// lastVerified is what is known of a point that is sound or damaged. If only what it needs was
+// found to be damaged since, which may be merged into it, it is that.
 func (s state) lastVerified(m manifest.Manifest) repository.Verification {
-	v := repository.Verification{Sound: s.sound[m.ID]}
+	if own, known := s.verified[m.ID]; known && own.Sound == s.sound[m.ID] {
+		return own
+	}
+	v := repository.Verification{}
 	for _, needed := range s.Needs(m.ID) { // the point itself is the last
 		own, known := s.verified[needed.ID]
 		if !known {

@@ -255,14 +255,14 @@ func (w *world) randomTree(rnd *rand.Rand, seed int64) {
 					w.disks["vdb"] = make([]byte, 8*cluster)
 				}
 			case 1:
-				size := (4 + rnd.Intn(20)) * cluster
+				size := (4+rnd.Intn(20))*cluster - rnd.Intn(2)*(1+rnd.Intn(127))*512
 				data := make([]byte, size)
 				copy(data, w.disks["vda"])
 				w.disks["vda"] = data
 			}
 			for d, data := range w.disks {
 				for range rnd.Intn(4) {
-					w.write(d, byte(rnd.Intn(4)*rnd.Intn(80)), rnd.Intn(len(data)/cluster))
+					w.write(d, byte(rnd.Intn(4)*rnd.Intn(80)), rnd.Intn((len(data)+cluster-1)/cluster))
 				}
 			}
 			w.point(kind, parent)

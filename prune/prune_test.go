@@ -657,3 +657,43 @@ func TestMaterialiseWithoutSpace(t *testing.T) {
 		t.Error("something has changed")
 	}
 }
+
+// A hidden point whose only child is never built anew is a target itself.
+func TestPruneBelowADiff(t *testing.T) {
+	w := newWorld(t)
+	w.nights(2)
+	w.write("vda", 50, 9)
+	diff := w.point(manifest.KindDiff, "check2")
+	w.write("vda", 1, 0, 1, 2)
+	w.point(manifest.KindFull, "")
+	l := w.lock()
+	if _, err := l.Protect(diff, time.Time{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	r := w.prune(compact(last(1)))
+	if got := w.listed() + " | " + w.hidden(); got != "diff3 check4 | check2" {
+		t.Errorf("listed and hidden: %s", got)
+	}
+	if len(r.Held) != 1 || r.Held[0].By != "diff3 needs it, a diff, which is never merged" {
+		t.Errorf("held: %+v", r.Held)
+	}
+	w.check()
+}
+
+// While it is unknown what a pin holds, nothing is deleted.
+func TestPruneUnderAnUnreadablePin(t *testing.T) {
+	w := newWorld(t)
+	w.nights(2)
+	diff := w.point(manifest.KindDiff, "check2")
+	l := w.lock()
+	pins := filepath.Join(w.repo.DomainDir("vm1"), keep.PinsName)
+	if err := errors.Join(l.Hide(diff, "policy"), os.Mkdir(pins, 0o700), os.WriteFile(filepath.Join(pins, "0123456789abcdef.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	before := w.tree()
+	if r := w.prune(compact(last(1))); len(r.Deleted) > 0 || w.tree() != before {
+		t.Errorf("%+v", r)
+	}
+}

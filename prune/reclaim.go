@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -86,30 +87,36 @@ func (r *run) reclaimOnce(ctx context.Context, s state) (worked bool, err error)
 	}
 	merging := ctx
 	if !r.ends.IsZero() {
-		var end context.CancelFunc
-		merging, end = context.WithDeadlineCause(ctx, r.ends, errTimeIsUp)
-		defer end()
+		// Not a deadline: with one, a limited rate fails before it (rate.Limiter.WaitN).
+		cancelled, end := context.WithCancelCause(ctx)
+		defer end(nil)
+		timer := time.AfterFunc(time.Until(r.ends), func() { end(errTimeIsUp) })
+		defer timer.Stop()
+		merging = cancelled
 	}
-	for i, c := range runs {
-		if r.waiting[c.target.ID] != "" {
-			continue
+	for {
+		i := r.crowded(s, runs) // before others are put off, which would be merged for that next
+		crowded := i >= 0
+		if !crowded {
+			i = slices.IndexFunc(runs, func(c chainRun) bool { return r.waiting[c.target.ID] == "" })
+		}
+		if i < 0 {
+			return false, nil
 		}
 		if merging.Err() != nil {
 			return false, context.Cause(merging)
 		}
-		p, err := r.plan(merging, s, c, i == r.crowded(s, runs))
+		p, err := r.plan(merging, s, runs[i], crowded)
 		if err != nil && merging.Err() == nil {
-			err = r.failed(mergePlan{chainRun: c}, err)
+			err = r.failed(mergePlan{chainRun: runs[i]}, err)
 		}
 		if err != nil {
 			return false, r.cause(merging, err)
 		}
-		if p == nil {
-			continue
+		if p != nil {
+			return true, r.cause(merging, r.merge(merging, s, *p))
 		}
-		return true, r.cause(merging, r.merge(merging, s, *p))
 	}
-	return false, nil
 }
 
 // cause returns why ctx was cancelled in place of the errors that follow from it.

@@ -136,9 +136,12 @@ func (w *world) image(p *repository.Partial, target string, before []byte, paren
 	old := make([]byte, len(now)) // behind its end a disk reads as zeros
 	copy(old, before)
 	for at := 0; at < len(now); at += cluster {
-		c := now[at : at+cluster]
+		c := make([]byte, cluster) // the last one may be cut
+		was := bytes.Clone(c)
+		copy(c, now[at:])
+		copy(was, old[at:])
 		switch {
-		case bytes.Equal(c, old[at:at+cluster]):
+		case bytes.Equal(c, was):
 		case bytes.Equal(c, make([]byte, cluster)):
 			err = errors.Join(err, writer.Zero(int64(at), cluster))
 		default:

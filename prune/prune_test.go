@@ -205,7 +205,7 @@ func TestPruneRefuses(t *testing.T) {
 			if _, err := l.Pin("check2", "instant vm1-test"); err != nil {
 				w.t.Fatal(err)
 			}
-		}, fail.Usage, "pinned by instant vm1-test"},
+		}, fail.Usage, "pinned: instant vm1-test"},
 		"a damaged manifest": {last(1), func(w *world) {
 			path := filepath.Join(w.repo.PointDir("vm1", "check2"), manifest.FileName)
 			if err := os.Truncate(path, 100); err != nil {

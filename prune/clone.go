@@ -61,12 +61,12 @@ func (r *run) isStale(ctx context.Context, d diskRun) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	superseded := max(0, allocatedFile(lowest.Path)-now.Need) + then.Total - then.Kept
+	superseded := max(0, fileBlocks(lowest.Path)-now.Need) + then.Total - then.Kept
 	return superseded > then.Kept/garbageShare, nil
 }
 
-// allocatedFile is how many bytes a file has on its file system.
-func allocatedFile(path string) int64 {
+// fileBlocks is how many bytes a file has on its file system, shared or not.
+func fileBlocks(path string) int64 {
 	info, err := os.Stat(path)
 	if err != nil {
 		return 0

@@ -38,27 +38,46 @@ func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 		if p == nil {
 			continue
 		}
-		r.foreseeMerge(s, *p)
+		if err := r.foreseeMerge(ctx, s, *p); err != nil {
+			return err
+		}
 	}
 	r.result.Held = s.held(r.waiting, "")
 	return nil
 }
 
-func (r *run) foreseeMerge(s state, p mergePlan) {
+// foreseeMerge enters a merge, and what it would free: what is there, without what one image
+// of it takes. A clone leaves about the same; it takes little new space, since it keeps that
+// of the images that it shares data with.
+func (r *run) foreseeMerge(ctx context.Context, s state, p mergePlan) error {
 	done := Merged{Point: p.target.ID, From: p.ids(), Cloned: p.clone}
 	if p.parent != nil {
 		done.Parent = p.parent.ID
 	}
 	r.result.Merged = append(r.result.Merged, done)
-	r.result.Freed -= p.need
+	left := p.need
+	if p.clone {
+		rewrite, _, err := r.survey(ctx, s, p.chainRun)
+		if err != nil {
+			return err
+		}
+		left = rewrite.need
+	}
+	for _, d := range p.disks {
+		if d.kept {
+			left += allocatedFile(d.Links[0].Path)
+		}
+	}
+	there := int64(0)
 	for _, m := range append(slices.Clone(p.hidden), p.target) {
-		bytes := allocated(r.repo.PointDir(r.domain, m.ID))
+		there += allocated(r.repo.PointDir(r.domain, m.ID))
 		if m.ID != p.target.ID {
 			s.gone[m.ID] = true
 			r.result.Deleted = append(r.result.Deleted, m.ID)
 		}
-		r.result.Freed += bytes
 	}
+	r.result.Freed += there - left
+	return nil
 }
 
 // without is the state after points were hidden.

@@ -217,6 +217,7 @@ func (r *run) locked(do func() error) (err error) {
 // choose reads the state, and decides which points are to be removed, oldest first.
 func (r *run) choose(request Request) (s state, remove []Point, err error) {
 	if s, err = r.gather(); err == nil {
+		r.warnOfPins()
 		remove, err = r.decide(s, request)
 	}
 	return s, remove, err

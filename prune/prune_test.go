@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
@@ -205,7 +207,7 @@ func TestPruneRefuses(t *testing.T) {
 			if _, err := l.Pin("check2", "instant vm1-test"); err != nil {
 				w.t.Fatal(err)
 			}
-		}, fail.Usage, "pinned by instant vm1-test"},
+		}, fail.Usage, "pinned: instant vm1-test"},
 		"a damaged manifest": {last(1), func(w *world) {
 			path := filepath.Join(w.repo.PointDir("vm1", "check2"), manifest.FileName)
 			if err := os.Truncate(path, 100); err != nil {
@@ -282,6 +284,52 @@ func TestPruneDryRun(t *testing.T) {
 	if fmt.Sprint(would.Deleted) != fmt.Sprint(did.Deleted) || fmt.Sprint(would.Held) != fmt.Sprint(did.Held) {
 		t.Errorf("would %+v\ndid   %+v", would, did)
 	}
+}
+
+// What is freed is what the file system has more of then; what two images share is not. A dry
+// run says about the same.
+func TestPruneFreed(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		w.disks["vda"] = make([]byte, 1024*cluster)
+		for c := range 1024 {
+			w.write("vda", byte(c%250+1), c)
+		}
+		id := w.point(manifest.KindFull, "")
+		for i := range 3 {
+			for c := range 100 {
+				w.write("vda", byte(i+1), i*50+c)
+			}
+			w.write("vda", 0, 900+i) // a zero cluster frees what is below it
+			id = w.point(manifest.KindInc, id)
+		}
+		request := compact(last(1))
+		request.DryRun = true
+		would := w.prune(request)
+		free := func() int64 {
+			unix.Sync()
+			var s unix.Statfs_t
+			if err := unix.Statfs(w.repo.Dir(), &s); err != nil {
+				t.Fatal(err)
+			}
+			return int64(s.Bfree) * s.Bsize
+		}
+		before := free()
+		did := w.prune(compact(last(1)))
+		const tolerance = 1 << 20
+		if d := would.Freed - did.Freed; d < -tolerance || d > tolerance {
+			t.Errorf("%d bytes were freed; a dry run said %d", did.Freed, would.Freed)
+		}
+		if !w.cloned {
+			return // others use that file system, too
+		}
+		off := func() bool { return max(free()-before-did.Freed, did.Freed-free()+before) > tolerance }
+		for end := time.Now().Add(10 * time.Second); off() && time.Now().Before(end); { // XFS frees in the background
+			time.Sleep(10 * time.Millisecond)
+		}
+		if off() {
+			t.Errorf("%d bytes are free that were not; %d were reported", free()-before, did.Freed)
+		}
+	})
 }
 
 // The newest point that was verified stays, and stays verified when others are merged into it.

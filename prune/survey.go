@@ -4,9 +4,9 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/virtbackup/virtbackup/internal/diskspace"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/merge"
 )
 
@@ -53,15 +53,18 @@ func (r *run) free() (free int64, known bool, err error) {
 	return free, size > 0, err
 }
 
-// allocated is how many bytes the files of a directory have on their file system, without
-// those that have another name elsewhere. Files that share their data count in full.
+// allocated is how many bytes of the file system are freed when a directory is removed:
+// those of its files that are not shared with others. What cannot be read counts as none.
 func allocated(dir string) (n int64) {
 	entries, _ := os.ReadDir(dir)
 	for _, e := range entries {
-		var s syscall.Stat_t
-		if syscall.Lstat(filepath.Join(dir, e.Name()), &s) == nil && s.Nlink == 1 {
-			n += s.Blocks * 512
-		}
+		n += allocatedFile(filepath.Join(dir, e.Name()))
 	}
+	return n
+}
+
+// allocatedFile is that of one file.
+func allocatedFile(path string) int64 {
+	n, _ := localfile.Exclusive(path)
 	return n
 }

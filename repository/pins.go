@@ -36,7 +36,7 @@ func (r *Repository) Unpin(domain, pin string) error {
 	return keep.RemovePin(r.domainDir(domain), pin)
 }
 
-// Pinned returns a function that says by what a point of a domain is pinned, itself or
+// Pinned returns a function that says ("pinned: …") by what a point of a domain is pinned, itself or
 // through a point that needs it; "" if it is not. A pin that cannot be read, or whose point,
 // or one that it needs, cannot be found, pins all.
 func (r *Repository) Pinned(domain string) (by func(id string) string, err error) {
@@ -54,10 +54,10 @@ func (r *Repository) Pinned(domain string) (by func(id string) string, err error
 	byPin, broken := map[string]string{}, l.Broken()
 	all := ""
 	for _, name := range damaged {
-		all = fmt.Sprintf("pinned by %s, which cannot be read", filepath.Join(keep.PinsName, name))
+		all = fmt.Sprintf("pinned: %s cannot be read", filepath.Join(keep.PinsName, name))
 	}
 	for _, pin := range pins {
-		text := fmt.Sprintf("pinned by %s on %s", pin.Reason, pin.Host)
+		text := fmt.Sprintf("pinned: %s (on %s)", pin.Reason, pin.Host)
 		m, ok := l.Point(pin.Point)
 		if !ok || m.Identity != pin.Identity || len(broken[pin.Point]) > 0 {
 			all = text

@@ -40,7 +40,7 @@ func TestPin(t *testing.T) {
 		t.Errorf("pinned are %s", got)
 	}
 	by, err := r.Pinned("vm1")
-	if err != nil || !strings.Contains(by("check2"), "guest vm1-instant on "+pin.Host) {
+	if err != nil || !strings.Contains(by("check2"), "pinned: guest vm1-instant (on "+pin.Host+")") {
 		t.Errorf("by %q, %v", by("check2"), err)
 	}
 	wantIDs(t, r, checks(4)...) // pins is no point

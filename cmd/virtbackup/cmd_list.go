@@ -91,6 +91,9 @@ func factsOf(repo *repository.Repository, l *lineage.Lineage) (f view.Facts, dam
 	}
 	protections, damaged := repo.Protections(l.Domain)
 	f.Protected = l.Protected(protections, time.Now())
+	if f.Pinned, err = repo.Pinned(l.Domain); err != nil {
+		damaged = errors.Join(damaged, err)
+	}
 	if len(l.BadRemovals) > 0 {
 		damaged = errors.Join(damaged, &damage.Error{Points: l.BadRemovals})
 	}
@@ -148,5 +151,10 @@ func show(c *cli.Context) error {
 	if p, ok := lineage.Protected(protections, time.Now())[m.ID]; ok {
 		shown.Protected = &p
 	}
+	pinned, err := repo.Pinned(domain)
+	if err != nil {
+		return err
+	}
+	shown.Pinned = view.PinnedBy(pinned(m.ID))
 	return printAnswer(c, shown, func(w io.Writer) error { return view.Point(w, repo, shown, c.Bool("quiet")) })
 }

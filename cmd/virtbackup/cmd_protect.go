@@ -50,10 +50,16 @@ func protect(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return printDone(c, protected, func(w io.Writer) error {
+	return printDone(c, nowProtected{domain, protected}, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s of domain %s is %s\n", protected.Point, domain, protected)
 		return err
 	})
+}
+
+// nowProtected is a point that was protected now, in JSON.
+type nowProtected struct {
+	Domain string `json:"domain"`
+	keep.Protection
 }
 
 // untilWhen reads --until; the zero time is no end.
@@ -95,7 +101,7 @@ func unprotectCommand() *cli.Command {
 	}
 }
 
-// unprotected is a point that was protected, in JSON.
+// unprotected is a point that is no longer protected, in JSON.
 type unprotected struct {
 	Domain string `json:"domain"`
 	Point  string `json:"unprotected"`

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"strings"
 	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
@@ -24,6 +25,8 @@ type Listed struct {
 	Clock string `json:"clock,omitempty"`
 	// Protected is what keeps the point from being removed, nil if nothing does.
 	Protected *keep.Protection `json:"protected,omitempty"`
+	// Pinned is what uses the point, or one that needs it, so that it stays; "" if nothing does.
+	Pinned string `json:"pinned,omitempty"`
 	// Removed says when and why the point was removed, nil if it was not.
 	Removed *lineage.Removal `json:"removed,omitempty"`
 
@@ -38,6 +41,7 @@ type Facts struct {
 	Protected map[string]keep.Protection
 	Verified  map[string]repository.Verification
 	Lost      map[string][]string
+	Pinned    func(id string) string // by what, or ""; nil: none is
 	Ledger    *repository.Ledger
 	Now       time.Time
 }
@@ -64,6 +68,9 @@ func List(all []manifest.Manifest, f Facts, hidden bool) (list []Listed) {
 	return list
 }
 
+// PinnedBy is what Repository.Pinned says, without the word.
+func PinnedBy(text string) string { return strings.TrimPrefix(text, "pinned: ") }
+
 func (f Facts) isRemoved(id string) bool {
 	_, removed := f.Removals[id]
 	return removed
@@ -81,6 +88,9 @@ func (f Facts) listed(m manifest.Manifest, others []manifest.Manifest) Listed {
 	}
 	if protection, ok := f.Protected[m.ID]; ok {
 		p.Protected = &protection
+	}
+	if f.Pinned != nil {
+		p.Pinned = PinnedBy(f.Pinned(m.ID))
 	}
 	if removal, ok := f.Removals[m.ID]; ok {
 		p.Removed = &removal

@@ -1,6 +1,7 @@
 package view
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -67,6 +68,8 @@ type Shown struct {
 	manifest.Manifest
 	// Protected is what keeps the point from being removed, nil if nothing does.
 	Protected *keep.Protection `json:"protected,omitempty"`
+	// Pinned is what uses the point, or one that needs it; "" if nothing does.
+	Pinned string `json:"pinned,omitempty"`
 }
 
 // Point prints a point in full. If quiet is set, the table of its disks is left out.
@@ -82,7 +85,10 @@ func Point(w io.Writer, repo *repository.Repository, p Shown, quiet bool) error 
 		{"directory", repo.PointDir(m.Domain, m.ID)},
 	}
 	if p.Protected != nil {
-		lines = append(lines, [2]string{"protected", strings.TrimPrefix(p.Protected.String(), "protected ")})
+		lines = append(lines, [2]string{"protected", cmp.Or(strings.TrimLeft(strings.TrimPrefix(p.Protected.String(), "protected"), ": "), "yes")})
+	}
+	if p.Pinned != "" {
+		lines = append(lines, [2]string{"pinned", p.Pinned})
 	}
 	if m.Synthetic {
 		lines = append(lines, [2]string{"synthetic", "made standalone from the points that it was chained onto"})

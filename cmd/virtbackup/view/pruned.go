@@ -3,6 +3,7 @@ package view
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
@@ -61,7 +62,11 @@ func pruneLines(r prune.Result) (lines []string) {
 		lines = append(lines, would("deleted: ", "would delete: ")+strings.Join(r.Deleted, " "))
 	}
 	if len(r.Deleted)+len(r.Merged) > 0 {
-		lines = append(lines, would("freed now: ", "would free now: ")+freed(r.Freed))
+		upTo := ""
+		if r.Freed > 0 && slices.ContainsFunc(r.Merged, func(m prune.Merged) bool { return m.Cloned }) {
+			upTo = "up to " // it may find that it cannot share all that it would
+		}
+		lines = append(lines, would("freed now: ", "would free now: "+upTo)+freed(r.Freed))
 	}
 	for _, h := range r.Held {
 		lines = append(lines, fmt.Sprintf("%s%s (%s): %s", would("still held: ", "would still be held: "), h.Point, bytesize.Text(h.Bytes), h.By))

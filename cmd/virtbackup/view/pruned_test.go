@@ -52,7 +52,7 @@ func TestPruned(t *testing.T) {
   would merge: check1 check2 into check3, standalone then (by sharing data)
   would merge: check5 into check6, chained onto check4 then
   would delete: check2 check1
-  would free now: 1.5 GiB
+  would free now: up to 1.5 GiB
   would still be held: check7 (4.0 GiB): waits to be merged into check8
 `},
 		{more, "\n  freed now: 0 bytes (5.0 MiB more are taken)\n"},

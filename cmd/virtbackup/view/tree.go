@@ -160,7 +160,7 @@ func (p Listed) verified() string {
 	return p.Verified.Time.Local().Format(time.DateOnly)
 }
 
-// remark is the note of list about a point: that it was removed or is protected, disks that
+// remark is the note of list about a point: that it was removed, is protected or pinned, disks that
 // are lost, an odd time, and what is unusual about its disks, compared with the parent.
 func (p Listed) remark() string {
 	var notes []string
@@ -172,6 +172,9 @@ func (p Listed) remark() string {
 	}
 	if p.Protected != nil {
 		notes = append(notes, p.Protected.String())
+	}
+	if p.Pinned != "" {
+		notes = append(notes, "pinned: "+p.Pinned)
 	}
 	notes = append(notes, p.Clock, diskRemark(p.Manifest, p.parent))
 	return strings.Join(slices.DeleteFunc(notes, func(s string) bool { return s == "" }), "; ")

@@ -23,7 +23,7 @@ func listCommand() *cli.Command {
 		Name:        "list",
 		Usage:       "show the points, as a tree of chains",
 		ArgsUsage:   "[DOMAIN]",
-		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --hidden   also what prune has removed, if it is still there\nvirtbackup list vm1 --json | jq '.[].id'",
+		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --hidden   also removed points whose data is still there\nvirtbackup list vm1 --json | jq '.[].id'",
 		Flags:       []cli.Flag{boolFlag("hidden", "also list removed points whose data is still there")},
 		Action:      list,
 	}

@@ -27,7 +27,7 @@ func pruneCommand() *cli.Command {
 			"virtbackup prune --all --keep-daily 7 --keep-weekly 5 --keep-monthly 12\n" +
 			"virtbackup prune vm1 --keep-within 2d --keep-weekly 8\n" +
 			"virtbackup prune vm1 --remove check3,check5\n" +
-			"virtbackup prune vm1 --undo check3                as long as its data is there\n\n" +
+			"virtbackup prune vm1 --undo check3                while its data is there\n\n" +
 			"A point stays if one of the rules keeps it. Always kept are the newest point, the\n" +
 			"newest that can be a base, the newest that passed verify, and protected ones. All\n" +
 			"others are hidden at once. Their space is freed when no point needs them: what is\n" +

@@ -102,6 +102,9 @@ func read(dir string) (*Lineage, error) {
 // ten thousand are read in less than half a second on two processors.
 const readersAtOnce = 4
 
+// manyPoints are worth several goroutines.
+const manyPoints = 100
+
 // readPoint is a point, or why it could not be read.
 type readPoint struct {
 	Point
@@ -111,14 +114,18 @@ type readPoint struct {
 // readPoints reads the points of these ids. The error is that of a panic.
 func readPoints(dir string, ids []string) ([]readPoint, error) {
 	all := make([]readPoint, len(ids))
+	read := func(first, step int) error {
+		for i := first; i < len(ids); i += step {
+			all[i].Point, all[i].err = ReadPoint(dir, ids[i])
+		}
+		return nil
+	}
+	if len(ids) < manyPoints {
+		return all, read(0, 1)
+	}
 	var group panics.Group
-	for first := range min(readersAtOnce, len(ids)) {
-		group.Go(func() error {
-			for i := first; i < len(ids); i += readersAtOnce {
-				all[i].Point, all[i].err = ReadPoint(dir, ids[i])
-			}
-			return nil
-		})
+	for first := range readersAtOnce {
+		group.Go(func() error { return read(first, readersAtOnce) })
 	}
 	return all, group.Wait()
 }

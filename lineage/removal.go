@@ -16,8 +16,8 @@ import (
 // as long as others need it.
 const RemovedName = "removed.json"
 
-// removedTemporary is replaced under the domain's lock, so one name is enough.
-const removedTemporary = ".removed.json"
+// RemovedTemporary is replaced under the domain's lock, so one name is enough.
+const RemovedTemporary = ".removed.json"
 
 // Removal says when and why a point was hidden.
 type Removal struct {
@@ -53,7 +53,7 @@ func WriteRemoval(dir string, m manifest.Manifest, reason string) error {
 		return err
 	}
 	return fault.Around("hide", func() error {
-		return localfile.Replace(filepath.Join(dir, removedTemporary), filepath.Join(dir, RemovedName), data)
+		return localfile.Replace(filepath.Join(dir, RemovedTemporary), filepath.Join(dir, RemovedName), data)
 	})
 }
 

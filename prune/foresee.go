@@ -42,7 +42,7 @@ func (r *run) foresee(ctx context.Context, s state, remove []Point) error {
 			return err
 		}
 	}
-	r.result.Held = s.held(r.waiting)
+	r.result.Held = s.held(r.waiting, "")
 	return nil
 }
 

@@ -52,11 +52,12 @@ func (r *run) materialise(ctx context.Context, point string) error {
 	if err := r.cleanUp(); err != nil {
 		return err
 	}
-	if r.able, err = r.probed(); err != nil {
-		return err
+	if r.able, err = probe(r.repo.DomainDir(r.domain)); err != nil {
+		return fmt.Errorf("point %s of domain %s is not built anew: %w", m.ID, r.domain, err)
 	}
 	if !r.able.exchange {
-		return fail.Errorf(fail.Other, "virtbackup full "+manifest.ShellWord(r.domain)+" starts a new chain", "point %s is not built anew: %s", m.ID, r.result.Notes[len(r.result.Notes)-1])
+		return fail.Errorf(fail.Other, "virtbackup full "+manifest.ShellWord(r.domain)+" starts a new chain",
+			"point %s of domain %s is not built anew: this file system cannot exchange two directories in one step", m.ID, r.domain)
 	}
 	return r.standalone(ctx, s, m)
 }

@@ -166,6 +166,7 @@ type run struct {
 	ends    time.Time // of merging; zero: never
 	able    abilities
 	waiting map[string]string // why a merge is put off, by the point that it would build anew
+	stopped string            // why nothing more is merged or deleted now
 	damage  error             // that merges have found
 	result  Result
 
@@ -239,10 +240,12 @@ func (r *run) prune(ctx context.Context, request Request) error {
 	if err := r.cleanUp(); err != nil {
 		return err
 	}
-	if err := r.hide(ctx, s, remove); err != nil {
-		return err
+	err = r.hide(ctx, s, remove)
+	if err == nil {
+		err = r.reclaim(ctx)
 	}
-	return r.reclaim(ctx)
+	// What was done until an error is reported, too.
+	return errors.Join(err, r.report())
 }
 
 // cleanUp removes what a killed run has left: points that were not sealed, and replacements,

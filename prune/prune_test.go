@@ -15,6 +15,8 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -356,20 +358,7 @@ func TestPruneKeepsTheLastVerified(t *testing.T) {
 func TestPruneOfDamagedImages(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		w.nights(4)
-		path := filepath.Join(w.repo.PointDir("vm1", "check1"), "vda.qcow2")
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b := []byte{0}
-		if _, err := f.ReadAt(b, 3*cluster); err != nil {
-			t.Fatal(err)
-		}
-		b[0] ^= 1
-		if _, err := f.WriteAt(b, 3*cluster); err != nil {
-			t.Fatal(err)
-		}
-		f.Close()
+		w.damage("check1", 3*cluster)
 		r, err := w.try(compact(last(2)))
 		if w.cloned { // the range was not read: it is found as before
 			report, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"})
@@ -625,5 +614,134 @@ func TestRemoveAgain(t *testing.T) {
 	}
 	if _, err := w.try(Request{Remove: []string{"check1", "check2"}}); !fail.Is(err, fail.NotFound) || !strings.Contains(err.Error(), "was removed") {
 		t.Errorf("%v", err)
+	}
+}
+
+// After damage a disk is copied in full, and the chain goes on: what is chained onto the
+// damaged point by another disk is not damaged, as the newer verification says.
+func TestDamageIsThatOfADisk(t *testing.T) {
+	w := newWorld(t)
+	w.disks["vdb"] = make([]byte, 8*cluster)
+	w.write("vda", 1, 0, 1, 2, 3)
+	w.write("vdb", 2, 0, 3)
+	w.point(manifest.KindFull, "")
+	w.write("vda", 3, 1)
+	w.write("vdb", 3, 1)
+	w.point(manifest.KindInc, "check1")
+	w.damage("check2", 3*cluster)
+	w.verify()
+	old := w.truth["check2"]["vda"]
+	w.truth["check2"]["vda"] = nil // so that it is a full in check3
+	w.write("vdb", 4, 2)
+	w.point(manifest.KindInc, "check2")
+	w.truth["check2"]["vda"] = old
+	w.write("vda", 5, 2)
+	w.point(manifest.KindInc, "check3")
+	for _, verified := range []bool{false, true} { // nobody has verified them: they count as good
+		if verified {
+			w.verify()
+		}
+		request := last(2)
+		request.DryRun = true
+		got := map[string]string{}
+		for _, p := range w.prune(request).Points {
+			got[p.ID] = strings.Join(p.Reasons, ", ")
+		}
+		lastVerified, check4 := "last verified", "newest, newest base, last"
+		if verified {
+			lastVerified, check4 = "no rule keeps it", "newest, newest base, last verified, last"
+		}
+		want := map[string]string{"check1": lastVerified, "check2": "damaged, and no rule would keep it", "check3": "last", "check4": check4}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("verified %v:\ngot  %v\nwant %v", verified, got, want)
+		}
+	}
+}
+
+// If every listed point is damaged, hidden ones that are not keep their data.
+func TestPruneKeepsTheLastResort(t *testing.T) {
+	w := newWorld(t)
+	w.nights(3)
+	w.verify()
+	w.prune(Request{Remove: []string{"check1"}})
+	w.write("vda", 9, 1)
+	w.point(manifest.KindInc, "check3")
+	if err := errors.Join(w.note("check2", false), w.note("check3", false), w.note("check4", false)); err != nil {
+		t.Fatal(err)
+	}
+	r := w.prune(compact(last(1)))
+	if len(r.Merged)+len(r.Deleted) > 0 || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "--undo check1") {
+		t.Errorf("%+v", r)
+	}
+	if !strings.Contains(w.hidden(), "check1") {
+		t.Errorf("hidden: %s", w.hidden())
+	}
+}
+
+// A rate and a time limit together: the deadline ends the wait for the rate.
+func TestPruneTimeLimitWithARate(t *testing.T) {
+	w := newWorld(t)
+	w.nights(4)
+	request := compact(last(2))
+	request.MaxDuration, request.Limits = 300*time.Millisecond, limit.New(1<<18)
+	if r := w.prune(request); len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "--max-duration") || len(r.Merged) > 0 ||
+		!strings.Contains(r.Held[0].By, "--max-duration is over") {
+		t.Errorf("%+v", r)
+	}
+	w.check()
+}
+
+// A full file system has no room for a synthetic full either.
+func TestMaterialiseWithoutSpace(t *testing.T) {
+	w := newWorldIn(t, testfs.Ext4(t, 12<<20))
+	w.nights(3)
+	fill(t, filepath.Join(w.repo.Dir(), "ballast"), 0)
+	before := w.tree()
+	_, err := Materialise(context.Background(), w.repo, "vm1", "check3", Options{})
+	if !localfile.IsFull(err) && (err == nil || !strings.Contains(err.Error(), "that needs")) {
+		t.Errorf("%v", err)
+	}
+	if w.tree() != before {
+		t.Error("something has changed")
+	}
+}
+
+// A hidden point whose only child is never built anew is a target itself.
+func TestPruneBelowADiff(t *testing.T) {
+	w := newWorld(t)
+	w.nights(2)
+	w.write("vda", 50, 9)
+	diff := w.point(manifest.KindDiff, "check2")
+	w.write("vda", 1, 0, 1, 2)
+	w.point(manifest.KindFull, "")
+	l := w.lock()
+	if _, err := l.Protect(diff, time.Time{}, ""); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	r := w.prune(compact(last(1)))
+	if got := w.listed() + " | " + w.hidden(); got != "diff3 check4 | check2" {
+		t.Errorf("listed and hidden: %s", got)
+	}
+	if len(r.Held) != 1 || r.Held[0].By != "diff3 needs it, a diff, which is never merged" {
+		t.Errorf("held: %+v", r.Held)
+	}
+	w.check()
+}
+
+// While it is unknown what a pin holds, nothing is deleted.
+func TestPruneUnderAnUnreadablePin(t *testing.T) {
+	w := newWorld(t)
+	w.nights(2)
+	diff := w.point(manifest.KindDiff, "check2")
+	l := w.lock()
+	pins := filepath.Join(w.repo.DomainDir("vm1"), keep.PinsName)
+	if err := errors.Join(l.Hide(diff, "policy"), os.Mkdir(pins, 0o700), os.WriteFile(filepath.Join(pins, "0123456789abcdef.json"), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l.Unlock()
+	before := w.tree()
+	if r := w.prune(compact(last(1))); len(r.Deleted) > 0 || w.tree() != before {
+		t.Errorf("%+v", r)
 	}
 }

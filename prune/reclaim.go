@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -30,22 +31,42 @@ func (r *run) reclaim(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if newest := s.lastResort(); newest != "" {
+			r.stopped = "kept, as every listed point is known to be damaged"
+			r.warn("every listed point of domain %s is known to be damaged, so hidden ones keep their data: virtbackup prune %s --undo %s lists the newest that is not",
+				r.domain, manifest.ShellWord(r.domain), newest)
+			return nil
+		}
 		worked, err := r.reclaimOnce(ctx, s)
 		var readers *repository.ReadersError
 		switch {
 		case errors.As(err, &readers):
 			r.warn("%v: hidden points keep their space until the next prune", readers)
-			worked = false
+			r.stopped, worked = readers.Error(), false
 		case errors.Is(err, errTimeIsUp):
-			r.warn("%v: the next prune goes on", err)
-			worked = false
+			r.warn("%v: the next prune begins that merge again", err)
+			r.stopped, worked = errTimeIsUp.Error(), false
 		case err != nil:
 			return err
 		}
 		if !worked {
-			return errors.Join(r.damage, r.report())
+			return r.damage
 		}
 	}
+}
+
+// lastResort is the newest hidden point that is not known to be damaged, if all listed ones
+// are; else "".
+func (s state) lastResort() (id string) {
+	if slices.ContainsFunc(s.Points, func(m manifest.Manifest) bool { return !s.damaged[m.ID] }) {
+		return ""
+	}
+	for _, m := range s.Hidden {
+		if !s.damaged[m.ID] {
+			id = m.ID
+		}
+	}
+	return id
 }
 
 // reclaimOnce does one thing that frees space. It returns false if there is none to be done
@@ -66,30 +87,36 @@ func (r *run) reclaimOnce(ctx context.Context, s state) (worked bool, err error)
 	}
 	merging := ctx
 	if !r.ends.IsZero() {
-		var end context.CancelFunc
-		merging, end = context.WithDeadlineCause(ctx, r.ends, errTimeIsUp)
-		defer end()
+		// Not a deadline: with one, a limited rate fails before it (rate.Limiter.WaitN).
+		cancelled, end := context.WithCancelCause(ctx)
+		defer end(nil)
+		timer := time.AfterFunc(time.Until(r.ends), func() { end(errTimeIsUp) })
+		defer timer.Stop()
+		merging = cancelled
 	}
-	for i, c := range runs {
-		if r.waiting[c.target.ID] != "" {
-			continue
+	for {
+		i := r.crowded(s, runs) // before others are put off, which would be merged for that next
+		crowded := i >= 0
+		if !crowded {
+			i = slices.IndexFunc(runs, func(c chainRun) bool { return r.waiting[c.target.ID] == "" })
+		}
+		if i < 0 {
+			return false, nil
 		}
 		if merging.Err() != nil {
 			return false, context.Cause(merging)
 		}
-		p, err := r.plan(merging, s, c, i == r.crowded(s, runs))
+		p, err := r.plan(merging, s, runs[i], crowded)
 		if err != nil && merging.Err() == nil {
-			err = r.failed(mergePlan{chainRun: c}, err)
+			err = r.failed(mergePlan{chainRun: runs[i]}, err)
 		}
 		if err != nil {
 			return false, r.cause(merging, err)
 		}
-		if p == nil {
-			continue
+		if p != nil {
+			return true, r.cause(merging, r.merge(merging, s, *p))
 		}
-		return true, r.cause(merging, r.merge(merging, s, *p))
 	}
-	return false, nil
 }
 
 // cause returns why ctx was cancelled in place of the errors that follow from it.
@@ -210,17 +237,19 @@ func (r *run) report() error {
 	if err != nil {
 		return err
 	}
-	r.result.Held = s.held(r.waiting)
+	r.result.Held = s.held(r.waiting, r.stopped)
 	return nil
 }
 
 // held lists the hidden points that are left, oldest first, with what keeps their data.
-// waiting says why runs are not merged, by their targets.
-func (s state) held(waiting map[string]string) []Held {
+// waiting says why runs are not merged, by their targets, stopped why nothing is done any more.
+func (s state) held(waiting map[string]string, stopped string) []Held {
 	runs, by := s.runs()
 	for _, c := range runs {
 		for _, m := range c.hidden {
-			by[m.ID] = waiting[c.target.ID]
+			if by[m.ID] = waiting[c.target.ID]; by[m.ID] == "" && stopped != "" {
+				by[m.ID] = fmt.Sprintf("waits to be merged into %s: %s", c.target.ID, stopped)
+			}
 		}
 	}
 	all := []Held{}
@@ -236,7 +265,7 @@ func (s state) held(waiting map[string]string) []Held {
 		case len(children) > 0:
 			why = "needed by " + strings.Join(children, ", ")
 		default:
-			why = "to be deleted by the next prune"
+			why = strings.TrimSuffix("waits to be deleted: "+stopped, ": ")
 		}
 		all = append(all, Held{m.ID, imageBytes(m), why})
 	}

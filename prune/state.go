@@ -111,18 +111,50 @@ func (r *run) badRemovals(l *lineage.Lineage) error {
 type verdicts struct {
 	// sound: every byte was as it was written, and nothing was replaced since.
 	sound map[string]bool
-	// damaged: the point, or what it needs, was not.
+	// damaged: the point, or an image that one of its disks needs, was not.
 	damaged map[string]bool
+	// last is what is known of a point: its own verification, or what follows from the later
+	// ones of what it needs.
+	last map[string]repository.Verification
 }
 
-// judge takes the points oldest first, so that parents come before their children.
+// judge takes the points oldest first, so that parents come before their children. Damage of
+// a parent is that of a child only through a disk that is chained onto a damaged image: after
+// damage a disk is copied in full, and the chain goes on. The newer verification counts.
 func judge(l *lineage.Lineage, verified map[string]repository.Verification) verdicts {
-	v := verdicts{map[string]bool{}, map[string]bool{}}
+	v := verdicts{map[string]bool{}, map[string]bool{}, map[string]repository.Verification{}}
+	lost, proven := map[manifest.ImageRef]time.Time{}, map[manifest.ImageRef]bool{} // since when
+	doubted := map[string]time.Time{}                                               // since when a point is damaged, unknown where
 	for _, m := range l.All() {
 		own, known := verified[m.ID]
-		parent := m.NeededParent()
-		v.sound[m.ID] = own.Sound && (parent == "" || v.sound[parent])
-		v.damaged[m.ID] = known && !own.Sound || v.damaged[parent]
+		whole := known && !own.Sound && len(own.Lost) == 0 // which disk is unknown, or it is none
+		v.sound[m.ID], v.damaged[m.ID] = own.Sound, whole
+		last := own
+		if whole {
+			doubted[m.ID] = own.Time
+		}
+		for _, d := range m.Disks {
+			ref := manifest.ImageRef{Point: m.ID, Image: d.Image}
+			parent, _ := l.Parent(m, d)
+			found, isLost := lost[parent]
+			switch {
+			case known && slices.Contains(own.Lost, d.Target):
+				lost[ref] = own.Time
+			case d.Parent != "" && isLost && (!known || found.After(own.Time)):
+				lost[ref] = found
+			}
+			_, isLost = lost[ref]
+			// What was found to restore since, or at the same time, needs nothing of the damage.
+			since, isDoubted := doubted[parent.Point]
+			below := d.Parent == "" || proven[parent] || isDoubted && !own.Time.Before(since)
+			proven[ref] = known && !whole && !isLost && below
+			v.sound[m.ID] = v.sound[m.ID] && proven[ref]
+			v.damaged[m.ID] = v.damaged[m.ID] || isLost
+			if isLost && !slices.Contains(last.Lost, d.Target) {
+				last.Time, last.Sound, last.Lost = lost[ref], false, append(slices.Clip(last.Lost), d.Target)
+			}
+		}
+		v.last[m.ID] = last
 	}
 	return v
 }
@@ -138,6 +170,7 @@ func (r *run) decide(s state, request Request) (remove []Point, err error) {
 		})
 	}
 	rules := request.Rules
+	rules.Now = time.Now()
 	if len(request.Remove) > 0 {
 		rules = retention.Rules{Last: 1} // the newest, and what always stays
 	}

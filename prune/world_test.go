@@ -136,9 +136,12 @@ func (w *world) image(p *repository.Partial, target string, before []byte, paren
 	old := make([]byte, len(now)) // behind its end a disk reads as zeros
 	copy(old, before)
 	for at := 0; at < len(now); at += cluster {
-		c := now[at : at+cluster]
+		c := make([]byte, cluster) // the last one may be cut
+		was := bytes.Clone(c)
+		copy(c, now[at:])
+		copy(was, old[at:])
 		switch {
-		case bytes.Equal(c, old[at:at+cluster]):
+		case bytes.Equal(c, was):
 		case bytes.Equal(c, make([]byte, cluster)):
 			err = errors.Join(err, writer.Zero(int64(at), cluster))
 		default:
@@ -293,4 +296,38 @@ func (w *world) tree() string {
 		w.t.Fatal(err)
 	}
 	return b.String()
+}
+
+// damage flips a bit of the image of vda.
+func (w *world) damage(id string, offset int64) {
+	w.t.Helper()
+	f, err := os.OpenFile(filepath.Join(w.repo.PointDir("vm1", id), "vda.qcow2"), os.O_RDWR, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer f.Close()
+	b := []byte{0}
+	_, err = f.ReadAt(b, offset)
+	b[0] ^= 1
+	_, writeErr := f.WriteAt(b, offset)
+	if err := errors.Join(err, writeErr); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) verify() {
+	w.t.Helper()
+	if _, err := verify.Run(context.Background(), w.repo, verify.Request{Domain: "vm1"}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// note writes down what a verification has found of a point.
+func (w *world) note(id string, sound bool) error {
+	digest, err := w.repo.ManifestDigest("vm1", id)
+	v := repository.Verification{Time: time.Now(), Manifest: digest, Sound: sound}
+	if !sound {
+		v.Lost = []string{"vda"}
+	}
+	return errors.Join(err, w.repo.SetVerified("vm1", map[string]repository.Verification{id: v}))
 }

@@ -145,10 +145,10 @@ func (w *work) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := lineage.CheckUnneeded(points); err != nil {
+		if err := w.repo.CheckRemovable(w.Domain, points, time.Now()); err != nil {
 			return err
 		}
-		if err := w.repo.CheckRemovable(w.Domain, points, time.Now()); err != nil {
+		if err := lineage.CheckUnneeded(points); err != nil {
 			return err
 		}
 	}

@@ -29,10 +29,10 @@ func (l *Lock) RemovePoints(ids []string, removed func(id string)) error {
 	if err != nil {
 		return err
 	}
-	if err := points.CheckUnneeded(ids); err != nil {
+	if err := l.repo.CheckRemovable(l.domain, ids, time.Now()); err != nil {
 		return err
 	}
-	if err := l.repo.CheckRemovable(l.domain, ids, time.Now()); err != nil {
+	if err := points.CheckUnneeded(ids); err != nil {
 		return err
 	}
 	for _, id := range slices.Backward(ids) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -111,7 +112,8 @@ func (r *Replacement) KeepDisk(d manifest.Disk) error {
 	return nil
 }
 
-// KeepFiles takes over the small files of the point as they are.
+// KeepFiles takes over the small files of the point as they are, and files that somebody else
+// has put beside them. It is an error if there is anything else.
 func (r *Replacement) KeepFiles() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -121,8 +123,54 @@ func (r *Replacement) KeepFiles() error {
 		}
 		r.files[name] = digest
 	}
-	if r.hidden {
-		return r.link(lineage.RemovedName)
+	return r.keepOthers()
+}
+
+// keepOthers takes over what is neither named by the manifest nor the manifest.
+func (r *Replacement) keepOthers() error {
+	dir := r.lock.repo.PointDir(r.lock.domain, r.id)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("keep the files of %s: %w", r.id, err)
+	}
+	ours := map[string]bool{manifest.FileName: true, lineage.RemovedName: !r.hidden, lineage.RemovedTemporary: true}
+	for _, d := range r.old.Disks {
+		ours[d.Image], ours[d.HashesFile()] = true, true
+	}
+	for name := range r.old.Files {
+		ours[name] = true
+	}
+	for _, e := range entries {
+		switch {
+		case ours[e.Name()]:
+			continue
+		case !e.Type().IsRegular():
+			return fail.Errorf(fail.Other, "move it away: it is not of virtbackup", "%s, which is not a file, is in the way of a merge", filepath.Join(dir, e.Name()))
+		}
+		if err := r.link(e.Name()); err != nil {
+			return fmt.Errorf("keep the files of %s: %w", r.id, err)
+		}
+	}
+	return nil
+}
+
+// keepModes gives the directory, and the files that were made, owner and mode of those that
+// are there: who may read the point may go on.
+func (r *Replacement) keepModes() error {
+	old := r.lock.repo.PointDir(r.lock.domain, r.id)
+	pairs := map[string]string{old: r.dir, filepath.Join(old, manifest.FileName): filepath.Join(r.dir, manifest.FileName)}
+	for target, im := range r.images {
+		if _, kept := im.(keptImage); kept {
+			continue
+		}
+		for _, suffix := range []string{manifest.ImageSuffix, manifest.HashesSuffix} {
+			pairs[filepath.Join(old, target+suffix)] = filepath.Join(r.dir, target+suffix)
+		}
+	}
+	for from, to := range pairs {
+		if err := localfile.CopyOwner(from, to); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -199,6 +247,7 @@ func (r *Replacement) finish(m manifest.Manifest) error {
 	}
 	for _, step := range []sealStep{
 		{"write manifest", func() error { return localfile.Write(filepath.Join(r.dir, manifest.FileName), content) }},
+		{"keep modes", r.keepModes},
 		{"sync point", func() error { return localfile.SyncDir(r.dir) }},
 	} {
 		if err := fault.Around("merge: "+step.name, step.do); err != nil {

@@ -123,13 +123,26 @@ func keepByRules(all, sound []*candidate, r Rules) {
 	if len(all) == 0 {
 		return
 	}
-	newest := all[0].Time.In(r.zone())
+	newest := newestTime(all, r.Now).In(r.zone())
 	applyRules(sound, newest, r, (*candidate).keep)
 	applyRules(all, newest, r, func(c *candidate, reason string) {
 		if c.Damaged {
 			c.keep(reason + ", though damaged")
 		}
 	})
+}
+
+// newestTime is that of the newest point that does not lie in the future.
+func newestTime(all []*candidate, now time.Time) time.Time {
+	if now.IsZero() {
+		return all[0].Time
+	}
+	for _, c := range all {
+		if !c.Time.After(now) {
+			return c.Time
+		}
+	}
+	return now
 }
 
 func applyRules(points []*candidate, newest time.Time, r Rules, keep func(c *candidate, reason string)) {

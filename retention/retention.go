@@ -18,6 +18,10 @@ type Rules struct {
 	// zero value is no rule.
 	Within Span
 
+	// Now is the time. Within is not relative to a point that lies after it, from a clock that
+	// was ahead: that would leave all others out. Zero: no point does. It is no rule.
+	Now time.Time
+
 	// Zone is that of days, weeks, months and years, nil is time.Local. Hours are those of
 	// UTC, so that the hour that a clock going back repeats is two.
 	Zone *time.Location

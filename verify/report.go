@@ -91,11 +91,24 @@ func (e *DamagedError) Kind() fail.Kind { return fail.Damaged }
 // Hint says what still restores.
 func (e *DamagedError) Hint() string {
 	for _, d := range e.report.Domains {
+		if id := d.newestHidden(); len(d.Lost) > 0 && d.Newest == "" && id != "" {
+			return fmt.Sprintf("a removed point of domain %s restores: virtbackup prune %s --undo %s lists it again", d.Domain, manifest.ShellWord(d.Domain), id)
+		}
 		if len(d.Lost) > 0 && d.Newest != "" {
 			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, manifest.ShellWord(d.Domain), d.Newest)
 		}
 	}
 	return ""
+}
+
+// newestHidden is the newest point that was removed and restores; "" if there is none.
+func (r DomainReport) newestHidden() (id string) {
+	for _, p := range r.Points {
+		if p.Hidden && p.Restores {
+			id = p.ID
+		}
+	}
+	return id
 }
 
 // sorted returns the damage in the order of the tree, each place with the points it breaks.

@@ -234,7 +234,7 @@ func runPrune(c *cli.Context, repo *repository.Repository, request prune.Request
 		request.Options = o
 		return prune.Run(c.Context, repo, request)
 	})
-	if err != nil && len(result.Deleted)+len(result.Merged)+len(result.Held) > 0 {
+	if err != nil && len(result.Hidden)+len(result.Deleted)+len(result.Merged)+len(result.Held) > 0 {
 		_ = view.Pruned(c.App.ErrWriter, result)
 	}
 	return result, err

@@ -76,11 +76,27 @@ func (l *Limits) WaitN(ctx context.Context, n int) error {
 	}
 	l.first.Do(func() { l.bytes.AllowN(time.Now(), burst) })
 	for ; n > burst; n -= burst {
-		if err := l.bytes.WaitN(ctx, burst); err != nil {
+		if err := l.wait(ctx, burst); err != nil {
 			return err
 		}
 	}
-	return l.bytes.WaitN(ctx, n)
+	return l.wait(ctx, n)
+}
+
+// wait waits for no more than a burst. A limiter that sees that the deadline of ctx will come
+// first fails at once, with an error of its own: the deadline is what ends the wait.
+func (l *Limits) wait(ctx context.Context, n int) error {
+	err := l.bytes.WaitN(ctx, n)
+	if err == nil {
+		return nil
+	}
+	if _, has := ctx.Deadline(); has {
+		<-ctx.Done()
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
 }
 
 // Time returns how long n bytes take at the limited rate, 0 if the rate is not limited.

@@ -230,6 +230,16 @@ func (l *Lineage) Point(id string) (manifest.Manifest, bool) {
 	return manifest.Manifest{}, false
 }
 
+// MergedInto returns the point that a deleted one was merged into; "" if there is none.
+func (l *Lineage) MergedInto(id string) string {
+	for _, m := range slices.Concat(l.Points, l.Hidden) {
+		if slices.Contains(m.Merged, id) {
+			return m.ID
+		}
+	}
+	return ""
+}
+
 // Parent finds the parent of a disk of a point. ref is the zero value where the
 // disk has none, and err says why a parent that there should be is not there.
 func (l *Lineage) Parent(m manifest.Manifest, d manifest.Disk) (ref manifest.ImageRef, err error) {

@@ -220,8 +220,12 @@ func (r *run) ifFits(p mergePlan, err error) (*mergePlan, error) {
 	}
 	if known && p.need > free {
 		r.waiting[p.target.ID] = fmt.Sprintf("waits to be merged into %s: that needs %s, and %s is free", p.target.ID, bytesize.Text(p.need), bytesize.Text(free))
-		r.warn("points %s of domain %s are hidden, but not merged into %s: that needs %s, and the repository at %s has %s",
-			strings.Join(p.ids(), " "), r.domain, p.target.ID, bytesize.Text(p.need), r.repo.Dir(), bytesize.Text(free))
+		what, are := "point", "is"
+		if len(p.hidden) > 1 {
+			what, are = "points", "are"
+		}
+		r.warn("%s %s of domain %s %s hidden, but not merged into %s: that needs %s, and the repository at %s has %s",
+			what, strings.Join(p.ids(), " "), r.domain, are, p.target.ID, bytesize.Text(p.need), r.repo.Dir(), bytesize.Text(free))
 		return nil, nil
 	}
 	return &p, nil

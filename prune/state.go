@@ -216,7 +216,7 @@ func (r *run) named(s state, always []retention.Decision, ids []string) ([]reten
 		named := slices.Contains(ids, d.ID)
 		switch {
 		case named && d.Keep:
-			return nil, fail.Errorf(fail.Usage, "virtbackup release "+manifest.ShellWord(r.domain)+" --points removes all points of the domain",
+			return nil, fail.Errorf(fail.Usage, newerFirst(d.Reasons),
 				"point %s of domain %s is never removed: %s", d.ID, r.domain, strings.Join(notRules(d.Reasons), ", "))
 		case named:
 			decisions = append(decisions, retention.Decision{ID: d.ID, Reasons: []string{"named"}})
@@ -225,6 +225,17 @@ func (r *run) named(s state, always []retention.Decision, ids []string) ([]reten
 		}
 	}
 	return decisions, nil
+}
+
+// newerFirst says what would let go of a point that always stays.
+func newerFirst(reasons []string) string {
+	switch verified := slices.Contains(reasons, "last verified"); {
+	case verified && len(notRules(reasons)) == 1:
+		return "verify a newer point first"
+	case verified:
+		return "make a newer point first, and verify it"
+	}
+	return "make a newer point first"
 }
 
 // listedOf leaves out ids of points that are hidden, as after an interrupted removal of

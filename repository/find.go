@@ -21,6 +21,9 @@ func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 		return manifest.Manifest{}, &HiddenError{domain, at, removal}
 	}
 	m, err := manifest.Resolve(domain, l.Points, at)
+	if into := l.MergedInto(at); errors.Is(err, manifest.ErrNoPoint) && into != "" {
+		err = mergedError(err, domain, into)
+	}
 	var damaged *damage.Error
 	if !errors.As(l.Err(), &damaged) || err == nil && m.ID == at {
 		return m, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -32,12 +33,25 @@ func (r *Repository) point(domain, id string) (lineage.Point, error) {
 	}
 	p, err := lineage.ReadPoint(r.domainDir(domain), id)
 	if err != nil && lineage.IsGone(r.domainDir(domain), id) { // perhaps a moment ago
-		return lineage.Point{}, fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
+		return lineage.Point{}, r.goneError(domain, id)
 	}
 	if err != nil {
 		return lineage.Point{}, damage.OfPoint(domain, id, err)
 	}
 	return p, nil
+}
+
+// goneError says that a point is not there, and where it went if it was merged.
+func (r *Repository) goneError(domain, id string) error {
+	err := fmt.Errorf("%w: %s of domain %s", manifest.ErrNoPoint, id, domain)
+	if l, readErr := r.Lineage(domain); readErr == nil && l.MergedInto(id) != "" {
+		return mergedError(err, domain, l.MergedInto(id))
+	}
+	return err
+}
+
+func mergedError(err error, domain, into string) error {
+	return fail.WithHint(fmt.Errorf("%w: it was merged into %s", err, into), "virtbackup list %s shows the points that are left", manifest.ShellWord(domain))
 }
 
 // Lineage reads the points of a domain; see [lineage.Read].

@@ -128,7 +128,7 @@ func (e *ReadersError) Kind() fail.Kind { return fail.Locked }
 
 // Hint says to wait.
 func (e *ReadersError) Hint() string {
-	return "wait until they have ended, and try again; the next prune goes on"
+	return "wait until they have ended, and try again"
 }
 
 // ExcludeReaders calls do while nobody reads the domain's points. It waits at most that long

@@ -23,7 +23,7 @@ func listCommand() *cli.Command {
 		Name:        "list",
 		Usage:       "show the points, as a tree of chains",
 		ArgsUsage:   "[DOMAIN]",
-		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --hidden   also what prune has removed, if it is still there\nvirtbackup list vm1 --json | jq '.[].id'",
+		Description: "virtbackup list\nvirtbackup list vm1\nvirtbackup list vm1 --hidden   also removed points whose data is still there\nvirtbackup list vm1 --json | jq '.[].id'",
 		Flags:       []cli.Flag{boolFlag("hidden", "also list removed points whose data is still there")},
 		Action:      list,
 	}
@@ -45,6 +45,7 @@ func list(c *cli.Context) error {
 	var shown []string // domains with a point that can be read, or without points
 	var unreadable error
 	warned := false
+	var removed []manifest.Manifest // that are not shown
 	for _, domain := range domains {
 		lineage, err := repo.Lineage(domain)
 		if err != nil {
@@ -62,6 +63,9 @@ func list(c *cli.Context) error {
 			warned = true
 			logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("%v: which points have a checkpoint is not known, and the next backup compares the disks", damage))
 		}
+		if !c.Bool("hidden") {
+			removed = append(removed, lineage.Hidden...)
+		}
 		all = append(all, view.List(lineage.All(), facts, c.Bool("hidden"))...)
 	}
 	err = printAnswer(c, all, func(w io.Writer) error {
@@ -71,7 +75,7 @@ func list(c *cli.Context) error {
 		if c.Bool("quiet") {
 			return view.Names(w, all)
 		}
-		return view.Trees(w, shown, all)
+		return errors.Join(view.Trees(w, shown, all), view.Removed(w, removed))
 	})
 	if err != nil {
 		return errors.Join(err, unreadable)

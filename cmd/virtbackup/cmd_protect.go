@@ -24,7 +24,7 @@ func protectCommand() *cli.Command {
 		Usage:     "keep a point, whatever the rules say",
 		ArgsUsage: "DOMAIN@POINT",
 		Description: "virtbackup protect vm1@check3\n" +
-			"virtbackup protect vm1@latest --until 2027-01-01 --note 'before the migration'\n\n" +
+			"virtbackup protect vm1@latest --until 2027-01-01 --note 'last before move'\n\n" +
 			"Nothing removes a protected point. Protecting it again replaces date and note.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "until", Usage: "protect it until `DATE`: the end of a day (2027-01-01), or a time (default: until unprotect)"},

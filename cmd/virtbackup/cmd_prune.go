@@ -27,7 +27,7 @@ func pruneCommand() *cli.Command {
 			"virtbackup prune --all --keep-daily 7 --keep-weekly 5 --keep-monthly 12\n" +
 			"virtbackup prune vm1 --keep-within 2d --keep-weekly 8\n" +
 			"virtbackup prune vm1 --remove check3,check5\n" +
-			"virtbackup prune vm1 --undo check3                as long as its data is there\n\n" +
+			"virtbackup prune vm1 --undo check3                while its data is there\n\n" +
 			"A point stays if one of the rules keeps it. Always kept are the newest point, the\n" +
 			"newest that can be a base, the newest that passed verify, and protected ones. All\n" +
 			"others are hidden at once. Their space is freed when no point needs them: what is\n" +
@@ -104,6 +104,9 @@ func pruneAction(c *cli.Context) error {
 	if c.Bool("all") == (len(domains) > 0) {
 		return argumentError(c)
 	}
+	if err := refusePoints(c, domains); err != nil {
+		return err
+	}
 	request := prune.Request{Rules: keep, DryRun: c.Bool("dry-run"), Options: options}
 	if err := request.Validate(); err != nil {
 		return err
@@ -146,6 +149,26 @@ func pruneNamed(c *cli.Context, mode pruneMode, o prune.Options) error {
 		return err
 	}
 	return mode.do(c, repo, domain, c.String(mode.option), o)
+}
+
+// refusePoints is the error for an argument DOMAIN@POINT: rules are for a domain.
+func refusePoints(c *cli.Context, args []string) error {
+	repo, err := repository.Open(c.String("repo"))
+	if err != nil {
+		return nil // whoever needs it finds that, too
+	}
+	known, err := domainsOf(repo)
+	if err != nil {
+		return err
+	}
+	for _, arg := range args {
+		domain, at, err := argument.Point(arg, known)
+		if err == nil && at != "" && known(domain) {
+			return fail.WithHint(fmt.Errorf("domain %s has no points in repository %s: %w", arg, repo.Dir(), manifest.ErrNoPoint),
+				"virtbackup prune %s --remove %s removes just that point", manifest.ShellWord(domain), manifest.ShellWord(at))
+		}
+	}
+	return nil
 }
 
 // keepRules reads the rules.

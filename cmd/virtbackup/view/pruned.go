@@ -52,7 +52,7 @@ func pruneLines(r prune.Result) (lines []string) {
 	}
 	if len(r.Hidden) > 0 {
 		lines = append(lines, would("removed: ", "would remove: ")+strings.Join(r.Hidden, " "))
-	} else if len(r.Points) > 0 {
+	} else if len(r.Points) > 0 && len(r.Merged)+len(r.Deleted) == 0 {
 		lines = append(lines, would("nothing to remove", "nothing would be removed"))
 	}
 	for _, m := range r.Merged {
@@ -68,11 +68,28 @@ func pruneLines(r prune.Result) (lines []string) {
 		}
 		lines = append(lines, would("freed now: ", "would free now: "+upTo)+freed(r.Freed))
 	}
-	for _, h := range r.Held {
-		lines = append(lines, fmt.Sprintf("%s%s (%s): %s", would("still held: ", "would still be held: "), h.Point, bytesize.Text(h.Bytes), h.By))
+	for _, line := range heldLines(r.Held) {
+		lines = append(lines, would("still held: ", "would still be held: ")+line)
 	}
 	for _, note := range r.Notes {
 		lines = append(lines, "note: "+note)
+	}
+	return lines
+}
+
+// heldLines are the hidden points, in a line for each reason, and how much they take.
+func heldLines(held []prune.Held) (lines []string) {
+	var reasons []string
+	points, bytes := map[string][]string{}, map[string]int64{}
+	for _, h := range held {
+		if points[h.By] == nil {
+			reasons = append(reasons, h.By)
+		}
+		points[h.By] = append(points[h.By], h.Point)
+		bytes[h.By] += h.Bytes
+	}
+	for _, by := range reasons {
+		lines = append(lines, fmt.Sprintf("%s (%s): %s", strings.Join(points[by], " "), bytesize.Text(bytes[by]), by))
 	}
 	return lines
 }

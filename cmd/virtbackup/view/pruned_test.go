@@ -21,7 +21,8 @@ func pruned() prune.Result {
 		Deleted: []string{"check2", "check1"},
 		Merged: []prune.Merged{{Point: "check3", From: []string{"check1", "check2"}, Written: 42 << 20, Cloned: true},
 			{Point: "check6", From: []string{"check5"}, Parent: "check4", Written: 1 << 20}},
-		Held:  []prune.Held{{Point: "check7", Bytes: 4 << 30, By: "waits to be merged into check8"}},
+		Held: []prune.Held{{Point: "check7", Bytes: 4 << 30, By: "waits to be merged into check8"}, {Point: "check9", Bytes: 1 << 20, By: "needed by diff10"},
+			{Point: "check8", Bytes: 1 << 29, By: "waits to be merged into check8"}},
 		Notes: []string{"removed .partial-check9, which a killed run had left"},
 	}
 }
@@ -44,7 +45,8 @@ func TestPruned(t *testing.T) {
   merged: check5 into check6, chained onto check4 now (1.0 MiB written)
   deleted: check2 check1
   freed now: 1.5 GiB
-  still held: check7 (4.0 GiB): waits to be merged into check8
+  still held: check7 check8 (4.5 GiB): waits to be merged into check8
+  still held: check9 (1.0 MiB): needed by diff10
   note: removed .partial-check9, which a killed run had left
 `},
 		{dry, `
@@ -53,11 +55,13 @@ func TestPruned(t *testing.T) {
   would merge: check5 into check6, chained onto check4 then
   would delete: check2 check1
   would free now: up to 1.5 GiB
-  would still be held: check7 (4.0 GiB): waits to be merged into check8
+  would still be held: check7 check8 (4.5 GiB): waits to be merged into check8
+  would still be held: check9 (1.0 MiB): needed by diff10
 `},
 		{more, "\n  freed now: 0 bytes (5.0 MiB more are taken)\n"},
 		{prune.Result{Domain: "vm1"}, "vm1\n  no points yet\n"},
 		{prune.Result{Domain: "vm1", Points: pruned().Points[2:]}, "\n  nothing to remove\n"},
+		{prune.Result{Domain: "vm1", Points: pruned().Points[2:], Deleted: []string{"check1"}}, "2026-11-20\n  deleted: check1\n  freed now: 0 bytes\n"},
 	} {
 		var b bytes.Buffer
 		if err := Pruned(&b, tt.result); err != nil || !strings.Contains(b.String(), tt.want) {

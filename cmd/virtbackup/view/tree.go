@@ -51,6 +51,23 @@ func Trees(w io.Writer, domains []string, listed []Listed) error {
 	return nil
 }
 
+// Removed prints how much removed points take; nothing if there are none.
+func Removed(w io.Writer, points []manifest.Manifest) (err error) {
+	total := int64(0)
+	for _, m := range points {
+		_, image := sums(m)
+		total += image
+	}
+	switch size := bytesize.Text(total); len(points) {
+	case 0:
+	case 1:
+		_, err = fmt.Fprintf(w, "1 removed point takes %s (list --hidden)\n", size)
+	default:
+		_, err = fmt.Fprintf(w, "%d removed points take %s (list --hidden)\n", len(points), size)
+	}
+	return err
+}
+
 // listGrid returns a table with a row for each point.
 func listGrid(nodes []node) *terminal.Grid {
 	g := &terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "PARENT", Spare: 6}, {Name: "TIME"}, {Name: "DISKS", Spare: 5},

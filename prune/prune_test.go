@@ -290,46 +290,80 @@ func TestPruneDryRun(t *testing.T) {
 // run says about the same.
 func TestPruneFreed(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
-		w.disks["vda"] = make([]byte, 1024*cluster)
-		for c := range 1024 {
-			w.write("vda", byte(c%250+1), c)
-		}
-		id := w.point(manifest.KindFull, "")
-		for i := range 3 {
-			for c := range 100 {
-				w.write("vda", byte(i+1), i*50+c)
-			}
-			w.write("vda", 0, 900+i) // a zero cluster frees what is below it
-			id = w.point(manifest.KindInc, id)
-		}
+		w.bigNights()
 		request := compact(last(1))
 		request.DryRun = true
 		would := w.prune(request)
-		free := func() int64 {
-			unix.Sync()
-			var s unix.Statfs_t
-			if err := unix.Statfs(w.repo.Dir(), &s); err != nil {
-				t.Fatal(err)
-			}
-			return int64(s.Bfree) * s.Bsize
-		}
-		before := free()
+		before := w.free()
 		did := w.prune(compact(last(1)))
-		const tolerance = 1 << 20
-		if d := would.Freed - did.Freed; d < -tolerance || d > tolerance {
+		if d := would.Freed - did.Freed; d < -freedTolerance || d > freedTolerance {
 			t.Errorf("%d bytes were freed; a dry run said %d", did.Freed, would.Freed)
 		}
-		if !w.cloned {
-			return // others use that file system, too
-		}
-		off := func() bool { return max(free()-before-did.Freed, did.Freed-free()+before) > tolerance }
-		for end := time.Now().Add(10 * time.Second); off() && time.Now().Before(end); { // XFS frees in the background
-			time.Sleep(10 * time.Millisecond)
-		}
-		if off() {
-			t.Errorf("%d bytes are free that were not; %d were reported", free()-before, did.Freed)
+		if w.cloned { // on the other file system others work, too
+			w.wantFreed(before, did.Freed)
 		}
 	})
+}
+
+// A synthetic full shares its data with the points that it was made from: as they go, only what
+// it has not is freed.
+func TestPruneFreedBelowASyntheticFull(t *testing.T) {
+	w := newWorldIn(t, testfs.XFS(t, 0))
+	id := w.bigNights()
+	before := w.free()
+	made, err := Materialise(context.Background(), w.repo, "vm1", id, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.wantFreed(before, made.Freed)
+	before = w.free()
+	did := w.prune(last(1))
+	if len(did.Deleted) != 3 || len(did.Merged) != 0 {
+		t.Errorf("%+v", did)
+	}
+	w.wantFreed(before, did.Freed)
+}
+
+const freedTolerance = 1 << 20
+
+// bigNights makes a full of 64 MiB, and incs that supersede some of it.
+func (w *world) bigNights() (id string) {
+	w.disks["vda"] = make([]byte, 1024*cluster)
+	for c := range 1024 {
+		w.write("vda", byte(c%250+1), c)
+	}
+	id = w.point(manifest.KindFull, "")
+	for i := range 3 {
+		for c := range 100 {
+			w.write("vda", byte(i+1), i*50+c)
+		}
+		w.write("vda", 0, 900+i) // a zero cluster frees what is below it
+		id = w.point(manifest.KindInc, id)
+	}
+	return id
+}
+
+// free is what the file system of the repository has, in bytes.
+func (w *world) free() int64 {
+	w.t.Helper()
+	unix.Sync()
+	var s unix.Statfs_t
+	if err := unix.Statfs(w.repo.Dir(), &s); err != nil {
+		w.t.Fatal(err)
+	}
+	return int64(s.Bfree) * s.Bsize
+}
+
+// wantFreed compares what was reported with what is free now.
+func (w *world) wantFreed(before, reported int64) {
+	w.t.Helper()
+	off := func() bool { return max(w.free()-before-reported, reported-w.free()+before) > freedTolerance }
+	for end := time.Now().Add(10 * time.Second); off() && time.Now().Before(end); { // XFS frees in the background
+		time.Sleep(10 * time.Millisecond)
+	}
+	if off() {
+		w.t.Errorf("%d bytes are free that were not; %d were reported", w.free()-before, reported)
+	}
 }
 
 // The newest point that was verified stays, and stays verified when others are merged into it.

@@ -66,3 +66,22 @@ func ClearRemoval(dir string) error {
 		return localfile.SyncDir(dir)
 	})
 }
+
+// HiddenError says that a point was removed; errors.Is finds manifest.ErrNoPoint in it.
+type HiddenError struct {
+	Domain, ID string
+	Removal    Removal
+}
+
+// Error says when and why.
+func (e *HiddenError) Error() string {
+	return fmt.Sprintf("point %s of domain %s was removed %s (%s)", e.ID, e.Domain, manifest.TimeText(e.Removal.Time), e.Removal.Reason)
+}
+
+// Hint says how to bring it back.
+func (e *HiddenError) Hint() string {
+	return fmt.Sprintf("virtbackup prune %s --undo %s brings it back: its data is still there", manifest.ShellWord(e.Domain), e.ID)
+}
+
+// Unwrap makes it a manifest.ErrNoPoint.
+func (e *HiddenError) Unwrap() error { return manifest.ErrNoPoint }

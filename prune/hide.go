@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/localfile"
-	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/lineage"
 )
 
 // hide hides points, oldest first. On a full file system there is no room for the note that
@@ -25,7 +25,7 @@ func (r *run) hide(ctx context.Context, s state, points []Point) error {
 				return err
 			}
 			err = r.hideOne(p)
-			var hidden *repository.HiddenError
+			var hidden *lineage.HiddenError
 			if errors.As(err, &hidden) { // the first error came when the note was there already
 				err = nil
 			}

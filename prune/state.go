@@ -244,7 +244,7 @@ func (r *run) listedOf(ids []string) (listed []string, err error) {
 	var removed error
 	for _, id := range ids {
 		_, err := r.repo.Point(r.domain, id)
-		var hidden *repository.HiddenError
+		var hidden *lineage.HiddenError
 		switch {
 		case errors.As(err, &hidden):
 			removed = err

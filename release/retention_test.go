@@ -76,7 +76,7 @@ func TestReleaseOfHiddenPoints(t *testing.T) {
 	s.locked(func(l *repository.Lock) error {
 		return errors.Join(l.Hide("check1", "policy"), l.Hide("check3", "policy"))
 	})
-	var hidden *repository.HiddenError
+	var hidden *lineage.HiddenError
 	if _, err := s.release(Request{Points: true, Point: "check3"}); !errors.As(err, &hidden) || !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("a hidden point: %v", err)
 	}

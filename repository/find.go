@@ -5,12 +5,13 @@ import (
 	"errors"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // Find returns the point of a domain that at names, as [manifest.Resolve] does; "" is [manifest.Latest].
 // A point that cannot be read may be the one asked for, or newer: then the error is a
-// *damage.Error, unless at is the id of another point. That of a hidden point is a *HiddenError.
+// *damage.Error, unless at is the id of another point. That of a hidden point is a *lineage.HiddenError.
 func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 	at = cmp.Or(at, manifest.Latest)
 	l, err := r.Lineage(domain)
@@ -18,7 +19,7 @@ func (r *Repository) Find(domain, at string) (manifest.Manifest, error) {
 		return manifest.Manifest{}, err
 	}
 	if removal, hidden := l.Removals[at]; hidden {
-		return manifest.Manifest{}, &HiddenError{domain, at, removal}
+		return manifest.Manifest{}, &lineage.HiddenError{Domain: domain, ID: at, Removal: removal}
 	}
 	m, err := manifest.Resolve(domain, l.Points, at)
 	if into := l.MergedInto(at); errors.Is(err, manifest.ErrNoPoint) && into != "" {

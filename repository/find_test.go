@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -43,7 +44,7 @@ func TestFindHidden(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = r.Find("vm1", "check2")
-	var hidden *HiddenError
+	var hidden *lineage.HiddenError
 	if !errors.As(err, &hidden) || hidden.Removal.Reason != "named" || !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("by its id: %v", err)
 	}

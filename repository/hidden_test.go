@@ -107,7 +107,7 @@ func TestHide(t *testing.T) {
 
 	wantHidden := func(what string, err error) {
 		t.Helper()
-		var hidden *HiddenError
+		var hidden *lineage.HiddenError
 		if !errors.As(err, &hidden) || !errors.Is(err, manifest.ErrNoPoint) || !fail.Is(err, fail.NotFound) ||
 			hidden.ID != "check2" || !strings.Contains(fail.HintOf(err), "prune vm1 --undo check2") {
 			t.Errorf("%s: %v", what, err)

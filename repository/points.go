@@ -10,12 +10,12 @@ import (
 )
 
 // Point returns the manifest of one sealed point. The error is ErrNoPoint where
-// there is no such directory, a *HiddenError where the point was removed, a *damage.Error
+// there is no such directory, a *lineage.HiddenError where the point was removed, a *damage.Error
 // where it cannot be read as one.
 func (r *Repository) Point(domain, id string) (manifest.Manifest, error) {
 	p, err := r.point(domain, id)
 	if err == nil && p.Hidden {
-		err = &HiddenError{domain, id, p.Removal}
+		err = &lineage.HiddenError{Domain: domain, ID: id, Removal: p.Removal}
 	}
 	if err != nil {
 		return manifest.Manifest{}, err

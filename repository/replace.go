@@ -79,7 +79,7 @@ func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
 // anyPoint is lockedPoint for a point that may be hidden.
 func (l *Lock) anyPoint(id string) (m manifest.Manifest, hidden bool, err error) {
 	m, err = l.lockedPoint(id)
-	var removed *HiddenError
+	var removed *lineage.HiddenError
 	if !errors.As(err, &removed) {
 		return m, false, err
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -263,7 +264,7 @@ func TestExchangeOfAHiddenPoint(t *testing.T) {
 	p, m := beginMerge(t, l, "check2", "")
 	must(t, p.Complete(m), p.Exchange(context.Background(), 0), p.RemoveOld())
 	_, err := r.Point("vm1", "check2")
-	var hidden *HiddenError
+	var hidden *lineage.HiddenError
 	if !errors.As(err, &hidden) || hidden.Removal.Reason != "policy" {
 		t.Errorf("%v", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/hashlist"
@@ -166,7 +167,7 @@ func (r *restorer) checkDir() (err error) {
 	if r.Dir, err = localfile.RealPath(r.Dir); err != nil {
 		return fmt.Errorf("directory to restore to: %w", err)
 	}
-	if repo := repository.Containing(r.Dir); repo != "" {
+	if repo := description.Containing(r.Dir); repo != "" {
 		return fail.Errorf(fail.Usage, "name a directory elsewhere with --to", "%s is in the repository %s: nothing is restored into a repository", r.Dir, repo)
 	}
 	return nil

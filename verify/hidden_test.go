@@ -53,7 +53,7 @@ func TestHiddenPoints(t *testing.T) {
 	if got := outcome(report.Domains[0]); got != "check1 ok, check2 ok, check3 ok, copy5 not checked" {
 		t.Errorf("check3: %s", got)
 	}
-	var hidden *repository.HiddenError
+	var hidden *lineage.HiddenError
 	if _, err := Run(context.Background(), r, Request{Domain: "vm1", Point: "check2"}); !errors.As(err, &hidden) || !errors.Is(err, manifest.ErrNoPoint) {
 		t.Errorf("a hidden point: %v", err)
 	}

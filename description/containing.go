@@ -1,4 +1,4 @@
-package repository
+package description
 
 import (
 	"os"

@@ -298,7 +298,7 @@ func TestOptionsAnywhere(t *testing.T) {
 	} {
 		p.Must(t, nil, strings.Fields(strings.NewReplacer("NAME", s.Name, "REPO", s.Repo, "TO", to).Replace(line))...)
 	}
-	if got := strings.Join(names(t, filepath.Join(s.Repo, s.Name)), " "); got != "check1 check2 check3 check4 check8 copy7 diff5 diff6 instants.json lock" {
+	if got := strings.Join(names(t, filepath.Join(s.Repo, s.Name)), " "); got != "check1 check2 check3 check4 check8 copy7 diff5 diff6 instants.json lock readers" {
 		t.Errorf("the repository holds %s", got)
 	}
 }

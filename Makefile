@@ -49,7 +49,7 @@ faults: deps ## Breaks virtbackup and what is around it, at every point (about a
 NIGHTS ?= 400
 .PHONY: nights
 nights: deps ## Lets 400 nights of backups, prunes and kills go by, six times (NIGHTS=400; needs root).
-	@NIGHTS='$(NIGHTS)' scripts/test.sh -timeout 0 -v ./tests/nights
+	@NIGHTS='$(NIGHTS)' scripts/test.sh -timeout 0 -v ./tests/nights ./merge
 
 FUZZTIME ?= 30s
 .PHONY: fuzz

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -87,12 +86,9 @@ func (r *run) reclaimOnce(ctx context.Context, s state) (worked bool, err error)
 	}
 	merging := ctx
 	if !r.ends.IsZero() {
-		// Not a deadline: with one, a limited rate fails before it (rate.Limiter.WaitN).
-		cancelled, end := context.WithCancelCause(ctx)
-		defer end(nil)
-		timer := time.AfterFunc(time.Until(r.ends), func() { end(errTimeIsUp) })
-		defer timer.Stop()
-		merging = cancelled
+		var end context.CancelFunc
+		merging, end = context.WithDeadlineCause(ctx, r.ends, errTimeIsUp)
+		defer end()
 	}
 	for {
 		i := r.crowded(s, runs) // before others are put off, which would be merged for that next

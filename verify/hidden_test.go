@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -144,15 +145,15 @@ func TestVerifyHoldsTheReaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Unlock()
-	looked := false
+	var looked atomic.Bool // progress comes from several goroutines
 	verified(t, r, Request{Progress: func(string, int64, int64) {
 		var readers *repository.ReadersError
 		if err := l.ExcludeReaders(context.Background(), 0, func() error { return nil }); !errors.As(err, &readers) {
 			t.Errorf("got %v", err)
 		}
-		looked = true
+		looked.Store(true)
 	}})
-	if !looked {
+	if !looked.Load() {
 		t.Error("no progress")
 	}
 }
@@ -174,12 +175,11 @@ func TestVerifyAgain(t *testing.T) {
 	if err := flip(file, 3*cluster); err != nil {
 		t.Fatal(err)
 	}
-	mended := false
+	var mended atomic.Bool
 	report := verified(t, c, Request{Progress: func(_ string, read, expected int64) {
-		if mended || read < expected/2 {
+		if read < expected/2 || mended.Swap(true) {
 			return
 		}
-		mended = true
 		if err := os.RemoveAll(filepath.Join(r.Dir(), "vm1", "diff4")); err != nil {
 			t.Error(err)
 		}

@@ -50,12 +50,18 @@ func TestHostileAgent(t *testing.T) {
 	for start := time.Now(); !said("LIAR-READY") && time.Since(start) < time.Minute; {
 		time.Sleep(200 * time.Millisecond)
 	}
+	want := 0
 	for noisy, kind := 0, "copy"; noisy < 1; {
 		if said("LIAR-NOISE") {
 			noisy++
 		}
 		r := s.Program.Must(t, []int{0, 1, 3}, kind, s.Name)
 		testsite.WantNoControls(t, kind, r.Stdout+r.Stderr)
+		// The noise may come between the freeze and the thaw: then the freeze is left to the
+		// next run, which can only say so, as the guest is paused.
+		if want = 0; strings.Contains(r.Stderr, "may still be frozen") {
+			want = 3
+		}
 		if s.HasJob() || s.State() != "running" {
 			t.Errorf("a job is left, or the guest is %s", s.State())
 		}
@@ -63,6 +69,6 @@ func TestHostileAgent(t *testing.T) {
 	}
 	s.Program.Must(t, nil, "verify")
 	testdomain.Virsh(t, "suspend", s.Name)
-	s.BackUp(0, "full")
+	s.BackUp(want, "full")
 	s.Check()
 }

@@ -178,6 +178,16 @@ func (w *world) lock() *repository.Lock {
 	return l
 }
 
+// protect protects a point for ever.
+func (w *world) protect(id, note string) {
+	w.t.Helper()
+	l := w.lock()
+	defer l.Unlock()
+	if _, err := l.Protect(id, time.Time{}, note); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // prune runs a prune that must succeed.
 func (w *world) prune(request Request) Result {
 	w.t.Helper()

@@ -12,7 +12,6 @@ import (
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
-	"github.com/virtbackup/virtbackup/internal/zstd"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -58,7 +57,7 @@ func (w *world) add(size int64, compressed bool, fill func(*painter)) {
 		o.BackingFile, o.BackingFormat = disk.Parent, "qcow2"
 	}
 	if compressed {
-		o.NewCompressor = func() qcow2.Compressor { return zstd.New(1) }
+		o.NewCompressor = newFrames
 	}
 	point := manifest.Manifest{Domain: "vm1", ID: fmt.Sprintf("check%d", i+1)}
 	link := diskimage.Link{Point: point, Disk: disk, Path: filepath.Join(w.dir, point.ID, "vda.qcow2")}

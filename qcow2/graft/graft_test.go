@@ -357,6 +357,29 @@ func TestL1TableAtTheBorderOfARefcountBlock(t *testing.T) {
 	}
 }
 
+// A table of zero clusters that nobody uses any more is not used again: its host cluster
+// holds something else.
+func TestTableOfZeroClustersThatWasFreed(t *testing.T) {
+	m := newModel(t, 16<<20, true)
+	r := rand.New(rand.NewPCG(1, 2))
+	m.edit(16<<20, func(g *Image, f *os.File) {
+		fill := func(n int64, kind int) {
+			table, err := g.Table(n)
+			check(t, err)
+			for k := range int64(unit / 8) {
+				m.put(table, f, n*unit/8+k, kind, r)
+			}
+			check(t, table.Close())
+		}
+		fill(4, 0)
+		fill(4, 1)
+		fill(5, 2)
+		fill(6, 0)
+		fill(7, 0)
+	})
+	m.prove()
+}
+
 // A disk that shrinks leaves no clusters without use at the end of the file.
 func TestFileEndsWithItsLastCluster(t *testing.T) {
 	m := newModel(t, 16<<20, false)

@@ -132,7 +132,14 @@ func (t *Table) drop(entry uint64) error {
 	if t.offset == 0 {
 		return nil
 	}
-	return t.image.space.release(t.offset / t.image.cluster)
+	if err := t.image.space.release(t.offset / t.image.cluster); err != nil {
+		return err
+	}
+	if count, err := t.image.space.counts.get(t.offset / t.image.cluster); t.offset != t.image.zeroAt || count > 0 || err != nil {
+		return err
+	}
+	t.image.zeroAt = 0 // the next one who needs a cluster may get it
+	return nil
 }
 
 // zeroTable is where a table of zero clusters only is, which many L1 entries share, as in
@@ -140,7 +147,7 @@ func (t *Table) drop(entry uint64) error {
 func (g *Image) zeroTable() (int64, error) {
 	if g.zeroAt != 0 {
 		count, err := g.space.counts.get(g.zeroAt / g.cluster)
-		if err != nil || count > 0 && count < maxRefcount {
+		if err != nil || count < maxRefcount {
 			return g.zeroAt, errOr(err, func() error { return g.space.share(g.zeroAt / g.cluster) })
 		}
 	}

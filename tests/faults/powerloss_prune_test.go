@@ -306,7 +306,7 @@ func (r *pruning) judge(state image) {
 // syncs are the fsyncs of a recording: for a file all of them, for a directory each.
 func (r *pruning) syncs() (names []string, each []leftOut) {
 	paths := map[string]bool{}
-	for _, e := range r.events {
+	for i, e := range r.events {
 		c := e.call
 		if e.end || c.name != "fsync" && c.name != "fdatasync" || paths[c.path(0)] {
 			continue
@@ -317,11 +317,20 @@ func (r *pruning) syncs() (names []string, each []leftOut) {
 			paths[c.path(0)] = true
 		} else if slices.Contains(r.deleted, filepath.Base(c.path(0))) {
 			continue // if it is listed again after a power cut, the policy decides again
+		} else if exchanged(r.events[i:], filepath.Base(c.path(0))) {
+			continue // what takes its place has removed.json, too
 		}
 		names = append(names, strings.TrimPrefix(c.path(0), r.Repo))
 		each = append(each, chosen)
 	}
 	return names, each
+}
+
+// exchanged tells whether a merged directory takes the place of a point's.
+func exchanged(later []event, id string) bool {
+	return slices.ContainsFunc(later, func(e event) bool {
+		return e.call.name == "renameat2" && filepath.Base(e.call.at(0)) == ".partial-merge-"+id
+	})
 }
 
 // wantSyncsNeeded leaves out each fsync in turn (of a cut a third of them): then something is

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,11 +58,6 @@ type event struct {
 	end bool
 }
 
-var (
-	lineForm    = regexp.MustCompile(`^(\d+) +(.*)$`)
-	resumedForm = regexp.MustCompile(`^<\.\.\. (\w+) resumed>.*\) += (.*)$`)
-)
-
 // readTrace reads the calls on files in root from strace's output.
 func readTrace(t *testing.T, path, root string) (events []event) {
 	t.Helper()
@@ -79,11 +73,11 @@ func readTrace(t *testing.T, path, root string) (events []event) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
-		m := lineForm.FindStringSubmatch(strings.TrimSpace(line))
-		if err != nil || m == nil {
+		thread, text, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if err != nil || !ok {
 			t.Fatalf("strace: %.200q: %v", line, err)
 		}
-		events = append(events, readLine(t, m[1], m[2], under)...)
+		events = append(events, readLine(t, thread, strings.TrimSpace(text), under)...)
 	}
 	return slices.DeleteFunc(events, func(e event) bool { return !e.within(root) })
 }
@@ -94,12 +88,12 @@ func readLine(t *testing.T, thread, text string, under map[string]*call) []event
 	case strings.HasPrefix(text, "+++"), strings.HasPrefix(text, "---"):
 		return nil
 	case strings.HasPrefix(text, "<..."):
-		r := resumedForm.FindStringSubmatch(text)
-		c := under[thread]
-		if r == nil || c == nil || c.name != r[1] {
+		c, end := under[thread], strings.LastIndex(text, ") ")
+		if end < 0 || c == nil || !strings.HasPrefix(text, "<... "+c.name+" resumed>") {
 			t.Fatalf("strace: %.200q", text)
 		}
-		c.finish(r[2])
+		_, result, _ := strings.Cut(text[end:], "= ")
+		c.finish(result)
 		return []event{{c, true}}
 	case strings.HasSuffix(text, "<unfinished ...>"):
 		under[thread] = parseCall(t, strings.TrimSuffix(text, "<unfinished ...>"))
@@ -133,7 +127,10 @@ func parseCall(t *testing.T, text string) *call {
 	return c
 }
 
-// unhex decodes the \xNN in an argument: strace was told to print all so.
+// unhex decodes the \xNN in an argument: strace was told to print all so. These are
+// megabytes, for which the race detector would take most of a test's time.
+//
+//go:norace
 func unhex(s string) string {
 	if !strings.Contains(s, `\x`) {
 		return s
@@ -141,14 +138,23 @@ func unhex(s string) string {
 	b := make([]byte, 0, len(s)/4+16)
 	for i := 0; i < len(s); i++ {
 		if s[i] == '\\' && i+4 <= len(s) && s[i+1] == 'x' {
-			n, _ := strconv.ParseUint(s[i+2:i+4], 16, 8)
-			b = append(b, byte(n))
+			b = append(b, nibble(s[i+2])<<4|nibble(s[i+3]))
 			i += 3
 			continue
 		}
 		b = append(b, s[i])
 	}
 	return string(b)
+}
+
+// nibble is a digit of what strace prints, which is lower case.
+//
+//go:norace
+func nibble(digit byte) byte {
+	if digit >= 'a' {
+		return digit - 'a' + 10
+	}
+	return digit - '0'
 }
 
 // within says whether a call is about a directory or what is in it.

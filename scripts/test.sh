@@ -17,7 +17,7 @@ go build -o .cache/bin/virtbackup ./cmd/virtbackup
 go build -tags faults -o .cache/bin/virtbackup-faults ./cmd/virtbackup
 export VIRTBACKUP_BINARY=${VIRTBACKUP_BINARY:-$PWD/.cache/bin/virtbackup}
 export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
-# Tests mostly wait, for libvirtd and for the disk. Go runs as many packages at a time as
-# there are cores. With three tests of each package two cores are busy, and no test waits so
-# long that it fails.
-go test -json -race -count=1 -parallel 3 -timeout 60m "$@" </dev/null | tee .cache/test.json | .cache/bin/testreport .cache/failed.log
+# Tests mostly wait, for libvirtd and for the disk. With three tests at a time of each of three
+# packages two cores are busy, and no test waits so long that it fails; with two packages, which
+# is what Go does there, they were busy for two thirds of the time.
+go test -json -race -count=1 -p 3 -parallel 3 -timeout 60m "$@" </dev/null | tee .cache/test.json | .cache/bin/testreport .cache/failed.log

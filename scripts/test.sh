@@ -7,8 +7,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# The longest packages first: the others run in parallel with them.
-[ $# -gt 0 ] || set -- ./tests/faults ./tests/chains ./tests/guest ./tests/... ./...
 scripts/hypervisor.sh
 mkdir -p .cache
 go build -o .cache/bin/testreport ./scripts/testreport
@@ -17,7 +15,26 @@ go build -o .cache/bin/virtbackup ./cmd/virtbackup
 go build -tags faults -o .cache/bin/virtbackup-faults ./cmd/virtbackup
 export VIRTBACKUP_BINARY=${VIRTBACKUP_BINARY:-$PWD/.cache/bin/virtbackup}
 export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
-# Tests mostly wait, for libvirtd and for the disk. With three tests at a time of each of three
-# packages two cores are busy, and no test waits so long that it fails; with two packages, which
-# is what Go does there, they were busy for two thirds of the time.
-go test -json -race -count=1 -p 3 -parallel 3 -timeout 60m "$@" </dev/null | tee .cache/test.json | .cache/bin/testreport .cache/failed.log
+# Tests mostly wait, for libvirtd and for the disk. Go runs as many packages at a time as
+# there are cores. With three tests of each package two cores are busy, and no test waits so
+# long that it fails.
+run() { go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
+
+# The race detector is for the packages. The tests of the whole program run one that is built as
+# users' are; their own model of power cuts takes five times as long with it. The longest packages
+# come first: the others run in parallel with them.
+tests() {
+	case " $*" in
+	" ")
+		local code=0
+		run ./tests/faults ./tests/chains ./tests/guest ./tests/... || code=1
+		mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
+		run -race "${packages[@]}" || code=1
+		return $code
+		;;
+	*" ./tests/"*) run "$@" ;;
+	*) run -race "$@" ;;
+	esac
+}
+
+tests "$@" | tee .cache/test.json | .cache/bin/testreport .cache/failed.log

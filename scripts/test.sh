@@ -16,8 +16,8 @@ go build -tags faults -o .cache/bin/virtbackup-faults ./cmd/virtbackup
 export VIRTBACKUP_BINARY=${VIRTBACKUP_BINARY:-$PWD/.cache/bin/virtbackup}
 export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
 # Tests mostly wait, for libvirtd and for the disk. Go runs as many packages at a time as
-# there are cores. With three tests of each package two cores are busy, and no test waits so
-# long that it fails.
+# there are cores. With three tests of each package two cores are busy enough, and no test of the
+# whole program waits so long that it fails. Packages wait less for others: three at a time.
 run() { go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
 
 # The race detector is for the packages. The tests of the whole program run one that is built as
@@ -29,7 +29,7 @@ tests() {
 		local code=0
 		run ./tests/faults ./tests/chains ./tests/guest ./tests/... || code=1
 		mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
-		run -race "${packages[@]}" || code=1
+		run -race -p 3 "${packages[@]}" || code=1
 		return $code
 		;;
 	*" ./tests/"*) run "$@" ;;

@@ -245,6 +245,8 @@ func (r *recoverer) findCheckpoints() ([]finding, error) {
 			what += ", which is retired"
 		case c.Sealed:
 			continue
+		default: // its run was killed, or prune has removed the point
+			what += ", which has no point"
 		}
 		all = append(all, finding{what: what, later: later, fix: func(context.Context) error {
 			return r.ifNotRefused(func() error { return r.DeleteCheckpoint(c.Instant) })

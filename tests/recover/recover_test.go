@@ -71,7 +71,7 @@ func TestRecoverShutOff(t *testing.T) {
 	kill(s, "inc", s.Name)
 	s.Destroy() // QEMU is gone, and with it the job
 	report := s.Recovered(3)
-	testsite.WantList(t, "left", report.Left, "checkpoint check2: its bitmaps can be deleted only while the domain runs")
+	testsite.WantList(t, "left", report.Left, "checkpoint check2, which has no point: its bitmaps can be deleted only while the domain runs")
 	testsite.WantList(t, "fixed", report.Fixed[:1], "the unfinished point .partial-check2")
 	if files, _ := filepath.Glob(filepath.Join(guest.DefaultRunDir, prefix(s)+"*")); len(files) != 0 {
 		t.Errorf("left: %q", files)
@@ -155,7 +155,7 @@ func TestRecoverWhileDumped(t *testing.T) {
 	s.AbortJob()
 	end := dump(s)
 	report := s.Recovered(3)
-	testsite.WantList(t, "left", report.Left, "checkpoint check2: delete checkpoint check2.")
+	testsite.WantList(t, "left", report.Left, "checkpoint check2, which has no point: delete checkpoint check2.")
 	s.NoPartial()
 	end()
 	testsite.WantList(t, "fixed", s.Recovered(0).Fixed, "checkpoint check2")

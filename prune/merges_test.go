@@ -2,12 +2,14 @@ package prune
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 func TestPruneCompact(t *testing.T) {
@@ -188,4 +190,37 @@ func TestPruneBelowADiff(t *testing.T) {
 		t.Errorf("held: %+v", r.Held)
 	}
 	w.check()
+}
+
+// A clone of a compressed image keeps the frames that are superseded as long as their host
+// clusters hold others: where that would be too much, the images are rewritten.
+func TestPruneOfSupersededFrames(t *testing.T) {
+	const clusters = 128
+	for name, c := range map[string]struct {
+		changed int // every so many of the clusters
+		cloned  bool
+	}{"every other one": {2, false}, "few": {32, true}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorldIn(t, testfs.XFS(t, 0))
+			w.packed = true
+			w.disks["vda"] = make([]byte, clusters*cluster)
+			r := rand.New(rand.NewPCG(1, 2))
+			scramble := func(every int) { // half of a cluster, so that its frame is as long
+				for at := 0; at < clusters*cluster; at += every * cluster {
+					for i := at; i < at+cluster/2; i++ {
+						w.disks["vda"][i] = byte(r.Uint32())
+					}
+				}
+			}
+			scramble(1)
+			full := w.point(manifest.KindFull, "")
+			scramble(c.changed)
+			w.point(manifest.KindInc, full)
+			did := w.prune(last(1))
+			if len(did.Merged) != 1 || did.Merged[0].Cloned != c.cloned {
+				t.Errorf("%+v, want a clone: %v", did.Merged, c.cloned)
+			}
+			w.check()
+		})
+	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/directio"
+	"github.com/virtbackup/virtbackup/internal/zstd"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
@@ -39,6 +40,8 @@ type world struct {
 	disks map[string][]byte
 	truth map[string]map[string][]byte // by point and disk
 	now   time.Time
+	// packed: images are compressed.
+	packed bool
 	// cloned: a merge was a clone.
 	cloned bool
 }
@@ -124,6 +127,9 @@ func (w *world) image(p *repository.Partial, target string, before []byte, paren
 	if before != nil {
 		d.Kind, d.Parent = manifest.KindInc, manifest.ParentPath(parent, target+manifest.ImageSuffix)
 		o.BackingFile, o.BackingFormat = d.Parent, "qcow2"
+	}
+	if w.packed {
+		o.NewCompressor = func() qcow2.Compressor { return zstd.New(1) }
 	}
 	im, err := p.CreateImage(target, directio.Auto)
 	if err != nil {

@@ -2,10 +2,14 @@ package prune
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -24,6 +28,25 @@ func TestUndo(t *testing.T) {
 	for id, kind := range map[string]fail.Kind{"check4": fail.Usage, "check9": fail.NotFound} {
 		if err := Undo(context.Background(), w.repo, "vm1", id); !fail.Is(err, kind) {
 			t.Errorf("undo %s: %v", id, err)
+		}
+	}
+}
+
+// A hidden point is not listed again if an image is missing, its own or one that it needs.
+func TestUndoOfAPointThatIsNotWhole(t *testing.T) {
+	for _, id := range []string{"check1", "check2"} {
+		w := newWorld(t)
+		w.nights(4)
+		w.prune(last(2))
+		if err := os.Remove(filepath.Join(w.repo.Dir(), "vm1", id, "vda.qcow2")); err != nil {
+			t.Fatal(err)
+		}
+		var damaged *damage.Error
+		if err := Undo(context.Background(), w.repo, "vm1", "check2"); !errors.As(err, &damaged) {
+			t.Errorf("without the image of %s: %v", id, err)
+		}
+		if got := w.hidden(); got != "check1 check2" {
+			t.Errorf("hidden: %s", got)
 		}
 	}
 }

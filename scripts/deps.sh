@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # What the program needs to build and to run.
-build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils)
+build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils qemu-system-common)
 # What a hypervisor needs, and what the tests, the guest and the demo use.
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
@@ -75,6 +75,7 @@ need_parts() {
 		libnbd.pc libnbd-dev libnbd-devel
 		qemu-img qemu-utils qemu-img
 		qemu-nbd qemu-utils qemu-img
+		qemu-storage-daemon qemu-system-common qemu-img
 		qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core
 		libvirtd libvirt-daemon-system libvirt-daemon libvirt-daemon-driver-qemu
 		virsh libvirt-clients libvirt-client

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/directio"
@@ -14,7 +15,7 @@ import (
 )
 
 // inspectDisks records in s what the source says about each disk.
-func (r *run) inspectDisks(s *State) error {
+func (r *run) inspectDisks(s *plan.State) error {
 	disks, err := r.source.Inspect(r.seen.Disks)
 	if err != nil {
 		return err
@@ -42,7 +43,7 @@ func (r *run) copyDisks(ctx context.Context) ([]manifest.Disk, error) {
 }
 
 // copyDisk copies one disk into its image and returns its entry in the manifest.
-func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err error) {
+func (r *run) copyDisk(ctx context.Context, d plan.Disk) (disk manifest.Disk, err error) {
 	export, err := r.openDisk(ctx, d)
 	if err != nil {
 		return disk, err
@@ -95,7 +96,7 @@ func (r *run) copyDisk(ctx context.Context, d DiskPlan) (disk manifest.Disk, err
 	return manifestDisk(d, export.Size(), stats, digest, size), nil
 }
 
-func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, size int64) manifest.Disk {
+func manifestDisk(d plan.Disk, virtual int64, stats qcow2.Stats, digest string, size int64) manifest.Disk {
 	kind, method := manifest.KindFull, ""
 	if d.Parent != "" {
 		kind = manifest.KindInc
@@ -110,11 +111,11 @@ func manifestDisk(d DiskPlan, virtual int64, stats qcow2.Stats, digest string, s
 	}
 }
 
-func (r *run) progressOf(d DiskPlan) func(nbdcopy.Progress) {
+func (r *run) progressOf(d plan.Disk) func(nbdcopy.Progress) {
 	return func(p nbdcopy.Progress) {
 		r.meter.Note(d.Target, p.Copied)
 		expected := d.Expected
-		if d.Incremental && !d.measured { // libvirt's estimate includes zeros
+		if d.Incremental && !d.Measured { // libvirt's estimate includes zeros
 			expected -= p.Zero
 		}
 		r.Progress(d.Target, p.Copied, expected)

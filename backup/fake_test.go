@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -71,7 +72,7 @@ func (s *fakeSite) deps() Deps {
 }
 
 func (s *fakeSite) request(kind manifest.Kind) Request {
-	return Request{Domain: "vm1", Kind: kind, Limits: limit.New(0),
+	return Request{Wanted: plan.Wanted{Domain: "vm1", Kind: kind}, Limits: limit.New(0),
 		Options: source.Options{ScratchDir: s.runDir, SocketDir: s.runDir, Log: slog.New(slog.DiscardHandler)}}
 }
 

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/flatten"
@@ -15,91 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
-	"github.com/virtbackup/virtbackup/source"
 )
-
-// Fallback says how to copy a disk that the base has an image of, but whose bitmap
-// cannot be used: it is lost, broken, or of another image. New disks are always copied
-// in full. Disks that never have bitmaps (raw, shareable) are rescanned every time:
-// for them FallbackFail means FallbackRescan.
-type Fallback string
-
-const (
-	// FallbackRescan reads the disk in full and compares it with the base's
-	// image; only the differences are stored, so the chain continues.
-	FallbackRescan Fallback = "rescan"
-	// FallbackFull copies the disk in full into a standalone image.
-	FallbackFull Fallback = "full"
-	// FallbackFail fails the run before anything is done.
-	FallbackFail Fallback = "fail"
-)
-
-func (f Fallback) validate() error {
-	if !slices.Contains([]Fallback{"", FallbackRescan, FallbackFull, FallbackFail}, f) {
-		return fail.Errorf(fail.Usage, "virtbackup inc --help", "--fallback is rescan, full or fail, not %q", f)
-	}
-	return nil
-}
-
-// whyNoBitmap says why no bitmap shows what changed on a disk since the plan's
-// base, which has an image of it; "" if one does.
-func (p *Plan) whyNoBitmap(d DiskPlan, base manifest.Disk, s State) string {
-	c, ok := sealedCheckpoint(s, p.Base)
-	why := source.Replaced(source.Image{Source: base.Source, ID: base.SourceID}, s.Images[d.Target])
-	switch {
-	case noBitmaps(d.Disk) != "":
-		return noBitmaps(d.Disk)
-	case !ok:
-		return noCheckpoint(s, p.Base)
-	case why != "":
-		return why
-	case !c.Bitmap(d.Target):
-		return fmt.Sprintf("checkpoint %s does not cover this disk", c.Label())
-	case !c.Usable(d.Target):
-		return fmt.Sprintf("the bitmap of checkpoint %s is missing or broken", c.Label())
-	case d.Size < base.VirtualSize:
-		return fmt.Sprintf("the disk has shrunk from %d to %d bytes since point %s", base.VirtualSize, d.Size, p.Base.ID)
-	}
-	return ""
-}
-
-// fallBack plans a disk without a usable bitmap.
-func (d *DiskPlan) fallBack(f Fallback, base *manifest.Manifest, image string) {
-	if f == FallbackFull {
-		return
-	}
-	d.Rescan = true
-	d.Parent = manifest.ParentPath(base.ID, image)
-}
-
-// refuse returns an error if a disk would have to fall back and must not.
-func (p *Plan) refuse(r Request) error {
-	if r.Fallback != FallbackFail {
-		return nil
-	}
-	var reasons []string
-	for _, d := range p.Disks {
-		if d.Rescan && noBitmaps(d.Disk) == "" {
-			reasons = append(reasons, fmt.Sprintf("disk %s: %s", d.Target, d.Reason))
-		}
-	}
-	if len(reasons) == 0 {
-		return nil
-	}
-	return fail.WithHint(fmt.Errorf("domain %s: not everything can be incremental since %s: %s", r.Domain, p.Base.ID, strings.Join(reasons, "; ")),
-		"--fallback rescan reads such a disk in full and stores what differs from %s; --fallback full copies all of it", p.Base.ID)
-}
-
-// canCompare reports whether a point has an image of one of the state's disks, for a
-// rescan to compare with.
-func canCompare(s State, m *manifest.Manifest) bool {
-	for _, d := range s.Disks {
-		if _, ok := m.Disk(d.Target); ok && d.Unfit() == "" {
-			return true
-		}
-	}
-	return false
-}
 
 // checkParents checks the hashes of the images that disks will be compared with, and of
 // those that the last verify found damaged. It runs before the job begins, so that it does
@@ -124,7 +40,7 @@ func (r *run) checkParents(ctx context.Context) error {
 
 // checkRescan reads the chain that a disk will be compared with. If that is damaged the
 // disk is copied in full: an image that is chained onto damage does not restore.
-func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
+func (r *run) checkRescan(ctx context.Context, d *plan.Disk) error {
 	level := slog.LevelInfo
 	if before, _ := r.plan.Base.Disk(d.Target); before.Method == manifest.MethodRescan && before.Reason == d.Reason {
 		level = slog.LevelDebug // a raw disk, for example, is rescanned every time
@@ -139,14 +55,14 @@ func (r *run) checkRescan(ctx context.Context, d *DiskPlan) error {
 	case err != nil:
 		return fmt.Errorf("check the image of disk %s in point %s: %w", d.Target, r.plan.Base.ID, err)
 	default:
-		d.base = links
+		d.Links = links
 	}
 	return nil
 }
 
 // checkDoubtful reads the chain that an incremental will be added to, if the last verify
 // found damage in it: an image that is chained onto damage does not restore.
-func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string][]string) error {
+func (r *run) checkDoubtful(ctx context.Context, d *plan.Disk, doubts map[string][]string) error {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err == nil {
 		n := slices.IndexFunc(links, func(l diskimage.Link) bool { return slices.Contains(doubts[l.Point.ID], d.Target) })
@@ -177,7 +93,7 @@ func (r *run) checkDoubtful(ctx context.Context, d *DiskPlan, doubts map[string]
 }
 
 // checkParent reads a disk's chain as of the base. Damage is a *damage.Error.
-func (r *run) checkParent(ctx context.Context, d DiskPlan) ([]diskimage.Link, error) {
+func (r *run) checkParent(ctx context.Context, d plan.Disk) ([]diskimage.Link, error) {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err != nil {
 		return nil, err
@@ -207,7 +123,7 @@ func (r *run) checkTails(ctx context.Context) error {
 }
 
 // lookAtTails replans the disks that turn out not to be incremental.
-func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
+func (r *run) lookAtTails(ctx context.Context, disks []plan.Disk) error {
 	for i := range disks {
 		d := &disks[i]
 		if !d.Incremental {
@@ -226,7 +142,7 @@ func (r *run) lookAtTails(ctx context.Context, disks []DiskPlan) error {
 
 // lookAtTail replans a disk whose base is damaged or whose end has changed. An image that
 // cannot be read for another reason fails the run: the base may be sound.
-func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
+func (r *run) lookAtTail(ctx context.Context, d *plan.Disk) error {
 	offset, changed, err := r.tailChanged(ctx, *d)
 	var noChain *chain.Error
 	switch {
@@ -240,7 +156,7 @@ func (r *run) lookAtTail(ctx context.Context, d *DiskPlan) error {
 	return nil
 }
 
-func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, changed bool, err error) {
+func (r *run) tailChanged(ctx context.Context, d plan.Disk) (offset int64, changed bool, err error) {
 	links, err := r.repo.Links(r.Domain, r.plan.Base.ID, d.Target)
 	if err != nil {
 		return 0, false, err
@@ -260,9 +176,9 @@ func (r *run) tailChanged(ctx context.Context, d DiskPlan) (offset int64, change
 
 // leaveBase replans a disk to be copied in full because its image in the base is damaged:
 // an incremental chained onto that would not restore.
-func (r *run) leaveBase(d *DiskPlan, damage error) error {
+func (r *run) leaveBase(d *plan.Disk, damage error) error {
 	d.Reason = fmt.Sprintf("its image in point %s is damaged", r.plan.Base.ID)
-	if r.Fallback == FallbackFail {
+	if r.Fallback == plan.FallbackFail {
 		return fail.WithHint(damage, "virtbackup verify %s shows what is damaged; virtbackup full %s starts a new chain", r.word(), r.word())
 	}
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
@@ -272,14 +188,14 @@ func (r *run) leaveBase(d *DiskPlan, damage error) error {
 
 // fallBackLate replans a disk whose bitmap turned out to be wrong after the job began.
 // The job exports all of the disk, so nothing else changes.
-func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error {
+func (r *run) fallBackLate(ctx context.Context, d *plan.Disk, offset int64) error {
 	base, _ := r.plan.Base.Disk(d.Target)
 	d.Incremental, d.Parent, d.BaseSize, d.Expected = false, "", 0, d.Size
 	d.Reason = fmt.Sprintf("the data at offset %d has changed since point %s, but the bitmap does not have it: "+
 		"was the disk shrunk and grown again, or changed while the domain was off?", offset, r.plan.Base.ID)
-	d.fallBack(r.Fallback, r.plan.Base, base.Image)
-	replanned := Plan{Base: r.plan.Base, Disks: []DiskPlan{*d}}
-	if err := replanned.refuse(r.Request); err != nil {
+	d.FallBack(r.Fallback, r.plan.Base, base.Image)
+	replanned := plan.Plan{Base: r.plan.Base, Disks: []plan.Disk{*d}}
+	if err := replanned.Refuse(r.Wanted); err != nil {
 		return err
 	}
 	if !d.Rescan {
@@ -293,11 +209,11 @@ func (r *run) fallBackLate(ctx context.Context, d *DiskPlan, offset int64) error
 // openBase opens the images that a disk is compared with, or returns nil if it is not
 // compared. The caller closes them. checkParents has read them before the job began: damage
 // that is found now ends the run, and the next one copies the disk in full.
-func (r *run) openBase(ctx context.Context, d DiskPlan) (*chain.Chain, func(), error) {
+func (r *run) openBase(ctx context.Context, d plan.Disk) (*chain.Chain, func(), error) {
 	if !d.Rescan {
 		return nil, func() {}, nil
 	}
-	images, _, closeAll, err := diskimage.OpenChain(ctx, d.base, r.readOptions())
+	images, _, closeAll, err := diskimage.OpenChain(ctx, d.Links, r.readOptions())
 	return images, closeAll, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
 )
@@ -12,12 +13,12 @@ import (
 // awaitIdle waits, before anything is planned, until no other job runs on the domain or
 // on the disks to be copied.
 func (r *run) awaitIdle(ctx context.Context) (err error) {
-	r.seen, err = r.source.AwaitIdle(ctx, chosenTargets(r.Request, r.seen.Disks))
+	r.seen, err = r.source.AwaitIdle(ctx, r.Wanted.Targets(r.seen.Disks))
 	return err
 }
 
 func (r *run) awaitStillIdle(ctx context.Context) error {
-	return r.source.StillIdle(ctx, r.plan.targets())
+	return r.source.StillIdle(ctx, r.plan.Targets())
 }
 
 func (r *run) prepare(context.Context) error { return r.source.Prepare(r.job()) }
@@ -88,7 +89,7 @@ func (r *run) abandon(ctx context.Context) error {
 
 func (r *run) end(ctx context.Context) error { return r.source.End(ctx) }
 
-func (r *run) openDisk(ctx context.Context, d DiskPlan) (source.Export, error) {
+func (r *run) openDisk(ctx context.Context, d plan.Disk) (source.Export, error) {
 	return r.source.Open(ctx, d.Target, d.Incremental)
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
@@ -14,9 +15,9 @@ import (
 // The source is asked for what was planned: what a disk has grown by since the base, too, is
 // in no bitmap, and disks that are left out have to be named to be left out.
 func TestJobOfAPlan(t *testing.T) {
-	r := &run{instant: instants.Instant{Point: "check2"}, plan: Plan{
+	r := &run{instant: instants.Instant{Point: "check2"}, plan: plan.Plan{
 		Checkpoint: "check2.0000000000000001",
-		Disks: []DiskPlan{
+		Disks: []plan.Disk{
 			{Disk: xml.Disk{Target: "vda"}, Incremental: true, Since: "check1.0000000000000002", BaseSize: 1 << 20, Bitmap: true},
 			{Disk: xml.Disk{Target: "vdb"}},
 		},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 )
 
@@ -22,8 +23,8 @@ func (r *run) measure(ctx context.Context) error {
 		return err
 	}
 	r.plan.Disks = disks
-	r.need = r.plan.need(r.written)
-	r.meter.Expect(r.plan.bytes(r.written))
+	r.need = r.plan.Need(r.written)
+	r.meter.Expect(r.plan.Bytes(r.written))
 	room, err := r.room()
 	if err != nil || room.fits(r.need) {
 		return err
@@ -31,7 +32,7 @@ func (r *run) measure(ctx context.Context) error {
 	return r.tooSmall(room)
 }
 
-func (r *run) measureDisks(ctx context.Context, disks []DiskPlan) error {
+func (r *run) measureDisks(ctx context.Context, disks []plan.Disk) error {
 	for i := range disks {
 		if !disks[i].Incremental {
 			continue
@@ -44,17 +45,17 @@ func (r *run) measureDisks(ctx context.Context, disks []DiskPlan) error {
 }
 
 // measureDisk replaces libvirt's estimate for a disk with the measured size of its data.
-func (r *run) measureDisk(ctx context.Context, d *DiskPlan) error {
+func (r *run) measureDisk(ctx context.Context, d *plan.Disk) error {
 	export, err := r.openDisk(ctx, *d)
 	if err != nil {
 		return err
 	}
 	defer export.Close()
-	m, err := export.Measure(ctx, imageCluster, r.meter.Moves)
+	m, err := export.Measure(ctx, plan.ImageCluster, r.meter.Moves)
 	if err != nil {
 		return err
 	}
 	r.Log.Debug(fmt.Sprintf("disk %s: %s are dirty, of which %s are data", d.Target, bytesize.Text(m.Data+m.Zero), bytesize.Text(m.Data)))
-	d.Expected, d.zeros, d.measured = m.Data, m.Zero, true
+	d.Expected, d.Zeros, d.Measured = m.Data, m.Zero, true
 	return nil
 }

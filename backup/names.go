@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -13,7 +14,7 @@ import (
 
 // warnOfRename warns if the domain has points under another name: a rename keeps the
 // UUID, and points stay where they are.
-func (r *run) warnOfRename(s State) error {
+func (r *run) warnOfRename(s plan.State) error {
 	if len(s.Points) > 0 {
 		return nil
 	}

@@ -1,21 +1,17 @@
 package backup
 
 import (
-	"errors"
 	"log/slog"
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/source"
 )
-
-// Auto asks for an incremental if a usable base exists, else for a full.
-const Auto manifest.Kind = "auto"
 
 // DefaultKeepCheckpoints keeps a week of nights to start a diff from. Each checkpoint
 // costs QEMU 6 ms at the start of a job on a disk of 1 TiB, and memory: an inc took 0.3 s
@@ -24,24 +20,7 @@ const DefaultKeepCheckpoints = 8
 
 // Request is what a run is asked to do.
 type Request struct {
-	Domain string
-	Kind   manifest.Kind // full, inc, diff, copy or Auto
-	// Since names the point to start from, for inc and diff; "" chooses.
-	Since string
-	// Disks are the targets to copy; empty means all that can be copied. Exclude are the
-	// targets to leave out.
-	Disks, Exclude []string
-	// Fallback is for disks whose bitmap cannot be used; "" is FallbackRescan.
-	Fallback Fallback
-	// MaxChain is how many images a chain may have: auto then begins a new one,
-	// inc and diff warn. 0 is [DefaultMaxChain].
-	MaxChain int
-	// FullEvery is how long ago a chain may have been read in full: auto then begins a new
-	// one. The zero value is no limit.
-	FullEvery retention.Span
-	// Synthetic makes auto end a chain with an inc that is to be made standalone
-	// (Result.Standalone) instead of a full.
-	Synthetic bool
+	plan.Wanted
 	source.Options
 	// KeepCheckpoints is how many of our newest checkpoints stay in libvirt; that of the
 	// newest full stays as well. 0 means DefaultKeepCheckpoints.
@@ -67,35 +46,22 @@ func (r Request) word() string { return manifest.ShellWord(r.Domain) }
 // Validate checks what can be checked without looking at the domain and returns
 // a fail.Usage.
 func (r Request) Validate() error {
+	if err := r.Wanted.Validate(); err != nil {
+		return err
+	}
 	switch {
-	case !slices.Contains([]manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, Auto}, r.Kind):
-		return fail.Errorf(fail.Usage, "virtbackup --help", "unknown kind of backup %q", r.Kind)
-	case r.Since != "" && r.Kind != manifest.KindInc && r.Kind != manifest.KindDiff:
-		return fail.Errorf(fail.Usage, "virtbackup inc and virtbackup diff have it", "a %s backup has no --since", r.Kind)
-	case (!r.FullEvery.IsZero() || r.Synthetic) && r.Kind != Auto:
-		return fail.Errorf(fail.Usage, "virtbackup auto has them", "a %s backup has neither --full-every nor --synthetic", r.Kind)
 	case !slices.Contains([]source.Quiesce{"", source.QuiesceTry, source.QuiesceRequire, source.QuiesceNo}, r.Quiesce):
 		return fail.Errorf(fail.Usage, "virtbackup full --help", "--quiesce is try, require or no, not %q", r.Quiesce)
 	case len(r.SocketDir) > guest.MaxSocketDir:
 		return fail.Errorf(fail.Usage, "name a shorter one, or leave --socket-dir out", "the path of --socket-dir has %d bytes, and a socket's may have %d", len(r.SocketDir), guest.MaxSocketDir)
 	case r.KeepCheckpoints < 0:
 		return fail.Errorf(fail.Usage, "--keep-checkpoints 8", "%d checkpoints cannot be kept", r.KeepCheckpoints)
-	case r.MaxChain < 0:
-		return fail.Errorf(fail.Usage, "--max-chain 200", "a chain of %d images is impossible", r.MaxChain)
 	case r.StallTimeout < 0:
 		return fail.Errorf(fail.Usage, "--stall-timeout 5m; 0 waits forever", "a stall timeout of %v is negative", r.StallTimeout)
 	case r.ScratchLimit < 0:
 		return fail.Errorf(fail.Usage, "--scratch-limit 10G; 0 is no limit", "a scratch limit of %d bytes is negative", r.ScratchLimit)
 	}
-	if err := errors.Join(r.Fallback.validate(), r.Tuning.validate()); err != nil {
-		return err
-	}
-	for _, target := range r.Disks {
-		if slices.Contains(r.Exclude, target) {
-			return fail.Errorf(fail.Usage, "leave out one of --disk and --exclude", "disk %s is both chosen and excluded", target)
-		}
-	}
-	return nil
+	return r.Tuning.validate()
 }
 
 func (r Request) withDefaults() Request {

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup/meter"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
@@ -70,7 +71,7 @@ type run struct {
 	points []manifest.Manifest // the domain's earlier points
 	// checkpoints are those of the domain when the plan was made, with sizes.
 	checkpoints []checkpoint.Checkpoint
-	plan        Plan
+	plan        plan.Plan
 	need        int64            // estimate of the bytes that the point will take
 	doubtful    bool             // it may not fit: to be measured once the job shows its zeros
 	instant     instants.Instant // of the point; zero before it is issued
@@ -270,7 +271,7 @@ func (r *run) makePlan(context.Context) error {
 	if err != nil {
 		return err
 	}
-	state := State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
+	state := plan.State{Sizes: map[string]int64{}, Allocated: map[string]int64{},
 		Images: map[string][]source.Image{}, Checkpoints: checkpoints, Points: points, Hidden: lineage.Hidden, Dir: filepath.Join(r.repo.Dir(), r.Domain), Now: time.Now(), Identity: manifest.NewIdentity()}
 	if state.Next, err = r.lock.NextNumber(); err != nil {
 		return err
@@ -292,7 +293,7 @@ func (r *run) makePlan(context.Context) error {
 	if err := r.inspectDisks(&state); err != nil {
 		return err
 	}
-	r.plan, err = MakePlan(r.Request, state)
+	r.plan, err = plan.Make(r.Wanted, state)
 	if err != nil {
 		return err
 	}

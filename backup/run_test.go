@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -161,7 +162,7 @@ func TestUndosOfNothing(t *testing.T) {
 func newRun() *run { return newRunWith(source.Options{}) }
 
 func newRunWith(options source.Options) *run {
-	r := &run{Request: Request{Domain: "vm1", Options: options}.withDefaults()}
+	r := &run{Request: Request{Wanted: plan.Wanted{Domain: "vm1"}, Options: options}.withDefaults()}
 	r.source = pull.New(&guest.LockedDomain{Domain: &hypervisor.Domain{}}, r.Options, r.warnOnce)
 	return r
 }

@@ -9,48 +9,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
-
-func TestNeed(t *testing.T) {
-	const mib, gib, tib = 1 << 20, 1 << 30, 1 << 40
-	for name, c := range map[string]struct {
-		disks     []DiskPlan
-		low, high int64
-	}{
-		"nothing":             {nil, 0, 0},
-		"empty disk":          {[]DiskPlan{{Size: 10 * gib}}, 256 << 10, 257 << 10},
-		"small change of 1 T": {[]DiskPlan{{Size: tib, Expected: 64 << 10, Incremental: true}}, 64 << 10, mib},
-		"full of 10 G":        {[]DiskPlan{{Size: 10 * gib, Expected: 10 * gib}}, 10*gib + 5*mib, 10*gib + 8*mib},
-		"full of 1 T":         {[]DiskPlan{{Size: tib, Expected: tib}}, tib + 640*mib, tib + 768*mib},
-		"unknown":             {[]DiskPlan{{Size: tib, Expected: -1, Incremental: true}}, 0, 0},
-		"one unknown of two":  {[]DiskPlan{{Size: tib, Expected: -1}, {Size: gib, Expected: gib}}, gib, gib + mib},
-	} {
-		p := Plan{Disks: c.disks}
-		if got := p.need(DiskPlan.expected); got < c.low || got > c.high {
-			t.Errorf("%s: %d, want %d to %d", name, got, c.low, c.high)
-		}
-	}
-}
-
-// A point of data without holes takes at least its data, an L2 entry of 8 bytes and a
-// refcount of 2 bytes for each cluster, a hash of 32 bytes for each, and one for each 64
-// KiB of hashes. The estimate is that much, and little more.
-func TestTakesCountsHashes(t *testing.T) {
-	const gib = 1 << 30
-	for _, size := range []int64{10 * gib, 1024 * gib} {
-		clusters := size / imageCluster
-		hashes := 32 * clusters
-		least := size + (8+2)*clusters + hashes + hashes/imageCluster*32
-		if got := (DiskPlan{Size: size}).takes(size); got < least || got > least+1<<20 {
-			t.Errorf("%d GiB: %d bytes, want %d and little more", size/gib, got, least)
-		}
-	}
-}
 
 // runIn is a run into a directory, with one disk that has that many bytes to copy.
 func runIn(dir string, expected int64) *run {
@@ -61,7 +26,7 @@ func runIn(dir string, expected int64) *run {
 func runBesides(dir, scratch string, expected int64) *run {
 	r := newRunWith(source.Options{ScratchDir: scratch})
 	r.Repository = dir
-	r.plan = Plan{ID: "check2", Disks: []DiskPlan{{Disk: xml.Disk{Target: "vda"}, Size: expected, Expected: expected}}}
+	r.plan = plan.Plan{ID: "check2", Disks: []plan.Disk{{Disk: xml.Disk{Target: "vda"}, Size: expected, Expected: expected}}}
 	return r
 }
 
@@ -119,7 +84,7 @@ func TestCheckSpaceBesideScratch(t *testing.T) {
 	if err := inc.checkSpace(t.Context()); err != nil || !inc.doubtful {
 		t.Errorf("%v, doubtful %v", err, inc.doubtful)
 	}
-	inc.plan.Disks = append(inc.plan.Disks, DiskPlan{Disk: xml.Disk{Target: "vdb"}, Size: 2 * free, Expected: 2 * free})
+	inc.plan.Disks = append(inc.plan.Disks, plan.Disk{Disk: xml.Disk{Target: "vdb"}, Size: 2 * free, Expected: 2 * free})
 	if err := inc.checkSpace(t.Context()); err == nil {
 		t.Error("a full beside it does not fit, and is not refused")
 	}
@@ -145,9 +110,9 @@ func TestRoomKeepsAReserve(t *testing.T) {
 func TestWillTake(t *testing.T) {
 	const mib = 1 << 20
 	r := newRun()
-	r.plan.Disks = []DiskPlan{{Disk: xml.Disk{Target: "vda"}, Size: 100 * mib, Expected: 10 * mib, Incremental: true},
+	r.plan.Disks = []plan.Disk{{Disk: xml.Disk{Target: "vda"}, Size: 100 * mib, Expected: 10 * mib, Incremental: true},
 		{Disk: xml.Disk{Target: "vdb"}, Size: 100 * mib, Rescan: true}}
-	r.meter.Expect(r.plan.bytes(DiskPlan.expected))
+	r.meter.Expect(r.plan.Bytes(plan.Disk.Estimate))
 	for _, c := range []struct{ copied, want int64 }{{0, 110}, {10 * mib, 110}, {10*mib + 1, 200}} {
 		r.meter.Note("vda", c.copied)
 		if got := r.willTake(); got < c.want*mib || got > (c.want+2)*mib {
@@ -189,7 +154,7 @@ func TestWritten(t *testing.T) {
 	if err := f.Sync(); err != nil {
 		t.Fatal(err)
 	}
-	d := DiskPlan{Disk: xml.Disk{Source: path, SourceType: "file"}, Expected: 16 << 20}
+	d := plan.Disk{Disk: xml.Disk{Source: path, SourceType: "file"}, Expected: 16 << 20}
 	if got := newRun().written(d); got < 1<<20 || got > 2<<20 {
 		t.Errorf("%d bytes, want 1 MiB", got)
 	}

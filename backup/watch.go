@@ -50,7 +50,7 @@ func (r *run) watched(ctx context.Context, work func(context.Context) error) err
 	defer end(nil)
 	r.meter.Moves()
 	watch := panics.Go(func() error {
-		err := panics.Catch(func() error { return r.source.Watch(ctx, r.plan.size(), r.taken) })
+		err := panics.Catch(func() error { return r.source.Watch(ctx, r.plan.Size(), r.taken) })
 		if err != nil { // the copy must not run unwatched
 			end(err)
 		}

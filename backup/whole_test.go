@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -23,7 +24,7 @@ import (
 // Points of every kind contain what the disks held, and incs copy only what changed.
 func TestWholeRuns(t *testing.T) {
 	s := newFakeSite(t)
-	for _, kind := range []manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, manifest.KindFull, Auto, manifest.KindInc} {
+	for _, kind := range []manifest.Kind{manifest.KindFull, manifest.KindInc, manifest.KindDiff, manifest.KindCopy, manifest.KindFull, plan.Auto, manifest.KindInc} {
 		r := s.must(kind)
 		if len(r.Warnings) > 0 || r.Point.Consistency != manifest.ConsistencyFilesystem {
 			t.Errorf("%s: warnings %q, %s consistent", r.Point.ID, r.Warnings, r.Point.Consistency)

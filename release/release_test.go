@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/limit"
@@ -61,7 +62,7 @@ func (s *site) backUp(repo string, kind manifest.Kind) {
 		p := pull.New(d, o, warn)
 		p.OpenWith(s.host.Open)
 		return p
-	}}, backup.Request{Domain: "vm1", Kind: kind, Limits: limit.New(0), Options: source.Options{ScratchDir: s.runDir, SocketDir: s.runDir}})
+	}}, backup.Request{Wanted: plan.Wanted{Domain: "vm1", Kind: kind}, Limits: limit.New(0), Options: source.Options{ScratchDir: s.runDir, SocketDir: s.runDir}})
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/fleet"
@@ -71,9 +72,9 @@ func backupCommand(kind manifest.Kind, usage, examples string, base ...cli.Flag)
 func backupFlags(base ...cli.Flag) []cli.Flag {
 	var fallback, maxChain []cli.Flag
 	if len(base) > 0 {
-		fallback = []cli.Flag{&cli.StringFlag{Name: "fallback", Category: ofCopy, Value: string(backup.FallbackRescan),
+		fallback = []cli.Flag{&cli.StringFlag{Name: "fallback", Category: ofCopy, Value: string(plan.FallbackRescan),
 			Usage: "what to do with a disk whose bitmap cannot be used: `MODE` is rescan (read it in full, store what differs from the point before), full, fail"}}
-		maxChain = []cli.Flag{&cli.IntFlag{Name: "max-chain", Category: ofLimits, Value: backup.DefaultMaxChain,
+		maxChain = []cli.Flag{&cli.IntFlag{Name: "max-chain", Category: ofLimits, Value: plan.DefaultMaxChain,
 			Usage: "a chain has `N` images at most: then auto makes a full, inc and diff warn"}}
 	}
 	return slices.Concat(base, []cli.Flag{
@@ -110,7 +111,7 @@ func autoCommand() *cli.Command {
 				return argumentError(c)
 			}
 			if len(domains) == 1 {
-				return backUp(c, backup.Auto, domains[0])
+				return backUp(c, plan.Auto, domains[0])
 			}
 			return backUpSeveral(c, domains)
 		},
@@ -147,7 +148,7 @@ func backUp(c *cli.Context, kind manifest.Kind, domain string) (err error) {
 
 // backUpSeveral makes a point of each domain.
 func backUpSeveral(c *cli.Context, domains []string) (err error) {
-	request, err := backupRequest(c, backup.Auto)
+	request, err := backupRequest(c, plan.Auto)
 	if err != nil {
 		return err
 	}
@@ -208,9 +209,11 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 		}
 	}
 	return backup.Request{
-		Kind: kind, Since: c.String("since"),
-		Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
-		Fallback: backup.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"), FullEvery: fullEvery, Synthetic: c.Bool("synthetic"),
+		Wanted: plan.Wanted{
+			Kind: kind, Since: c.String("since"),
+			Disks: c.StringSlice("disk"), Exclude: c.StringSlice("exclude"),
+			Fallback: plan.Fallback(c.String("fallback")), MaxChain: c.Int("max-chain"), FullEvery: fullEvery, Synthetic: c.Bool("synthetic"),
+		},
 		Options: source.Options{
 			Quiesce: source.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 			ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), ScratchLimit: scratchLimit,

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -34,7 +35,7 @@ func TestReport(t *testing.T) {
 		{"warnings", errWarned, 3, ""},
 		{"anything", errors.New("boom"), 1, ""},
 		{"command line", fail.Errorf(fail.Usage, "virtbackup --help", "wrong"), 2, "virtbackup --help"},
-		{"request of a backup", backup.Request{Kind: "nonsense"}.Validate(), 2, "virtbackup --help"},
+		{"request of a backup", backup.Request{Wanted: plan.Wanted{Kind: "nonsense"}}.Validate(), 2, "virtbackup --help"},
 		{"request of a restore", fail.Errorf(fail.Usage, "", ""), 2, ""},
 		{"remote", hypervisor.ErrRemote, 2, "on the host that the domain runs on"},
 		{"not a repository", repository.ErrNotRepository, 2, "--repo"},

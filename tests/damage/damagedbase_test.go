@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -106,7 +107,7 @@ func TestTailsThatCannotBeReadNow(t *testing.T) {
 	s.WriteAll(3)
 	before := s.Footprint()
 	onImageRead(s, func(int) { _ = os.Rename(image, image+".away") })
-	_, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc})
+	_, err := backUpHere(s, t.Context(), backup.Request{Wanted: plan.Wanted{Kind: manifest.KindInc}})
 	directio.OnRead.Store(nil)
 	if err := os.Rename(image+".away", image); err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -79,7 +80,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.Crash(2)
 	spoilLater(s, first, 2)
-	rescan, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc})
+	rescan, err := backUpHere(s, t.Context(), backup.Request{Wanted: plan.Wanted{Kind: manifest.KindInc}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,7 @@ func TestMisreadsInABackup(t *testing.T) {
 	spoilLater(s, first, 1<<30)
 	before := s.Footprint()
 	var damaged *damage.Error
-	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
+	if _, err := backUpHere(s, t.Context(), backup.Request{Wanted: plan.Wanted{Kind: manifest.KindInc}}); !errors.As(err, &damaged) || !strings.Contains(err.Error(), first.ID) {
 		t.Errorf("got %v, want damage in %s", err, first.ID)
 	}
 	if after := s.Footprint(); after != before {
@@ -104,7 +105,7 @@ func TestMisreadsInABackup(t *testing.T) {
 
 	s.WriteAll(4)
 	spoilLater(s, first, 2)
-	if _, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc}); err != nil {
+	if _, err := backUpHere(s, t.Context(), backup.Request{Wanted: plan.Wanted{Kind: manifest.KindInc}}); err != nil {
 		t.Error(err)
 	}
 	directio.OnRead.Store(nil)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -44,7 +45,7 @@ func TestSlowReadsOfTheBaseAreNoStall(t *testing.T) {
 		t.Helper()
 		onImageRead(s, slowly)
 		defer directio.OnRead.Store(nil)
-		result, err := backUpHere(s, t.Context(), backup.Request{Kind: manifest.KindInc, StallTimeout: 2 * time.Second})
+		result, err := backUpHere(s, t.Context(), backup.Request{Wanted: plan.Wanted{Kind: manifest.KindInc}, StallTimeout: 2 * time.Second})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/backup"
+	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/source"
@@ -33,7 +34,7 @@ func run() (err error) {
 	repo := flag.String("repo", "", "directory of the repository")
 	now := flag.String("now", "", "time of the instant, RFC 3339")
 	exclude := flag.String("exclude", "", "target of a disk to leave out")
-	flag.StringVar((*string)(&r.Kind), "kind", string(backup.Auto), "full, inc, diff, copy or auto")
+	flag.StringVar((*string)(&r.Kind), "kind", string(plan.Auto), "full, inc, diff, copy or auto")
 	flag.StringVar((*string)(&r.Fallback), "fallback", "", "rescan or full")
 	flag.StringVar(&r.SocketDir, "run", "", "directory of sockets and scratch files")
 	flag.IntVar(&r.Zstd, "zstd", 0, "level of compression")

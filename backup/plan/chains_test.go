@@ -1,9 +1,7 @@
-package backup
+package plan
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -35,29 +33,29 @@ func chained(n int) State {
 func TestMaxChain(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		request Request
+		request Wanted
 		points  int
 		want    string
 		warned  string // "" nothing
 		why     string
 	}{
-		{"inc up to the bound", Request{Kind: inc, MaxChain: 3}, 2, "check3 inc since check2: vda inc, vdb inc", "", ""},
-		{"inc beyond", Request{Kind: inc, MaxChain: 3}, 3, "check4 inc since check3: vda inc, vdb inc",
+		{"inc up to the bound", Wanted{Kind: inc, MaxChain: 3}, 2, "check3 inc since check2: vda inc, vdb inc", "", ""},
+		{"inc beyond", Wanted{Kind: inc, MaxChain: 3}, 3, "check4 inc since check3: vda inc, vdb inc",
 			"the chain of disk vda has 4 images with check4, more than 3 (--max-chain): virtbackup full vm1 starts a new one", ""},
-		{"inc since an early point", Request{Kind: inc, MaxChain: 3, Since: "check2"}, 5, "check6 inc since check2: vda inc, vdb inc", "", ""},
-		{"inc since a late point", Request{Kind: inc, MaxChain: 3, Since: "check4"}, 5, "check6 inc since check4: vda inc, vdb inc", "has 5 images with check6", ""},
-		{"diff", Request{Kind: diff, MaxChain: 1}, 3, "diff4 diff since check1: vda inc (no bitmap), vdb inc (no bitmap)", "has 2 images with diff4, more than 1", ""},
-		{"auto up to the bound", Request{Kind: Auto, MaxChain: 3}, 2, "check3 inc since check2: vda inc, vdb inc", "", "inc: since check2"},
-		{"auto beyond", Request{Kind: Auto, MaxChain: 3}, 3, "check4 full: vda full, vdb full", "",
+		{"inc since an early point", Wanted{Kind: inc, MaxChain: 3, Since: "check2"}, 5, "check6 inc since check2: vda inc, vdb inc", "", ""},
+		{"inc since a late point", Wanted{Kind: inc, MaxChain: 3, Since: "check4"}, 5, "check6 inc since check4: vda inc, vdb inc", "has 5 images with check6", ""},
+		{"diff", Wanted{Kind: diff, MaxChain: 1}, 3, "diff4 diff since check1: vda inc (no bitmap), vdb inc (no bitmap)", "has 2 images with diff4, more than 1", ""},
+		{"auto up to the bound", Wanted{Kind: Auto, MaxChain: 3}, 2, "check3 inc since check2: vda inc, vdb inc", "", "inc: since check2"},
+		{"auto beyond", Wanted{Kind: Auto, MaxChain: 3}, 3, "check4 full: vda full, vdb full", "",
 			"full: the chain of disk vda has 3 images as of check3, and may have 3 (--max-chain)"},
-		{"auto of ones", Request{Kind: Auto, MaxChain: 1}, 1, "check2 full: vda full, vdb full", "", "has 1 images as of check1, and may have 1"},
-		{"the default", Request{Kind: Auto}, 199, "check200 inc since check199: vda inc, vdb inc", "", "inc: since check199"},
-		{"the default, beyond", Request{Kind: Auto}, 200, "check201 full: vda full, vdb full", "", "and may have 200"},
-		{"auto at the hard limit", Request{Kind: Auto, MaxChain: 1000}, 330, "check331 full: vda full, vdb full", "", "too long for qemu-img to open"},
-		{"a full", Request{Kind: full, MaxChain: 1}, 330, "check331 full: vda full, vdb full", "", ""},
+		{"auto of ones", Wanted{Kind: Auto, MaxChain: 1}, 1, "check2 full: vda full, vdb full", "", "has 1 images as of check1, and may have 1"},
+		{"the default", Wanted{Kind: Auto}, 199, "check200 inc since check199: vda inc, vdb inc", "", "inc: since check199"},
+		{"the default, beyond", Wanted{Kind: Auto}, 200, "check201 full: vda full, vdb full", "", "and may have 200"},
+		{"auto at the hard limit", Wanted{Kind: Auto, MaxChain: 1000}, 330, "check331 full: vda full, vdb full", "", "too long for qemu-img to open"},
+		{"a full", Wanted{Kind: full, MaxChain: 1}, 330, "check331 full: vda full, vdb full", "", ""},
 	} {
 		tt.request.Domain = "vm1"
-		p, err := MakePlan(tt.request, chained(tt.points))
+		p, err := Make(tt.request, chained(tt.points))
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -76,7 +74,7 @@ func TestMaxChain(t *testing.T) {
 func TestMaxChainOfOneDisk(t *testing.T) {
 	s := chained(3)
 	s.bitmap("check3", "vda").Size = -1
-	p, err := MakePlan(Request{Domain: "vm1", Kind: inc, MaxChain: 3, Fallback: FallbackFull}, s)
+	p, err := Make(Wanted{Domain: "vm1", Kind: inc, MaxChain: 3, Fallback: FallbackFull}, s)
 	if err != nil || strings.Contains(strings.Join(p.Warnings, "\n"), "chain of disk vda") || !strings.Contains(strings.Join(p.Warnings, "\n"), "chain of disk vdb") {
 		t.Errorf("warned of %q, %v, want the chain of vdb alone", p.Warnings, err)
 	}
@@ -86,7 +84,7 @@ func TestMaxChainOfOneDisk(t *testing.T) {
 // not.
 func TestHardLimitOfChains(t *testing.T) {
 	refused := func(s State, kind manifest.Kind) error {
-		_, err := MakePlan(Request{Domain: "vm1", Kind: kind, MaxChain: 1000}, s)
+		_, err := Make(Wanted{Domain: "vm1", Kind: kind, MaxChain: 1000}, s)
 		return err
 	}
 	most := 0
@@ -148,50 +146,50 @@ func TestFullEvery(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		every  string
-		change func(*State, *Request)
+		change func(*State, *Wanted)
 		want   string
 		why    string
 	}{
 		{"on the day", "10d", nil, again, "full: the chain of check10 was last read in full 2026-11-11 02:00:00, more than 10d ago (--full-every)"},
 		{"the day before", "11d", nil, next, "inc: since check10"},
-		{"the full is hidden", "10d", func(s *State, _ *Request) { s.hide("check1", "check2", "check5") }, again, "2026-11-11"},
-		{"merged into a later point", "10d", func(s *State, _ *Request) {
+		{"the full is hidden", "10d", func(s *State, _ *Wanted) { s.hide("check1", "check2", "check5") }, again, "2026-11-11"},
+		{"merged into a later point", "10d", func(s *State, _ *Wanted) {
 			s.Points = s.Points[5:]
 			s.Points[0].Kind, s.Points[0].Parent, s.Points[0].FullTime = full, "", years(-1)
 		}, again, "2025-11-20"},
-		{"another full since", "8d", func(s *State, _ *Request) { s.Points[5].Kind, s.Points[5].Parent = full, "" }, next, ""},
-		{"a copy since", "10d", func(s *State, _ *Request) { s.Points[5].Kind = kindCopy }, again, ""},
-		{"the chain is broken", "1d", func(s *State, _ *Request) { s.Points = s.Points[5:] }, next, ""},
-		{"the clock went back now", "10d", func(s *State, _ *Request) { s.Now = years(-50) }, next, ""},
-		{"the clock was ahead for the full", "10d", func(s *State, _ *Request) { s.Points[0].Time = years(10) }, next, ""},
-		{"and that is long ago", "9d", func(s *State, _ *Request) { s.Points[0].Time = years(10) }, again, "2026-11-12"},
-		{"the clock was behind for the full", "99y", func(s *State, _ *Request) { s.Points[0].Time = years(-100) }, again, "1926-11-20"},
-		{"the clock was ahead for the base", "11d", func(s *State, _ *Request) { s.Points[9].Time = years(10) }, next, ""},
-		{"the clock was behind for the base", "11d", func(s *State, _ *Request) { s.Points[9].Time = years(-50) }, next, ""},
-		{"all lies ahead", "1h", func(s *State, _ *Request) {
+		{"another full since", "8d", func(s *State, _ *Wanted) { s.Points[5].Kind, s.Points[5].Parent = full, "" }, next, ""},
+		{"a copy since", "10d", func(s *State, _ *Wanted) { s.Points[5].Kind = kindCopy }, again, ""},
+		{"the chain is broken", "1d", func(s *State, _ *Wanted) { s.Points = s.Points[5:] }, next, ""},
+		{"the clock went back now", "10d", func(s *State, _ *Wanted) { s.Now = years(-50) }, next, ""},
+		{"the clock was ahead for the full", "10d", func(s *State, _ *Wanted) { s.Points[0].Time = years(10) }, next, ""},
+		{"and that is long ago", "9d", func(s *State, _ *Wanted) { s.Points[0].Time = years(10) }, again, "2026-11-12"},
+		{"the clock was behind for the full", "99y", func(s *State, _ *Wanted) { s.Points[0].Time = years(-100) }, again, "1926-11-20"},
+		{"the clock was ahead for the base", "11d", func(s *State, _ *Wanted) { s.Points[9].Time = years(10) }, next, ""},
+		{"the clock was behind for the base", "11d", func(s *State, _ *Wanted) { s.Points[9].Time = years(-50) }, next, ""},
+		{"all lies ahead", "1h", func(s *State, _ *Wanted) {
 			for i := range s.Points {
 				s.Points[i].Time = years(10)
 			}
 		}, next, ""},
-		{"synthetic", "10d", func(_ *State, r *Request) { r.Synthetic = true }, next,
+		{"synthetic", "10d", func(_ *State, r *Wanted) { r.Synthetic = true }, next,
 			"inc: since check10, to be made standalone: the chain of check10 was last full 2026-11-11 02:00:00, more than 10d ago (--full-every)"},
-		{"synthetic, of a merged full", "10d", func(s *State, r *Request) {
+		{"synthetic, of a merged full", "10d", func(s *State, r *Wanted) {
 			r.Synthetic, s.Points = true, s.Points[5:]
 			s.Points[0].Kind, s.Points[0].Parent, s.Points[0].FullTime = full, "", years(-1)
 		}, next, "inc: since check10"},
-		{"synthetic, too long", "1y", func(_ *State, r *Request) { r.Synthetic, r.MaxChain = true, 10 }, next, "to be made standalone: the chain of disk vda has 10 images as of check10, and may have 10 (--max-chain)"},
-		{"no base", "10d", func(s *State, r *Request) { r.Synthetic, s.Points, s.Checkpoints = true, nil, nil }, "check11 full: vda full, vdb full", "full: the first point"},
+		{"synthetic, too long", "1y", func(_ *State, r *Wanted) { r.Synthetic, r.MaxChain = true, 10 }, next, "to be made standalone: the chain of disk vda has 10 images as of check10, and may have 10 (--max-chain)"},
+		{"no base", "10d", func(s *State, r *Wanted) { r.Synthetic, s.Points, s.Checkpoints = true, nil, nil }, "check11 full: vda full, vdb full", "full: the first point"},
 	} {
 		s := aged(10, november)
 		every, err := retention.ParseSpan(tt.every)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := Request{Domain: "vm1", Kind: Auto, FullEvery: every}
+		r := Wanted{Domain: "vm1", Kind: Auto, FullEvery: every}
 		if tt.change != nil {
 			tt.change(&s, &r)
 		}
-		p, err := MakePlan(r, s)
+		p, err := Make(r, s)
 		if err != nil {
 			t.Errorf("%s: %v", tt.name, err)
 			continue
@@ -213,35 +211,8 @@ func TestSyntheticAtTheHardLimit(t *testing.T) {
 		s.Points[i].Disks = s.Points[i].Disks[1:]
 	}
 	s.Points[300].Disks[0].Parent = ""
-	p, err := MakePlan(Request{Domain: "vm1", Kind: Auto, MaxChain: 10, Synthetic: true}, s)
+	p, err := Make(Wanted{Domain: "vm1", Kind: Auto, MaxChain: 10, Synthetic: true}, s)
 	if err != nil || p.Kind != full || p.Standalone != "" || !strings.Contains(p.Why, "disk vdb would be too long for qemu-img") {
 		t.Errorf("%s, %q, %v", describe(p), p.Why, err)
-	}
-}
-
-// A run looks at the host's clock, and hands on what is to be made standalone.
-func TestFullEveryOfARun(t *testing.T) {
-	s := newFakeSite(t)
-	m := s.must(full).Point
-	m.Time = m.Time.AddDate(0, 0, -100)
-	data, err := manifest.Encode(m)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(s.repo, "vm1", m.ID, manifest.FileName), data, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		days      int
-		synthetic bool
-		want      manifest.Kind
-	}{{101, false, inc}, {101, true, inc}, {99, true, inc}, {99, false, full}, {99, false, inc}} {
-		r := s.request(Auto)
-		r.FullEvery, r.Synthetic = retention.Span{Days: tt.days}, tt.synthetic
-		s.change()
-		got, err := s.run(t.Context(), r, steps)
-		if err != nil || got.point.Kind != tt.want || (got.result.Standalone != "") != (tt.synthetic && tt.days < 100) {
-			t.Errorf("%d days, synthetic %v: %s, %q, standalone because of %q, %v", tt.days, tt.synthetic, got.point.Kind, got.result.Why, got.result.Standalone, err)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package backup
+package plan
 
 import (
 	"crypto/sha256"
@@ -10,9 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/instants"
-	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -131,147 +129,147 @@ func describe(p Plan) string {
 func TestPlan(t *testing.T) {
 	tests := []struct {
 		name    string
-		request Request
+		request Wanted
 		state   State
 		change  func(*State)
 		want    string
 		said    string // in a note, warning or the choice of auto
 	}{
-		{"first full", Request{Kind: full}, state(), nil, "check1 full: vda full, vdb full", ""},
-		{"next full", Request{Kind: full}, history(), nil, "check6 full: vda full, vdb full", ""},
-		{"copy", Request{Kind: kindCopy}, history(), nil, "copy6 copy: vda full (no bitmap), vdb full (no bitmap)", ""},
-		{"inc", Request{Kind: inc}, history(), nil, "check6 inc since check3: vda inc, vdb inc", ""},
-		{"inc since", Request{Kind: inc, Since: "check1"}, history(), nil, "check6 inc since check1: vda inc, vdb inc", ""},
-		{"inc where the newest checkpoint is gone", Request{Kind: inc}, history(), func(s *State) { s.lose("check3") },
+		{"first full", Wanted{Kind: full}, state(), nil, "check1 full: vda full, vdb full", ""},
+		{"next full", Wanted{Kind: full}, history(), nil, "check6 full: vda full, vdb full", ""},
+		{"copy", Wanted{Kind: kindCopy}, history(), nil, "copy6 copy: vda full (no bitmap), vdb full (no bitmap)", ""},
+		{"inc", Wanted{Kind: inc}, history(), nil, "check6 inc since check3: vda inc, vdb inc", ""},
+		{"inc since", Wanted{Kind: inc, Since: "check1"}, history(), nil, "check6 inc since check1: vda inc, vdb inc", ""},
+		{"inc where the newest checkpoint is gone", Wanted{Kind: inc}, history(), func(s *State) { s.lose("check3") },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"diff", Request{Kind: diff}, history(), nil, "diff6 diff since check1: vda inc (no bitmap), vdb inc (no bitmap)", ""},
-		{"diff since", Request{Kind: diff, Since: "check2"}, history(), nil, "diff6 diff since check2: vda inc (no bitmap), vdb inc (no bitmap)", ""},
-		{"one disk", Request{Kind: inc, Disks: []string{"vdb"}}, history(), nil, "check6 inc since check3: vdb inc", ""},
-		{"all but one", Request{Kind: inc, Exclude: []string{"vdb"}}, history(), nil, "check6 inc since check3: vda inc", ""},
-		{"raw disk in a full", Request{Kind: full}, state(), func(s *State) { s.format("vdb", "raw") },
+		{"diff", Wanted{Kind: diff}, history(), nil, "diff6 diff since check1: vda inc (no bitmap), vdb inc (no bitmap)", ""},
+		{"diff since", Wanted{Kind: diff, Since: "check2"}, history(), nil, "diff6 diff since check2: vda inc (no bitmap), vdb inc (no bitmap)", ""},
+		{"one disk", Wanted{Kind: inc, Disks: []string{"vdb"}}, history(), nil, "check6 inc since check3: vdb inc", ""},
+		{"all but one", Wanted{Kind: inc, Exclude: []string{"vdb"}}, history(), nil, "check6 inc since check3: vda inc", ""},
+		{"raw disk in a full", Wanted{Kind: full}, state(), func(s *State) { s.format("vdb", "raw") },
 			"check1 full: vda full, vdb full (no bitmap)", "an inc will read all of disk vdb, and store what differs: a raw image has no bitmaps"},
-		{"raw disk in another full", Request{Kind: full}, history(), func(s *State) { s.format("vdb", "raw") },
+		{"raw disk in another full", Wanted{Kind: full}, history(), func(s *State) { s.format("vdb", "raw") },
 			"check6 full: vda full, vdb full (no bitmap)", ""},
-		{"raw disk in a copy", Request{Kind: kindCopy}, state(), func(s *State) { s.format("vdb", "raw") },
+		{"raw disk in a copy", Wanted{Kind: kindCopy}, state(), func(s *State) { s.format("vdb", "raw") },
 			"copy1 copy: vda full (no bitmap), vdb full (no bitmap)", ""},
-		{"raw disk in an inc", Request{Kind: inc}, history(), func(s *State) { s.format("vdb", "raw") },
+		{"raw disk in an inc", Wanted{Kind: inc}, history(), func(s *State) { s.format("vdb", "raw") },
 			"check6 inc since check3: vda inc, vdb rescan (no bitmap)", ""},
-		{"raw disk in a diff", Request{Kind: diff}, history(), func(s *State) { s.format("vdb", "raw") },
+		{"raw disk in a diff", Wanted{Kind: diff}, history(), func(s *State) { s.format("vdb", "raw") },
 			"diff6 diff since check1: vda inc (no bitmap), vdb rescan (no bitmap)", ""},
-		{"new raw disk", Request{Kind: inc}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib); s.format("vdc", "raw") },
+		{"new raw disk", Wanted{Kind: inc}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib); s.format("vdc", "raw") },
 			"check6 inc since check3: vda inc, vdb inc, vdc full (no bitmap)", "disk vdc is copied in full: point check3 does not have this disk"},
-		{"shrunk raw disk", Request{Kind: inc}, history(), func(s *State) { s.format("vdb", "raw"); s.Sizes["vdb"] = gib / 2 },
+		{"shrunk raw disk", Wanted{Kind: inc}, history(), func(s *State) { s.format("vdb", "raw"); s.Sizes["vdb"] = gib / 2 },
 			"check6 inc since check3: vda inc, vdb rescan (no bitmap)", ""},
-		{"shareable disk", Request{Kind: inc}, history(), func(s *State) { s.Disks[1].Shareable = true },
+		{"shareable disk", Wanted{Kind: inc}, history(), func(s *State) { s.Disks[1].Shareable = true },
 			"check6 inc since check3: vda inc, vdb rescan (no bitmap)", ""},
-		{"raw disk, in full", Request{Kind: inc, Fallback: FallbackFull}, history(), func(s *State) { s.format("vdb", "raw") },
+		{"raw disk, in full", Wanted{Kind: inc, Fallback: FallbackFull}, history(), func(s *State) { s.format("vdb", "raw") },
 			"check6 inc since check3: vda inc, vdb full (no bitmap)", ""},
-		{"raw disks only", Request{Kind: inc}, history(), func(s *State) {
+		{"raw disks only", Wanted{Kind: inc}, history(), func(s *State) {
 			s.format("vda", "raw")
 			s.format("vdb", "raw")
 			s.lose("check3")
 			s.Points[2].Checkpoint = ""
 		},
 			"check6 inc since check3: vda rescan (no bitmap), vdb rescan (no bitmap)", ""},
-		{"raw disks only, diff", Request{Kind: diff}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
+		{"raw disks only, diff", Wanted{Kind: diff}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
 			"diff6 diff since check1: vda rescan (no bitmap), vdb rescan (no bitmap)", ""},
-		{"raw disks only, since", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw"); s.lose("check2") },
+		{"raw disks only, since", Wanted{Kind: inc, Since: "check2"}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw"); s.lose("check2") },
 			"check6 inc since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", ""},
-		{"the raw disk alone", Request{Kind: inc, Disks: []string{"vdb"}}, history(), func(s *State) { s.format("vdb", "raw"); s.lose("check3"); s.Points[2].Checkpoint = "" },
+		{"the raw disk alone", Wanted{Kind: inc, Disks: []string{"vdb"}}, history(), func(s *State) { s.format("vdb", "raw"); s.lose("check3"); s.Points[2].Checkpoint = "" },
 			"check6 inc since check3: vdb rescan (no bitmap)", ""},
-		{"qcow2 version 2", Request{Kind: inc}, history(), func(s *State) { s.format("vdb", "qcow2 v2") },
+		{"qcow2 version 2", Wanted{Kind: inc}, history(), func(s *State) { s.format("vdb", "qcow2 v2") },
 			"check6 inc since check3: vda inc, vdb rescan (no bitmap)", ""},
-		{"new disk", Request{Kind: inc}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib) },
+		{"new disk", Wanted{Kind: inc}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib) },
 			"check6 inc since check3: vda inc, vdb inc, vdc full", "disk vdc is copied in full: point check3 does not have this disk"},
-		{"disk gone", Request{Kind: inc}, history(), func(s *State) { s.remove("vdb") },
+		{"disk gone", Wanted{Kind: inc}, history(), func(s *State) { s.remove("vdb") },
 			"check6 inc since check3: vda inc", "disk vdb of point check3 is gone"},
-		{"broken bitmap", Request{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+		{"broken bitmap", Wanted{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
 			"check6 inc since check3: vda rescan, vdb inc", "disk vda is read in full and compared with point check3: the bitmap of checkpoint check3 is missing or broken"},
-		{"disk without a bitmap", Request{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Bitmap = "" },
+		{"disk without a bitmap", Wanted{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Bitmap = "" },
 			"check6 inc since check3: vda rescan, vdb inc", "checkpoint check3 does not cover this disk"},
-		{"grown", Request{Kind: inc}, history(), func(s *State) { s.Sizes["vda"] = 2 * gib }, "check6 inc since check3: vda inc, vdb inc", ""},
-		{"shrunk", Request{Kind: inc}, history(), func(s *State) { s.Sizes["vda"] = gib / 2 },
+		{"grown", Wanted{Kind: inc}, history(), func(s *State) { s.Sizes["vda"] = 2 * gib }, "check6 inc since check3: vda inc, vdb inc", ""},
+		{"shrunk", Wanted{Kind: inc}, history(), func(s *State) { s.Sizes["vda"] = gib / 2 },
 			"check6 inc since check3: vda rescan, vdb inc", "disk vda is read in full and compared with point check3: the disk has shrunk from 1073741824 to 536870912 bytes"},
-		{"every bitmap broken", Request{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
+		{"every bitmap broken", Wanted{Kind: inc}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
 			"check6 inc since check3: vda rescan, vdb rescan", "disk vdb is read in full"},
-		{"broken bitmap, in full", Request{Kind: inc, Fallback: FallbackFull}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+		{"broken bitmap, in full", Wanted{Kind: inc, Fallback: FallbackFull}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
 			"check6 inc since check3: vda full, vdb inc", "disk vda is copied in full: the bitmap of checkpoint check3 is missing or broken"},
-		{"new disk, no fallback", Request{Kind: inc, Fallback: FallbackFail}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib) },
+		{"new disk, no fallback", Wanted{Kind: inc, Fallback: FallbackFail}, history(), func(s *State) { s.add(qcow2Disk("vdc"), gib) },
 			"check6 inc since check3: vda inc, vdb inc, vdc full", "point check3 does not have this disk"},
-		{"raw disk, no fallback", Request{Kind: inc, Fallback: FallbackFail}, history(), func(s *State) { s.format("vdb", "raw") },
+		{"raw disk, no fallback", Wanted{Kind: inc, Fallback: FallbackFail}, history(), func(s *State) { s.format("vdb", "raw") },
 			"check6 inc since check3: vda inc, vdb rescan (no bitmap)", ""},
-		{"turned raw", Request{Kind: inc}, history(), func(s *State) { s.base("check3", "vdb").SourceFormat = "qcow2"; s.format("vdb", "raw") },
+		{"turned raw", Wanted{Kind: inc}, history(), func(s *State) { s.base("check3", "vdb").SourceFormat = "qcow2"; s.format("vdb", "raw") },
 			"check6 inc since check3: vda inc, vdb rescan (no bitmap)", "disk vdb is raw now: a raw image has no bitmaps"},
-		{"turned qcow2", Request{Kind: inc}, history(), func(s *State) { s.base("check3", "vdb").SourceFormat = "raw"; s.bitmap("check3", "vdb").Bitmap = "" },
+		{"turned qcow2", Wanted{Kind: inc}, history(), func(s *State) { s.base("check3", "vdb").SourceFormat = "raw"; s.bitmap("check3", "vdb").Bitmap = "" },
 			"check6 inc since check3: vda inc, vdb rescan", "checkpoint check3 does not cover this disk"},
-		{"image at another place", Request{Kind: inc}, history(), func(s *State) {
+		{"image at another place", Wanted{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source = "/old"
 			s.Images["vda"] = []source.Image{{Source: "/vda", ID: ""}}
 		}, "check6 inc since check3: vda rescan, vdb inc", "its image was another one then (/old, now /vda)"},
-		{"swapped images", Request{Kind: inc}, history(), func(s *State) {
+		{"swapped images", Wanted{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vdb").Source = "/vda", "/vdb"
 			s.base("check3", "vda").SourceID, s.base("check3", "vdb").SourceID = "file:1", "file:2"
 			s.Images["vda"], s.Images["vdb"] = []source.Image{{Source: "/vda", ID: "file:2"}}, []source.Image{{Source: "/vdb", ID: "file:1"}}
 		}, "check6 inc since check3: vda rescan, vdb rescan", "its image /vda was replaced by another file since"},
-		{"live snapshot", Request{Kind: inc}, history(), func(s *State) {
+		{"live snapshot", Wanted{Kind: inc}, history(), func(s *State) {
 			s.base("check3", "vda").Source, s.base("check3", "vda").SourceID = "/vda", "file:1"
 			s.Images["vda"] = []source.Image{{Source: "/new", ID: "file:3"}, {Source: "/other", ID: "file:2"}, {Source: "/vda", ID: "file:1"}}
 		}, "check6 inc since check3: vda inc, vdb inc", ""},
-		{"inc since a point without checkpoint", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
+		{"inc since a point without checkpoint", Wanted{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
 			"check6 inc since check2: vda rescan, vdb rescan", "point check2 has no checkpoint"},
-		{"the checkpoint is gone", Request{Kind: inc, Since: "check2"}, history(), func(s *State) { s.lose("check2") },
+		{"the checkpoint is gone", Wanted{Kind: inc, Since: "check2"}, history(), func(s *State) { s.lose("check2") },
 			"check6 inc since check2: vda rescan, vdb rescan", "checkpoint check2 is gone from libvirt"},
-		{"the checkpoint is somebody else's", Request{Kind: diff, Since: "check2"}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
+		{"the checkpoint is somebody else's", Wanted{Kind: diff, Since: "check2"}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
 			"diff6 diff since check2: vda rescan (no bitmap), vdb rescan (no bitmap)", "this repository does not know its identity"},
-		{"the checkpoint is of another identity", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.Identity = identityOf("other") },
+		{"the checkpoint is of another identity", Wanted{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.Identity = identityOf("other") },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"the checkpoint is retired", Request{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
+		{"the checkpoint is retired", Wanted{Kind: inc}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
 			"check6 inc since check2: vda inc, vdb inc", ""},
-		{"since a retired checkpoint", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
+		{"since a retired checkpoint", Wanted{Kind: inc, Since: "check3"}, history(), func(s *State) { s.checkpoint("check3").Instant.State = instants.Retired },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is to be deleted"},
-		{"the point is of another identity", Request{Kind: inc, Since: "check3"}, history(), func(s *State) { s.Points[2].Identity = identityOf("other") },
+		{"the point is of another identity", Wanted{Kind: inc, Since: "check3"}, history(), func(s *State) { s.Points[2].Identity = identityOf("other") },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is of another instant"},
-		{"points of format 1", Request{Kind: inc}, history(), func(s *State) {
+		{"points of format 1", Wanted{Kind: inc}, history(), func(s *State) {
 			for i := range s.Points[:3] {
 				s.Points[i].Identity, s.Points[i].Checkpoint = "", s.Points[i].ID
 				s.Checkpoints[i].Name = s.Points[i].ID
 			}
 		}, "check6 inc since check3: vda rescan, vdb rescan", "made by a version that knew checkpoints by their names alone"},
-		{"the list of identities is damaged", Request{Kind: inc}, history(), func(s *State) {
+		{"the list of identities is damaged", Wanted{Kind: inc}, history(), func(s *State) {
 			s.Damage = errors.New("torn")
 			for i := range s.Checkpoints {
 				s.Checkpoints[i].Ours = false
 			}
 		}, "check6 inc since check3: vda rescan, vdb rescan", "it is unknown whether checkpoint check3 is ours: torn"},
-		{"all checkpoints gone", Request{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil },
+		{"all checkpoints gone", Wanted{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil },
 			"check6 inc since check3: vda rescan, vdb rescan", "checkpoint check3 is gone from libvirt"},
-		{"diff, all checkpoints gone", Request{Kind: diff}, history(), func(s *State) { s.Checkpoints = nil },
+		{"diff, all checkpoints gone", Wanted{Kind: diff}, history(), func(s *State) { s.Checkpoints = nil },
 			"diff6 diff since check1: vda rescan (no bitmap), vdb rescan (no bitmap)", "checkpoint check1 is gone from libvirt"},
-		{"a new disk, and all checkpoints gone", Request{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil; s.add(qcow2Disk("vdc"), gib) },
+		{"a new disk, and all checkpoints gone", Wanted{Kind: inc}, history(), func(s *State) { s.Checkpoints = nil; s.add(qcow2Disk("vdc"), gib) },
 			"check6 inc since check3: vda rescan, vdb rescan, vdc full", "disk vdc is copied in full: point check3 does not have this disk"},
-		{"auto, first", Request{Kind: Auto}, state(), nil, "check1 full: vda full, vdb full", "full: the first point of this domain"},
-		{"auto", Request{Kind: Auto}, history(), nil, "check6 inc since check3: vda inc, vdb inc", "inc: since check3"},
-		{"auto without a checkpoint", Request{Kind: Auto}, history(), func(s *State) { s.Checkpoints = nil },
+		{"auto, first", Wanted{Kind: Auto}, state(), nil, "check1 full: vda full, vdb full", "full: the first point of this domain"},
+		{"auto", Wanted{Kind: Auto}, history(), nil, "check6 inc since check3: vda inc, vdb inc", "inc: since check3"},
+		{"auto without a checkpoint", Wanted{Kind: Auto}, history(), func(s *State) { s.Checkpoints = nil },
 			"check6 inc since check3: vda rescan, vdb rescan", "inc: compared with check3, as no bitmap says what changed since"},
-		{"auto without a checkpoint, in full", Request{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints = nil },
+		{"auto without a checkpoint, in full", Wanted{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints = nil },
 			"check6 full: vda full, vdb full", "full: check3 is no usable base (vdb: checkpoint check3 is gone from libvirt (deleted, or older than those that --keep-checkpoints keeps))"},
-		{"the checkpoint is gone, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.lose("check2") },
+		{"the checkpoint is gone, in full", Wanted{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.lose("check2") },
 			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 is gone from libvirt"},
-		{"the checkpoint is somebody else's, in full", Request{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
+		{"the checkpoint is somebody else's, in full", Wanted{Kind: inc, Since: "check2", Fallback: FallbackFull}, history(), func(s *State) { s.Checkpoints[1].Ours = false },
 			"check6 inc since check2: vda full, vdb full", "disk vda is copied in full: checkpoint check2 has our marks"},
-		{"no checkpoint of a full, in full", Request{Kind: diff, Fallback: FallbackFull}, history(), func(s *State) { s.lose("check1") },
+		{"no checkpoint of a full, in full", Wanted{Kind: diff, Fallback: FallbackFull}, history(), func(s *State) { s.lose("check1") },
 			"diff6 diff since check1: vda full (no bitmap), vdb full (no bitmap)", "disk vda is copied in full: checkpoint check1 is gone from libvirt"},
-		{"auto with one usable bitmap", Request{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
+		{"auto with one usable bitmap", Wanted{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size = -1 },
 			"check6 inc since check3: vda rescan, vdb inc", "inc: since check3"},
-		{"auto without a usable bitmap", Request{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
+		{"auto without a usable bitmap", Wanted{Kind: Auto}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
 			"check6 inc since check3: vda rescan, vdb rescan", "disk vdb is read in full and compared with point check3"},
-		{"auto without a usable bitmap, in full", Request{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
+		{"auto without a usable bitmap, in full", Wanted{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.bitmap("check3", "vda").Size, s.bitmap("check3", "vdb").Size = -1, -1 },
 			"check6 full: vda full, vdb full", "full: check3 is no usable base (vdb: the bitmap of checkpoint check3 is missing or broken)"},
-		{"auto of raw disks", Request{Kind: Auto}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
+		{"auto of raw disks", Wanted{Kind: Auto}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
 			"check6 inc since check3: vda rescan (no bitmap), vdb rescan (no bitmap)", "inc: compared with check3, as no bitmap says what changed since"},
-		{"auto of raw disks, in full", Request{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
+		{"auto of raw disks, in full", Wanted{Kind: Auto, Fallback: FallbackFull}, history(), func(s *State) { s.format("vda", "raw"); s.format("vdb", "raw") },
 			"check6 full: vda full (no bitmap), vdb full (no bitmap)", "full: check3 is no usable base (vdb: a raw image"},
-		{"auto after copies only", Request{Kind: Auto}, state(sealed("copy1", kindCopy)), nil, "check2 full: vda full, vdb full", "full: domain vm1 has no full or inc of these disks to start from"},
+		{"auto after copies only", Wanted{Kind: Auto}, state(sealed("copy1", kindCopy)), nil, "check2 full: vda full, vdb full", "full: domain vm1 has no full or inc of these disks to start from"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -279,7 +277,7 @@ func TestPlan(t *testing.T) {
 				tt.change(&tt.state)
 			}
 			tt.request.Domain = "vm1"
-			p, err := MakePlan(tt.request, tt.state)
+			p, err := Make(tt.request, tt.state)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -302,7 +300,7 @@ func checkPlan(t *testing.T, p Plan) {
 	if isCheck != (p.Kind == full || p.Kind == inc) || !isCheck && p.Checkpoint != "" {
 		t.Errorf("%s is a %s with the checkpoint %q", p.ID, p.Kind, p.Checkpoint)
 	}
-	if covered := slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }); covered != (p.Checkpoint == manifest.CheckpointName(p.ID, p.Identity)) {
+	if covered := slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Bitmap }); covered != (p.Checkpoint == manifest.CheckpointName(p.ID, p.Identity)) {
 		t.Errorf("%s: bitmaps %v, checkpoint %q", p.ID, covered, p.Checkpoint)
 	}
 	for _, d := range p.Disks {
@@ -320,7 +318,7 @@ func checkPlan(t *testing.T, p Plan) {
 func TestPlanLeavesOut(t *testing.T) {
 	s := state()
 	s.add(xml.Disk{Target: "hda", Device: "cdrom", ReadOnly: true, Format: "raw"}, 0)
-	p, err := MakePlan(Request{Domain: "vm1", Kind: full, Exclude: []string{"vdb"}}, s)
+	p, err := Make(Wanted{Domain: "vm1", Kind: full, Exclude: []string{"vdb"}}, s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +333,7 @@ func TestPlanOfRawDisksHasNoCheckpoint(t *testing.T) {
 	s := state()
 	s.format("vda", "raw")
 	s.format("vdb", "raw")
-	p, err := MakePlan(Request{Domain: "vm1", Kind: full}, s)
+	p, err := Make(Wanted{Domain: "vm1", Kind: full}, s)
 	if err != nil || p.Checkpoint != "" {
 		t.Errorf("checkpoint %q, %v", p.Checkpoint, err)
 	}
@@ -344,48 +342,23 @@ func TestPlanOfRawDisksHasNoCheckpoint(t *testing.T) {
 func TestPlanKeepsTheGone(t *testing.T) {
 	s := history()
 	s.remove("vdb")
-	p, err := MakePlan(Request{Domain: "vm1", Kind: inc}, s)
+	p, err := Make(Wanted{Domain: "vm1", Kind: inc}, s)
 	if err != nil || !slices.Equal(p.Gone, []string{"vdb"}) {
 		t.Errorf("gone: %q, %v", p.Gone, err)
 	}
 }
 
-func TestValidate(t *testing.T) {
-	for want, r := range map[string]Request{
-		"unknown kind":            {Kind: "half"},
-		"has no --since":          {Kind: full, Since: "check1"},
-		"--quiesce is":            {Kind: full, Options: source.Options{Quiesce: "maybe"}},
-		"--fallback is":           {Kind: inc, Fallback: "maybe"},
-		"may have 56":             {Kind: full, Options: source.Options{SocketDir: "/" + strings.Repeat("x", 60)}},
-		"-1 checkpoints":          {Kind: inc, KeepCheckpoints: -1},
-		"inc backup has neither":  {Kind: inc, FullEvery: retention.Span{Days: 90}},
-		"full backup has neither": {Kind: full, Synthetic: true},
-		"both chosen and exclude": {Kind: full, Disks: []string{"vda"}, Exclude: []string{"vda"}},
-	} {
-		err := r.Validate()
-		if !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), want) || fail.HintOf(err) == "" {
-			t.Errorf("got %v, want %q and a hint", err, want)
-		}
-	}
-	if err := (Request{Kind: Auto, FullEvery: retention.Span{Days: 90}, Synthetic: true}).Validate(); err != nil {
-		t.Error(err)
-	}
-	if err := (Request{Kind: Auto}).Validate(); err != nil {
-		t.Error(err)
-	}
-}
-
 // A run waits for jobs on the disks that the plan will have, and on no others.
-func TestChosenTargets(t *testing.T) {
+func TestTargets(t *testing.T) {
 	s := state()
 	s.add(xml.Disk{Target: "sda", Device: "cdrom", ReadOnly: true}, 0)
-	for _, r := range []Request{{Kind: full}, {Kind: full, Exclude: []string{"vda"}}, {Kind: full, Disks: []string{"vda"}}} {
-		p, err := MakePlan(r, s)
+	for _, r := range []Wanted{{Kind: full}, {Kind: full, Exclude: []string{"vda"}}, {Kind: full, Disks: []string{"vda"}}} {
+		p, err := Make(r, s)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := chosenTargets(r, s.Disks); !slices.Equal(got, p.targets()) {
-			t.Errorf("%+v: %v, and the plan has %v", r, got, p.targets())
+		if got := r.Targets(s.Disks); !slices.Equal(got, p.Targets()) {
+			t.Errorf("%+v: %v, and the plan has %v", r, got, p.Targets())
 		}
 	}
 }

@@ -1,14 +1,15 @@
-package backup
+// Package plan decides what a run copies, disk by disk, and why: full or incremental, since
+// which point, chained onto which image. It is pure: it asks neither libvirt nor the
+// repository.
+package plan
 
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/virtbackup/virtbackup/checkpoint"
 	"github.com/virtbackup/virtbackup/diskimage"
-	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/source"
@@ -39,7 +40,7 @@ type Plan struct {
 	Kind       manifest.Kind      // full, inc, diff or copy
 	Base       *manifest.Manifest // nil for a full or copy
 	Checkpoint string             // to be created; "" none
-	Disks      []DiskPlan
+	Disks      []Disk
 	LeftOut    []manifest.LeftOut
 	Gone       []string // disks of the base that the domain no longer has
 	Why        string   // how auto chose
@@ -48,8 +49,8 @@ type Plan struct {
 	Warnings   []string
 }
 
-// DiskPlan says how one disk is copied.
-type DiskPlan struct {
+// Disk says how one disk is copied.
+type Disk struct {
 	xml.Disk
 	Incremental bool
 	Rescan      bool   // read in full, compared with Parent: incremental without a bitmap
@@ -62,22 +63,22 @@ type DiskPlan struct {
 	// grown since.
 	BaseSize int64
 	Expected int64            // bytes that the copy will read, as libvirt estimates it
-	measured bool             // Expected is the dirty data by block status, zeros the dirty zeros
-	zeros    int64            // bytes
+	Measured bool             // Expected is the dirty data by block status, Zeros the dirty zeros
+	Zeros    int64            // bytes
 	SourceID string           // of its image
-	base     []diskimage.Link // the chain of Parent, once it has been checked
+	Links    []diskimage.Link // the chain of Parent, once it has been checked
 }
 
-// MakePlan decides what to do, disk by disk. It returns a fail.NotFound for a
+// Make decides what to do, disk by disk. It returns a fail.NotFound for a
 // disk or base that does not exist and a fail.Usage for one that cannot be
 // used.
-func MakePlan(r Request, s State) (Plan, error) {
+func Make(w Wanted, s State) (Plan, error) {
 	var p Plan
-	chosen, err := p.choose(r, s)
+	chosen, err := p.choose(w, s)
 	if err != nil {
 		return Plan{}, err
 	}
-	if err := p.setKind(r, s, chosen); err != nil {
+	if err := p.setKind(w, s, chosen); err != nil {
 		return Plan{}, err
 	}
 	prefix := "check"
@@ -85,11 +86,11 @@ func MakePlan(r Request, s State) (Plan, error) {
 		prefix = string(p.Kind)
 	}
 	p.ID, p.Identity = fmt.Sprintf("%s%d", prefix, s.Next), s.Identity
-	p.planDisks(r, s, chosen)
-	if err := p.boundChains(r, s, chosen); err != nil {
+	p.planDisks(w, s, chosen)
+	if err := p.boundChains(w, s, chosen); err != nil {
 		return Plan{}, err
 	}
-	if err := p.refuse(r); err != nil {
+	if err := p.Refuse(w); err != nil {
 		return Plan{}, err
 	}
 	p.setCheckpoint()
@@ -98,71 +99,58 @@ func MakePlan(r Request, s State) (Plan, error) {
 }
 
 // choose splits the disks into chosen ones and those left out.
-func (p *Plan) choose(r Request, s State) ([]xml.Disk, error) {
-	for _, target := range slices.Concat(r.Disks, r.Exclude) {
+func (p *Plan) choose(w Wanted, s State) ([]xml.Disk, error) {
+	for _, target := range slices.Concat(w.Disks, w.Exclude) {
 		if !slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return d.Target == target }) {
-			return nil, fail.Errorf(fail.NotFound, "it has "+listTargets(s.Disks), "domain %s has no disk %q", r.Domain, target)
+			return nil, fail.Errorf(fail.NotFound, "it has "+listTargets(s.Disks), "domain %s has no disk %q", w.Domain, target)
 		}
 	}
 	var chosen []xml.Disk
 	for _, d := range s.Disks {
-		named := slices.Contains(r.Disks, d.Target)
+		named := slices.Contains(w.Disks, d.Target)
 		switch unfit := d.Unfit(); {
 		case unfit != "" && named:
-			return nil, fail.Errorf(fail.Usage, "leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, r.Domain, unfit)
+			return nil, fail.Errorf(fail.Usage, "leave out --disk "+d.Target, "disk %s of domain %s cannot be backed up: %s", d.Target, w.Domain, unfit)
 		case unfit != "":
 			p.LeftOut = append(p.LeftOut, manifest.LeftOut{Target: d.Target, Reason: unfit})
-		case !r.chooses(d.Target):
+		case !w.chooses(d.Target):
 			p.LeftOut = append(p.LeftOut, manifest.LeftOut{Target: d.Target, Reason: "not chosen"})
 		default:
 			chosen = append(chosen, d)
 		}
 	}
 	if len(chosen) == 0 {
-		return nil, fail.Errorf(fail.Usage, "a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", r.Domain, describeLeftOut(p.LeftOut))
+		return nil, fail.Errorf(fail.Usage, "a backup takes writable disks that are not empty or transient", "domain %s has no disk to back up: %s", w.Domain, describeLeftOut(p.LeftOut))
 	}
 	return chosen, nil
 }
 
-func (r Request) chooses(target string) bool {
-	return !slices.Contains(r.Exclude, target) && (len(r.Disks) == 0 || slices.Contains(r.Disks, target))
-}
-
-// chosenTargets names the disks that a plan will have.
-func chosenTargets(r Request, disks []xml.Disk) (targets []string) {
-	for _, d := range disks {
-		if d.Unfit() == "" && r.chooses(d.Target) {
-			targets = append(targets, d.Target)
-		}
-	}
-	return targets
-}
-
-func (p *Plan) targets() (targets []string) {
+// Targets names the disks that are copied.
+func (p *Plan) Targets() (targets []string) {
 	for _, d := range p.Disks {
 		targets = append(targets, d.Target)
 	}
 	return targets
 }
 
-func (p *Plan) setKind(r Request, s State, chosen []xml.Disk) error {
-	p.Kind = r.Kind
+func (p *Plan) setKind(w Wanted, s State, chosen []xml.Disk) error {
+	p.Kind = w.Kind
 	s.Disks = chosen // the base needs to fit these only
-	switch r.Kind {
+	switch w.Kind {
 	case manifest.KindInc, manifest.KindDiff:
-		base, err := findBase(r, s)
+		base, err := findBase(w, s)
 		p.Base = base
 		return err
 	case Auto:
-		p.Kind, p.Base, p.Why = chooseKind(r, s, chosen)
+		p.Kind, p.Base, p.Why = chooseKind(w, s, chosen)
 	}
 	return nil
 }
 
 // chooseKind chooses kind and base for auto, and says why.
-func chooseKind(r Request, s State, chosen []xml.Disk) (manifest.Kind, *manifest.Manifest, string) {
-	r.Kind = manifest.KindInc
-	base, err := findBase(r, s)
+func chooseKind(w Wanted, s State, chosen []xml.Disk) (manifest.Kind, *manifest.Manifest, string) {
+	w.Kind = manifest.KindInc
+	base, err := findBase(w, s)
 	if err != nil {
 		if len(s.Points) == 0 {
 			return manifest.KindFull, nil, "full: the first point of this domain"
@@ -172,7 +160,7 @@ func chooseKind(r Request, s State, chosen []xml.Disk) (manifest.Kind, *manifest
 	trial := Plan{Base: base}
 	reason, rescan := "none of its disks can be incremental", false
 	for _, d := range chosen {
-		planned := trial.disk(r, d, s)
+		planned := trial.disk(w, d, s)
 		if planned.Incremental {
 			return manifest.KindInc, base, "inc: since " + base.ID
 		}
@@ -187,126 +175,16 @@ func chooseKind(r Request, s State, chosen []xml.Disk) (manifest.Kind, *manifest
 	return manifest.KindFull, nil, fmt.Sprintf("full: %s is no usable base (%s)", base.ID, reason)
 }
 
-// findBase returns the point that an inc or diff of the state's disks starts from:
-// the newest with a checkpoint where one of them can have a bitmap, else the newest
-// that they can be compared with.
-func findBase(r Request, s State) (*manifest.Manifest, error) {
-	if r.Since != "" {
-		return namedBase(r, s)
-	}
-	var second *manifest.Manifest
-	bitmaps := slices.ContainsFunc(s.Disks, func(d xml.Disk) bool { return noBitmaps(d) == "" })
-	for i := len(s.Points) - 1; i >= 0; i-- {
-		m := &s.Points[i]
-		if !m.IsBase() || r.Kind == manifest.KindDiff && !s.beginsChain(m) {
-			continue
-		}
-		if _, ok := sealedCheckpoint(s, m); ok && bitmaps {
-			return m, nil
-		}
-		if second == nil && canCompare(s, m) {
-			second = m
-		}
-	}
-	if second != nil {
-		return second, nil
-	}
-	what := "full or inc"
-	if r.Kind == manifest.KindDiff {
-		what = "full"
-	}
-	return nil, fail.Errorf(fail.NotFound, "virtbackup full "+r.word(), "domain %s has no %s of these disks to start from", r.Domain, what)
-}
-
-// beginsChain tells whether a point is a full, or all that it is chained onto was removed.
-func (s State) beginsChain(m *manifest.Manifest) bool {
-	if m.Kind == manifest.KindFull {
-		return true
-	}
-	listed := func(above manifest.Manifest) bool {
-		return slices.ContainsFunc(s.Points, func(p manifest.Manifest) bool { return p.ID == above.ID })
-	}
-	above := manifest.Chain(slices.Concat(s.Points, s.Hidden), *m)[1:]
-	return len(above) > 0 && !slices.ContainsFunc(above, listed)
-}
-
-func namedBase(r Request, s State) (*manifest.Manifest, error) {
-	point, err := resolveBase(r, s)
-	if err != nil {
-		return nil, err
-	}
-	m := &point
-	if !m.IsBase() {
-		return nil, fail.Errorf(fail.Usage, "virtbackup list "+r.word()+" shows the points; a full or inc can be a base",
-			"point %s is a %s and has no checkpoint: it cannot be a base", m.ID, m.Kind)
-	}
-	if canCompare(s, m) {
-		return m, nil
-	}
-	if _, ok := sealedCheckpoint(s, m); !ok {
-		return nil, fail.Errorf(fail.NotFound, fmt.Sprintf("virtbackup list %s shows the points; virtbackup full %s starts a new chain", r.word(), r.word()),
-			"point %s has none of these disks: there is nothing to compare them with", m.ID)
-	}
-	return m, nil
-}
-
-// resolveBase finds the point that --since names. An id may name any point; a time, or
-// latest, finds only points that can be a base.
-func resolveBase(r Request, s State) (manifest.Manifest, error) {
-	since := strings.TrimPrefix(r.Since, r.Domain+"@")
-	if _, _, err := manifest.ParsePointID(since); err == nil {
-		if slices.ContainsFunc(s.Hidden, func(m manifest.Manifest) bool { return m.ID == since }) {
-			return manifest.Manifest{}, fail.Errorf(fail.NotFound, "virtbackup prune "+r.word()+" --undo "+since+" brings it back", "point %s of domain %s was removed", since, r.Domain)
-		}
-		return manifest.Resolve(r.Domain, s.Points, since)
-	}
-	bases := slices.DeleteFunc(slices.Clone(s.Points), func(m manifest.Manifest) bool { return !m.IsBase() })
-	if len(bases) == 0 {
-		return manifest.Manifest{}, fail.Errorf(fail.NotFound, "virtbackup full "+r.word()+" makes one", "domain %s has no point that can be a base", r.Domain)
-	}
-	return manifest.Resolve(r.Domain, bases, since)
-}
-
-// sealedCheckpoint returns libvirt's checkpoint of a point, if libvirt has it and it has
-// the identity of the point.
-func sealedCheckpoint(s State, m *manifest.Manifest) (checkpoint.Checkpoint, bool) {
-	if m.Checkpoint == "" || m.Identity == "" { // points of format 1 are never bases by name
-		return checkpoint.Checkpoint{}, false
-	}
-	c, ok := checkpoint.Find(s.Checkpoints, m.Checkpoint)
-	return c, ok && c.Base() && c.Instant.Identity == m.Identity && c.Instant.Point == m.ID
-}
-
-// noCheckpoint says why libvirt has no usable checkpoint of a point.
-func noCheckpoint(s State, m *manifest.Manifest) string {
-	c, there := checkpoint.Find(s.Checkpoints, m.Checkpoint)
-	switch {
-	case m.Checkpoint == "":
-		return fmt.Sprintf("point %s has no checkpoint", m.ID)
-	case m.Identity == "":
-		return fmt.Sprintf("point %s was made by a version that knew checkpoints by their names alone", m.ID)
-	case s.Damage != nil:
-		return fmt.Sprintf("it is unknown whether checkpoint %s is ours: %v", m.ID, s.Damage)
-	case there && !c.Ours:
-		return fmt.Sprintf("checkpoint %s has our marks, but this repository does not know its identity: the point, or the list of identities, came here from a copy", m.ID)
-	case there && c.Instant.State == instants.Retired:
-		return fmt.Sprintf("checkpoint %s is to be deleted", m.ID)
-	case there:
-		return fmt.Sprintf("checkpoint %s is of another instant than point %s", m.ID, m.ID)
-	}
-	return fmt.Sprintf("checkpoint %s is gone from libvirt (deleted, or older than those that --keep-checkpoints keeps)", m.ID)
-}
-
 // planDisks plans the chosen disks against the plan's base.
-func (p *Plan) planDisks(r Request, s State, chosen []xml.Disk) {
+func (p *Plan) planDisks(w Wanted, s State, chosen []xml.Disk) {
 	p.Disks = nil
 	for _, d := range chosen {
-		p.Disks = append(p.Disks, p.disk(r, d, s))
+		p.Disks = append(p.Disks, p.disk(w, d, s))
 	}
 }
 
-func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
-	plan := DiskPlan{Disk: d, Bitmap: noBitmaps(d) == "", Size: s.Sizes[d.Target]}
+func (p *Plan) disk(w Wanted, d xml.Disk, s State) Disk {
+	plan := Disk{Disk: d, Bitmap: noBitmaps(d) == "", Size: s.Sizes[d.Target]}
 	plan.Expected = min(plan.Size, s.Allocated[d.Target])
 	if images := s.Images[d.Target]; len(images) > 0 {
 		plan.SourceID = images[0].ID
@@ -320,7 +198,7 @@ func (p *Plan) disk(r Request, d xml.Disk, s State) DiskPlan {
 		return plan
 	}
 	if plan.Reason = p.whyNoBitmap(plan, base, s); plan.Reason != "" {
-		plan.fallBack(r.Fallback, p.Base, base.Image)
+		plan.FallBack(w.Fallback, p.Base, base.Image)
 		return plan
 	}
 	c, _ := sealedCheckpoint(s, p.Base)
@@ -351,7 +229,7 @@ func (p *Plan) setCheckpoint() {
 		}
 		return
 	}
-	if slices.ContainsFunc(p.Disks, func(d DiskPlan) bool { return d.Bitmap }) {
+	if slices.ContainsFunc(p.Disks, func(d Disk) bool { return d.Bitmap }) {
 		p.Checkpoint = manifest.CheckpointName(p.ID, p.Identity)
 	}
 }

@@ -1,4 +1,4 @@
-package backup
+package plan
 
 import (
 	"cmp"
@@ -18,11 +18,11 @@ import (
 // room for someone who acts on the warning a month later.
 const DefaultMaxChain = 200
 
-func (r Request) maxChain() int {
-	if r.MaxChain == 0 {
+func (w Wanted) maxChain() int {
+	if w.MaxChain == 0 {
 		return DefaultMaxChain
 	}
-	return r.MaxChain
+	return w.MaxChain
 }
 
 // diskChain is the chain of one disk including the planned point.
@@ -46,21 +46,21 @@ func (p *Plan) chains(s State) (all []diskChain) {
 
 // boundChains limits the length of chains: auto ends one, inc and diff warn, and refuse a
 // chain that qemu-img could not open.
-func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
+func (p *Plan) boundChains(w Wanted, s State, chosen []xml.Disk) error {
 	chains := p.chains(s)
-	if r.Kind == Auto {
-		p.endChain(r, s, chosen, chains)
+	if w.Kind == Auto {
+		p.endChain(w, s, chosen, chains)
 		return nil
 	}
 	for _, c := range chains {
 		switch {
 		case c.joined > manifest.MaxJoined:
 			return fail.WithHint(fmt.Errorf("domain %s: the chain of disk %s would have %d images, and qemu-img could not open it: "+
-				"the name that it joins from them would have %d bytes, more than %d", r.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
-				"virtbackup full %s starts a new chain", r.word())
-		case c.images > r.maxChain():
+				"the name that it joins from them would have %d bytes, more than %d", w.Domain, c.target, c.images, c.joined, manifest.MaxJoined),
+				"virtbackup full %s starts a new chain", w.word())
+		case c.images > w.maxChain():
 			p.Warnings = append(p.Warnings, fmt.Sprintf("the chain of disk %s has %d images with %s, more than %d (--max-chain): virtbackup full %s starts a new one",
-				c.target, c.images, p.ID, r.maxChain(), r.word()))
+				c.target, c.images, p.ID, w.maxChain(), w.word()))
 		}
 	}
 	return nil
@@ -68,30 +68,30 @@ func (p *Plan) boundChains(r Request, s State, chosen []xml.Disk) error {
 
 // endChain ends a chain that is too long or too old: with a full, or, if asked for, with an
 // inc that is to be made standalone. One that qemu-img could not open ends with a full.
-func (p *Plan) endChain(r Request, s State, chosen []xml.Disk, chains []diskChain) {
+func (p *Plan) endChain(w Wanted, s State, chosen []xml.Disk, chains []diskChain) {
 	if p.Base == nil {
 		return
 	}
 	for _, c := range chains {
 		if c.joined > manifest.MaxJoined {
-			p.startChain(r, s, chosen, fmt.Sprintf("full: with another image the chain of disk %s would be too long for qemu-img to open", c.target))
+			p.startChain(w, s, chosen, fmt.Sprintf("full: with another image the chain of disk %s would be too long for qemu-img to open", c.target))
 			return
 		}
 	}
-	switch why := cmp.Or(p.tooLong(r, chains), p.tooOld(r, s)); {
+	switch why := cmp.Or(p.tooLong(w, chains), p.tooOld(w, s)); {
 	case why == "":
-	case r.Synthetic:
+	case w.Synthetic:
 		p.Standalone, p.Why = why, p.Why+", to be made standalone: "+why
 	default:
-		p.startChain(r, s, chosen, "full: "+why)
+		p.startChain(w, s, chosen, "full: "+why)
 	}
 }
 
 // tooLong says which chain has as many images as it may have, "" if none has.
-func (p *Plan) tooLong(r Request, chains []diskChain) string {
+func (p *Plan) tooLong(w Wanted, chains []diskChain) string {
 	for _, c := range chains {
-		if c.images > r.maxChain() {
-			return fmt.Sprintf("the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, r.maxChain())
+		if c.images > w.maxChain() {
+			return fmt.Sprintf("the chain of disk %s has %d images as of %s, and may have %d (--max-chain)", c.target, c.images-1, p.Base.ID, w.maxChain())
 		}
 	}
 	return ""
@@ -100,14 +100,14 @@ func (p *Plan) tooLong(r Request, chains []diskChain) string {
 // tooOld says that the base's chain was read in full, or made standalone, too long ago, "" if
 // it was not. A clock that is ahead only for this run leads to one full too many, and one
 // that is behind to one that comes later.
-func (p *Plan) tooOld(r Request, s State) string {
+func (p *Plan) tooOld(w Wanted, s State) string {
 	chain := manifest.Chain(slices.Concat(s.Points, s.Hidden), *p.Base)
 	root := chain[len(chain)-1]
-	if r.FullEvery.IsZero() || root.Parent != "" { // the chain is broken: no parent can be used
+	if w.FullEvery.IsZero() || root.Parent != "" { // the chain is broken: no parent can be used
 		return ""
 	}
 	read, what := root.ReadInFull(), "read in full"
-	if r.Synthetic {
+	if w.Synthetic {
 		read, what = root.Time, "full"
 	}
 	if read.After(s.Now) { // by a clock that was ahead: that was before the others of its chain
@@ -117,14 +117,14 @@ func (p *Plan) tooOld(r Request, s State) string {
 			}
 		}
 	}
-	if read.After(r.FullEvery.Before(s.Now)) {
+	if read.After(w.FullEvery.Before(s.Now)) {
 		return ""
 	}
-	return fmt.Sprintf("the chain of %s was last %s %s, more than %s ago (--full-every)", p.Base.ID, what, manifest.TimeText(read), r.FullEvery)
+	return fmt.Sprintf("the chain of %s was last %s %s, more than %s ago (--full-every)", p.Base.ID, what, manifest.TimeText(read), w.FullEvery)
 }
 
 // startChain plans a full instead of an inc.
-func (p *Plan) startChain(r Request, s State, chosen []xml.Disk, why string) {
+func (p *Plan) startChain(w Wanted, s State, chosen []xml.Disk, why string) {
 	p.Kind, p.Base, p.Why, p.Warnings = manifest.KindFull, nil, why, nil
-	p.planDisks(r, s, chosen)
+	p.planDisks(w, s, chosen)
 }

@@ -15,9 +15,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/description"
-	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/flatten"
-	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -26,6 +24,7 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore/reading"
 )
 
 // partialSuffix ends the name of an image that is not complete.
@@ -35,13 +34,11 @@ const partialSuffix = ".partial"
 type restorer struct {
 	Request
 	repo  *repository.Repository
-	point manifest.Manifest
-	disks []manifest.Disk
+	point *reading.Point
 	xml   []byte
 
-	mu       sync.Mutex // of what follows
-	made     []string   // what to remove if it fails, in the order of making; nothing else
-	warnings []string
+	mu   sync.Mutex // of what follows
+	made []string   // what to remove if it fails, in the order of making; nothing else
 }
 
 // Run restores the disks of a point to standalone images, and puts the domain's
@@ -70,14 +67,11 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (res
 
 func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	start := time.Now()
-	if err := r.choose(); err != nil {
+	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs})
+	if err != nil {
 		return Result{}, err
 	}
-	chains, err := r.chains()
-	if err != nil {
-		return Result{}, r.explain(err)
-	}
-	if r.xml, err = r.readXML(); err != nil {
+	if r.xml, err = r.point.DomainXML(); err != nil {
 		return Result{}, err
 	}
 	if err := r.makeDir(); err != nil {
@@ -91,13 +85,13 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	}()
 	r.Log.Debug(fmt.Sprintf("restore %s of domain %s, taken %s", r.point.ID, r.Domain, manifest.TimeText(r.point.Time)))
 	result := Result{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Dir: r.Dir}
-	if result.Disks, err = r.restoreDisks(ctx, chains); err != nil {
+	if result.Disks, err = r.restoreDisks(ctx); err != nil {
 		return Result{}, err
 	}
 	if result.XML, err = r.restoreXML(); err != nil {
 		return Result{}, err
 	}
-	result.Warnings = r.warnings
+	result.Warnings = r.point.Warnings()
 	result.Seconds = time.Since(start).Seconds()
 	if err := errors.Join(localfile.SyncDir(r.Dir), fault.Point("restore: done")); err != nil {
 		return Result{}, err
@@ -106,58 +100,14 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	return result, nil
 }
 
-// choose finds the point and its disks.
-func (r *restorer) choose() error {
-	var err error
-	if r.point, err = r.repo.Find(r.Domain, r.At); err != nil {
-		return err
+// isOurs tells whether writing has failed, which no check of the images explains.
+func (r *restorer) isOurs(err error) bool {
+	var path *fs.PathError
+	if !errors.As(err, &path) {
+		return false
 	}
-	for _, target := range r.Disks {
-		if _, ok := r.point.Disk(target); !ok {
-			return fail.Errorf(fail.NotFound, "virtbackup show "+manifest.ShellWord(r.Domain+"@"+r.point.ID), "point %s of domain %s has no disk %q", r.point.ID, r.Domain, target)
-		}
-	}
-	for _, d := range r.point.Disks {
-		if len(r.Disks) == 0 || slices.Contains(r.Disks, d.Target) {
-			r.disks = append(r.disks, d)
-		}
-	}
-	return nil
-}
-
-// link is one image of a chain, and what was proven of it; nil is nothing.
-type link struct {
-	diskimage.Link
-	proven *hashlist.ProvenRanges
-}
-
-// chains lists the images of each disk, base first. Their headers are checked
-// before anything is written.
-func (r *restorer) chains() ([][]link, error) {
-	all := make([][]link, len(r.disks))
-	for i, d := range r.disks {
-		images, err := r.repo.Links(r.Domain, r.point.ID, d.Target)
-		if err != nil {
-			return nil, err
-		}
-		for _, image := range images {
-			all[i] = append(all[i], link{Link: image})
-		}
-	}
-	return all, nil
-}
-
-// openProving opens a chain to be read as a whole.
-func (r *restorer) openProving(ctx context.Context, links []link) (*chain.Chain, func(), error) {
-	var files []diskimage.Link
-	for _, l := range links {
-		files = append(files, l.Link)
-	}
-	images, proven, closeImages, err := diskimage.OpenChain(ctx, files, hashlist.ReadOptions{Warn: r.warn})
-	for i, ranges := range proven {
-		links[i].proven = ranges
-	}
-	return images, closeImages, err
+	rel, pathErr := filepath.Rel(r.Dir, path.Path)
+	return pathErr == nil && filepath.IsLocal(rel)
 }
 
 // checkDir finds out which directory is meant, and refuses one in a repository, this
@@ -229,11 +179,11 @@ func (r *restorer) removeMade() error {
 
 // restoreDisks restores all disks side by side, and names their images only
 // when all are complete and all that they were made from has proven sound.
-func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, error) {
-	disks := make([]Disk, len(r.disks))
-	for i, d := range r.disks {
-		disks[i] = Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
-			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))}
+func (r *restorer) restoreDisks(ctx context.Context) ([]Disk, error) {
+	var disks []Disk
+	for _, d := range r.point.Disks() {
+		disks = append(disks, Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
+			Image: filepath.Join(r.Dir, d.Target+"."+string(r.Format))})
 	}
 	if r.Format == Raw {
 		if err := r.checkSizes(disks); err != nil {
@@ -241,12 +191,12 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 		}
 	}
 	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) error {
-		if err := r.restoreDisk(ctx, chains[i], &disks[i]); err != nil {
+		if err := r.restoreDisk(ctx, &disks[i]); err != nil {
 			return fmt.Errorf("restore disk %s of %s@%s: %w", disks[i].Target, r.Domain, r.point.ID, err)
 		}
 		return nil
 	})
-	if err := r.checkAfter(ctx, err, chains); err != nil {
+	if err := r.point.CheckRest(ctx, err); err != nil {
 		return nil, err
 	}
 	if err := fault.Point("restore: name images"); err != nil {
@@ -261,17 +211,13 @@ func (r *restorer) restoreDisks(ctx context.Context, chains [][]link) ([]Disk, e
 	return disks, nil
 }
 
-// restoreDisk flattens a chain into one image. What of the chain it has proven to
-// be sound is noted in its links.
-func (r *restorer) restoreDisk(ctx context.Context, links []link, d *Disk) (err error) {
-	images, closeImages, err := r.openProving(ctx, links)
+// restoreDisk flattens a chain into one image.
+func (r *restorer) restoreDisk(ctx context.Context, d *Disk) (err error) {
+	images, closeImages, err := r.point.OpenDisk(ctx, d.Target)
 	if err != nil {
 		return err
 	}
 	defer closeImages()
-	if images.Size() != d.VirtualSize {
-		return fmt.Errorf("%s has %d bytes, its manifest says %d", links[len(links)-1].Path, images.Size(), d.VirtualSize)
-	}
 	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
 	if err != nil {
 		return err

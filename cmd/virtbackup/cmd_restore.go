@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
@@ -22,28 +23,73 @@ func restoreCommand() *cli.Command {
 			"virtbackup restore vm1@check2 --to /tmp/vm1\n" +
 			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --format raw\n\n" +
 			"Nothing is overwritten, and the domain itself is not touched.",
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
-			&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
-			&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: manifest.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
-			&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
-		},
+		Flags:  slices.Concat(restoreFlags(), defineFlags(), inPlaceFlags()),
 		Action: restoreAction,
 	}
 }
+
+// restoreFlags are those of more than one way to restore, and those of --to alone.
+func restoreFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
+		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
+		&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: manifest.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
+		&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
+	}
+}
+
+// chosenPoint is the point to restore. at is "" for the newest.
+type chosenPoint struct {
+	repo       *repository.Repository
+	domain, at string
+}
+
+// restoreWay is a way to restore, and the option that asks for it.
+type restoreWay struct {
+	option string
+	run    func(c *cli.Context, chosen chosenPoint) error
+}
+
+var restoreWays = []restoreWay{{"to", restoreTo}, {"in-place", restoreInPlace}}
 
 func restoreAction(c *cli.Context) error {
 	name, err := oneDomain(c)
 	if err != nil {
 		return err
 	}
-	repo, domain, at, err := pointToRestore(c, name)
+	way, err := wayToRestore(c)
 	if err != nil {
 		return err
 	}
+	chosen, err := pointToRestore(c, name)
+	if err != nil {
+		return err
+	}
+	return way(c, chosen)
+}
+
+// wayToRestore returns the one way that the options ask for. --define is a restore --to a
+// directory, and more.
+func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error) {
+	asked := slices.DeleteFunc(slices.Clone(restoreWays), func(w restoreWay) bool { return !c.IsSet(w.option) })
+	switch {
+	case len(asked) > 1:
+		return nil, fail.Errorf(fail.Usage, "leave out one of them", "--%s and --%s exclude each other", asked[0].option, asked[1].option)
+	case c.Bool("define") && (len(asked) == 0 || asked[0].option != "to"):
+		return nil, fail.Errorf(fail.Usage, "--to DIR, which takes the images", "--define needs --to")
+	case len(asked) == 0:
+		return nil, fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
+	case c.Bool("define"):
+		return restoreDefined, nil
+	}
+	return asked[0].run, nil
+}
+
+// restoreTo makes images in a directory.
+func restoreTo(c *cli.Context, chosen chosenPoint) error {
 	show := newProgress(c, "copied").Of("")
-	result, err := restore.Run(c.Context, repo, restore.Request{
-		Domain: domain, At: at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
+	result, err := restore.Run(c.Context, chosen.repo, restore.Request{
+		Domain: chosen.domain, At: chosen.at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
 		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.Update,
 	})
 	show.Close(err == nil)
@@ -56,19 +102,21 @@ func restoreAction(c *cli.Context) error {
 
 // pointToRestore opens the repository and returns the point that is meant. With --at, the
 // whole argument is the name of the domain.
-func pointToRestore(c *cli.Context, name string) (repo *repository.Repository, domain, at string, err error) {
+func pointToRestore(c *cli.Context, name string) (p chosenPoint, err error) {
 	if !c.IsSet("at") {
-		return openWithPoint(c, name)
+		p.repo, p.domain, p.at, err = openWithPoint(c, name)
+		return p, err
 	}
-	if repo, err = repository.Open(c.String("repo")); err != nil {
-		return nil, "", "", err
+	if p.repo, err = repository.Open(c.String("repo")); err != nil {
+		return chosenPoint{}, err
 	}
-	known, err := domainsOf(repo)
+	known, err := domainsOf(p.repo)
 	if err != nil {
-		return nil, "", "", err
+		return chosenPoint{}, err
 	}
 	if domain, _, err := argument.Point(name, known); err == nil && domain != name && known(domain) {
-		return nil, "", "", fail.Errorf(fail.Usage, "leave out one of them", "%s names a point, and so does --at %s", name, c.String("at"))
+		return chosenPoint{}, fail.Errorf(fail.Usage, "leave out one of them", "%s names a point, and so does --at %s", name, c.String("at"))
 	}
-	return repo, name, c.String("at"), nil
+	p.domain, p.at = name, c.String("at")
+	return p, nil
 }

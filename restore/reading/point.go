@@ -1,0 +1,166 @@
+package reading
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/diskimage"
+	"github.com/virtbackup/virtbackup/hashlist"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/limit"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
+	"github.com/virtbackup/virtbackup/repository"
+)
+
+// Options of Open.
+type Options struct {
+	// Limits are shared with other runs of this process; nil: this one has its own.
+	Limits *limit.Limits
+	// Log gets warnings. nil means none.
+	Log *slog.Logger
+	// Ours tells whether the error of a copy comes from where the disks are written to,
+	// so that nothing in the repository explains it. nil: none does.
+	Ours func(err error) bool
+}
+
+// Point is a restore point that is being read. Its methods may be called side by side.
+type Point struct {
+	manifest.Manifest
+	Options
+	repo   *repository.Repository
+	named  bool // the disks to read were named
+	disks  []manifest.Disk
+	chains [][]link // of each disk
+
+	mu       sync.Mutex // of what follows
+	warnings []string
+}
+
+// link is one image of a chain, and what was proven of it; nil is nothing.
+type link struct {
+	diskimage.Link
+	proven *hashlist.ProvenRanges
+}
+
+// Open finds a point of a domain, and the images of its disks; their headers are checked. at
+// is what [repository.Repository.Find] takes. disks are the targets of those that are read;
+// none means all.
+//
+// It is to be called within [repository.Repository.Read], and the point is not to be used
+// after that: the images may be replaced then.
+//
+// Errors: fail.Usage, fail.NotFound, *damage.Error.
+func Open(repo *repository.Repository, domain, at string, disks []string, o Options) (*Point, error) {
+	p := &Point{Options: o.withDefaults(), repo: repo, named: len(disks) > 0}
+	if err := p.choose(domain, at, disks); err != nil {
+		return nil, err
+	}
+	if err := p.findChains(); err != nil {
+		return nil, p.Explain(err)
+	}
+	return p, nil
+}
+
+func (o Options) withDefaults() Options {
+	if o.Limits == nil {
+		o.Limits = limit.New(0)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Ours == nil {
+		o.Ours = func(error) bool { return false }
+	}
+	return o
+}
+
+// choose finds the point and its disks.
+func (p *Point) choose(domain, at string, disks []string) error {
+	var err error
+	if p.Manifest, err = p.repo.Find(domain, at); err != nil {
+		return err
+	}
+	for _, target := range disks {
+		if _, ok := p.Disk(target); !ok {
+			return fail.Errorf(fail.NotFound, "virtbackup show "+manifest.ShellWord(domain+"@"+p.ID), "point %s of domain %s has no disk %q", p.ID, domain, target)
+		}
+	}
+	for _, d := range p.Manifest.Disks {
+		if len(disks) == 0 || slices.Contains(disks, d.Target) {
+			p.disks = append(p.disks, d)
+		}
+	}
+	return nil
+}
+
+// findChains lists the images of each disk, base first, and checks their headers.
+func (p *Point) findChains() error {
+	p.chains = make([][]link, len(p.disks))
+	for i, d := range p.disks {
+		images, err := p.repo.Links(p.Domain, p.ID, d.Target)
+		if err != nil {
+			return err
+		}
+		for _, image := range images {
+			p.chains[i] = append(p.chains[i], link{Link: image})
+		}
+	}
+	return nil
+}
+
+// Disks are those to read, in the order of the manifest.
+func (p *Point) Disks() []manifest.Disk { return slices.Clone(p.disks) }
+
+// OpenDisk opens the chain of a disk of Disks to be read as a whole. All that is read of it is
+// proven; what that was, CheckRest knows. A disk is opened once. The caller calls closeChain
+// when nobody reads the chain any more.
+func (p *Point) OpenDisk(ctx context.Context, target string) (images *chain.Chain, closeChain func(), err error) {
+	i := slices.IndexFunc(p.disks, func(d manifest.Disk) bool { return d.Target == target })
+	links := p.chains[i]
+	var files []diskimage.Link
+	for _, l := range links {
+		files = append(files, l.Link)
+	}
+	images, proven, closeChain, err := diskimage.OpenChain(ctx, files, hashlist.ReadOptions{Warn: p.Warn})
+	for i, ranges := range proven {
+		links[i].proven = ranges
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if size := p.disks[i].VirtualSize; images.Size() != size {
+		closeChain()
+		return nil, nil, fmt.Errorf("%s has %d bytes, its manifest says %d", links[len(links)-1].Path, images.Size(), size)
+	}
+	return images, closeChain, nil
+}
+
+// Warn reports what does not prevent the restore.
+func (p *Point) Warn(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.warnings = append(p.warnings, text)
+	p.Log.Warn(text)
+}
+
+// Warnings are what Warn was told so far.
+func (p *Point) Warnings() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.warnings)
+}
+
+// Explain adds to damage which points are lost with it, and which are not.
+func (p *Point) Explain(err error) error {
+	var damaged *damage.Error
+	if errors.As(err, &damaged) {
+		p.repo.Explain(damaged)
+	}
+	return err
+}

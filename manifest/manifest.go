@@ -40,6 +40,9 @@ const FileName = "manifest.json"
 // DomainXML is the file of a point that holds libvirt's definition of the domain.
 const DomainXML = "domain.xml"
 
+// CheckpointXML is the file of a point that holds the definition of its checkpoint in libvirt.
+const CheckpointXML = "checkpoint.xml"
+
 // Manifest describes one point. Fields are only ever added.
 type Manifest struct {
 	Format     int       `json:"format"`
@@ -59,8 +62,10 @@ type Manifest struct {
 	Consistency    string    `json:"consistency"`
 	Versions       Versions  `json:"versions"`
 	Disks          []Disk    `json:"disks"`
-	Gone           []string  `json:"gone,omitempty"`     // disks of the parent that the domain no longer has
-	LeftOut        []LeftOut `json:"left_out,omitempty"` // disks of the domain that the point does not have
+	Extras         []Extra   `json:"extras,omitempty"`    // what else the domain needs to start; their digests are in Files
+	Autostart      bool      `json:"autostart,omitempty"` // libvirt starts the domain with the host
+	Gone           []string  `json:"gone,omitempty"`      // disks of the parent that the domain no longer has
+	LeftOut        []LeftOut `json:"left_out,omitempty"`  // disks of the domain that the point does not have
 	Warnings       []string  `json:"warnings,omitempty"`
 	// Merged are the points that were merged into this one, oldest first: it shows what it
 	// showed when it was made, and no longer needs them.
@@ -100,12 +105,14 @@ type Disk struct {
 	SourceID     string `json:"source_id,omitempty"` // differs for another file or device of the same name
 	// SourceEncrypted: the source is encrypted and QEMU decrypts it: the image here
 	// is not encrypted.
-	SourceEncrypted bool   `json:"source_encrypted,omitempty"`
-	DataBytes       int64  `json:"data_bytes"`
-	ZeroBytes       int64  `json:"zero_bytes"`
-	ImageBytes      int64  `json:"image_bytes"`
-	Hashes          string `json:"hashes"`               // "blake3:<hex>" of the hash list, header and hashes
-	HashRange       int64  `json:"hash_range,omitempty"` // bytes of the image that each of its hashes covers; 0 is 1 MiB
+	SourceEncrypted bool `json:"source_encrypted,omitempty"`
+	// SourceOptions are those of a source in the format qcow2; zero if they are unknown.
+	SourceOptions SourceOptions `json:"source_options,omitzero"`
+	DataBytes     int64         `json:"data_bytes"`
+	ZeroBytes     int64         `json:"zero_bytes"`
+	ImageBytes    int64         `json:"image_bytes"`
+	Hashes        string        `json:"hashes"`               // "blake3:<hex>" of the hash list, header and hashes
+	HashRange     int64         `json:"hash_range,omitempty"` // bytes of the image that each of its hashes covers; 0 is 1 MiB
 }
 
 // Number is the N of the id, 0 where the id is not valid.
@@ -208,7 +215,10 @@ func (m Manifest) Validate() error {
 	if err := m.validateDisks(); err != nil {
 		return err
 	}
-	return m.validateFiles()
+	if err := m.validateFiles(); err != nil {
+		return err
+	}
+	return m.validateExtras()
 }
 
 // validateIdentity compares the identities with the format and the checkpoint's name.
@@ -314,7 +324,7 @@ func (d Disk) validate() error {
 	case !digest.Valid(d.Hashes):
 		return fmt.Errorf("hashes: %q is not a digest", d.Hashes)
 	}
-	return nil
+	return d.SourceOptions.validate()
 }
 
 func (m Manifest) validateFiles() error {

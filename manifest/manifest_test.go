@@ -30,9 +30,11 @@ func testManifest() Manifest {
 		Disks: []Disk{{
 			Target: "vda", Image: "vda.qcow2", Kind: KindInc, Parent: "../check1/vda.qcow2", VirtualSize: 1 << 30,
 			Source: "/images/vm1.qcow2", SourceFormat: "qcow2", DataBytes: 65536, ImageBytes: 327680,
-			Hashes: digest.Of([]byte("list")),
+			Hashes:        digest.Of([]byte("list")),
+			SourceOptions: SourceOptions{Compat: "1.1", ClusterSize: 65536, RefcountBits: 16, CompressionType: "zlib"},
 		}},
-		Files: map[string]string{"domain.xml": digest.Of([]byte("<domain/>"))},
+		Extras: []Extra{{Kind: ExtraNVRAM, File: "nvram.fd", Path: "/nvram/vm1_VARS.fd", Format: "raw", Size: 540672, Mode: "0600", UID: 64055}},
+		Files:  map[string]string{"domain.xml": digest.Of([]byte("<domain/>")), "nvram.fd": digest.Of([]byte("variables"))},
 	}
 }
 
@@ -146,6 +148,24 @@ func TestValidateRefuses(t *testing.T) {
 		"file leads outside":       func(m *Manifest) { m.Files["../x"] = m.Disks[0].Hashes },
 		"file is an image":         func(m *Manifest) { m.Files["vda.hashes"] = m.Disks[0].Hashes },
 		"file digest":              func(m *Manifest) { m.Files["x"] = "blake3:" + strings.Repeat("G", 64) },
+		"extra without a digest":   func(m *Manifest) { m.Extras[0].File = "other.fd" },
+		"extra leads outside":      func(m *Manifest) { m.Extras[0].File = "../nvram.fd"; m.Files["../nvram.fd"] = m.Files["nvram.fd"] },
+		"extra is a document":      func(m *Manifest) { m.Extras[0].File = DomainXML },
+		"extra is an image":        func(m *Manifest) { m.Extras[0].File = "vda.qcow2" },
+		"extra twice":              func(m *Manifest) { m.Extras = append(m.Extras, m.Extras[0]) },
+		"extra without a kind":     func(m *Manifest) { m.Extras[0].Kind = "" },
+		"extra of an odd kind":     func(m *Manifest) { m.Extras[0].Kind = "a b" },
+		"extra of an odd format":   func(m *Manifest) { m.Extras[0].Format = "raw,file=x" },
+		"extra from nowhere":       func(m *Manifest) { m.Extras[0].Path = "nvram.fd" },
+		"extra from two lines":     func(m *Manifest) { m.Extras[0].Path = "/a\nb" },
+		"extra size":               func(m *Manifest) { m.Extras[0].Size = -1 },
+		"extra mode":               func(m *Manifest) { m.Extras[0].Mode = "rw" },
+		"extra with set-user-ID":   func(m *Manifest) { m.Extras[0].Mode = "04755" },
+		"extra owner":              func(m *Manifest) { m.Extras[0].UID = -1 },
+		"compat":                   func(m *Manifest) { m.Disks[0].SourceOptions.Compat = "1.1,size=1" },
+		"cluster size":             func(m *Manifest) { m.Disks[0].SourceOptions.ClusterSize = 65537 },
+		"refcount bits":            func(m *Manifest) { m.Disks[0].SourceOptions.RefcountBits = 3 },
+		"compression type":         func(m *Manifest) { m.Disks[0].SourceOptions.CompressionType = "lz4" },
 		"gone":                     func(m *Manifest) { m.Gone = []string{".."} },
 	}
 	valid := testManifest()
@@ -190,6 +210,12 @@ func FuzzManifest(f *testing.F) {
 		}
 		for name := range m.Files {
 			checkInside(t, name)
+		}
+		for _, e := range m.Extras {
+			checkInside(t, e.File)
+			if m.Files[e.File] == "" || e.Perm()&^0o777 != 0 || e.Path != "" && e.Path[0] != '/' {
+				t.Errorf("extra %+v was accepted", e)
+			}
 		}
 		again, err := Parse(encode(t, m))
 		if err != nil || !again.Time.Equal(m.Time) || len(again.Disks) != len(m.Disks) {

@@ -11,11 +11,11 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// recipe is the block of commands in docs/format.md that starts a restored guest, split after
+// recipe is the block of commands in docs/restore-by-hand.md that starts a restored guest, split after
 // the values that the reader fills in.
 func recipe(t *testing.T) (values, commands string) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(testdomain.Root(t), "docs/format.md"))
+	text, err := os.ReadFile(filepath.Join(testdomain.Root(t), "docs/restore-by-hand.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func recipe(t *testing.T) (values, commands string) {
 	block, _, ok := strings.Cut(block, "\n\nThe `grep` shows")
 	values, commands, ok2 := strings.Cut(block, "\n\n")
 	if !ok || !ok2 {
-		t.Fatal("docs/format.md has no recipe where this test looks for it")
+		t.Fatal("docs/restore-by-hand.md has no recipe where this test looks for it")
 	}
 	return values, commands
 }
@@ -58,7 +58,7 @@ func everythingOf(s *testsite.Site) string {
 		testdomain.Virsh(s.T, "dumpxml", "--inactive", s.Name), testdomain.Virsh(s.T, "dumpxml", s.Name))
 }
 
-// The recipe of docs/format.md, word for word, starts the restored guest as QEMU's user beside
+// The recipe of docs/restore-by-hand.md, word for word, starts the restored guest as QEMU's user beside
 // the original, and the original does not change.
 func TestRestoreByHand(t *testing.T) {
 	t.Parallel()
@@ -93,7 +93,7 @@ func TestRestoreByHand(t *testing.T) {
 	testdomain.Same(t, filepath.Join(dir, "vda.qcow2"), "qcow2", s.Points[0].Truth["vda"])
 }
 
-// docs/format.md warns of two mistakes: without the change of mode QEMU's user cannot open
+// docs/restore-by-hand.md warns of two mistakes: without the change of mode QEMU's user cannot open
 // what restore --to makes, and unedited XML replaces the original's definition.
 func TestRestoreByHandWithoutCare(t *testing.T) {
 	t.Parallel()

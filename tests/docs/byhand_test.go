@@ -11,22 +11,46 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// recipe is the block of commands in docs/restore-by-hand.md that starts a restored guest, split after
-// the values that the reader fills in.
-func recipe(t *testing.T) (values, commands string) {
+// recipe is the block of commands after a line of docs/restore-by-hand.md, without the values
+// that the reader fills in.
+func recipe(t *testing.T, after string) (commands string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(testdomain.Root(t), "docs/restore-by-hand.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, block, _ := strings.Cut(string(text), "\n    POINT=")
-	block, _, ok := strings.Cut(block, "\n\nThe `grep` shows")
-	values, commands, ok2 := strings.Cut(block, "\n\n")
-	if !ok || !ok2 {
-		t.Fatal("docs/restore-by-hand.md has no recipe where this test looks for it")
+	_, rest, ok := strings.Cut(string(text), "\n"+after+"\n")
+	if !ok {
+		t.Fatalf("docs/restore-by-hand.md has no %q", after)
 	}
-	return values, commands
+	values, seenValue := true, false
+	for line := range strings.Lines(rest) {
+		code, indented := strings.CutPrefix(line, "    ")
+		switch {
+		case indented && !values:
+			commands += code
+		case commands != "":
+			return commands
+		case strings.TrimSpace(line) == "" && values && seenValue:
+			values = false
+		case indented:
+			seenValue = true
+		}
+	}
+	return commands
 }
+
+// follow runs a recipe with values: names and values in turn.
+func follow(t *testing.T, after string, values ...string) string {
+	t.Helper()
+	script := ""
+	for i := 0; i < len(values); i += 2 {
+		script += values[i] + "='" + values[i+1] + "'\n"
+	}
+	return testdomain.Tool(t, "sh", "-euxc", script+recipe(t, after))
+}
+
+func pointDir(s *testsite.Site, id string) string { return filepath.Join(s.Repo, s.Name, id) }
 
 // talkative is a running domain with every device that a second domain of the same definition
 // would share with it.
@@ -73,10 +97,7 @@ func TestRestoreByHand(t *testing.T) {
 		_, _ = testdomain.TryVirsh(t, "undefine", restored)
 		_ = os.Remove("/var/log/libvirt/qemu/" + restored + ".log")
 	})
-	_, commands := recipe(t)
-	values := fmt.Sprintf("POINT=%s OLD=%s SOURCE=%s NEW=%s DIR=%s\n", filepath.Join(s.Repo, s.Name, point.ID),
-		s.Name, s.Disk("vda").Source, restored, dir)
-	testdomain.Tool(t, "sh", "-euxc", values+commands)
+	follow(t, "## A second guest beside the original", "POINT", pointDir(s, point.ID), "OLD", s.Name, "DISK", s.Disk("vda").Source, "NEW", restored, "DIR", dir)
 	if got := strings.TrimSpace(testdomain.Virsh(t, "domstate", restored)); got != "running" {
 		t.Errorf("the restored guest is %s", got)
 	}
@@ -91,6 +112,70 @@ func TestRestoreByHand(t *testing.T) {
 	}
 	testdomain.Virsh(t, "destroy", restored)
 	testdomain.Same(t, filepath.Join(dir, "vda.qcow2"), "qcow2", s.Points[0].Truth["vda"])
+}
+
+// The guest and its disk are lost: the recipe defines it again, and the next backup goes on in
+// the same directory.
+func TestRestoreByHandWhenTheGuestIsGone(t *testing.T) {
+	t.Parallel()
+	s := talkative(t)
+	s.Write("vda", 0, 1<<20, 0x41)
+	point := s.BackUp(0, "full").Point
+	disk, dir := s.Disk("vda").Source, filepath.Join(testdomain.TempDir(t), "restored")
+	s.Destroy()
+	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
+	if err := os.Remove(disk); err != nil {
+		t.Fatal(err)
+	}
+	if said := follow(t, "## Which point", "REPO", s.Repo, "DOMAIN", s.Name, "POINT", pointDir(s, point.ID)); !strings.Contains(said, "full") {
+		t.Errorf("which point: %s", said)
+	}
+	follow(t, "## The guest is gone", "POINT", pointDir(s, point.ID), "DISK", disk, "DOMAIN", s.Name, "DIR", dir)
+	if got := strings.TrimSpace(testdomain.Virsh(t, "domstate", s.Name)); got != "running" {
+		t.Errorf("the restored guest is %s", got)
+	}
+	s.Program.Must(t, []int{3}, "inc", s.Name) // compared: the new image has no bitmap
+	testdomain.Virsh(t, "destroy", s.Name)
+	testdomain.Same(t, filepath.Join(dir, "vda.qcow2"), "qcow2", s.Points[0].Truth["vda"])
+}
+
+// The disk of a guest that is off goes back in place, and the next inc is small and right.
+func TestRestoreByHandInPlace(t *testing.T) {
+	t.Parallel()
+	s := talkative(t)
+	s.Write("vda", 0, 1<<20, 0x41)
+	point := s.BackUp(0, "full").Point
+	s.Write("vda", 0, 2<<20, 0x42)
+	s.Destroy() // by SIGTERM, so that QEMU stores its bitmaps
+	disk, aside := s.Disk("vda").Source, filepath.Join(testdomain.TempDir(t), "before.qcow2")
+	follow(t, "## In place", "POINT", pointDir(s, point.ID), "DISK", disk, "DOMAIN", s.Name, "ASIDE", aside)
+	testdomain.QemuIO(t, aside, "qcow2", "read -P 0x42 0 2M")
+	now := filepath.Join(testdomain.TempDir(t), "now.raw")
+	s.Truth("vda", now)
+	testdomain.Same(t, now, "raw", s.Points[0].Truth["vda"])
+	s.Write("vda", 8<<20, 64<<10, 0x43)
+	if d := s.BackUp(0, "inc").Point.Disks[0]; d.Reason != "" {
+		t.Errorf("the inc after it: %s", d.Reason)
+	}
+	s.CheckFlattened(s.Points[1])
+}
+
+// One disk goes to a block device, and through a pipe.
+func TestRestoreByHandOfOneDisk(t *testing.T) {
+	t.Parallel()
+	s := talkative(t)
+	s.Write("vda", 0, 1<<20, 0x41)
+	point := s.BackUp(0, "full").Point
+	file, output := filepath.Join(testdomain.TempDir(t), "device"), filepath.Join(testdomain.TempDir(t), "vda.raw.gz")
+	testdomain.Tool(t, "truncate", "-s", "16M", file)
+	device := strings.TrimSpace(testdomain.Tool(t, "losetup", "--find", "--show", file))
+	t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
+	testdomain.QemuIO(t, device, "raw", "write -P 0x77 0 16M")
+	follow(t, "To a block device (at least as large as the disk; `-n` does not try to create it):", "POINT", pointDir(s, point.ID), "DEVICE", device)
+	testdomain.Same(t, device, "raw", s.Points[0].Truth["vda"])
+	follow(t, "To a pipe, for another host:", "POINT", pointDir(s, point.ID), "OUTPUT", output)
+	testdomain.Tool(t, "gunzip", output)
+	testdomain.Same(t, strings.TrimSuffix(output, ".gz"), "raw", s.Points[0].Truth["vda"])
 }
 
 // docs/restore-by-hand.md warns of two mistakes: without the change of mode QEMU's user cannot open

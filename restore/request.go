@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
@@ -24,13 +25,21 @@ type Request struct {
 	// At is a point ("check3"), a time (see [manifest.Resolve]), or "latest"; "" is
 	// "latest".
 	At string
-	// Dir takes the images. It must be empty, or not exist. Symbolic links are
+	// Dir takes the images. It must be empty, but for what a killed restore has left there, or
+	// not exist. Symbolic links are
 	// followed as the kernel follows them (localfile.RealPath).
 	Dir string
 	// Disks are the targets to restore, none means all. Where some are named, they are
 	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
+
+	// Finish, if set, is called when all is in Dir, before the restore counts as done: if it
+	// fails, or the process is killed before it returns, what was made is removed, by the
+	// next restore at the latest. Also are the names of what it makes in Dir.
+	Finish func(ctx context.Context, result *Result) error
+	Also   []string
+
 	// Limits are shared with other runs of this process; nil: this one has its own.
 	Limits *limit.Limits
 	// Log gets what happens. nil means none.

@@ -1,0 +1,153 @@
+package restore
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/filelock"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+)
+
+// claim is a restore's hold on the names that it makes in a directory: a marker file there
+// lists them and is locked while the restore runs. So what a killed restore has left is known
+// by the marker, and the next restore removes it. The marker is not synced: without it, after
+// a power cut, what is left is refused like any other file.
+type claim struct {
+	path string // of the marker
+	file *os.File
+	left []string // what a killed restore may have made beside the marker
+	at   unix.Timespec
+}
+
+// markerName is the marker of a directory that is restored to.
+const markerName = ".virtbackup-restore"
+
+// marker is the content of the file.
+type marker struct {
+	Comment string   `json:"comment"`
+	Names   []string `json:"names"` // of what is made beside it
+}
+
+// maxMarker bounds what is read of a marker, in bytes.
+const maxMarker = 1 << 20
+
+const markerComment = "virtbackup restore is at work here, or was killed: begin it again, or remove these names and this file"
+
+// takeClaim locks the marker at path, and makes it where it is absent. The error is of
+// fail.Locked where another restore has it.
+func takeClaim(path string) (*claim, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, localfile.FileMode)
+		if err != nil {
+			return nil, err
+		}
+		if err := filelock.Try(f, filelock.Exclusive); err != nil {
+			if errors.Is(err, filelock.ErrHeld) {
+				err = fail.Errorf(fail.Locked, "wait until it has ended, or name another place", "another restore is writing to %s", filepath.Dir(path))
+			}
+			return nil, errors.Join(err, f.Close())
+		}
+		if filelock.IsAt(f, path) {
+			c := &claim{path: path, file: f}
+			return c, c.read()
+		}
+		if err := filelock.Close(f); err != nil { // whoever held it has removed it
+			return nil, err
+		}
+	}
+}
+
+// read finds out what the marker says. One that says nothing names nothing.
+func (c *claim) read() error {
+	var m marker
+	if json.NewDecoder(io.NewSectionReader(c.file, 0, maxMarker)).Decode(&m) != nil {
+		m = marker{}
+	}
+	for _, name := range m.Names {
+		if name != "" && name != "." && name != ".." && filepath.Base(name) == name {
+			c.left = append(c.left, name)
+		}
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(c.file.Fd()), &stat); err != nil {
+		return errors.Join(err, filelock.Close(c.file))
+	}
+	c.at = stat.Mtim
+	return nil
+}
+
+// dir is where the names of the claim are.
+func (c *claim) dir() string { return filepath.Dir(c.path) }
+
+// changed returns a name that is not to be removed: what has it was changed after the killed
+// restore had put its last word into the marker, so somebody uses it.
+func (c *claim) changed() string {
+	for _, name := range c.left {
+		var stat unix.Stat_t
+		if unix.Lstat(filepath.Join(c.dir(), name), &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG && after(stat.Mtim, c.at) &&
+			filepath.Ext(name) != partialSuffix {
+			return name
+		}
+	}
+	return ""
+}
+
+func after(a, b unix.Timespec) bool { return a.Nano() > b.Nano() }
+
+// clear removes what a killed restore has left. Directories are those of Request.Also.
+func (c *claim) clear() error {
+	for _, name := range c.left {
+		if err := os.RemoveAll(filepath.Join(c.dir(), name)); err != nil {
+			return fmt.Errorf("remove what a killed restore has left: %w", err)
+		}
+	}
+	return nil
+}
+
+// write puts the names into the marker that are made from now on. It is written again when
+// all of them are complete, so that changed can tell what was changed since.
+func (c *claim) write(names []string) error {
+	data, err := json.Marshal(marker{markerComment, names})
+	if err != nil {
+		return err
+	}
+	data = append(data, '\n')
+	if _, err := c.file.WriteAt(data, 0); err != nil {
+		return err
+	}
+	return c.file.Truncate(int64(len(data))) // a kill before leaves what read takes, too
+}
+
+// release removes the marker and gives up the lock.
+func (c *claim) release() error {
+	err := os.Remove(c.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, filelock.Close(c.file))
+}
+
+// abandon gives up the lock and leaves the marker.
+func (c *claim) abandon() error { return filelock.Close(c.file) }
+
+// giveUp undoes takeClaim: a marker that names something was there before.
+func (c *claim) giveUp() error {
+	if len(c.left) > 0 {
+		return c.abandon()
+	}
+	return c.release()
+}
+
+// knows tells whether the marker names it.
+func (c *claim) knows(name string) bool {
+	return name == filepath.Base(c.path) || slices.Contains(c.left, name)
+}

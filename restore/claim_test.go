@@ -1,0 +1,123 @@
+package restore
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+)
+
+// killed is a directory as a killed restore of vm1 leaves it.
+func killed(t *testing.T, files ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range files {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
+	}
+	must(t, os.WriteFile(filepath.Join(dir, markerName), []byte(`{"names":["vda.qcow2.partial","vda.qcow2","vm1.xml"]}`+"\nrest of a longer marker"), 0o600))
+	return dir
+}
+
+// What a killed restore has left is removed, by a restore of anything.
+func TestRestoreAfterAKilledOne(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	for _, files := range [][]string{{}, {"vda.qcow2.partial"}, {"vda.qcow2.partial", "vm1.xml"}, {"vda.qcow2", "vm1.xml"}} {
+		for _, format := range []Format{QCOW2, Raw} {
+			dir := killed(t, files...)
+			result, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir, Format: format})
+			if err != nil {
+				t.Errorf("%v: %v", files, err)
+				continue
+			}
+			left, _ := os.ReadDir(dir)
+			if len(left) != 2 || filepath.Join(dir, left[0].Name()) != result.Disks[0].Image || left[1].Name() != "vm1.xml" {
+				t.Errorf("%v: %v is there", files, left)
+			}
+		}
+	}
+}
+
+// Nothing is removed that the marker does not name, or that was changed since.
+func TestRestoreBesideOthersFiles(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	used := killed(t, "vda.qcow2", "vm1.xml")
+	must(t, os.Chtimes(filepath.Join(used, "vda.qcow2"), time.Time{}, time.Now().Add(time.Second)))
+	for name, dir := range map[string]string{"notes.txt": killed(t, "vda.qcow2.partial", "notes.txt"), "vda.qcow2": used} {
+		before, _ := os.ReadDir(dir)
+		_, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir})
+		if !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: got %v, want fail.Usage", name, err)
+		}
+		if after, _ := os.ReadDir(dir); len(after) != len(before) {
+			t.Errorf("%s: left %v of %v", name, after, before)
+		}
+	}
+}
+
+// A marker whose names lead elsewhere has none.
+func TestMarkerOutside(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	parent := t.TempDir()
+	dir := filepath.Join(parent, "out")
+	must(t, os.Mkdir(dir, 0o700))
+	must(t, os.WriteFile(filepath.Join(parent, "precious"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, markerName), []byte(`{"names":["../precious","..",".","","/etc/hostname"]}`), 0o600))
+	if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir}); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(parent, "precious")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A restore to where another one is at work is refused, and changes nothing there.
+func TestRestoreWhereAnotherIsAtWork(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	dir := filepath.Join(t.TempDir(), "out")
+	var other error
+	_, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir, Log: slog.New(onLine(func(line string) {
+		if strings.HasPrefix(line, "restore check1") {
+			_, other = Run(context.Background(), repo, Request{Domain: "vm1", Dir: dir})
+		}
+	}))})
+	if err != nil || !fail.Is(other, fail.Locked) {
+		t.Errorf("got %v and %v, want fail.Locked of the second", err, other)
+	}
+}
+
+// Finish is part of the restore: if it fails, nothing is left.
+func TestFinish(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	dir := filepath.Join(t.TempDir(), "out")
+	request := Request{Domain: "vm1", Dir: dir, Also: []string{"nvram", "tpm"}}
+	var want error
+	request.Finish = func(_ context.Context, result *Result) error {
+		if _, err := os.Stat(result.Disks[0].Image); err != nil {
+			t.Error(err)
+		}
+		must(t, os.Mkdir(filepath.Join(dir, "tpm"), 0o700))
+		must(t, os.WriteFile(filepath.Join(dir, "tpm", "state"), nil, 0o600))
+		result.Warnings = append(result.Warnings, "told")
+		return want
+	}
+	want = os.ErrDeadlineExceeded
+	if _, err := Run(t.Context(), repo, request); err == nil {
+		t.Error("the error is lost")
+	}
+	if _, err := os.Stat(dir); err == nil {
+		t.Error("something is left")
+	}
+	want = nil
+	result, err := Run(t.Context(), repo, request)
+	if err != nil || len(result.Warnings) != 1 {
+		t.Errorf("got %+v, %v", result, err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 3 {
+		t.Errorf("there are %v", left)
+	}
+}

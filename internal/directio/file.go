@@ -210,6 +210,23 @@ func (f *File) Truncate(size int64) error {
 	return err
 }
 
+// Allocate takes the space for so many bytes of the file from the start on
+// (posix_fallocate(3)): what is not written reads as zeros. The file is as long afterwards, or
+// longer.
+func (f *File) Allocate(length int64) error {
+	if length == 0 {
+		return nil
+	}
+	err := eintr.Retry(func() error { return unix.Fallocate(int(f.file.Fd()), 0, 0, length) })
+	if err != nil {
+		return &os.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.takes(length)
+	return nil
+}
+
 // Sync puts the data on stable storage (fdatasync; the size is part of it).
 func (f *File) Sync() error {
 	return fault.Around("fsync "+filepath.Base(f.Name()), func() error {

@@ -14,6 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // isOurs tells whether writing has failed, which no check of the images explains.
@@ -94,15 +95,15 @@ func (r *restorer) lookAtDir(claim *claim) error {
 // names are those of all that the restore makes in the directory.
 func (r *restorer) names() (names []string) {
 	for _, d := range r.point.Disks() {
-		image := filepath.Base(r.imagePath(d.Target))
+		image := filepath.Base(r.imagePath(d))
 		names = append(names, image, image+partialSuffix)
 	}
 	return append(append(names, r.xmlName()), r.Also...)
 }
 
 // imagePath is that of the image of a disk.
-func (r *restorer) imagePath(target string) string {
-	return filepath.Join(r.Dir, target+"."+string(r.Format))
+func (r *restorer) imagePath(d manifest.Disk) string {
+	return filepath.Join(r.Dir, d.Target+"."+string(r.Format.of(d)))
 }
 
 // xmlName is the name of the file with the domain's XML.

@@ -59,7 +59,7 @@ func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets
 	t.Helper()
 	id := func(link int) string { return "check" + itoa(link+1) }
 	m := testManifest(id(link))
-	disk := manifest.Disk{Target: "vda", Kind: manifest.KindFull, VirtualSize: size}
+	disk := manifest.Disk{Target: "vda", Kind: manifest.KindFull, VirtualSize: size, DataBytes: int64(len(data))}
 	o := qcow2.Options{VirtualSize: size}
 	if link > 0 {
 		m.Kind, m.Parent, disk.Kind = manifest.KindInc, id(link-1), manifest.KindInc

@@ -3,6 +3,7 @@ package restore
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -13,10 +14,35 @@ import (
 // Format of the images that a restore makes.
 type Format string
 
-// The formats. Both are sparse: what reads as zeros takes no space.
+// The formats. Without preallocation both are sparse: what reads as zeros takes no space.
 const (
 	QCOW2 Format = "qcow2"
 	Raw   Format = "raw"
+	// AsSource is raw for a disk that was raw, and qcow2 for any other.
+	AsSource Format = "source"
+)
+
+// of is the format for a disk.
+func (f Format) of(d manifest.Disk) Format {
+	switch {
+	case f != AsSource:
+		return f
+	case d.SourceFormat == string(Raw):
+		return Raw
+	}
+	return QCOW2
+}
+
+// Preallocation says how much of an image gets its space before the guest writes to it. The
+// words are qemu-img's.
+type Preallocation string
+
+// The preallocations.
+const (
+	PreallocateOff      Preallocation = "off"
+	PreallocateMetadata Preallocation = "metadata" // qcow2 only: all tables
+	PreallocateFalloc   Preallocation = "falloc"   // all space, by posix_fallocate(3)
+	PreallocateFull     Preallocation = "full"     // all space, written with zeros
 )
 
 // Request is what a restore is asked to do.
@@ -33,6 +59,10 @@ type Request struct {
 	// restored even if the domain's XML is damaged.
 	Disks  []string
 	Format Format // "" is QCOW2
+	// Preallocation of the images; "" is PreallocateOff.
+	Preallocation Preallocation
+	// Zstd is the level that qcow2 images are compressed with, 0 for none.
+	Zstd int
 
 	// Finish, if set, is called when all is in Dir, before the restore counts as done: if it
 	// fails, or the process is killed before it returns, what was made is removed, by the
@@ -53,8 +83,26 @@ func (r Request) validate() error {
 	switch {
 	case r.Dir == "":
 		return fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
-	case r.Format != QCOW2 && r.Format != Raw:
+	case !slices.Contains([]Format{QCOW2, Raw, AsSource}, r.Format):
 		return fail.Errorf(fail.Usage, "--format qcow2 or --format raw", "unknown format %q", r.Format)
+	case !slices.Contains([]Preallocation{PreallocateOff, PreallocateMetadata, PreallocateFalloc, PreallocateFull}, r.Preallocation):
+		return fail.Errorf(fail.Usage, "--preallocation off, metadata, falloc or full", "unknown preallocation %q", r.Preallocation)
+	case r.Zstd != 0 && r.Preallocation != PreallocateOff:
+		return fail.Errorf(fail.Usage, "leave out one of them", "compression and preallocation exclude each other: where compressed clusters go is unknown beforehand")
+	}
+	return nil
+}
+
+// validateFor refuses what the format of a disk has not.
+func (r Request) validateFor(d manifest.Disk) error {
+	if r.Format.of(d) != Raw {
+		return nil
+	}
+	switch {
+	case r.Zstd != 0:
+		return fail.Errorf(fail.Usage, "--format qcow2", "disk %s would be a raw image, which cannot be compressed", d.Target)
+	case r.Preallocation == PreallocateMetadata:
+		return fail.Errorf(fail.Usage, "--preallocation falloc", "disk %s would be a raw image, which has no metadata to preallocate", d.Target)
 	}
 	return nil
 }
@@ -65,6 +113,9 @@ func (r Request) withDefaults() Request {
 	}
 	if r.Format == "" {
 		r.Format = QCOW2
+	}
+	if r.Preallocation == "" {
+		r.Preallocation = PreallocateOff
 	}
 	if r.Limits == nil {
 		r.Limits = limit.New(0)

@@ -63,6 +63,11 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
+	for _, d := range r.point.Disks() {
+		if err := r.validateFor(d); err != nil {
+			return Result{}, err
+		}
+	}
 	if r.xml, err = r.point.DomainXML(); err != nil {
 		return Result{}, err
 	}
@@ -117,13 +122,13 @@ func (r *restorer) endClaim() error {
 func (r *restorer) restoreDisks(ctx context.Context) ([]Disk, error) {
 	var disks []Disk
 	for _, d := range r.point.Disks() {
-		disks = append(disks, Disk{Target: d.Target, Format: r.Format, VirtualSize: d.VirtualSize,
-			Image: r.imagePath(d.Target)})
+		disks = append(disks, Disk{Target: d.Target, Format: r.Format.of(d), VirtualSize: d.VirtualSize, Image: r.imagePath(d)})
 	}
-	if r.Format == Raw {
-		if err := r.checkSizes(disks); err != nil {
-			return nil, err
-		}
+	if err := r.checkSizes(disks); err != nil {
+		return nil, err
+	}
+	if err := r.checkSpace(ctx); err != nil {
+		return nil, r.point.Explain(err)
 	}
 	err := r.Limits.EachDisk(ctx, len(disks), func(ctx context.Context, i int) error {
 		if err := r.restoreDisk(ctx, &disks[i]); err != nil {

@@ -25,7 +25,11 @@ func (e *SizeError) Hint() string { return e.hint }
 // much less; FAT 4 GiB; and there is RLIMIT_FSIZE. No call returns the limit of a
 // file system, so a file of the largest size is made. A qcow2 image grows with its data.
 func (r *restorer) checkSizes(disks []Disk) error {
-	largest := slices.MaxFunc(disks, func(a, b Disk) int { return cmp.Compare(a.VirtualSize, b.VirtualSize) })
+	raw := slices.DeleteFunc(slices.Clone(disks), func(d Disk) bool { return d.Format != Raw })
+	if len(raw) == 0 {
+		return nil
+	}
+	largest := slices.MaxFunc(raw, func(a, b Disk) int { return cmp.Compare(a.VirtualSize, b.VirtualSize) })
 	err := trySize(largest.Image+partialSuffix, largest.VirtualSize)
 	if !errors.Is(err, unix.EFBIG) {
 		return err

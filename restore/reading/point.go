@@ -117,11 +117,24 @@ func (p *Point) findChains() error {
 // Disks are those to read, in the order of the manifest.
 func (p *Point) Disks() []manifest.Disk { return slices.Clone(p.disks) }
 
+// AtMost is how many bytes of data a disk of Disks has at most, by the manifests of its chain.
+func (p *Point) AtMost(target string) (bytes int64) {
+	for _, l := range p.chains[p.index(target)] {
+		bytes += l.Disk.DataBytes
+	}
+	return bytes
+}
+
+// index is that of a disk of Disks.
+func (p *Point) index(target string) int {
+	return slices.IndexFunc(p.disks, func(d manifest.Disk) bool { return d.Target == target })
+}
+
 // OpenDisk opens the chain of a disk of Disks to be read as a whole. All that is read of it is
-// proven; what that was, CheckRest knows. A disk is opened once. The caller calls closeChain
-// when nobody reads the chain any more.
+// proven; what was read of the chain that was opened last, CheckRest does not read again. The
+// caller calls closeChain when nobody reads the chain any more.
 func (p *Point) OpenDisk(ctx context.Context, target string) (images *chain.Chain, closeChain func(), err error) {
-	i := slices.IndexFunc(p.disks, func(d manifest.Disk) bool { return d.Target == target })
+	i := p.index(target)
 	links := p.chains[i]
 	var files []diskimage.Link
 	for _, l := range links {

@@ -33,6 +33,9 @@ func restoreFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
 		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
+		&cli.StringFlag{Name: "compress", Category: ofImages, Value: "none", Usage: "compress qcow2 images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
+		&cli.StringFlag{Name: "preallocation", Category: ofImages, Value: string(restore.PreallocateOff), Usage: "take the images' space now: `HOW` is off, metadata (qcow2), falloc, or full (written with zeros)"},
+		&cli.StringFlag{Name: "limit-rate", Category: ofLimits, Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
 		&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: manifest.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
 		&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
 	}
@@ -85,13 +88,26 @@ func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error)
 	return asked[0].run, nil
 }
 
+// restoreRequest reads the options that most ways to restore have.
+func restoreRequest(c *cli.Context, chosen chosenPoint) (r restore.Request, err error) {
+	r = restore.Request{Domain: chosen.domain, At: chosen.at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
+		Format: restore.Format(c.String("format")), Preallocation: restore.Preallocation(c.String("preallocation"))}
+	if r.Zstd, err = argument.Compression(c.String("compress")); err != nil {
+		return r, err
+	}
+	r.Limits, err = newLimits(c)
+	return r, err
+}
+
 // restoreTo makes images in a directory.
 func restoreTo(c *cli.Context, chosen chosenPoint) error {
+	request, err := restoreRequest(c, chosen)
+	if err != nil {
+		return err
+	}
 	show := newProgress(c, "copied").Of("")
-	result, err := restore.Run(c.Context, chosen.repo, restore.Request{
-		Domain: chosen.domain, At: chosen.at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
-		Format: restore.Format(c.String("format")), Log: logger(c, show), Progress: show.Update,
-	})
+	request.Log, request.Progress = logger(c, show), show.Update
+	result, err := restore.Run(c.Context, chosen.repo, request)
 	show.Close(err == nil)
 	if err != nil {
 		return err

@@ -17,6 +17,8 @@ type Domain interface {
 	Persistent() (bool, error)
 	// Allocation returns the virtual size of a disk and what its image occupies, in bytes.
 	Allocation(target string) (capacity, allocation int64, err error)
+	// VolumePath returns the path of a volume of a storage pool.
+	VolumePath(pool, volume string) (string, error)
 	// OldImages names QEMU's nodes that are qcow2 images of version 2.
 	OldImages() ([]string, error)
 
@@ -31,6 +33,7 @@ type Execution interface {
 	State() (hypervisor.State, error)
 	RunID() (uint, error)
 	WhyShutOff() (string, error)
+	ManagedSave() (bool, error)
 	Resume() error
 	OutOfSpace() (targets []string, err error)
 	Freeze(timeout time.Duration) (filesystems int, err error)

@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"errors"
+	"fmt"
 
 	"libvirt.org/go/libvirt"
 )
@@ -44,6 +45,47 @@ func shutOffReason(reason libvirt.DomainShutoffReason) string {
 		return why
 	}
 	return "nobody knows why"
+}
+
+// ManagedSave says whether the domain, while it is shut off, has its memory saved: its next start continues from there
+// (virDomainHasManagedSaveImage).
+func (d *Domain) ManagedSave() (saved bool, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		saved, err = dom.HasManagedSaveImage(0)
+		return err
+	})
+	return saved, about(err, "ask for a managed save of domain %s", d.name)
+}
+
+// VolumePath returns the path of a volume of a storage pool on this host (virStorageVolGetPath). It is an error if it is neither a
+// file nor a block device, such as one on the network.
+func (d *Domain) VolumePath(pool, volume string) (path string, err error) {
+	err = d.conn.withRetry(func(conn *libvirt.Connect) error {
+		path, err = volumePath(conn, pool, volume)
+		return err
+	})
+	return path, about(err, "look up volume %s of pool %s", volume, pool)
+}
+
+func volumePath(conn *libvirt.Connect, pool, volume string) (string, error) {
+	p, err := conn.LookupStoragePoolByName(pool)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = p.Free() }()
+	v, err := p.LookupStorageVolByName(volume)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = v.Free() }()
+	info, err := v.GetInfo()
+	if err != nil {
+		return "", err
+	}
+	if info.Type != libvirt.STORAGE_VOL_FILE && info.Type != libvirt.STORAGE_VOL_BLOCK {
+		return "", fmt.Errorf("it is neither a file nor a block device")
+	}
+	return v.GetPath()
 }
 
 // OutOfSpace names the disks, by target, on which a write of the guest failed for lack of space, in the image or in a scratch

@@ -163,3 +163,21 @@ func parseTime(s string) (time.Time, error) {
 	}
 	return time.Unix(seconds, 0).UTC(), nil
 }
+
+// WithSizes returns the document of a checkpoint with the sizes of its bitmaps, in bytes; ok is
+// false for a bitmap that cannot be used.
+func WithSizes(doc string, size func(target, bitmap string) (bytes int64, ok bool)) (string, error) {
+	var raw checkpointDocument
+	if err := unmarshalRoot(doc, "domaincheckpoint", &raw); err != nil {
+		return "", err
+	}
+	for i := range raw.Disks {
+		d := &raw.Disks[i]
+		d.Size = ""
+		if bytes, ok := size(d.Name, d.Bitmap); ok && d.Bitmap != "" {
+			d.Size = strconv.FormatInt(bytes, 10)
+		}
+	}
+	text, err := xml.MarshalIndent(raw, "", "  ")
+	return string(text), err
+}

@@ -1,6 +1,7 @@
 package xml
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 
@@ -9,18 +10,21 @@ import (
 
 // Disk is one <disk> of a domain.
 type Disk struct {
-	Target     string   // <target dev=>, the name that libvirt's backup and checkpoint documents use: "vda"
-	Device     string   // "disk", "lun", "cdrom" or "floppy"
-	Bus        string   // <target bus=>: "virtio", "scsi", "sd", … or "" where the document does not say
-	Source     string   // path, or its equivalent: "pool/volume", "rbd:pool/image"; "" without a medium
-	SourceType string   // "file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"; "" where empty
-	Format     string   // <driver type=>: "qcow2", "raw", …
-	Index      uint     // <source index=>, from which libvirt makes the names of QEMU's nodes; 0 if the domain does not run
-	Backing    []string // <backingStore>: sources below Source, as far as libvirt lists them; it does for a domain that runs
-	ReadOnly   bool     // <readonly/>
-	Transient  bool     // <transient/>: changes are thrown away when the guest stops
-	Shareable  bool     // <shareable/>: other guests may write to it, and this guest's dirty bitmap does not see that
-	Encrypted  bool     // <encryption>: QEMU decrypts, so what is read over NBD is plain
+	Target         string   // <target dev=>, the name that libvirt's backup and checkpoint documents use: "vda"
+	Device         string   // "disk", "lun", "cdrom" or "floppy"
+	Bus            string   // <target bus=>: "virtio", "scsi", "sd", … or "" where the document does not say
+	Source         string   // path, or its equivalent: "pool/volume", "rbd:pool/image"; "" without a medium
+	SourceType     string   // "file", "block", "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa"; "" where empty
+	Format         string   // <driver type=>: "qcow2", "raw", …
+	Index          uint     // <source index=>, from which libvirt makes the names of QEMU's nodes; 0 if the domain does not run
+	Backing        []string // <backingStore>: sources below Source, as far as libvirt lists them; it does for a domain that runs
+	BackingFormats []string // <backingStore>: the formats of Backing, "" where the document does not say
+	BackingEnds    bool     // <backingStore/>: nothing is below the last of Backing, or below Source
+	Special        string   // what of <source> is not in the file that it names: "slices", "dataStore"; "" nothing
+	ReadOnly       bool     // <readonly/>
+	Transient      bool     // <transient/>: changes are thrown away when the guest stops
+	Shareable      bool     // <shareable/>: other guests may write to it, and this guest's dirty bitmap does not see that
+	Encrypted      bool     // <encryption>: QEMU decrypts, so what is read over NBD is plain
 }
 
 // Domain is what a backup has to know from a domain's XML.
@@ -98,14 +102,42 @@ func newDisk(raw *libvirtxml.DomainDisk) Disk {
 	}
 	if raw.Source != nil {
 		disk.SourceType, disk.Source = sourceOf(raw.Source)
-		disk.Index = raw.Source.Index
+		disk.Index, disk.Special = raw.Source.Index, special(raw.Source)
 	}
-	for b := raw.BackingStore; b != nil && b.Source != nil; b = b.BackingStore {
-		if _, name := sourceOf(b.Source); name != "" {
-			disk.Backing = append(disk.Backing, name)
-		}
-	}
+	disk.addBacking(raw.BackingStore)
 	return disk
+}
+
+// addBacking reads the elements <backingStore>, one in the other.
+func (d *Disk) addBacking(b *libvirtxml.DomainDiskBackingStore) {
+	for ; b != nil; b = b.BackingStore {
+		name := ""
+		if b.Source != nil {
+			_, name = sourceOf(b.Source)
+		}
+		if name == "" {
+			d.BackingEnds = true
+			return
+		}
+		format := ""
+		if b.Format != nil {
+			format = b.Format.Type
+		}
+		d.Backing, d.BackingFormats = append(d.Backing, name), append(d.BackingFormats, format)
+		d.Special = cmp.Or(d.Special, special(b.Source))
+	}
+}
+
+// special names what makes a source other than the file that it names (formatdomain, "slices",
+// "dataStore").
+func special(s *libvirtxml.DomainDiskSource) string {
+	switch {
+	case s.Slices != nil:
+		return "slices"
+	case s.DataStore != nil:
+		return "dataStore"
+	}
+	return ""
 }
 
 // sourceOf returns the type and a readable name of a disk's source, both "" for a drive without a medium.

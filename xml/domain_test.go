@@ -1,6 +1,7 @@
 package xml
 
 import (
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -19,8 +20,8 @@ func TestParseDomain(t *testing.T) {
 		unfit string
 	}{
 		{Disk{Target: "vda", Device: "disk", Bus: "virtio", Source: "/var/lib/libvirt/images/db1 & co.qcow2", SourceType: "file", Format: "qcow2", Index: 9,
-			Backing: []string{"/var/lib/libvirt/images/base.img"}}, ""},
-		{Disk{Target: "vdb", Device: "disk", Bus: "virtio", Source: "/dev/vg0/db1-data", SourceType: "block", Format: "raw", Index: 8}, ""},
+			Backing: []string{"/var/lib/libvirt/images/base.img"}, BackingFormats: []string{"raw"}, BackingEnds: true}, ""},
+		{Disk{Target: "vdb", Device: "disk", Bus: "virtio", Source: "/dev/vg0/db1-data", SourceType: "block", Format: "raw", Index: 8, BackingEnds: true}, ""},
 		{Disk{Target: "sda", Device: "cdrom", Bus: "sata", Source: "/srv/iso/debian.iso", SourceType: "file", Format: "raw", ReadOnly: true}, "cdrom"},
 		{Disk{Target: "sdb", Device: "cdrom", Bus: "sata", Format: "raw", ReadOnly: true}, "cdrom"},
 		{Disk{Target: "fda", Device: "floppy", Bus: "fdc", Source: "/srv/floppy.img", SourceType: "file", Format: "raw"}, "floppy"},
@@ -56,6 +57,33 @@ func TestParseDomain(t *testing.T) {
 	}
 	if _, ok := domain.Disk("vdz"); ok {
 		t.Error("Disk(vdz) was found")
+	}
+}
+
+// What a reader of the file alone would miss or guess: where the chain ends, and parts of files.
+func TestParseDisksOfFiles(t *testing.T) {
+	const file, driver = "<source file='/top'>%s</source>", "<driver name='qemu' type='qcow2'/>"
+	for doc, want := range map[string]Disk{
+		fmt.Sprintf(file, ""):                     {},
+		fmt.Sprintf(file, "") + "<backingStore/>": {BackingEnds: true},
+		fmt.Sprintf(file, "") + "<backingStore type='file'><format type='raw'/><source file='/b'/></backingStore>": {
+			Backing: []string{"/b"}, BackingFormats: []string{"raw"}},
+		fmt.Sprintf(file, "") + "<backingStore type='file'><source file='/b'/><backingStore/></backingStore>": {
+			Backing: []string{"/b"}, BackingFormats: []string{""}, BackingEnds: true},
+		fmt.Sprintf(file, "<slices><slice type='storage' offset='65536' size='1048576'/></slices>"): {Special: "slices"},
+		fmt.Sprintf(file, "") + "<backingStore type='file'><format type='raw'/><source file='/b'><slices><slice type='storage' offset='1' size='1'/></slices></source></backingStore>": {
+			Backing: []string{"/b"}, BackingFormats: []string{"raw"}, Special: "slices"},
+		fmt.Sprintf(file, "<dataStore type='file'><format type='raw'/><source file='/data'/></dataStore>"): {Special: "dataStore"},
+	} {
+		domain, err := ParseDomain("<domain><name>a</name><uuid>b</uuid><devices><disk type='file'>" + driver + doc + "<target dev='vda'/></disk></devices></domain>")
+		if err != nil {
+			t.Errorf("%s: %v", doc, err)
+			continue
+		}
+		want.Target, want.Device, want.Source, want.SourceType, want.Format = "vda", "disk", "/top", "file", "qcow2"
+		if got := domain.Disks[0]; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", doc, got, want)
+		}
 	}
 }
 

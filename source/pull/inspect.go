@@ -4,13 +4,10 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"syscall"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/source/localimage"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -39,7 +36,7 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 	if d.SourceType != "file" {
 		return 0, false
 	}
-	bytes, err := dataBytes(d)
+	bytes, err := localimage.DataBytes(d.Source)
 	return bytes, err == nil
 }
 
@@ -48,35 +45,9 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 func imagesOf(d xml.Disk) []source.Image {
 	var all []source.Image
 	for _, path := range append([]string{d.Source}, d.Backing...) {
-		all = append(all, source.Image{Source: path, ID: identify(path)})
+		all = append(all, source.Image{Source: path, ID: localimage.Identify(path)})
 	}
 	return all
-}
-
-// identify returns what distinguishes a file or device from others that were or will be at
-// the same path: for a file its inode and time of birth (package fileid), for a device of
-// the device mapper (LVM) its UUID. "" means unknown: then only the paths are compared.
-func identify(path string) string {
-	info, err := os.Stat(path) // libvirt follows symbolic links, too
-	if err != nil {
-		return ""
-	}
-	if info.Mode().IsRegular() {
-		id, err := fileid.Of(path)
-		if err != nil {
-			return ""
-		}
-		return "file:" + id.String()
-	}
-	device, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
-	}
-	uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/dm/uuid", unix.Major(device.Rdev), unix.Minor(device.Rdev)))
-	if err != nil || len(uuid) < 2 {
-		return ""
-	}
-	return "dm:" + string(uuid[:len(uuid)-1])
 }
 
 // findOldImages finds qcow2 images of version 2, which cannot have bitmaps: libvirt's XML
@@ -124,27 +95,4 @@ func qcow2Version(d xml.Disk) (int, error) {
 	defer func() { _ = f.Close() }()
 	h, err := qcow2.ReadHeader(f)
 	return int(h.Version), err
-}
-
-// dataBytes counts the bytes of an image file that are not holes; unwritten
-// space counts as a hole (lseek(2), SEEK_DATA).
-func dataBytes(d xml.Disk) (n int64, err error) {
-	f, err := os.Open(d.Source)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = f.Close() }()
-	for end := int64(0); ; {
-		start, err := unix.Seek(int(f.Fd()), end, unix.SEEK_DATA)
-		if err == unix.ENXIO { //nolint:errorlint // a bare errno: no more data
-			return n, nil
-		}
-		if err != nil {
-			return 0, err
-		}
-		if end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE); err != nil {
-			return 0, err
-		}
-		n += end - start
-	}
 }

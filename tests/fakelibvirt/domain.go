@@ -212,6 +212,14 @@ func (d *Domain) WhyShutOff() (string, error) {
 	return "the guest shut down", nil
 }
 
+// ManagedSave is false.
+func (d *Domain) ManagedSave() (bool, error) { return false, d.call("ManagedSave") }
+
+// VolumePath knows no volumes.
+func (d *Domain) VolumePath(pool, volume string) (string, error) {
+	return "", fmt.Errorf("no volume %s in pool %s", volume, pool)
+}
+
 // Resume lets a paused guest go on.
 func (d *Domain) Resume() error {
 	if err := d.call("Resume"); err != nil {

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"context"
+	"os"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -25,6 +26,7 @@ type Domain interface {
 	Execution
 	Jobs
 	Checkpoints
+	Firmware
 }
 
 // Execution is the state of the guest, and what its agent can do.
@@ -61,6 +63,13 @@ type Checkpoints interface {
 	CreateCheckpoint(doc string) error
 	DeleteCheckpoint(name string, metadataOnly bool) error
 	RedefineCheckpoint(doc string, validate bool) error
+}
+
+// Firmware is what a domain starts with besides its disks, as far as only libvirt knows it.
+type Firmware interface {
+	Autostart() (bool, error)
+	PlannedNVRAM() (path, format string, err error)
+	CopyNVRAM(ctx context.Context, to *os.File) error
 }
 
 var _ Domain = (*hypervisor.Domain)(nil)

@@ -25,6 +25,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 )
 
 // checkedLength is that of the image of oneImage: three ranges and a short one.
@@ -320,7 +321,7 @@ func TestEveryByteOfSmallFiles(t *testing.T) {
 	}
 	for at := range int64(len("<domain/>")) {
 		flip(t, filepath.Join(dir, manifest.DomainXML), at)
-		if got, err := r.CheckFile(m, manifest.DomainXML); err != nil || len(got) != 1 || got[0].Harmless {
+		if got, err := pointfile.Check(t.Context(), r.PointDir("vm1", m.ID), m, manifest.DomainXML, nil); err != nil || len(got) != 1 || got[0].Harmless {
 			t.Fatalf("byte %d of %s: %s, %v", at, manifest.DomainXML, describe(got), err)
 		}
 		var damaged *damage.Error

@@ -3,6 +3,7 @@ package repository
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 )
 
 const partialPrefix = ".partial-"
@@ -92,6 +94,37 @@ func (p *Partial) CreateImage(target string, direct directio.Mode) (*diskimage.I
 // WriteFile adds a small file (domain.xml, checkpoint.xml) to the point, on
 // stable storage. Seal puts its digest into the manifest.
 func (p *Partial) WriteFile(name string, data []byte) error {
+	return p.addFile(name, func(path string) (string, error) { return digest.Of(data), localfile.Write(path, data) })
+}
+
+// CopyFile is WriteFile for a file of any size. It returns its digest, and its size in bytes.
+// An error of from is part of the error.
+func (p *Partial) CopyFile(name string, from io.Reader) (sum string, size int64, err error) {
+	err = p.addFile(name, func(path string) (string, error) {
+		sum, size, err = pointfile.Write(path, from)
+		return sum, err
+	})
+	return sum, size, err
+}
+
+// LinkFile adds a file that a sealed point of the domain has, under another name of the same
+// file (link(2)): no file of a sealed point is ever written to.
+func (p *Partial) LinkFile(name string, of manifest.Manifest, file string) error {
+	return p.addFile(name, func(path string) (string, error) {
+		return of.Files[file], os.Link(filepath.Join(p.lock.repo.PointDir(of.Domain, of.ID), file), path)
+	})
+}
+
+// DropFile removes a file that was added.
+func (p *Partial) DropFile(name string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.files, name)
+	return os.Remove(filepath.Join(p.dir, name))
+}
+
+// addFile adds a file that write makes, under a name that is new; it returns the digest.
+func (p *Partial) addFile(name string, write func(path string) (digest string, err error)) error {
 	if err := manifest.ValidName(name); err != nil {
 		return fmt.Errorf("write file of point %s: %w", p.id, err)
 	}
@@ -103,10 +136,11 @@ func (p *Partial) WriteFile(name string, data []byte) error {
 	if p.done {
 		return fmt.Errorf("write %s: point %s is closed", name, p.id)
 	}
-	if err := localfile.Write(filepath.Join(p.dir, name), data); err != nil {
+	digest, err := write(filepath.Join(p.dir, name))
+	if err != nil {
 		return fmt.Errorf("write file of point %s: %w", p.id, err)
 	}
-	p.files[name] = digest.Of(data)
+	p.files[name] = digest
 	return nil
 }
 

@@ -72,6 +72,9 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 		for _, disk := range m.Disks {
 			d.expected += disk.ImageBytes
 		}
+		for _, e := range m.Extras {
+			d.expected += e.Size
+		}
 	}
 	for _, id := range lineage.AllIDs() {
 		if digest, err := r.repo.ManifestDigest(name, id); err == nil {

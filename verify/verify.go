@@ -23,6 +23,7 @@ import (
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -129,7 +130,7 @@ func (d *domainRun) verify(ctx context.Context) error {
 	group, reading := panics.WithContext(ctx)
 	group.SetLimit(imagesAtOnce)
 	for _, m := range d.chosen {
-		group.Go(func() error { return errors.Join(fault.Point("verify files"), d.checkFiles(m)) })
+		group.Go(func() error { return errors.Join(fault.Point("verify files"), d.checkFiles(reading, m)) })
 		for _, disk := range m.Disks {
 			group.Go(func() error { return d.checkDisk(reading, m, disk) })
 		}
@@ -237,10 +238,15 @@ func (d *domainRun) needs(id string) bool {
 	return false
 }
 
-// checkFiles checks the small files of a point.
-func (d *domainRun) checkFiles(m manifest.Manifest) error {
+// checkFiles checks the files of a point that are neither images nor hash lists. The
+// documents are too small to count as progress.
+func (d *domainRun) checkFiles(ctx context.Context, m manifest.Manifest) error {
 	for name := range m.Files {
-		damage, err := d.repo.CheckFile(m, name)
+		var progress func(int64)
+		if slices.ContainsFunc(m.Extras, func(e manifest.Extra) bool { return e.File == name }) {
+			progress = d.progress
+		}
+		damage, err := pointfile.Check(ctx, d.repo.PointDir(m.Domain, m.ID), m, name, progress)
 		if err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -71,7 +72,7 @@ func noticed(t *testing.T, repo *repository.Repository, m manifest.Manifest, fil
 	if target, isList := strings.CutSuffix(file, ".hashes"); isList {
 		damage, err = diskimage.Check(context.Background(), repo.Link(m, testsite.DiskOf(t, m, target)), hashlist.CheckOptions{})
 	} else {
-		damage, err = repo.CheckFile(m, file)
+		damage, err = pointfile.Check(context.Background(), repo.PointDir(m.Domain, m.ID), m, file, nil)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -122,6 +122,20 @@ func (e *Element) openUp() {
 	}
 }
 
+// Empty turns <e></e> into <e/>. Nothing happens if more than white space is in it.
+func (e *Element) Empty() {
+	if e == nil || e.close == "" {
+		return
+	}
+	for _, n := range e.nodes {
+		if v, ok := n.(*verbatim); !ok || strings.Trim(v.raw, white) != "" {
+			return
+		}
+	}
+	e.nodes, e.close = nil, ""
+	e.tail = strings.TrimSuffix(e.tail, ">") + "/>"
+}
+
 // indent is the line break and the white space before e, "" if it shares its line with what
 // stands before.
 func (e *Element) indent() string {

@@ -99,6 +99,13 @@ func TestChanges(t *testing.T) {
 		{"element within a line", func(r *Element) { r.Child("uuid").Remove() }, "<uuid/>", ""},
 		{"last element", func(r *Element) { r.Child("qemu:commandline/qemu:arg").Remove() }, "\n    <qemu:arg value='-x&#10;y'/>", ""},
 		{"root", func(r *Element) { r.Remove() }, "", ""},
+		{"empty", func(r *Element) { c := r.Child("qemu:commandline"); c.Child("qemu:arg").Remove(); c.Empty() }, "<qemu:commandline>\n    <qemu:arg value='-x&#10;y'/>\n  </qemu:commandline>", "<qemu:commandline/>"},
+		{"empty what is not", func(r *Element) {
+			r.Child("name").Empty()
+			r.Child("devices").Empty()
+			r.Child("uuid").Empty()
+			r.Child("metadata/m:app").Empty()
+		}, "", ""},
 		{"nothing", func(r *Element) {
 			none := r.Child("none")
 			none.Remove()

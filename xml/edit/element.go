@@ -152,6 +152,17 @@ func (e *Element) Value(name string) string {
 	return value
 }
 
+// AttrNames returns the names of all attributes, in their order.
+func (e *Element) AttrNames() (names []string) {
+	if e == nil {
+		return nil
+	}
+	for _, a := range e.attrs {
+		names = append(names, a.name)
+	}
+	return names
+}
+
 // Text returns the text directly in e, that of CDATA sections included, without the white
 // space around it.
 func (e *Element) Text() string {

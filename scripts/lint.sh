@@ -25,7 +25,7 @@ echo "lint: the build with fault injection"
 go vet -tags faults ./internal/fault ./cmd/virtbackup
 
 echo "lint: packages without cgo"
-pure=(./xml ./extent ./qcow2/... ./flatten ./internal/directio ./internal/digest ./internal/localfile ./manifest ./instants ./hashlist ./damage ./pointfile ./diskimage ./merge ./repository ./verify)
+pure=(./xml/... ./extent ./qcow2/... ./flatten ./internal/directio ./internal/digest ./internal/localfile ./manifest ./instants ./hashlist ./damage ./pointfile ./diskimage ./merge ./repository ./verify)
 CGO_ENABLED=0 go vet "${pure[@]}" ./nbdcopy
 cgo=$(go list -deps -f '{{if not .Standard}}{{range .CgoFiles}}{{$.ImportPath}}/{{.}} {{end}}{{end}}' "${pure[@]}")
 if [ -n "${cgo// /}" ]; then

@@ -1,0 +1,128 @@
+// Package adapt changes the XML of a domain so that it can be defined again on restored
+// images: as the same domain where the original is gone, or as another one beside it. It does
+// no I/O, and builds without cgo.
+//
+// The elements are those of https://libvirt.org/formatdomain.html.
+package adapt
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/virtbackup/virtbackup/xml/edit"
+)
+
+// Request says what to make of a domain.
+type Request struct {
+	// Name makes it another domain: it gets a UUID and MAC addresses of its own, and files,
+	// sockets and ports that do not collide with those of the original. "" keeps them all.
+	Name string
+	// Dir is the absolute path of the directory that takes files which cannot stay where they
+	// were.
+	Dir string
+	// Disks are the images that were restored. All other disks stay as they are.
+	Disks []Disk
+	// NVRAM, Kernel, Initrd and DTB are the absolute paths of files that were restored; "" for
+	// one that was not.
+	NVRAM, Kernel, Initrd, DTB string
+	// TPM says that the state of the TPM is restored.
+	TPM bool
+	// Exists says whether a path exists on the host. nil: every path does.
+	Exists func(path string) bool
+	// Random is where UUIDs and addresses come from; nil is crypto/rand.
+	Random io.Reader
+}
+
+// Disk is a restored image, which has no backing file and is not encrypted.
+type Disk struct {
+	Target string // as in the XML: "vda"
+	Image  string // absolute path
+	Format string // "qcow2" or "raw"
+}
+
+// Result is the domain as it is to be defined.
+type Result struct {
+	XML        string
+	Name, UUID string
+	// Notes tell a person what was changed, and what was kept and may need a look, in the
+	// order of the subjects: identity, start, disks, devices.
+	Notes []string
+}
+
+// adapter is one adaptation.
+type adapter struct {
+	Request
+	root  *edit.Element
+	notes []string
+	moved map[string]string // old path of a file or socket: new path
+	taken map[string]bool   // paths of files, and new MAC addresses
+	err   error             // the first that a change has met
+}
+
+// Domain adapts the XML of a domain, as virDomainGetXMLDesc returned it, of a running domain or
+// not. Its bytes stay as they are, except for what has to change. It is an error if the XML is
+// not that of a domain with a name and a UUID, or if a disk is not in it.
+func Domain(doc string, request Request) (Result, error) {
+	document, err := edit.Parse(doc)
+	if err != nil {
+		return Result{}, err
+	}
+	a := adapter{Request: request, root: document.Root(), moved: map[string]string{}, taken: map[string]bool{}}
+	if a.Exists == nil {
+		a.Exists = func(string) bool { return true }
+	}
+	if a.Random == nil {
+		a.Random = rand.Reader
+	}
+	for _, path := range append([]string{a.NVRAM, a.Kernel, a.Initrd, a.DTB}, images(a.Disks)...) {
+		a.taken[path] = true
+	}
+	if a.root.Name() != "domain" || a.root.Child("name").Text() == "" || a.root.Child("uuid").Text() == "" {
+		return Result{}, errors.New("the XML is not that of a domain with a name and a UUID")
+	}
+	a.identity()
+	a.start()
+	a.disks()
+	a.interfaces()
+	a.characterDevices()
+	a.graphics()
+	a.others()
+	if a.err != nil {
+		return Result{}, a.err
+	}
+	text, err := document.Text()
+	if err != nil {
+		return Result{}, fmt.Errorf("XML of the domain: %w", err)
+	}
+	return Result{text, a.root.Child("name").Text(), a.root.Child("uuid").Text(), a.notes}, nil
+}
+
+// renamed says whether it becomes another domain.
+func (a *adapter) renamed() bool { return a.Name != "" }
+
+// note tells a person once of a change.
+func (a *adapter) note(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); !slices.Contains(a.notes, text) {
+		a.notes = append(a.notes, text)
+	}
+}
+
+// fails remembers the first error.
+func (a *adapter) fails(err error) {
+	if a.err == nil {
+		a.err = err
+	}
+}
+
+// devices returns the devices of a kind.
+func (a *adapter) devices(kind string) []*edit.Element { return a.root.Children("devices/" + kind) }
+
+func images(disks []Disk) (paths []string) {
+	for _, d := range disks {
+		paths = append(paths, d.Image)
+	}
+	return paths
+}

@@ -1,0 +1,124 @@
+package adapt
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+const small = `<domain><name>vm1</name><uuid>u</uuid><devices>` +
+	`<disk type='file'><target dev='vda'/></disk>%s</devices></domain>`
+
+// adaptSmall adapts a domain with further devices.
+func adaptSmall(t *testing.T, devices string, request Request) Result {
+	t.Helper()
+	request.Dir, request.Random = "/restored", newRandom()
+	result, err := Domain(fmt.Sprintf(small, devices), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result
+}
+
+// A disk without a source, which a point may have, gets one.
+func TestDiskWithoutSource(t *testing.T) {
+	got := adaptSmall(t, "", Request{Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}}).XML
+	if want := `<disk type='file'><driver name='qemu' type='qcow2'/><source file='/restored/vda.qcow2'/><target dev='vda'/></disk>`; !strings.Contains(got, want) {
+		t.Errorf("got %s", got)
+	}
+}
+
+// What a path means is kept in XML that needs escapes.
+func TestOddPaths(t *testing.T) {
+	got := adaptSmall(t, "", Request{Disks: []Disk{{"vda", `/a'b"<&>.qcow2`, "qcow2"}}}).XML
+	if want := `file='/a&apos;b"&lt;&amp;&gt;.qcow2'`; !strings.Contains(got, want) {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Files that move to the directory of the images neither replace an image nor each other.
+func TestMovedFilesHaveNamesOfTheirOwn(t *testing.T) {
+	got := adaptSmall(t, `<serial type='file'><source path='/x/vda.qcow2'/></serial><serial type='file'><source path='/x/a.log'/></serial>`+
+		`<serial type='file'><source path='/y/a.log'/></serial><console type='file'><source path='/x/a.log'/></console>`,
+		Request{Name: "new", Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}}).XML
+	for want, times := range map[string]int{"/restored/vda-2.qcow2": 1, "/restored/a.log": 2, "/restored/a-2.log": 1} {
+		if strings.Count(got, "'"+want+"'") != times {
+			t.Errorf("%s is not there %d times: %s", want, times, got)
+		}
+	}
+}
+
+// Cards of one domain have different addresses, and no old one.
+func TestAddressesAreUnique(t *testing.T) {
+	const card = `<interface><mac address='52:54:00:00:00:01'/></interface>`
+	seen := map[string]bool{"52:54:00:00:00:01": true}
+	for _, part := range strings.Split(adaptSmall(t, strings.Repeat(card, 40), Request{Name: "new"}).XML, "<mac address='")[1:] {
+		mac := part[:17]
+		if seen[mac] || !strings.HasPrefix(mac, "52:54:00:") {
+			t.Errorf("address %s", mac)
+		}
+		seen[mac] = true
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for doc, request := range map[string]Request{
+		"<domain": {}, "<network><name>a</name><uuid>b</uuid></network>": {}, "<domain><name>a</name></domain>": {}, "<domain><uuid>a</uuid></domain>": {},
+		fmt.Sprintf(small, ""):  {Disks: []Disk{{Target: "vdb"}}},
+		fmt.Sprintf(small, " "): {Name: "a\x01"},
+		fmt.Sprintf(small, "<interface><mac address='52:54:00:00:00:01'/></interface>"): {Name: "a", Random: iotest.ErrReader(errors.New("none"))},
+	} {
+		if got, err := Domain(doc, request); err == nil {
+			t.Errorf("%s with %+v became %s", doc, request, got.XML)
+		}
+	}
+}
+
+// A second adaptation to the same images changes nothing but what is random each time.
+func TestAgain(t *testing.T) {
+	domains(t, func(t *testing.T, name, doc string, request Request) {
+		if request.Name != "" {
+			return
+		}
+		first, err := Domain(doc, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Random = newRandom()
+		second, err := Domain(first.XML, request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first.XML != second.XML {
+			t.Errorf("changed again: %s", difference(first.XML, second.XML))
+		}
+		if slices.ContainsFunc(second.Notes, func(n string) bool { return strings.Contains(n, "instead of") }) {
+			t.Errorf("notes: %q", second.Notes)
+		}
+	})
+}
+
+// FuzzDomain: whatever a domain's XML is, it is refused or adapted, and what was made can be
+// adapted again.
+func FuzzDomain(f *testing.F) {
+	for _, name := range []string{"vnc", "networks", "windows11", "running"} {
+		doc, err := os.ReadFile("testdata/" + name + ".xml")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(doc), "copy")
+	}
+	f.Fuzz(func(t *testing.T, doc, name string) {
+		result, err := Domain(doc, Request{Name: name, Dir: "/restored", Random: newRandom()})
+		if err != nil {
+			return
+		}
+		if _, err := Domain(result.XML, Request{Dir: "/restored", Random: newRandom()}); err != nil && strings.TrimSpace(result.Name) != "" {
+			t.Errorf("%v: %s", err, result.XML)
+		}
+	})
+}

@@ -1,0 +1,98 @@
+package adapt
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/xml/edit"
+)
+
+// start changes what the domain starts with: firmware, kernel, TPM, launch security.
+func (a *adapter) start() {
+	a.nvram()
+	os := a.root.Child("os")
+	for _, file := range []struct{ element, restored string }{{"kernel", a.Kernel}, {"initrd", a.Initrd}, {"dtb", a.DTB}} {
+		if e := os.Child(file.element); e != nil && file.restored != "" && e.Text() != file.restored {
+			a.note("<%s> is %s instead of %s", file.element, file.restored, e.Text())
+			e.SetText(file.restored)
+		}
+	}
+	for _, tpm := range a.devices("tpm") {
+		a.tpm(tpm)
+	}
+	if security := a.root.Child("launchSecurity"); security != nil {
+		a.note("launch security (%s) is kept: its keys and its measurement are those of the processor that the domain ran on", security.Value("type"))
+	}
+}
+
+// nvram leads to the restored file of the firmware's variables. Without one, another domain
+// gets a file of its own, which libvirt makes from the firmware's template.
+func (a *adapter) nvram() {
+	nvram := a.root.Child("os/nvram")
+	switch {
+	case nvram == nil:
+		return
+	case a.NVRAM != "":
+		a.setNVRAM(nvram, a.NVRAM)
+		a.note("the firmware's variables (<nvram>) are in %s", a.NVRAM)
+	case a.renamed():
+		path := a.inDir(a.fileName() + "_VARS.fd")
+		a.setNVRAM(nvram, path)
+		a.note("the firmware's variables are not in the point: libvirt makes new ones in %s", path)
+	default:
+		a.note("the firmware's variables are not in the point: where %s is missing, libvirt makes new ones", nvramPath(nvram))
+	}
+}
+
+func nvramPath(nvram *edit.Element) string {
+	if source := nvram.Child("source"); source != nil {
+		return source.Value("file") + source.Value("dev") + source.Value("name")
+	}
+	return nvram.Text()
+}
+
+func (a *adapter) setNVRAM(nvram *edit.Element, path string) {
+	if nvram.Value("type") == "file" {
+		strip(nvram.Child("source"))
+		nvram.Child("source").SetAttr("file", path)
+		return
+	}
+	nvram.RemoveAttr("type")
+	nvram.SetText(path)
+}
+
+// tpm treats the state of an emulated TPM, which swtpm keeps in a place that libvirt derives
+// from the UUID, or which <source> names.
+func (a *adapter) tpm(tpm *edit.Element) {
+	backend := tpm.Child("backend")
+	switch backend.Value("type") {
+	case "emulator":
+		if source := backend.Child("source"); source != nil && a.renamed() {
+			a.note("the TPM keeps its state where libvirt chooses, no longer in %s", source.Value("path"))
+			source.Remove()
+		}
+		if !a.TPM {
+			a.note("the state of the TPM is not in the point: it begins empty, and the guest asks for the recovery keys of what was bound to it (BitLocker, LUKS)")
+		}
+	case "passthrough":
+		a.note("the TPM %s of the host is kept: only one running domain can have it", backend.Child("device").Value("path"))
+	case "external":
+		a.note("the TPM's socket %s is kept: its emulator has to be there", backend.Child("source").Value("path"))
+	}
+}
+
+// fileName is the domain's name as the beginning of file names.
+func (a *adapter) fileName() string {
+	return strings.ReplaceAll(a.root.Child("name").Text(), "/", "_")
+}
+
+// inDir returns a path in Dir that nothing else has here.
+func (a *adapter) inDir(name string) string {
+	path := filepath.Join(a.Dir, name)
+	for a.taken[path] {
+		ext := filepath.Ext(path)
+		path = strings.TrimSuffix(path, ext) + "-2" + ext
+	}
+	a.taken[path] = true
+	return path
+}

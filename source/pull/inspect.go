@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/virtbackup/virtbackup/internal/fileid"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/xml"
@@ -48,35 +46,9 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 func imagesOf(d xml.Disk) []source.Image {
 	var all []source.Image
 	for _, path := range append([]string{d.Source}, d.Backing...) {
-		all = append(all, source.Image{Source: path, ID: identify(path)})
+		all = append(all, source.Image{Source: path, ID: source.Identify(path)})
 	}
 	return all
-}
-
-// identify returns what distinguishes a file or device from others that were or will be at
-// the same path: for a file its inode and time of birth (package fileid), for a device of
-// the device mapper (LVM) its UUID. "" means unknown: then only the paths are compared.
-func identify(path string) string {
-	info, err := os.Stat(path) // libvirt follows symbolic links, too
-	if err != nil {
-		return ""
-	}
-	if info.Mode().IsRegular() {
-		id, err := fileid.Of(path)
-		if err != nil {
-			return ""
-		}
-		return "file:" + id.String()
-	}
-	device, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
-	}
-	uuid, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/dm/uuid", unix.Major(device.Rdev), unix.Minor(device.Rdev)))
-	if err != nil || len(uuid) < 2 {
-		return ""
-	}
-	return "dm:" + string(uuid[:len(uuid)-1])
 }
 
 // findOldImages finds qcow2 images of version 2, which cannot have bitmaps: libvirt's XML

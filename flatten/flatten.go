@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/internal/bitset"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -22,11 +23,12 @@ const (
 	workers = 4
 )
 
-// copier is one run of Copy or CopyFrames.
+// copier is one run of Copy, CopyFrames or CopyPart.
 type copier struct {
 	chain   *chain.Chain
 	sink    extent.Sink
-	frames  FrameSink // the sink, if it takes frames; nil: all clusters are unpacked
+	frames  FrameSink   // the sink, if it takes frames; nil: all clusters are unpacked
+	only    *bitset.Set // the clusters to copy; nil: all of which an image says something
 	copied  func(bytes int64)
 	batches chan batch
 	bytes   atomic.Int64
@@ -96,18 +98,31 @@ func (c *copier) plan(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		w, err := c.chain.Window(i)
-		if err != nil {
-			return err
-		}
-		if w == nil {
-			continue
-		}
-		if err := c.planWindow(ctx, w); err != nil {
+		if err := c.planOne(ctx, i); err != nil {
 			return err
 		}
 	}
 	return c.send(ctx, &c.plain)
+}
+
+// planOne plans window i.
+func (c *copier) planOne(ctx context.Context, i int64) error {
+	if c.only != nil {
+		perWindow := c.chain.WindowSize() / c.chain.ClusterSize()
+		if next := c.only.Next(i * perWindow); next < 0 || next >= (i+1)*perWindow {
+			return nil
+		}
+	}
+	w, err := c.chain.Window(i)
+	switch {
+	case err != nil:
+		return err
+	case c.only != nil:
+		return c.planPart(ctx, i, w)
+	case w == nil:
+		return nil
+	}
+	return c.planWindow(ctx, w)
 }
 
 // planWindow hands zeros to the sink and clusters with data to the workers, but

@@ -51,15 +51,3 @@ func (d *Domain) Undefine(nvram bool) error {
 	}
 	return about(err, "undefine domain %s", d.name)
 }
-
-// Start starts a domain that is shut off (virDomainCreate).
-func (d *Domain) Start() error {
-	err := d.once(func(dom *libvirt.Domain) error { return dom.Create() })
-	return about(err, "start domain %s", d.name)
-}
-
-// SetAutostart says whether libvirt starts the domain with the host (virDomainSetAutostart).
-func (d *Domain) SetAutostart(on bool) error {
-	err := d.with(func(dom *libvirt.Domain) error { return dom.SetAutostart(on) })
-	return about(err, "set whether domain %s starts with the host", d.name)
-}

@@ -47,16 +47,6 @@ func shutOffReason(reason libvirt.DomainShutoffReason) string {
 	return "nobody knows why"
 }
 
-// ManagedSave says whether the domain, while it is shut off, has its memory saved: its next start continues from there
-// (virDomainHasManagedSaveImage).
-func (d *Domain) ManagedSave() (saved bool, err error) {
-	err = d.with(func(dom *libvirt.Domain) error {
-		saved, err = dom.HasManagedSaveImage(0)
-		return err
-	})
-	return saved, about(err, "ask for a managed save of domain %s", d.name)
-}
-
 // VolumePath returns the path of a volume of a storage pool on this host (virStorageVolGetPath). It is an error if it is neither a
 // file nor a block device, such as one on the network.
 func (d *Domain) VolumePath(pool, volume string) (path string, err error) {

@@ -21,15 +21,6 @@ const nvramCopy = "virtbackup-nvram"
 // the format in libvirt 10 and later if it is raw.
 var pflashNodes = []string{"libvirt-pflash1-format", "libvirt-pflash1-storage"}
 
-// Autostart says whether libvirt starts the domain with the host (virDomainGetAutostart).
-func (d *Domain) Autostart() (autostart bool, err error) {
-	err = d.with(func(dom *libvirt.Domain) error {
-		autostart, err = dom.GetAutostart()
-		return err
-	})
-	return autostart, about(err, "ask whether domain %s starts with the host", d.name)
-}
-
 // PlannedNVRAM returns the path of the UEFI variables that libvirt would start the domain with, and their format, where the
 // domain's XML does not say: libvirt 9.0 shows what it chose for <os firmware='efi'> only while the domain runs. Both are ""
 // if the domain would have none, or none in a file.

@@ -3,8 +3,10 @@
 // that, over several connections with many requests in flight, and hands it to
 // an [extent.Sink].
 //
-// It is the only package that uses libnbd; all but conn.go, reader.go and
-// copy.go builds without cgo. The data path:
+// A [Target] is the other way round: an export that a sink's calls are written into.
+//
+// It is the only package that uses libnbd; all but conn.go, reader.go, copy.go, look.go and
+// target.go builds without cgo. The data path of a copy:
 //
 //	             status connections                  data connections
 //	                    │                                  │

@@ -32,7 +32,7 @@ var ErrRefused = fail.Sentinel(fail.Other,
 	"--direct auto writes through the page cache there, and empties it behind itself",
 	"the file system refuses O_DIRECT")
 
-// File is a new file, written in large aligned pieces and read at any alignment. Its methods
+// File is a file, mostly a new one, written in large aligned pieces and read at any alignment. Its methods
 // are safe for concurrent use, except for a read and a write of the same bytes.
 type File struct {
 	file   *os.File // written
@@ -65,6 +65,26 @@ func Create(path string, perm os.FileMode, mode Mode) (_ *File, err error) {
 	}
 	// Only single tables are read: no read-ahead into the page cache.
 	_ = unix.Fadvise(int(f.reader.Fd()), 0, 0, unix.FADV_RANDOM) // advice: may fail
+	return f, nil
+}
+
+// Open opens a file or a block device that exists, to be written in place; flags are
+// further ones of open(2), such as O_EXCL. The caller closes it.
+func Open(path string, flags int, mode Mode) (_ *File, err error) {
+	f := &File{mode: mode}
+	if f.file, err = os.OpenFile(path, os.O_WRONLY|flags, 0); err != nil {
+		return nil, err
+	}
+	if mode != Never {
+		err = setDirect(f.file, true)
+		f.direct.Store(err == nil)
+		if err != nil && (mode == Always || !errors.Is(err, unix.EINVAL)) {
+			return nil, errors.Join(refused(err), f.file.Close())
+		}
+	}
+	if f.reader, err = os.Open(path); err != nil {
+		return nil, errors.Join(err, f.file.Close())
+	}
 	return f, nil
 }
 
@@ -200,6 +220,41 @@ func (f *File) spare() int64 {
 
 // ReadAt reads back what was written, at any offset and into any memory.
 func (f *File) ReadAt(p []byte, off int64) (int, error) { return f.reader.ReadAt(p, off) }
+
+// Zero makes length bytes from off on read as zeros, without their space as far as the file
+// system or the device can do that. A device that is only told to discard need not read as zeros
+// then; these calls make sure (fallocate(2); for devices block/fops.c in Linux, which zeroes
+// with BLKDEV_ZERO_NOFALLBACK where a hole is asked for). No write of the same bytes may be under
+// way.
+func (f *File) Zero(off, length int64) error {
+	var err error
+	for _, mode := range []uint32{unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE | unix.FALLOC_FL_KEEP_SIZE} {
+		err = eintr.Retry(func() error { return unix.Fallocate(int(f.file.Fd()), mode, off, length) })
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+			break
+		}
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EINVAL):
+		return f.writeZeros(off, length)
+	}
+	return &os.PathError{Op: fmt.Sprintf("zero %d bytes at offset %d of", length, off), Path: f.Name(), Err: err}
+}
+
+// writeZeros writes them out.
+func (f *File) writeZeros(off, length int64) error {
+	zeros := Buffer(int(min(length, 1<<20)))
+	for length > 0 {
+		n := min(length, int64(len(zeros)))
+		if _, err := f.WriteAt(zeros[:n], off); err != nil {
+			return err
+		}
+		off, length = off+n, length-n
+	}
+	return nil
+}
 
 // Truncate sets the length of the file in bytes.
 func (f *File) Truncate(size int64) error {

@@ -158,3 +158,44 @@ func pageAligned(n int, seed uint64) []byte {
 	rand.NewChaCha8(key).Read(buf)
 	return buf
 }
+
+// A file that is there is overwritten in place, and parts of it become zeros: as holes, or
+// written out where the file system or the alignment asks for that.
+func TestOpenAndZero(t *testing.T) {
+	for _, mode := range []Mode{Auto, Never} {
+		path := filepath.Join(t.TempDir(), "file")
+		want := bytes.Repeat([]byte{7}, 4*piece+1000)
+		if err := os.WriteFile(path, want, 0o640); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path, 0, mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt(pageAligned(piece, 9), piece); err != nil {
+			t.Fatal(err)
+		}
+		copy(want[piece:], pageAligned(piece, 9))
+		for _, part := range [][2]int64{{2 * piece, piece}, {3*piece + 512, 4096}, {4 * piece, 1000}} {
+			if err := f.Zero(part[0], part[1]); err != nil {
+				t.Fatal(err)
+			}
+			clear(want[part[0] : part[0]+part[1]])
+		}
+		if err := errors.Join(f.writeZeros(0, piece/2), f.Sync(), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		clear(want[:piece/2])
+		got, err := os.ReadFile(path)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("mode %d: the file is not as it should be: %v, %d bytes", mode, err, len(got))
+		}
+		var s unix.Stat_t
+		if err := unix.Stat(path, &s); err != nil || s.Blocks*512 > 4*piece || s.Mode&0o777 != 0o640 {
+			t.Errorf("mode %d: %v, %d blocks, mode %o: no hole, or the mode changed", mode, err, s.Blocks, s.Mode)
+		}
+	}
+	if _, err := Open(filepath.Join(t.TempDir(), "none"), 0, Auto); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
+}

@@ -127,7 +127,8 @@ func (r *run) retireEarlier(all []checkpoint.Checkpoint) {
 // twice: when the plan was made and now. The sizes are queried again only if one was
 // missing, since that costs 6 ms of QEMU for each checkpoint.
 func (r *run) dead() ([]string, error) {
-	if r.plan.Checkpoint == "" || !slices.ContainsFunc(r.checkpoints, checkpoint.Checkpoint.Dead) {
+	// Which bitmaps can be used is not known of every disk of a domain that is shut off.
+	if r.off || r.plan.Checkpoint == "" || !slices.ContainsFunc(r.checkpoints, checkpoint.Checkpoint.Dead) {
 		return nil, nil
 	}
 	now, err := r.seemDead()

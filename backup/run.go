@@ -2,7 +2,7 @@
 //
 //	find → open → lock → recover → idle → plan → parents → space → issue
 //	     → reserve → directories → still idle → freeze → begin → thaw → tails
-//	     → copy → end → seal → retire
+//	     → copy → end → seal → checkpoint → retire
 //
 // Each step that changes something outside of the process has its undo beside it. The
 // undos run however the run ends.
@@ -27,7 +27,6 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
-	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -44,6 +43,8 @@ type Deps struct {
 	// Source returns the source of a locked domain's disks. warn may be called by several
 	// goroutines.
 	Source func(d *guest.LockedDomain, options source.Options, warn func(string)) Source
+	// Off is Source for a domain that is shut off. nil refuses that.
+	Off func(d *guest.LockedDomain, options source.Options, warn func(string)) Source
 	// Now is the clock of the manifest: it says when the point's instant was and when the copy
 	// was complete. nil means the host's. A test of many nights sets it; no timeout and no
 	// other file depends on it.
@@ -64,6 +65,7 @@ type run struct {
 	Deps
 
 	domain *guest.LockedDomain
+	off    bool       // the domain is shut off
 	seen   xml.Domain // the domain's XML
 	repo   *repository.Repository
 	lock   *repository.Lock
@@ -115,6 +117,7 @@ var steps = []step{
 	{name: "copy", do: (*run).copyWatched},
 	{name: "end", do: (*run).end},
 	{name: "seal", do: (*run).seal},
+	{name: "checkpoint", do: (*run).afterSeal},
 	{name: "retire", do: (*run).retire},
 }
 
@@ -177,7 +180,8 @@ func (r *run) undo(ctx context.Context, steps []step) error {
 	return errors.Join(errs...)
 }
 
-// find looks the domain up. If it does not exist or is not running, nothing is changed.
+// find looks the domain up, and chooses the source by whether it runs. If it does not exist,
+// nothing is changed.
 func (r *run) find(context.Context) error {
 	domain, err := r.Host.Domain(r.Domain)
 	if err != nil {
@@ -190,9 +194,8 @@ func (r *run) find(context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !active {
-		return fail.WithHint(fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning),
-			"backing up a domain that is shut off is not supported yet; virsh start %s", r.word())
+	if r.off = !active; r.off && r.Off == nil {
+		return fmt.Errorf("back up domain %s: %w", r.Domain, hypervisor.ErrNotRunning)
 	}
 	r.domain = &guest.LockedDomain{Domain: domain, SocketDir: r.SocketDir, ScratchDir: r.ScratchDir, AgentTimeout: r.AgentTimeout, Log: r.Log}
 	r.seen, err = guest.Describe(domain)
@@ -232,7 +235,11 @@ func (r *run) takeLock(context.Context) (err error) {
 		return err
 	}
 	r.domain.Repo, r.domain.Lock = r.repo, r.lock
-	r.source = r.Source(r.domain, r.Options, r.warnOnce)
+	of := r.Source
+	if r.off {
+		of = r.Off
+	}
+	r.source = of(r.domain, r.Options, r.warnOnce)
 	moved, err := r.repo.NotePlace()
 	if moved {
 		r.warn("the repository is not where it was: it was moved, or it is a copy. Checkpoints from before are used and never deleted, "+

@@ -143,7 +143,7 @@ func TestSteps(t *testing.T) {
 			undos = append(undos, s.name)
 		}
 	}
-	if got := strings.Join(names, " "); got != "find open lock recover idle plan parents space issue reserve directories still idle freeze begin thaw tails copy end seal retire" {
+	if got := strings.Join(names, " "); got != "find open lock recover idle plan parents space issue reserve directories still idle freeze begin thaw tails copy end seal checkpoint retire" {
 		t.Errorf("steps: %s", got)
 	}
 	if got := strings.Join(undos, " "); got != "open lock issue reserve directories freeze begin" {

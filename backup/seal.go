@@ -25,6 +25,14 @@ func (r *run) seal(ctx context.Context) error {
 	return nil
 }
 
+// afterSeal lets the source finish. The point counts whatever comes of that.
+func (r *run) afterSeal(ctx context.Context) error {
+	if err := r.source.Sealed(ctx); err != nil {
+		r.warn("%v", err)
+	}
+	return nil
+}
+
 // fillManifest completes what begin and copyDisks have filled in.
 func (r *run) fillManifest() error {
 	libvirt, qemu, err := r.Host.Versions()
@@ -59,7 +67,7 @@ func (r *run) writeDocuments() error {
 	if r.plan.Checkpoint == "" {
 		return nil
 	}
-	if doc, err = r.domain.Domain.CheckpointXML(r.plan.Checkpoint); err != nil {
+	if doc, err = r.source.CheckpointXML(); err != nil {
 		return err
 	}
 	return r.partial.WriteFile("checkpoint.xml", []byte(doc))

@@ -8,7 +8,8 @@ import (
 )
 
 // Source is a domain whose disks a run reads as they are at one instant: what a run needs
-// of the guest and its hypervisor. source/pull is libvirt's pull mode.
+// of the guest and its hypervisor. source/pull is libvirt's pull mode,
+// source/offline reads the images of a domain that is shut off.
 //
 // A run calls the methods in this order, from one goroutine, except that Open, Watch and
 // Explain may run concurrently. The source remembers what has to be undone, so Thaw and
@@ -51,6 +52,12 @@ type Source interface {
 	// End ends the job after everything has been read. After an error the data that was
 	// read may not be that of the instant.
 	End(ctx context.Context) error
+	// CheckpointXML returns the document of the new checkpoint, with which libvirt can be given it
+	// again.
+	CheckpointXML() (string, error)
+	// Sealed is called once the point is listed: libvirt has its checkpoint, at the latest, when
+	// it returns.
+	Sealed(ctx context.Context) error
 	// Abandon undoes Begin: it ends the job if it runs, and deletes its checkpoint unless
 	// keep is set. hung says that the repository hangs.
 	Abandon(ctx context.Context, keep, hung bool) error

@@ -7,9 +7,12 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
+// GuestShutDown is the reason of WhyShutOff for a domain whose guest has shut down by itself, or because it was asked to.
+const GuestShutDown = "the guest shut down"
+
 // shutOffReasons names virDomainShutoffReason for people.
 var shutOffReasons = map[libvirt.DomainShutoffReason]string{
-	libvirt.DOMAIN_SHUTOFF_SHUTDOWN:      "the guest shut down",
+	libvirt.DOMAIN_SHUTOFF_SHUTDOWN:      GuestShutDown,
 	libvirt.DOMAIN_SHUTOFF_DESTROYED:     "someone destroyed it",
 	libvirt.DOMAIN_SHUTOFF_CRASHED:       "its QEMU crashed",
 	libvirt.DOMAIN_SHUTOFF_MIGRATED:      "it was migrated to another host",

@@ -43,6 +43,12 @@ type Options struct {
 	// ScratchLimit is how many bytes the scratch files may take before the run
 	// ends the backup; 0 means that only their file system limits them.
 	ScratchLimit int64
+	// Exclusive: no other host uses the block devices and network file systems of a domain that
+	// is shut off, so that its images there may be opened for writing.
+	Exclusive bool
+	// Yield ends the backup of a domain that is shut off when somebody wants to start it, which
+	// fails meanwhile.
+	Yield bool
 	// Log gets a message for each step. It may be nil.
 	Log *slog.Logger
 }

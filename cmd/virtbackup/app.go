@@ -11,6 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/guest/shutoff"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
@@ -81,6 +83,16 @@ func boolFlagOf(group, name, usage string) cli.Flag {
 	return &cli.BoolFlag{Name: name, Category: group, Usage: usage, DisableDefaultText: true}
 }
 
+// envFlagOf returns a boolFlagOf that an environment variable sets, too.
+func envFlagOf(group, name, variable, usage string) cli.Flag {
+	return &cli.BoolFlag{Name: name, Category: group, Usage: usage, EnvVars: []string{variable}, DisableDefaultText: true}
+}
+
+// exclusiveFlag is for commands that may change bitmaps in the images of a domain that is shut off.
+func exclusiveFlag() cli.Flag {
+	return envFlagOf(ofGuest, "exclusive", "VIRTBACKUP_EXCLUSIVE", "no other host uses the block devices and network file systems of this one: images there get bitmaps also while the domain is shut off")
+}
+
 func checkGlobals(c *cli.Context) error {
 	if p := c.String("progress"); !slices.Contains([]string{terminal.BarsAuto, terminal.BarsAlways, terminal.BarsNever}, p) {
 		return fail.Errorf(fail.Usage, "virtbackup --help", "--progress is auto, always or never, not %q", p)
@@ -130,6 +142,12 @@ func argumentError(c *cli.Context) error {
 		got = fmt.Sprintf("not %q", strings.Join(c.Args().Slice(), " "))
 	}
 	return fail.Errorf(fail.Usage, c.Command.HelpName+" --help", "%s takes the arguments %s: %s", c.Command.HelpName, c.Command.ArgsUsage, got)
+}
+
+// libvirtHost is the host behind a connection, whose domains have their checkpoints looked after
+// also while they are shut off. exclusive is as in shutoff.Options.
+func libvirtHost(conn *hypervisor.Conn, exclusive bool) guest.Host {
+	return shutoff.Host(guest.Libvirt(conn), shutoff.Options{Exclusive: exclusive})
 }
 
 // connect opens the connection to libvirt; the caller closes it.

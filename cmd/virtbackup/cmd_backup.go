@@ -24,6 +24,7 @@ import (
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/retention"
 	"github.com/virtbackup/virtbackup/source"
+	"github.com/virtbackup/virtbackup/source/offline"
 	"github.com/virtbackup/virtbackup/source/pull"
 )
 
@@ -85,6 +86,8 @@ func backupFlags(base ...cli.Flag) []cli.Flag {
 			Usage: "freeze the guest's file systems for the instant of the point: `MODE` is try, require, no"},
 		&cli.DurationFlag{Name: "agent-timeout", Category: ofGuest, Value: 10 * time.Second, Usage: "give the guest agent `TIME` to freeze, and to thaw"},
 		&cli.DurationFlag{Name: "wait", Category: ofGuest, Value: 30 * time.Second, Usage: "wait `TIME` for other jobs on the domain and its disks"},
+		envFlagOf(ofGuest, "yield", "VIRTBACKUP_YIELD", "end the backup of a domain that is shut off when somebody wants to start it, which fails meanwhile"),
+		exclusiveFlag(),
 		&cli.IntFlag{Name: "keep-checkpoints", Category: ofGuest, Value: backup.DefaultKeepCheckpoints, Usage: "keep the newest `N` checkpoints in libvirt, and that of the newest full"},
 		&cli.StringFlag{Name: "compress", Category: ofImages, Value: "none", Usage: "compress the images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
 		&cli.StringFlag{Name: "direct", Category: ofImages, Value: "auto", Usage: "write past the page cache: `WHEN` is auto (where the file system can), always, never"},
@@ -217,6 +220,7 @@ func backupRequest(c *cli.Context, kind manifest.Kind) (backup.Request, error) {
 		Options: source.Options{
 			Quiesce: source.Quiesce(c.String("quiesce")), AgentTimeout: c.Duration("agent-timeout"), Wait: c.Duration("wait"),
 			ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), ScratchLimit: scratchLimit,
+			Exclusive: c.Bool("exclusive"), Yield: c.Bool("yield"),
 		},
 		KeepCheckpoints: c.Int("keep-checkpoints"), StallTimeout: c.Duration("stall-timeout"),
 		Tuning: tuning, Limits: limits, Version: version(),
@@ -230,9 +234,12 @@ func runBackup(c *cli.Context, conn *hypervisor.Conn, request backup.Request, sh
 	defer func() { disks.Close(err == nil) }()
 	request.Log, request.Progress = logger(c, disks).With(terminal.DomainKey, name), disks.Update
 	result, err := backup.Run(c.Context, backup.Deps{
-		Host: guest.Libvirt(conn), Repository: c.String("repo"),
+		Host: libvirtHost(conn, request.Exclusive), Repository: c.String("repo"),
 		Source: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
 			return pull.New(d, o, warn)
+		},
+		Off: func(d *guest.LockedDomain, o source.Options, warn func(string)) backup.Source {
+			return offline.New(d, o, warn)
 		},
 	}, request)
 	if err == nil && result.Standalone != "" {

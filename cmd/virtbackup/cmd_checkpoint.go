@@ -27,7 +27,7 @@ func checkpointCommand() *cli.Command {
 				Action:      func(c *cli.Context) error { return listCheckpoints(c, view.Sizes) }},
 			{Name: "delete", Usage: "delete a checkpoint, unless it is needed or not ours", ArgsUsage: "DOMAIN CHECKPOINT",
 				Description: "virtbackup checkpoint delete vm1 check2",
-				Flags:       []cli.Flag{boolFlag("force", "delete it although it is needed or not ours")},
+				Flags:       []cli.Flag{boolFlag("force", "delete it although it is needed or not ours"), exclusiveFlag()},
 				Action:      deleteCheckpoint},
 		},
 		Action: func(c *cli.Context) error {
@@ -49,7 +49,7 @@ func listCheckpoints(c *cli.Context, print func(w io.Writer, all []checkpoint.Ch
 		return err
 	}
 	defer join(&err, conn.Close)
-	domain, err := conn.Domain(name)
+	domain, err := libvirtHost(conn, c.Bool("exclusive")).Domain(name)
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,7 @@ func deleteCheckpoint(c *cli.Context) (err error) {
 		return err
 	}
 	defer join(&err, conn.Close)
-	domain, err := conn.Domain(name)
+	domain, err := libvirtHost(conn, c.Bool("exclusive")).Domain(name)
 	if err != nil {
 		return err
 	}

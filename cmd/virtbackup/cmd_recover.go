@@ -32,6 +32,7 @@ func recoverCommand() *cli.Command {
 func runDirFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.DurationFlag{Name: "agent-timeout", Category: ofGuest, Value: 10 * time.Second, Usage: "give the guest agent `TIME` to thaw"},
+		exclusiveFlag(),
 		&cli.StringFlag{Name: "scratch-dir", Category: ofQEMU, Usage: "look for QEMU's scratch files in `DIR` (default: " + guest.DefaultRunDir + ")"},
 		&cli.StringFlag{Name: "socket-dir", Category: ofQEMU, Usage: "look for QEMU's NBD socket in `DIR` (default: " + guest.DefaultRunDir + ")"},
 	}
@@ -54,7 +55,7 @@ func recoverDomains(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	host := guest.Libvirt(conn)
+	host := libvirtHost(conn, c.Bool("exclusive"))
 	if c.Bool("all") {
 		var unknown []string
 		if domains, unknown, err = recovery.Domains(host, repo); err != nil {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
-	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/release"
@@ -65,7 +64,7 @@ func releaseDomain(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	result, err := release.Run(c.Context, guest.Libvirt(conn), repo, release.Request{
+	result, err := release.Run(c.Context, libvirtHost(conn, c.Bool("exclusive")), repo, release.Request{
 		Domain: domain, Point: point, Points: c.Bool("points"), DryRun: c.Bool("dry-run"), Log: reportLogger(c, c.App.ErrWriter),
 		ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 	})
@@ -95,7 +94,7 @@ func releaseForeign(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	result, err := release.Foreign(guest.Libvirt(conn), repo, release.ForeignRequest{
+	result, err := release.Foreign(libvirtHost(conn, c.Bool("exclusive")), repo, release.ForeignRequest{
 		Domain: c.Args().First(), Delete: c.Args().Tail(), DryRun: c.Bool("dry-run"), Log: reportLogger(c, c.App.ErrWriter),
 	})
 	deleted := release.Result{Domain: result.Domain, DryRun: result.DryRun, Checkpoints: result.Deleted}

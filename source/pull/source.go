@@ -89,6 +89,12 @@ func (s *Source) Open(ctx context.Context, target string, changes bool) (source.
 	return s.open(ctx, from)
 }
 
+// CheckpointXML returns libvirt's document of the new checkpoint.
+func (s *Source) CheckpointXML() (string, error) { return s.d.Domain.CheckpointXML(s.job.Checkpoint) }
+
+// Sealed has nothing to do: the job has ended, and libvirt has the checkpoint.
+func (s *Source) Sealed(context.Context) error { return nil }
+
 // Gone reports whether nothing with the job's identity is left on the host: neither a job nor
 // a checkpoint.
 func (s *Source) Gone() bool {

@@ -118,15 +118,6 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-// A domain that is shut off cannot be backed up yet, and the error says so.
-func TestNotRunning(t *testing.T) {
-	t.Parallel()
-	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 1 << 20}))
-	for _, kind := range []string{"full", "copy", "auto"} {
-		s.Rejects(testsite.Reject(1, "not running", "not supported yet; virsh start "+s.Name), []string{kind, s.Name})
-	}
-}
-
 // The points of a domain are never mixed with those of another domain of the same name.
 func TestOtherDomainOfTheSameName(t *testing.T) {
 	t.Parallel()

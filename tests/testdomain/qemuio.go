@@ -99,12 +99,14 @@ func (d *Domain) Write(target string, offset, length int64, pattern byte) {
 }
 
 // Truth writes the present content of the disk to the file raw, with qemu-img alone. The
-// domain must be paused, or must not write to the disk.
+// domain must be off or paused, or must not write to the disk.
 func (d *Domain) Truth(target, raw string) {
 	d.t.Helper()
 	disk := d.Disk(target)
-	// What QEMU still caches of the qcow2 metadata has to be in the file.
-	d.IO(target, "flush")
+	if d.State() != "shut" {
+		// What QEMU still caches of the qcow2 metadata has to be in the file.
+		d.IO(target, "flush")
+	}
 	Tool(d.t, "qemu-img", "convert", "-U", "-f", disk.Format, "-O", "raw", disk.Source, raw)
 }
 

@@ -1,0 +1,113 @@
+package offline
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/virtbackup/virtbackup/guest/shutoff"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
+	"github.com/virtbackup/virtbackup/internal/diskspace"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/qemuimg"
+	"github.com/virtbackup/virtbackup/source"
+)
+
+// granularity of new bitmaps in bytes: that of libvirt's, and our images' clusters.
+const granularity = 64 << 10
+
+// addBitmaps adds the bitmaps of the new checkpoint to the images. Those that cannot have one are
+// added to refused.
+func (s *Source) addBitmaps(refused map[string]error) error {
+	s.job.Disks = slices.Clone(s.job.Disks) // the caller owns the original
+	for i := range s.job.Disks {
+		d := &s.job.Disks[i]
+		if !d.Bitmap {
+			continue
+		}
+		err := s.addBitmap(s.chains[d.Target][0])
+		switch {
+		case errors.Is(err, qemuimg.ErrLocked):
+			return s.changed("disk %s of domain %s: %w", d.Target, s.name(), err)
+		case err != nil:
+			d.Bitmap, refused[d.Target] = false, err
+			if shared := new(shutoff.SharedError); !errors.As(err, &shared) { // that was said
+				s.warn(fmt.Sprintf("disk %s has no bitmap in checkpoint %s: the next backup has to read all of it: %v", d.Target, s.job.Instant.Point, err))
+			}
+		}
+	}
+	if s.job.Checkpoint == "" || slices.ContainsFunc(s.job.Disks, func(d source.JobDisk) bool { return d.Bitmap }) {
+		return nil
+	}
+	s.job.Checkpoint = "" // there is none to define
+	return s.d.Lock.SetInstantState(s.job.Instant.Identity, instants.Retired)
+}
+
+func (s *Source) addBitmap(image qemuimg.Image) error {
+	if !s.Exclusive {
+		if err := shutoff.MayBeShared(image.Path); err != nil {
+			return err
+		}
+	}
+	if err := checkRoom(image); err != nil {
+		return err
+	}
+	name := s.job.Checkpoint
+	s.added = append(s.added, added{image.Path, name}) // first: it may be there even after an error
+	return fault.Around("add bitmap", func() error { return qemuimg.AddBitmap(image.Path, name, granularity) })
+}
+
+// checkRoom returns an error if there may be no room for the bitmaps of an image. QEMU writes all
+// of them again when one is added, and all are lost if that finds no space (bdrv_close of qcow2).
+func checkRoom(image qemuimg.Image) error {
+	info, err := os.Stat(image.Path)
+	if err != nil || !info.Mode().IsRegular() {
+		return err // the size of a device is given
+	}
+	free, size, err := diskspace.Free(image.Path, os.Geteuid() == 0)
+	if err != nil || size == 0 {
+		return err
+	}
+	if need := bitmapBytes(image); free < need {
+		return fmt.Errorf("the file system of %s has %s free, and the bitmaps may need %s", image.Path, bytesize.Text(free), bytesize.Text(need))
+	}
+	return nil
+}
+
+// bitmapBytes is the most that the bitmaps of an image take with a new one: a bit for each granule,
+// in clusters, and a table of these (qcow2.txt, "Bitmaps"); and 1 MiB for the directory and refcounts.
+func bitmapBytes(image qemuimg.Image) int64 {
+	cluster := image.QCOW2.ClusterSize
+	clusters := func(n, unit int64) int64 { return (n + unit - 1) / unit }
+	need := int64(1 << 20)
+	for _, b := range append(slices.Clone(image.QCOW2.Bitmaps), qemuimg.Bitmap{Granularity: granularity}) {
+		data := clusters(clusters(image.VirtualSize, b.Granularity), 8*cluster)
+		need += (data + clusters(8*data, cluster)) * cluster
+	}
+	return need
+}
+
+// removeBitmaps removes the bitmaps that were added, for a point that was not sealed.
+func (s *Source) removeBitmaps() error {
+	if len(s.added) == 0 {
+		return nil
+	}
+	var err error
+	for _, a := range s.added {
+		err = errors.Join(err, fault.Around("remove bitmap", func() error { return qemuimg.RemoveBitmap(a.path, a.name) }))
+	}
+	if err != nil { // one was never added, or the domain runs by now
+		err = s.d.DeleteOrphans(s.job.Instant)
+	}
+	switch {
+	case err == nil:
+		s.added = nil
+	case errors.Is(err, hypervisor.ErrNotRunning), errors.Is(err, hypervisor.ErrNoDomain), errors.Is(err, hypervisor.ErrBusy):
+		s.Log.Warn(fmt.Sprintf("the bitmaps of %s are left: the next run deletes them: %v", s.job.Instant.Point, err))
+		err = nil
+	}
+	return err
+}

@@ -1,0 +1,78 @@
+package offline
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/bounded"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/source"
+)
+
+// startPause is the time between two looks for a start of the domain. A start that fails because the
+// images are locked takes 1.5 s (measured; QEMU is begun for that), and leaves its reason in the
+// state of the domain.
+const startPause = 200 * time.Millisecond
+
+// Watch looks for starts of the domain, which fail while its images are read, and returns an error
+// if the run is to give way to them. It returns nil when ctx is cancelled.
+func (s *Source) Watch(ctx context.Context, _ int64, _ func() source.Taken) error {
+	for {
+		if s.startWanted() {
+			if s.Yield {
+				return source.Ended(fmt.Sprintf("virsh start %s works now; the next backup stores what this one has not", s.word()), "gave way to the start of domain %s", s.name())
+			}
+			s.tried = true
+			s.warn(fmt.Sprintf("somebody tried to start domain %s while its images were read, which fails; --yield gives way to a start", s.name()))
+		}
+		select {
+		case <-time.After(startPause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// startWanted reports whether somebody has tried to start the domain, or does now; once.
+func (s *Source) startWanted() bool {
+	if s.tried {
+		return false
+	}
+	why, err := s.d.Domain.WhyShutOff()
+	if err != nil {
+		s.Log.Debug(err.Error())
+		return false
+	}
+	active, err := s.d.Domain.Active()
+	return err == nil && (active || why != s.off) // it is starting, or that has failed
+}
+
+// askTime bounds a question to the storage daemon.
+const askTime = 10 * time.Second
+
+// Explain returns the cause of a read error: that the storage daemon has ended.
+func (s *Source) Explain(ctx context.Context, err error) error {
+	if s.daemon == nil || ctx.Err() != nil {
+		return err
+	}
+	select {
+	case <-s.daemon.Ended():
+	case <-time.After(time.Second):
+	}
+	if gone := s.alive(ctx); gone != nil {
+		return fail.WithHint(fmt.Errorf("the program that reads the images has ended (%w): %w", gone, err), "run the backup again; the kernel's log says whether it was out of memory")
+	}
+	return err
+}
+
+// alive returns an error unless the storage daemon answers.
+func (s *Source) alive(ctx context.Context) error {
+	for _, disk := range s.disks {
+		return bounded.WithinContext(ctx, askTime, func() error {
+			_, err := disk.Bitmaps(ctx)
+			return err
+		})
+	}
+	return nil
+}

@@ -17,18 +17,13 @@ import (
 type Domain interface {
 	Deleter
 	Name() string
-	Active() (bool, error)
 	Checkpoints(sizes bool) ([]string, error)
 }
 
-// List surveys the checkpoints of a domain, with sizes if it runs. repo may be nil; then
+// List surveys the checkpoints of a domain, with sizes if they are wanted. repo may be nil; then
 // none is ours.
-func List(domain Domain, repo *repository.Repository) ([]Checkpoint, error) {
-	active, err := domain.Active()
-	if err != nil {
-		return nil, err
-	}
-	docs, err := domain.Checkpoints(active)
+func List(domain Domain, repo *repository.Repository, sizes bool) ([]Checkpoint, error) {
+	docs, err := domain.Checkpoints(sizes)
 	if err != nil {
 		return nil, err
 	}
@@ -95,10 +90,10 @@ func (e *LeftOverError) Hint() string {
 
 // Remove deletes the named checkpoint (see Choose) of a locked domain, unless Refuse refuses
 // and force is not set. loss says what is lost by that, or is "". Errors:
-// hypervisor.ErrNoCheckpoint, ErrNotRunning (bitmaps can only be deleted by a running
-// QEMU), *LeftOverError, *RefusedError.
+// hypervisor.ErrNoCheckpoint, ErrNotRunning (only a running QEMU can delete bitmaps that
+// guest/shutoff does not reach), *LeftOverError, *RefusedError.
 func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss string, err error) {
-	all, err := List(domain, lock.Repository())
+	all, err := List(domain, lock.Repository(), false)
 	if err != nil {
 		return "", err
 	}
@@ -116,18 +111,15 @@ func Remove(domain Domain, lock *repository.Lock, name string, force bool) (loss
 		}
 		loss = refused.Loss
 	}
-	active, err := domain.Active()
-	if err != nil {
-		return "", err
-	}
-	if !active {
-		return "", fmt.Errorf("delete checkpoint %s of domain %s: %w: its bitmaps would stay in the images",
-			name, domain.Name(), hypervisor.ErrNotRunning)
-	}
 	if c.Ours {
-		return loss, DeleteIssued(domain, lock, c.Instant)
+		err = DeleteIssued(domain, lock, c.Instant)
+	} else {
+		err = DeleteForSure(domain, c.Name)
 	}
-	return loss, Delete(domain, c.Name)
+	if errors.Is(err, hypervisor.ErrNotRunning) {
+		err = fmt.Errorf("delete checkpoint %s of domain %s: its bitmaps would stay in the images: %w", name, domain.Name(), err)
+	}
+	return loss, err
 }
 
 // unknown returns the error for a name that no checkpoint has. Checkpoints of the same point

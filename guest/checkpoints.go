@@ -30,17 +30,9 @@ func (d *LockedDomain) DeleteCheckpoint(i instants.Instant) error {
 	return checkpoint.DeleteForSure(d.Domain, i.CheckpointName())
 }
 
-// DeleteOrphans deletes the bitmaps of an instant whose checkpoint libvirt does not list.
-// The error is hypervisor.ErrNotRunning while the domain is shut off; for others see
-// checkpoint.DeleteOrphans.
+// DeleteOrphans deletes the bitmaps of an instant whose checkpoint libvirt does not list. For
+// errors see checkpoint.DeleteOrphans.
 func (d *LockedDomain) DeleteOrphans(i instants.Instant) error {
-	active, err := d.Domain.Active()
-	if err != nil {
-		return err
-	}
-	if !active {
-		return hypervisor.ErrNotRunning
-	}
 	described, err := d.Describe()
 	if err != nil {
 		return err

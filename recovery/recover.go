@@ -32,7 +32,7 @@ type Report struct {
 // finding is one thing that an earlier run left behind, and how to clean it up.
 type finding struct {
 	what  string
-	later string // why that cannot be done now; "" if it can
+	later string // why that could not be done; "" if it could
 	fix   func(context.Context) error
 	// silent: it is not reported.
 	silent bool
@@ -43,9 +43,6 @@ type finding struct {
 type laterError struct{ why string }
 
 func (e *laterError) Error() string { return e.why }
-
-// unknownWhileOff is why no checkpoint is redefined for a domain that is off.
-const unknownWhileOff = "whether its bitmaps are still valid can be told only while the domain runs"
 
 // recoverer is one recovery.
 type recoverer struct {
@@ -86,12 +83,8 @@ func (r *recoverer) look(ctx context.Context) (Report, error) {
 	if err != nil {
 		return report, err
 	}
-	later, err := r.whileOff(unknownWhileOff)
-	if err != nil {
-		return report, err
-	}
 	for _, m := range missing {
-		report.add(finding{what: m.what() + ": to be defined again, if its bitmaps are still valid", later: later})
+		report.add(finding{what: m.what() + ": to be defined again, if its bitmaps are still valid"})
 	}
 	return report, nil
 }
@@ -227,10 +220,6 @@ func (r *recoverer) findCheckpoints() ([]finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	later, err := r.whileOff("its bitmaps can be deleted only while the domain runs")
-	if err != nil {
-		return nil, err
-	}
 	ledger, err := r.Ledger()
 	if err != nil {
 		return nil, err
@@ -248,7 +237,7 @@ func (r *recoverer) findCheckpoints() ([]finding, error) {
 		default: // its run was killed, or prune has removed the point
 			what += ", which has no point"
 		}
-		all = append(all, finding{what: what, later: later, fix: func(context.Context) error {
+		all = append(all, finding{what: what, fix: func(context.Context) error {
 			return r.ifNotRefused(func() error { return r.DeleteCheckpoint(c.Instant) })
 		}})
 	}
@@ -300,8 +289,8 @@ func (r *recoverer) findForgotten() ([]finding, error) {
 }
 
 // forgetInstant drops an identity, unless libvirt lists its checkpoint, or it is unknown
-// for now whether there are bitmaps of it (*laterError) because the domain is off or another
-// job holds it.
+// for now whether there are bitmaps of it (*laterError) because another job holds the domain, or
+// because its images cannot be looked at.
 func (r *recoverer) forgetInstant(i instants.Instant) error {
 	// A job of it that has appeared since would be nobody's without the identity.
 	if _, job, err := r.OurJob(); err != nil || job {
@@ -326,16 +315,6 @@ func (r *recoverer) unlessFull(err error) error {
 		return nil
 	}
 	return err
-}
-
-// whileOff returns why something cannot be done to a domain that is shut off, or "" if the
-// domain runs.
-func (r *recoverer) whileOff(why string) (string, error) {
-	active, err := r.Domain.Active()
-	if err != nil || active {
-		return "", err
-	}
-	return why + "; the next run does it", nil
 }
 
 func (r *recoverer) findPartials() ([]finding, error) {

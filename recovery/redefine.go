@@ -65,17 +65,9 @@ func (r *recoverer) redefine(again bool, report *Report) error {
 	if err != nil {
 		return err
 	}
-	later, err := r.whileOff(unknownWhileOff)
-	if err != nil {
-		return err
-	}
 	for _, a := range missing {
 		if a.instant.State == instants.Lost && !again {
 			continue // known from an earlier recovery
-		}
-		if later != "" {
-			report.add(finding{what: a.what(), later: later})
-			continue
 		}
 		var what string
 		err := r.ifNotRefused(func() (err error) {

@@ -44,8 +44,8 @@ type ForeignResult struct {
 // Foreign lists the checkpoints that virtbackup made for other repositories than repo, and
 // deletes those that are named. If one of the names is not among them, it deletes none.
 //
-// Errors: hypervisor.ErrNoDomain, ErrNotRunning (bitmaps can only be deleted by a running
-// QEMU), *NotForeignError, *repository.LockedError, and what libvirt reports.
+// Errors: hypervisor.ErrNoDomain, ErrNotRunning (only a running QEMU can delete bitmaps
+// that guest/shutoff does not reach), *NotForeignError, *repository.LockedError, and what libvirt reports.
 func Foreign(host guest.Host, repo *repository.Repository, request ForeignRequest) (result ForeignResult, err error) {
 	result = ForeignResult{Domain: request.Domain, DryRun: request.DryRun, Foreign: []ForeignCheckpoint{}, Deleted: []string{}}
 	domain, err := host.Domain(request.Domain)
@@ -57,7 +57,7 @@ func Foreign(host guest.Host, repo *repository.Repository, request ForeignReques
 		return result, err
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
-	all, err := checkpoint.List(domain, repo)
+	all, err := checkpoint.List(domain, repo, false)
 	if err != nil {
 		return result, err
 	}

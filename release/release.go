@@ -55,13 +55,15 @@ type work struct {
 	domain guest.Domain // nil if libvirt does not know it
 	active bool
 	owned  bool // the domain's UUID is known from the points, or cannot conflict with them
+	// stay: bitmaps of released checkpoints stay in the images.
+	stay bool
 	// namesake: libvirt has another domain of that name.
 	namesake bool
 	result   Result
 }
 
 // Run releases a domain or one of its points. It works for a domain that is shut off (then
-// its bitmaps stay in the images) and, for points only, for one that libvirt does not know
+// its bitmaps stay in the images, unless its points are removed) and, for points only, for one that libvirt does not know
 // any more. Checkpoints of others stay.
 //
 // It checks the request before it removes anything. If it is interrupted, it can be
@@ -258,10 +260,8 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 		w.note("checkpoint %s stays: it was made before the repository was moved or copied, and the original may need it "+
 			"(virtbackup checkpoint delete %s %s --force)", point, manifest.ShellWord(w.domain.Name()), c.Name)
 		return nil, false, nil
-	case c.Ours && w.active:
-		return func() error { return checkpoint.DeleteIssued(w.domain, w.lock, c.Instant) }, true, nil
 	case c.Ours:
-		return func() error { return w.deleteRecord(c) }, true, nil
+		return func() error { return w.deleteOurs(c) }, true, nil
 	}
 	m, err := w.repo.Point(w.Domain, point)
 	if err != nil || !checkpoint.RecordedBy(w.repo, m, c.Checkpoint) {
@@ -270,13 +270,32 @@ func (w *work) chosen(c checkpoint.Checkpoint, points []string) (remove func() e
 	return func() error { return checkpoint.Delete(w.domain, c.Name) }, true, nil
 }
 
-// deleteRecord deletes a checkpoint of a domain that is off. Its bitmaps stay in the images.
-// If the point stays, the identity does, too, so that the next run can use them.
-func (w *work) deleteRecord(c checkpoint.Checkpoint) error {
-	if err := checkpoint.Delete(w.domain, c.Name); err != nil || !w.Points {
+// deleteOurs deletes a checkpoint of ours. If the domain is off and the point stays, the bitmaps
+// stay in the images, and the identity, too: the next run can use them, also of a domain that was
+// undefined and defined somewhere else.
+func (w *work) deleteOurs(c checkpoint.Checkpoint) error {
+	if !w.active && !w.Points {
+		w.stay = true
+		return w.deleteRecord(c)
+	}
+	err := checkpoint.DeleteIssued(w.domain, w.lock, c.Instant)
+	if w.active || !errors.Is(err, hypervisor.ErrNotRunning) {
+		return err
+	}
+	w.stay = true // on a block device, for example
+	if err := w.deleteRecord(c); err != nil {
 		return err
 	}
 	return w.lock.DropInstant(c.Instant.Identity)
+}
+
+// deleteRecord deletes libvirt's record of a checkpoint, and no bitmap.
+func (w *work) deleteRecord(c checkpoint.Checkpoint) error {
+	err := w.domain.DeleteCheckpoint(c.Name, true)
+	if errors.Is(err, hypervisor.ErrNoCheckpoint) {
+		return nil
+	}
+	return err
 }
 
 // dropUnknown drops the identities of a domain that libvirt does not know: it has
@@ -330,13 +349,12 @@ func (w *work) remark() {
 	case w.domain.Name() != w.Domain:
 		note("libvirt calls domain %s now %s", w.Domain, w.domain.Name())
 	}
-	if w.domain == nil || w.active || len(w.result.Checkpoints) == 0 {
-		return
+	switch {
+	case w.domain == nil || w.active || len(w.result.Checkpoints) == 0:
+	case !w.Points:
+		note("the domain is shut off, so the bitmaps of these checkpoints stay in its images: "+
+			"the next run of a domain with this name, UUID (%s) and images finds them, and continues the chain", w.domain.UUID())
+	case w.stay:
+		note("the domain is shut off, and bitmaps of these checkpoints stay in images that another host may use; qemu-img bitmap --remove IMAGE NAME deletes one")
 	}
-	if w.Points {
-		note("the domain is shut off, so the bitmaps of these checkpoints stay in its images; qemu-img bitmap --remove IMAGE NAME deletes one")
-		return
-	}
-	note("the domain is shut off, so the bitmaps of these checkpoints stay in its images: "+
-		"the next run of a domain with this name, UUID (%s) and images finds them, and continues the chain", w.domain.UUID())
 }

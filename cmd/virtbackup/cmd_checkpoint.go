@@ -57,7 +57,7 @@ func listCheckpoints(c *cli.Context, print func(w io.Writer, all []checkpoint.Ch
 	if err != nil {
 		return err
 	}
-	all, err := checkpoint.List(domain, repo)
+	all, err := checkpoint.List(domain, repo, true)
 	if err != nil {
 		return err
 	}

@@ -73,9 +73,8 @@ func (s *Source) Abandon(ctx context.Context, keep, hung bool) error {
 	return errors.Join(errs...)
 }
 
-// dropCheckpoint deletes the checkpoint of a point that was not sealed. Without QEMU its
-// bitmaps cannot be deleted, and if QEMU has shut down cleanly they are in the images by
-// now. Then libvirt's record of the checkpoint, if there is one, and the identity stay: the
+// dropCheckpoint deletes the checkpoint of a point that was not sealed. While QEMU shuts down its
+// bitmaps cannot be deleted, and if it does so cleanly they are in the images then. So libvirt's record of the checkpoint, if there is one, and the identity stay: the
 // next run finds and deletes the bitmaps by them.
 func (s *Source) dropCheckpoint() error {
 	off, err := s.d.Domain.WhyShutOff() // Active would be true for a moment yet
@@ -88,7 +87,7 @@ func (s *Source) dropCheckpoint() error {
 	if !errors.Is(err, hypervisor.ErrNotRunning) && !errors.Is(err, hypervisor.ErrNoDomain) {
 		return err
 	}
-	s.Log.Warn("the domain is off: checkpoint " + s.job.Instant.Point + " is left until it runs again; the next run deletes it")
+	s.Log.Warn("the domain is off: checkpoint " + s.job.Instant.Point + " is left; the next run deletes it")
 	return nil
 }
 
@@ -125,7 +124,7 @@ func (s *Source) explainGone(err error) error {
 func (s *Source) explainShutOff(why string, err error) error {
 	s.shutOff = true
 	return fail.WithHint(fmt.Errorf("domain %s was shut off while it was backed up (%s): %w", s.name(), why, err),
-		"start it and run the backup again")
+		"run the backup again: it reads the images of a domain that is shut off")
 }
 
 // offTime is how long libvirt may take to notice that QEMU has ended.

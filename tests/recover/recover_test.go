@@ -63,44 +63,55 @@ func TestRecover(t *testing.T) {
 	s.Check()
 }
 
-// The domain of a killed run is shut off when recover runs: it cleans up what it can, and the
-// next run cleans up the rest.
+// The domain of a killed run is shut off when recover runs: it cleans up everything, with the
+// bitmaps in the images.
 func TestRecoverShutOff(t *testing.T) {
 	t.Parallel()
 	s := testsite.Slow(t)
 	kill(s, "inc", s.Name)
 	s.Destroy() // QEMU is gone, and with it the job
-	report := s.Recovered(3)
-	testsite.WantList(t, "left", report.Left, "checkpoint check2, which has no point: its bitmaps can be deleted only while the domain runs")
-	testsite.WantList(t, "fixed", report.Fixed[:1], "the unfinished point .partial-check2")
+	orphan := s.Checkpoints()[1]
+	report := s.Recovered(0)
+	testsite.WantList(t, "left", report.Left)
+	testsite.WantList(t, "fixed", report.Fixed[:2], "checkpoint check2, which has no point", "the unfinished point .partial-check2")
+	s.WantBitmap(false, orphan)
+	s.WantBitmap(true, s.Checkpoint("check1"))
 	if files, _ := filepath.Glob(filepath.Join(guest.DefaultRunDir, prefix(s)+"*")); len(files) != 0 {
 		t.Errorf("left: %q", files)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".*")); len(left) != 0 {
 		t.Errorf("left: %q", left)
 	}
+	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
 	s.Start()
-	inc := s.BackUp(0, "inc")
-	testsite.WantSaid(t, inc.Recovered, "checkpoint check2")
-	testsite.WantKinds(t, inc.Point, "vda inc, vdb inc")
+	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
 	s.Check()
 }
 
 // libvirt forgets the checkpoint of a killed run, with the whole domain, and the bitmaps stay
-// in the images: they are still deleted, once QEMU runs.
+// in the images: they are still deleted, whether the domain runs or not.
 func TestRecoverForgottenCheckpoint(t *testing.T) {
+	for _, off := range []bool{false, true} {
+		t.Run(fmt.Sprintf("off=%v", off), func(t *testing.T) { recoverForgotten(t, off) })
+	}
+}
+
+func recoverForgotten(t *testing.T, off bool) {
 	t.Parallel()
 	s := testsite.Slow(t)
 	kill(s, "inc", s.Name)
 	s.Destroy()
 	s.DefineAnew()
-	s.Recovered(3) // the domain is off
 	if n := strings.Count(bitmaps(s, "vda"), "check2."); n != 1 {
 		t.Fatalf("%d bitmaps of check2 before: %s", n, bitmaps(s, "vda"))
 	}
-	s.Start()
+	if !off {
+		s.Start()
+	}
 	s.Recovered(0)
-	s.Destroy()
+	if !off {
+		s.Destroy()
+	}
 	for _, target := range []string{"vda", "vdb"} {
 		if bitmaps := bitmaps(s, target); strings.Contains(bitmaps, "check2.") || !strings.Contains(bitmaps, "check1.") {
 			t.Errorf("bitmaps of %s: %s", target, bitmaps)
@@ -122,7 +133,6 @@ func TestRecoverForgottenCheckpointWhileDumped(t *testing.T) {
 	kill(s, "inc", s.Name)
 	s.Destroy()
 	s.DefineAnew()
-	s.Recovered(3) // the domain is off
 	s.Start()
 	testdomain.Virsh(t, "checkpoint-create", s.Name, filepath.Join(s.Repo, s.Name, "check1", "checkpoint.xml"), "--redefine")
 	end := dump(s)

@@ -20,8 +20,15 @@ import (
 // isOurs tells whether writing has failed, which no check of the images explains.
 func (r *restorer) isOurs(err error) bool {
 	var path *fs.PathError
+	var stream *streamError
+	if errors.As(err, &stream) {
+		return true
+	}
 	if !errors.As(err, &path) {
 		return false
+	}
+	if r.Dir == "" {
+		return path.Path == r.Output
 	}
 	rel, pathErr := filepath.Rel(r.Dir, path.Path)
 	return pathErr == nil && filepath.IsLocal(rel)
@@ -94,6 +101,10 @@ func (r *restorer) lookAtDir(claim *claim) error {
 
 // names are those of all that the restore makes in the directory.
 func (r *restorer) names() (names []string) {
+	if r.Output != "" {
+		name := filepath.Base(r.Output)
+		return []string{name, name + partialSuffix}
+	}
 	for _, d := range r.point.Disks() {
 		image := filepath.Base(r.imagePath(d))
 		names = append(names, image, image+partialSuffix)
@@ -103,6 +114,9 @@ func (r *restorer) names() (names []string) {
 
 // imagePath is that of the image of a disk.
 func (r *restorer) imagePath(d manifest.Disk) string {
+	if r.Output != "" {
+		return r.Output
+	}
 	return filepath.Join(r.Dir, d.Target+"."+string(r.Format.of(d)))
 }
 

@@ -2,9 +2,9 @@ package restore
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"slices"
-	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
@@ -55,10 +55,17 @@ type Request struct {
 	// not exist. Symbolic links are
 	// followed as the kernel follows them (localfile.RealPath).
 	Dir string
+	// Output, for [Output], takes the one disk of Disks: a new file, a block device, or "-" for
+	// Stdout, which gets raw bytes. A device takes raw bytes, too. Symbolic links are followed.
+	Output string
+	Stdout io.Writer
+	// Users, if set, says who uses a block device that is not open now: domains that are shut
+	// off.
+	Users func(ctx context.Context, device string) ([]string, error)
 	// Disks are the targets to restore, none means all. Where some are named, they are
 	// restored even if the domain's XML is damaged.
 	Disks  []string
-	Format Format // "" is QCOW2
+	Format Format // "" is QCOW2, or Raw where only that can be
 	// Preallocation of the images; "" is PreallocateOff.
 	Preallocation Preallocation
 	// Zstd is the level that qcow2 images are compressed with, 0 for none.
@@ -81,8 +88,6 @@ type Request struct {
 
 func (r Request) validate() error {
 	switch {
-	case r.Dir == "":
-		return fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
 	case !slices.Contains([]Format{QCOW2, Raw, AsSource}, r.Format):
 		return fail.Errorf(fail.Usage, "--format qcow2 or --format raw", "unknown format %q", r.Format)
 	case !slices.Contains([]Preallocation{PreallocateOff, PreallocateMetadata, PreallocateFalloc, PreallocateFull}, r.Preallocation):
@@ -111,9 +116,6 @@ func (r Request) withDefaults() Request {
 	if r.At == "" {
 		r.At = manifest.Latest
 	}
-	if r.Format == "" {
-		r.Format = QCOW2
-	}
 	if r.Preallocation == "" {
 		r.Preallocation = PreallocateOff
 	}
@@ -127,27 +129,4 @@ func (r Request) withDefaults() Request {
 		r.Progress = func(string, int64, int64) {}
 	}
 	return r
-}
-
-// Result is what a restore made.
-type Result struct {
-	Domain  string    `json:"domain"`
-	Point   string    `json:"point"`
-	Time    time.Time `json:"time"`
-	Dir     string    `json:"dir"` // absolute, without symbolic links
-	Disks   []Disk    `json:"disks"`
-	XML     string    `json:"xml,omitempty"` // path of the domain's XML as it was at that point; "" where it is damaged
-	Seconds float64   `json:"seconds"`
-
-	// Warnings tell of damage that has no part in what was restored.
-	Warnings []string `json:"warnings,omitempty"`
-}
-
-// Disk is one restored disk.
-type Disk struct {
-	Target      string `json:"target"`
-	Image       string `json:"image"` // path
-	Format      Format `json:"format"`
-	VirtualSize int64  `json:"virtual_size"` // bytes
-	DataBytes   int64  `json:"data_bytes"`
 }

@@ -2,12 +2,14 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -43,6 +45,10 @@ type restorer struct {
 // the file system reports.
 func Run(ctx context.Context, repo *repository.Repository, request Request) (result Result, err error) {
 	r := &restorer{Request: request.withDefaults(), repo: repo}
+	r.Format = cmp.Or(r.Format, QCOW2)
+	if r.Dir == "" {
+		return Result{}, fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
+	}
 	if err := r.validate(); err != nil {
 		return Result{}, err
 	}
@@ -59,14 +65,8 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (res
 
 func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	start := time.Now()
-	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs})
-	if err != nil {
+	if err := r.open(); err != nil {
 		return Result{}, err
-	}
-	for _, d := range r.point.Disks() {
-		if err := r.validateFor(d); err != nil {
-			return Result{}, err
-		}
 	}
 	if r.xml, err = r.point.DomainXML(); err != nil {
 		return Result{}, err
@@ -103,6 +103,20 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	}
 	done = true
 	return result, nil
+}
+
+// open opens the point, and sees whether its disks can be what was asked for.
+func (r *restorer) open() (err error) {
+	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs})
+	if err != nil {
+		return err
+	}
+	for _, d := range r.point.Disks() {
+		if err := r.validateFor(d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // endClaim removes the marker once all is there.

@@ -21,8 +21,11 @@ func restoreCommand() *cli.Command {
 		ArgsUsage: "DOMAIN[@POINT]",
 		Description: "virtbackup restore vm1 --to /tmp/vm1\n" +
 			"virtbackup restore vm1@check2 --to /tmp/vm1\n" +
-			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --format raw\n\n" +
-			"Nothing is overwritten, and the domain itself is not touched.",
+			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --format raw\n" +
+			"virtbackup restore vm1 --disk vda --output /dev/vg0/vm1\n" +
+			"virtbackup restore vm1 --disk vda --output - | ssh host 'cat >/dev/vg0/vm1'\n\n" +
+			"Nothing is overwritten but a block device that --output names, and the domain itself is\n" +
+			"not touched.",
 		Flags:  slices.Concat(restoreFlags(), defineFlags(), inPlaceFlags()),
 		Action: restoreAction,
 	}
@@ -32,6 +35,7 @@ func restoreCommand() *cli.Command {
 func restoreFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
+		&cli.StringFlag{Name: "output", Category: ofImages, Usage: "write one disk (--disk) to `PLACE`: a new file, a block device, or -, standard output; the last two raw"},
 		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
 		&cli.StringFlag{Name: "compress", Category: ofImages, Value: "none", Usage: "compress qcow2 images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
 		&cli.StringFlag{Name: "preallocation", Category: ofImages, Value: string(restore.PreallocateOff), Usage: "take the images' space now: `HOW` is off, metadata (qcow2), falloc, or full (written with zeros)"},
@@ -53,7 +57,7 @@ type restoreWay struct {
 	run    func(c *cli.Context, chosen chosenPoint) error
 }
 
-var restoreWays = []restoreWay{{"to", restoreTo}, {"in-place", restoreInPlace}}
+var restoreWays = []restoreWay{{"to", restoreTo}, {"in-place", restoreInPlace}, {"output", restoreOutput}}
 
 func restoreAction(c *cli.Context) error {
 	name, err := oneDomain(c)

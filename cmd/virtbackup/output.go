@@ -21,10 +21,19 @@ func printAnswer(c *cli.Context, v any, people func(io.Writer) error) error {
 // printDone prints the report of what was done, with --quiet only as JSON. The work is done,
 // so an error of printing is a warning.
 func printDone(c *cli.Context, v any, people func(io.Writer) error) error {
-	if c.Bool("quiet") && !c.Bool("json") {
-		return nil
+	return printDoneTo(c, c.App.Writer, v, people)
+}
+
+// printDoneTo is printDone for another writer than standard output.
+func printDoneTo(c *cli.Context, w io.Writer, v any, people func(io.Writer) error) error {
+	var err error
+	switch {
+	case c.Bool("json"):
+		err = printJSON(w, v)
+	case !c.Bool("quiet"):
+		err = people(w)
 	}
-	if err := printAnswer(c, v, people); err != nil {
+	if err != nil {
 		logger(c, c.App.ErrWriter).Warn(fmt.Sprintf("done, but the report of it is not complete: %v", err))
 		return errWarned
 	}

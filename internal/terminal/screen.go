@@ -42,6 +42,12 @@ func (s *Screen) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// Raw returns standard output itself, for what is not text. From then on it counts as used.
+func (s *Screen) Raw() io.Writer {
+	s.used = true
+	return s.w
+}
+
 // Used reports whether anything was printed.
 func (s *Screen) Used() bool { return s.used }
 

@@ -58,6 +58,23 @@ func Restored(w io.Writer, r restore.Result) error {
 	return err
 }
 
+// Output prints where a disk was written.
+func Output(w io.Writer, r restore.OutputResult) error {
+	to := r.Output
+	if to == restore.ToStdout {
+		to = "standard output"
+	}
+	if _, err := fmt.Fprintf(w, "restored disk %s of %s of domain %s, taken %s, to %s (%s, %s) in %s\n",
+		r.Target, r.Point, r.Domain, manifest.TimeText(r.Time), to, r.Format, bytesize.Short(r.VirtualSize), seconds(r.Seconds)); err != nil {
+		return err
+	}
+	if r.Beyond == 0 {
+		return nil
+	}
+	_, err := fmt.Fprintf(w, "  the device is larger: the %s behind the disk are as they were\n", bytesize.Short(r.Beyond))
+	return err
+}
+
 func restoredGrid(r restore.Result) *terminal.Grid {
 	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true, Spare: 2}, {Name: "DATA", Right: true, Spare: 1}, {Name: "IMAGE"}}}
 	for _, d := range r.Disks {

@@ -1,0 +1,39 @@
+package restore
+
+import "time"
+
+// Result is what a restore made.
+type Result struct {
+	Domain  string    `json:"domain"`
+	Point   string    `json:"point"`
+	Time    time.Time `json:"time"`
+	Dir     string    `json:"dir"` // absolute, without symbolic links
+	Disks   []Disk    `json:"disks"`
+	XML     string    `json:"xml,omitempty"` // path of the domain's XML as it was at that point; "" where it is damaged
+	Seconds float64   `json:"seconds"`
+
+	// Warnings tell of damage that has no part in what was restored.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Disk is one restored disk.
+type Disk struct {
+	Target      string `json:"target"`
+	Image       string `json:"image"` // path
+	Format      Format `json:"format"`
+	VirtualSize int64  `json:"virtual_size"` // bytes
+	DataBytes   int64  `json:"data_bytes"`
+}
+
+// OutputResult is what Output wrote.
+type OutputResult struct {
+	Domain string    `json:"domain"`
+	Point  string    `json:"point"`
+	Time   time.Time `json:"time"`
+	Output string    `json:"output"` // path without symbolic links, or "-"
+	Disk             // Image is Output
+	// Beyond is how many bytes of a device are behind the end of the disk: they are as they were.
+	Beyond   int64    `json:"beyond,omitempty"`
+	Seconds  float64  `json:"seconds"`
+	Warnings []string `json:"warnings,omitempty"`
+}

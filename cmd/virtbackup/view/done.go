@@ -32,8 +32,20 @@ func Backup(w io.Writer, r backup.Result) error {
 			return err
 		}
 	}
-	if err := Disks(w, m, r.Base, "  "); err != nil || len(m.LeftOut) == 0 {
+	if err := Disks(w, m, r.Base, "  "); err != nil {
 		return err
+	}
+	var also []string
+	for _, e := range m.Extras {
+		also = append(also, extraWord(e))
+	}
+	if len(also) > 0 {
+		if _, err := fmt.Fprintf(w, "  also stored: %s\n", strings.Join(also, ", ")); err != nil {
+			return err
+		}
+	}
+	if len(m.LeftOut) == 0 {
+		return nil
 	}
 	var left []string
 	for _, d := range m.LeftOut {

@@ -109,7 +109,7 @@ func manifestDisk(d plan.Disk, virtual int64, stats qcow2.Stats, digest string, 
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
 		SourceOptions: extras.SourceOptions(d.Source, d.SourceType, d.Format),
-		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
+		DataBytes:     stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
 	}
 }
 

@@ -63,11 +63,17 @@ func Restored(w io.Writer, r restore.Result) error {
 	if err := restoredGrid(r).Print(w, "  "); err != nil {
 		return err
 	}
-	if r.XML == "" {
-		return nil
+	if r.XML != "" {
+		if _, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML)); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML))
-	return err
+	for _, e := range r.Extras {
+		if _, err := fmt.Fprintf(w, "  its %s: %s\n", extraWord(e.Extra), filepath.Base(e.Restored)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func restoredGrid(r restore.Result) *terminal.Grid {

@@ -118,6 +118,9 @@ func TestExtras(t *testing.T) {
 	}{
 		"show": {func(w io.Writer) error { return Point(w, repo, Shown{Manifest: m}, true) },
 			[]string{"autostart:   yes\n", "also:        UEFI variables, 528.0 KiB in nvram.fd, from /nvram/vm1_VARS.fd\n", "also:        state of the TPM, 10.0 KiB in tpm.tar\n", "later"}},
+		"restore": {func(w io.Writer) error {
+			return Restored(w, restore.Result{Extras: []restore.Extra{{Extra: m.Extras[0], Restored: "/to/nvram.fd"}}})
+		}, []string{"  its UEFI variables: nvram.fd\n"}},
 		"report": {func(w io.Writer) error { return Backup(w, backup.Result{Point: m}) }, []string{"  also stored: UEFI variables, state of the TPM, later\n"}},
 	} {
 		var b bytes.Buffer

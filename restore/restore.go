@@ -91,10 +91,10 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if result.Disks, err = r.restoreDisks(ctx); err != nil {
 		return Result{}, err
 	}
-	if result.XML, err = r.restoreXML(); err != nil {
+	if result.Extras, err = r.restoreExtras(ctx); err != nil {
 		return Result{}, err
 	}
-	if result.Extras, err = r.restoreExtras(ctx); err != nil {
+	if result.XML, err = r.restoreXML(); err != nil {
 		return Result{}, err
 	}
 	if err := errors.Join(r.nameImages(result.Disks), r.nameExtras(result.Extras)); err != nil {

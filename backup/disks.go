@@ -8,6 +8,7 @@ import (
 	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/extent"
 	"github.com/virtbackup/virtbackup/flatten"
+	"github.com/virtbackup/virtbackup/guest/extras"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
@@ -107,7 +108,8 @@ func manifestDisk(d plan.Disk, virtual int64, stats qcow2.Stats, digest string, 
 	return manifest.Disk{
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
-		DataBytes: stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
+		SourceOptions: extras.SourceOptions(d.Source, d.SourceType, d.Format),
+		DataBytes:     stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
 	}
 }
 

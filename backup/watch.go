@@ -26,13 +26,16 @@ var ErrStuck = errors.New("a read or write hangs and cannot be cancelled")
 // tenths of a second, or seconds on a busy disk.
 const copyGrace = 10 * time.Second
 
-// copyWatched copies all disks while the guest is watched.
+// copyWatched copies all disks, and what else the domain needs, while the guest is watched.
 func (r *run) copyWatched(ctx context.Context) error {
 	if err := r.measure(ctx); err != nil {
 		return err
 	}
 	var disks []manifest.Disk
 	err := r.watched(ctx, func(ctx context.Context) (err error) {
+		if err := r.takeExtras(ctx); err != nil {
+			return err
+		}
 		disks, err = r.copyDisks(ctx)
 		return err
 	})

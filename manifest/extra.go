@@ -15,12 +15,14 @@ type ExtraKind string
 
 // The kinds. A later version may add others; a reader leaves those alone.
 const (
-	ExtraNVRAM  ExtraKind = "nvram"  // UEFI variables, <nvram>
+	ExtraNVRAM  ExtraKind = "nvram"  // UEFI variables, <nvram> or <varstore>
 	ExtraLoader ExtraKind = "loader" // firmware, <loader>, if no package has it
 	ExtraKernel ExtraKind = "kernel" // <kernel>
 	ExtraInitrd ExtraKind = "initrd" // <initrd>
 	ExtraDTB    ExtraKind = "dtb"    // device tree, <dtb>
-	ExtraTPM    ExtraKind = "tpm"    // state directory of swtpm, as a tar archive
+	ExtraShim   ExtraKind = "shim"   // <shim>
+	ExtraACPI   ExtraKind = "acpi"   // <acpi><table>
+	ExtraTPM    ExtraKind = "tpm"    // state of swtpm: its directory as a tar archive, or a file
 )
 
 // Extra is a file of the point that is neither a disk nor a document: something else that
@@ -32,7 +34,7 @@ type Extra struct {
 	// the directory of swtpm. Empty if it had no path (a network disk).
 	Path string `json:"path,omitempty"`
 	// Format is how File is to be read: "raw" or "qcow2" for NVRAM and loader, as the
-	// domain's XML says, "tar" for the TPM, else empty.
+	// domain's XML says, "json" for a varstore, "tar" for a directory of swtpm, else empty.
 	Format string `json:"format,omitempty"`
 	Size   int64  `json:"size"`           // of File, bytes
 	Mode   string `json:"mode,omitempty"` // permissions at Path, octal: "0644"

@@ -37,7 +37,7 @@ func Write(path string, from io.Reader) (sum string, size int64, err error) {
 		}
 	}()
 	h := blake3.New(32, nil)
-	if size, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(f, h)}, from, make([]byte, bufferSize)); err != nil {
+	if size, err = io.CopyBuffer(struct{ io.Writer }{io.MultiWriter(f, h)}, struct{ io.Reader }{from}, make([]byte, bufferSize)); err != nil {
 		return "", 0, err
 	}
 	return digest.Text(h.Sum(nil)), size, localfile.Sync(f)
@@ -52,6 +52,13 @@ func Digest(ctx context.Context, path string, progress func(bytes int64)) (strin
 	}
 	defer f.Close()
 	return digestOf(ctx, f, progress)
+}
+
+// Sum reads all that from has, and returns its digest and its size in bytes.
+func Sum(from io.Reader) (sum string, size int64, err error) {
+	h := blake3.New(32, nil)
+	size, err = io.CopyBuffer(struct{ io.Writer }{h}, struct{ io.Reader }{from}, make([]byte, bufferSize))
+	return digest.Text(h.Sum(nil)), size, err
 }
 
 func digestOf(ctx context.Context, f io.Reader, progress func(bytes int64)) (string, error) {

@@ -14,6 +14,7 @@ const (
 
 	extensionEnd           = 0
 	extensionBackingFormat = 0xE2792ACA
+	extensionDataFile      = 0x44415441
 
 	maxBackingName   = 1023 // bytes, as in QEMU
 	maxBackingFormat = 15   // bytes, as in QEMU
@@ -30,6 +31,12 @@ const (
 	knownIncompatible = 1<<5 - 1
 )
 
+// Feature bits that a reader may ignore.
+const (
+	CompatibleLazyRefcounts  = 1 << 0
+	AutoclearRawExternalData = 1 << 1 // the external data file is a raw image
+)
+
 // Header is what an image says of itself.
 type Header struct {
 	Version       int   // 2 or 3
@@ -37,6 +44,7 @@ type Header struct {
 	VirtualSize   int64 // bytes
 	BackingFile   string
 	BackingFormat string // "" where the image does not say
+	DataFile      string // name of the external data file; "" where the image does not say
 
 	L1Entries             int
 	L1Offset              int64 // bytes, of a cluster

@@ -199,6 +199,9 @@ func (h *Header) readExtensions(p []byte, offset int) error {
 			}
 			h.BackingFormat = string(format)
 		}
+		if kind == extensionDataFile {
+			h.DataFile = string(p[offset : offset+int(size)])
+		}
 		offset += (int(size) + 7) &^ 7
 	}
 	return nil

@@ -125,7 +125,10 @@ func TestReadHeaderOfQemusImages(t *testing.T) {
 		{[]string{"-o", "compat=1.1,cluster_size=512"}, Header{Version: 3, ClusterSize: 512}},
 		{[]string{"-o", "cluster_size=2M,compression_type=zstd"}, Header{Version: 3, ClusterSize: 2 << 20, Incompatible: IncompatibleCompression, Compression: 1}},
 		{[]string{"-o", "extended_l2=on"}, Header{Version: 3, ClusterSize: 64 << 10, Incompatible: IncompatibleExtendedL2}},
-		{[]string{"-o", "data_file=" + filepath.Join(dir, "data")}, Header{Version: 3, ClusterSize: 64 << 10, Incompatible: IncompatibleExternalData}},
+		{[]string{"-o", "data_file=" + filepath.Join(dir, "data")}, Header{Version: 3, ClusterSize: 64 << 10, Incompatible: IncompatibleExternalData, DataFile: filepath.Join(dir, "data")}},
+		{[]string{"-o", "data_file_raw=on,data_file=" + filepath.Join(dir, "data")}, Header{Version: 3, ClusterSize: 64 << 10, Incompatible: IncompatibleExternalData,
+			Autoclear: AutoclearRawExternalData, DataFile: filepath.Join(dir, "data")}},
+		{[]string{"-o", "lazy_refcounts=on"}, Header{Version: 3, ClusterSize: 64 << 10, Compatible: CompatibleLazyRefcounts}},
 		{[]string{"-b", "b.raw", "-F", "raw"}, Header{Version: 3, ClusterSize: 64 << 10, BackingFile: "b.raw", BackingFormat: "raw"}},
 		{[]string{"-o", "compat=0.10", "-b", "b.raw", "-F", "raw"}, Header{Version: 2, ClusterSize: 64 << 10, BackingFile: "b.raw", BackingFormat: "raw"}},
 	} {
@@ -135,7 +138,7 @@ func TestReadHeaderOfQemusImages(t *testing.T) {
 			h := readHeaderOf(t, path)
 			got := Header{
 				Version: h.Version, ClusterSize: h.ClusterSize, BackingFile: h.BackingFile, BackingFormat: h.BackingFormat,
-				Incompatible: h.Incompatible, Compression: h.Compression,
+				Incompatible: h.Incompatible, Compatible: h.Compatible, Autoclear: h.Autoclear, Compression: h.Compression, DataFile: h.DataFile,
 			}
 			if !reflect.DeepEqual(got, test.want) || h.VirtualSize != 1<<30 {
 				t.Errorf("header %+v, want %+v", h, test.want)

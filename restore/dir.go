@@ -109,7 +109,8 @@ func (r *restorer) names() (names []string) {
 		image := filepath.Base(r.imagePath(d))
 		names = append(names, image, image+partialSuffix)
 	}
-	return append(append(names, r.xmlName()), r.Also...)
+	names = append(append(names, r.xmlName()), r.extraNames()...)
+	return append(names, r.Also...)
 }
 
 // imagePath is that of the image of a disk.

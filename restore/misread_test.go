@@ -54,8 +54,8 @@ func chainOf(t testing.TB, n int, size int64, changed func(link int) []int64) (*
 	return repo, content
 }
 
-// addPoint seals point number link+1 of a chain.
-func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets []int64, data []byte) {
+// addPoint seals point number link+1 of a chain, with further files.
+func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets []int64, data []byte, extras ...manifest.Extra) {
 	t.Helper()
 	id := func(link int) string { return "check" + itoa(link+1) }
 	m := testManifest(id(link))
@@ -69,6 +69,10 @@ func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets
 	p, err := lock.Begin(m.ID, "0123456789abcdef")
 	must(t, err)
 	must(t, p.WriteFile(manifest.DomainXML, []byte("<domain/>")))
+	m.Extras = extras
+	for _, e := range extras {
+		must(t, p.WriteFile(e.File, []byte(e.File)))
+	}
 	im, err := p.CreateImage("vda", directio.Auto)
 	must(t, err)
 	w, err := qcow2.NewWriter(im, o)

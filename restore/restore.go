@@ -27,6 +27,8 @@ type restorer struct {
 	point *reading.Point
 	xml   []byte
 
+	extras []manifest.Extra // the sound ones
+
 	madeDirs []string // outermost first
 	claim    *claim   // of the directory; nil before
 
@@ -35,7 +37,8 @@ type restorer struct {
 }
 
 // Run restores the disks of a point to standalone images, and puts the domain's
-// XML beside them; damaged XML is a warning if disks are named. Nothing is
+// XML and what else the domain needs to start beside them; where these are damaged that is a
+// warning if disks are named. Nothing is
 // overwritten: the directory must be new or empty, or have only what a killed restore has
 // left in it, which is removed. An image gets its name only once
 // it is complete and on stable storage, and all files that it was made from have been
@@ -71,6 +74,9 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if r.xml, err = r.point.DomainXML(); err != nil {
 		return Result{}, err
 	}
+	if err := r.proveExtras(ctx); err != nil {
+		return Result{}, err
+	}
 	done := false
 	defer func() { // after a panic, too
 		if !done {
@@ -85,10 +91,13 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if result.Disks, err = r.restoreDisks(ctx); err != nil {
 		return Result{}, err
 	}
+	if result.Extras, err = r.restoreExtras(ctx); err != nil {
+		return Result{}, err
+	}
 	if result.XML, err = r.restoreXML(); err != nil {
 		return Result{}, err
 	}
-	if err := r.nameImages(result.Disks); err != nil {
+	if err := errors.Join(r.nameImages(result.Disks), r.nameExtras(result.Extras)); err != nil {
 		return Result{}, err
 	}
 	result.Warnings = r.point.Warnings()

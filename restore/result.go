@@ -9,7 +9,8 @@ type Result struct {
 	Time    time.Time `json:"time"`
 	Dir     string    `json:"dir"` // absolute, without symbolic links
 	Disks   []Disk    `json:"disks"`
-	XML     string    `json:"xml,omitempty"` // path of the domain's XML as it was at that point; "" where it is damaged
+	XML     string    `json:"xml,omitempty"`    // path of the domain's XML as it was at that point; "" where it is damaged
+	Extras  []Extra   `json:"extras,omitempty"` // what else the domain needs to start; "restored" is the path
 	Seconds float64   `json:"seconds"`
 
 	// Warnings tell of damage that has no part in what was restored.

@@ -1,11 +1,15 @@
 package reading
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"strings"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 )
 
 // ReadFile reads a small file of the point and compares it with its digest. Damage is a
@@ -29,6 +33,33 @@ func (p *Point) DomainXML() ([]byte, error) {
 		return nil, nil
 	}
 	return nil, fail.WithHint(fmt.Errorf("the domain's XML: %w", p.Explain(err)), "%s", p.imagesAlone())
+}
+
+// ProveFile reads a file of the point that may be large, and compares it with its digest. Damage
+// is an error like that of DomainXML, and only a warning where disks were named: false then.
+func (p *Point) ProveFile(ctx context.Context, name string) (sound bool, err error) {
+	found, err := pointfile.Check(ctx, p.repo.PointDir(p.Domain, p.ID), p.Manifest, name, nil)
+	switch damaged := damage.ErrorOf(found); {
+	case err != nil:
+		return false, err
+	case damaged == nil:
+		return true, nil
+	case p.named:
+		p.Warn(fmt.Sprintf("%s is not restored: %v", name, damaged))
+		return false, nil
+	default:
+		return false, fail.WithHint(fmt.Errorf("%s: %w", name, p.Explain(damaged)), "%s", p.imagesAlone())
+	}
+}
+
+// CopyFile writes the content of a file of the point that may be large to a new file, once all
+// of it was compared with its digest. What was written is right only if the error is nil.
+func (p *Point) CopyFile(ctx context.Context, name string, to io.Writer) error {
+	err := pointfile.CopyTo(ctx, p.repo.PointDir(p.Domain, p.ID), p.Manifest, name, to)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return p.Explain(err)
 }
 
 // imagesAlone is the command that restores the images and no XML.

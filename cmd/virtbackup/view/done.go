@@ -32,8 +32,20 @@ func Backup(w io.Writer, r backup.Result) error {
 			return err
 		}
 	}
-	if err := Disks(w, m, r.Base, "  "); err != nil || len(m.LeftOut) == 0 {
+	if err := Disks(w, m, r.Base, "  "); err != nil {
 		return err
+	}
+	var also []string
+	for _, e := range m.Extras {
+		also = append(also, extraWord(e))
+	}
+	if len(also) > 0 {
+		if _, err := fmt.Fprintf(w, "  also stored: %s\n", strings.Join(also, ", ")); err != nil {
+			return err
+		}
+	}
+	if len(m.LeftOut) == 0 {
+		return nil
 	}
 	var left []string
 	for _, d := range m.LeftOut {
@@ -51,11 +63,17 @@ func Restored(w io.Writer, r restore.Result) error {
 	if err := restoredGrid(r).Print(w, "  "); err != nil {
 		return err
 	}
-	if r.XML == "" {
-		return nil
+	if r.XML != "" {
+		if _, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML)); err != nil {
+			return err
+		}
 	}
-	_, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML))
-	return err
+	for _, e := range r.Extras {
+		if _, err := fmt.Fprintf(w, "  its %s: %s\n", extraWord(e.Extra), filepath.Base(e.Restored)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Output prints where a disk was written.

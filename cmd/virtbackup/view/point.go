@@ -99,6 +99,12 @@ func Point(w io.Writer, repo *repository.Repository, p Shown, quiet bool) error 
 	if !m.FullTime.IsZero() {
 		lines = append(lines, [2]string{"read in full", manifest.TimeText(m.FullTime)})
 	}
+	if m.Autostart {
+		lines = append(lines, [2]string{"autostart", "yes"})
+	}
+	for _, e := range m.Extras {
+		lines = append(lines, [2]string{"also", extra(e)})
+	}
 	for _, d := range m.LeftOut {
 		lines = append(lines, [2]string{"left out", leftOut(d)})
 	}
@@ -120,6 +126,23 @@ func Point(w io.Writer, repo *repository.Repository, p Shown, quiet bool) error 
 		return err
 	}
 	return Disks(w, m, manifest.Manifest{}, "")
+}
+
+// extraWords are the kinds of extras, for people.
+var extraWords = map[manifest.ExtraKind]string{
+	manifest.ExtraNVRAM: "UEFI variables", manifest.ExtraLoader: "firmware", manifest.ExtraKernel: "kernel", manifest.ExtraInitrd: "initrd",
+	manifest.ExtraDTB: "device tree", manifest.ExtraShim: "shim", manifest.ExtraACPI: "ACPI table", manifest.ExtraTPM: "state of the TPM",
+}
+
+func extraWord(e manifest.Extra) string { return cmp.Or(extraWords[e.Kind], string(e.Kind)) }
+
+// extra describes a file of a point that is no disk.
+func extra(e manifest.Extra) string {
+	text := fmt.Sprintf("%s, %s in %s", extraWord(e), bytesize.Short(e.Size), e.File)
+	if e.Path != "" {
+		text += ", from " + e.Path
+	}
+	return text
 }
 
 func leftOut(d manifest.LeftOut) string { return fmt.Sprintf("disk %s (%s)", d.Target, d.Reason) }

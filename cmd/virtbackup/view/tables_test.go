@@ -99,3 +99,56 @@ func TestNotesOfRawDisksAreSaidOnce(t *testing.T) {
 		t.Errorf("the report: %v %s", err, b.String())
 	}
 }
+
+// What a point has besides disks is shown, and named in the report of the run.
+func TestExtras(t *testing.T) {
+	m := point("check1", full, "", manifest.Disk{Target: "vda"})
+	m.Autostart = true
+	m.Extras = []manifest.Extra{
+		{Kind: manifest.ExtraNVRAM, File: "nvram.fd", Path: "/nvram/vm1_VARS.fd", Size: 528 << 10},
+		{Kind: manifest.ExtraTPM, File: "tpm.tar", Size: 10 << 10}, {Kind: "later", File: "later", Size: 1},
+	}
+	repo, err := repository.Create(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, tt := range map[string]struct {
+		print func(w io.Writer) error
+		want  []string
+	}{
+		"show": {func(w io.Writer) error { return Point(w, repo, Shown{Manifest: m}, true) },
+			[]string{"autostart:   yes\n", "also:        UEFI variables, 528.0 KiB in nvram.fd, from /nvram/vm1_VARS.fd\n", "also:        state of the TPM, 10.0 KiB in tpm.tar\n", "later"}},
+		"restore": {func(w io.Writer) error {
+			return Restored(w, restore.Result{Extras: []restore.Extra{{Extra: m.Extras[0], Restored: "/to/nvram.fd"}}})
+		}, []string{"  its UEFI variables: nvram.fd\n"}},
+		"report": {func(w io.Writer) error { return Backup(w, backup.Result{Point: m}) }, []string{"  also stored: UEFI variables, state of the TPM, later\n"}},
+	} {
+		var b bytes.Buffer
+		if err := tt.print(&b); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		for _, want := range tt.want {
+			if !strings.Contains(b.String(), want) {
+				t.Errorf("%s: %q is missing in\n%s", what, want, b.String())
+			}
+		}
+	}
+}
+
+// Disks restore from a point of which another file is damaged.
+func TestRestoresOf(t *testing.T) {
+	for _, tt := range []struct {
+		point verify.Point
+		want  string
+	}{
+		{verify.Point{Restores: true, Disks: []string{"vda"}}, "yes"},
+		{verify.Point{Disks: []string{"vda", "vdb"}}, "NOT whole; --disk vda --disk vdb does"},
+		{verify.Point{Disks: []string{"vda", "vdb"}, LostDisks: []string{"vdb"}}, "NOT vdb; --disk vda does"},
+		{verify.Point{Disks: []string{"vda"}, LostDisks: []string{"vda"}}, "NO"},
+		{verify.Point{}, "NO"},
+	} {
+		if got := restoresOf(tt.point); got != tt.want {
+			t.Errorf("%+v: got %q, want %q", tt.point, got, tt.want)
+		}
+	}
+}

@@ -151,7 +151,7 @@ func restoresOf(p verify.Point) string {
 		return "removed; others need it"
 	case p.Restores:
 		return "yes"
-	case len(p.LostDisks) == 0 || len(p.LostDisks) == len(p.Disks):
+	case len(p.LostDisks) == len(p.Disks):
 		return "NO"
 	}
 	left := []string{}
@@ -160,5 +160,9 @@ func restoresOf(p verify.Point) string {
 			left = append(left, "--disk "+disk)
 		}
 	}
-	return fmt.Sprintf("NOT %s; %s does", strings.Join(p.LostDisks, " "), strings.Join(left, " "))
+	lost := strings.Join(p.LostDisks, " ")
+	if lost == "" {
+		lost = "whole" // a file that is no disk is damaged
+	}
+	return fmt.Sprintf("NOT %s; %s does", lost, strings.Join(left, " "))
 }

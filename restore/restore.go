@@ -26,7 +26,9 @@ type restorer struct {
 	xml   []byte
 
 	madeDirs []string // outermost first
-	claim    *claim   // of the directory; nil before
+	claim    *claim   // of the directory; nil before, and when all is done
+
+	finishing bool // Finish was called
 
 	mu   sync.Mutex // of what follows
 	made []string   // files to remove if it fails, in the order of making; nothing else
@@ -93,6 +95,7 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	}
 	result.Warnings = r.point.Warnings()
 	if r.Finish != nil {
+		r.finishing = true
 		if err := r.Finish(ctx, &result); err != nil {
 			return Result{}, err
 		}

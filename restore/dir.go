@@ -67,6 +67,7 @@ func (r *restorer) takeDir() error {
 			return err
 		}
 	}
+	claim.uuid = r.Defines
 	return claim.write(r.names())
 }
 
@@ -93,12 +94,6 @@ func (r *restorer) lookAtDir(claim *claim) error {
 			"a restore to %s was killed, and %s has been changed since", r.Dir, claim.changed())
 	}
 	return nil
-}
-
-// IsMarked says whether a restore is at work in a directory, or was killed there.
-func IsMarked(dir string) bool {
-	_, err := os.Lstat(filepath.Join(dir, markerName))
-	return err == nil
 }
 
 // names are those of all that the restore makes in the directory.

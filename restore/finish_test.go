@@ -16,7 +16,7 @@ func TestUndo(t *testing.T) {
 	for _, undoFails := range []bool{false, true} {
 		dir := filepath.Join(t.TempDir(), "out")
 		var undone, there int
-		request := Request{Domain: "vm1", Dir: dir, Also: []string{"also"}}
+		request := Request{Domain: "vm1", Dir: dir, Also: []string{"also"}, Defines: "uuid"}
 		request.Finish = func(context.Context, *Result) error {
 			must(t, os.WriteFile(filepath.Join(dir, "also"), nil, 0o600))
 			return broken
@@ -26,6 +26,9 @@ func TestUndo(t *testing.T) {
 			if _, err := os.Stat(filepath.Join(dir, "vda.qcow2")); err == nil {
 				there++
 			}
+			if Marked(dir) != "uuid" {
+				t.Errorf("the marker is of %q", Marked(dir))
+			}
 			if undoFails {
 				return errors.New("cannot be undone")
 			}
@@ -34,7 +37,7 @@ func TestUndo(t *testing.T) {
 		if _, err := Run(t.Context(), repo, request); !errors.Is(err, broken) || undone != 1 || there != 1 {
 			t.Errorf("got %v, undone %d times, with the image %d times", err, undone, there)
 		}
-		if left, _ := os.ReadDir(dir); (len(left) > 0) != undoFails || IsMarked(dir) != undoFails {
+		if left, _ := os.ReadDir(dir); (len(left) > 0) != undoFails || (Marked(dir) == "uuid") != undoFails {
 			t.Errorf("undo fails %v: left %v", undoFails, left)
 		}
 		undoFails, request.Finish = false, nil

@@ -75,6 +75,8 @@ type Request struct {
 	// in Dir are removed that Finish may have put to use: if this restore fails in Finish or
 	// after it, and where a killed one has left files. If Undo fails they stay.
 	Undo func() error
+	// Defines is the UUID of the domain that Finish defines; see [Marked].
+	Defines string
 	// DirMode is the mode of directories that are made; 0 is 0700.
 	DirMode fs.FileMode
 

@@ -35,17 +35,19 @@ func (c *Conn) Define(doc string, validate bool) (*Domain, error) {
 	return d, nil
 }
 
-// Undefine removes the definition of a domain that is shut off, with what belongs to it and to no other: the metadata of its
-// checkpoints and snapshots, and a managed save, the state of an emulated TPM and, if that is asked for, the file of the
-// UEFI variables (virDomainUndefineFlags). Its disks stay. A domain that is not defined is no error.
-func (d *Domain) Undefine(nvram bool) error {
-	flags := libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-	if nvram {
-		flags |= libvirt.DOMAIN_UNDEFINE_NVRAM
-	} else {
-		flags |= libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM
+// Undefine removes the definition of a domain that is shut off, with libvirt's metadata of its checkpoints and snapshots, and
+// a managed save (virDomainUndefineFlags). Its disks, its UEFI variables and the state of its TPM stay. A domain that is not
+// defined is no error.
+func (d *Domain) Undefine() error {
+	const flags = libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA |
+		libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA | libvirt.DOMAIN_UNDEFINE_KEEP_NVRAM
+	undefine := func(flags libvirt.DomainUndefineFlagsValues) error {
+		return d.with(func(dom *libvirt.Domain) error { return dom.UndefineFlags(flags) })
 	}
-	err := d.with(func(dom *libvirt.Domain) error { return dom.UndefineFlags(flags) })
+	err := undefine(flags | libvirt.DOMAIN_UNDEFINE_KEEP_TPM)
+	if hasCode(err, libvirt.ERR_INVALID_ARG) { // before 8.9, which keeps it always
+		err = undefine(flags)
+	}
 	if errors.Is(err, ErrNoDomain) {
 		return nil
 	}

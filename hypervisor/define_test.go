@@ -28,7 +28,7 @@ func TestDefineAndUndefine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer d.Undefine(false)
+	defer d.Undefine()
 	if d.Name() != name || len(d.UUID()) != 36 {
 		t.Errorf("defined %s %s", d.Name(), d.UUID())
 	}
@@ -51,7 +51,7 @@ func TestDefineAndUndefine(t *testing.T) {
 	}
 	virsh(t, "managedsave", name)
 	for range 2 { // the second time it is not there
-		if err := d.Undefine(true); err != nil {
+		if err := d.Undefine(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -74,7 +74,7 @@ func TestDefineRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Undefine(false); err != nil {
+	if err := d.Undefine(); err != nil {
 		t.Error(err)
 	}
 }

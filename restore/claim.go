@@ -25,6 +25,7 @@ type claim struct {
 	path string // of the marker
 	file *os.File
 	left []string // what a killed restore may have made beside the marker
+	uuid string   // of the domain that is defined from now on, "" for none
 	at   unix.Timespec
 }
 
@@ -35,6 +36,8 @@ const markerName = ".virtbackup-restore"
 type marker struct {
 	Comment string   `json:"comment"`
 	Names   []string `json:"names"` // of what is made beside it
+	// Defines is the UUID of the domain that is defined on it, "" for none.
+	Defines string `json:"defines,omitempty"`
 }
 
 // maxMarker bounds what is read of a marker, in bytes.
@@ -68,11 +71,7 @@ func takeClaim(path string) (*claim, error) {
 
 // read finds out what the marker says. One that says nothing names nothing.
 func (c *claim) read() error {
-	var m marker
-	if json.NewDecoder(io.NewSectionReader(c.file, 0, maxMarker)).Decode(&m) != nil {
-		m = marker{}
-	}
-	for _, name := range m.Names {
+	for _, name := range readMarker(c.file).Names {
 		if name != "" && name != "." && name != ".." && filepath.Base(name) == name {
 			c.left = append(c.left, name)
 		}
@@ -83,6 +82,25 @@ func (c *claim) read() error {
 	}
 	c.at = stat.Mtim
 	return nil
+}
+
+// readMarker returns what a marker says, nothing if it cannot be read.
+func readMarker(from io.ReaderAt) (m marker) {
+	if json.NewDecoder(io.NewSectionReader(from, 0, maxMarker)).Decode(&m) != nil {
+		return marker{}
+	}
+	return m
+}
+
+// Marked returns the UUID of the domain that a restore to a directory, which is at work there
+// or was killed, defines: [Request].Defines. It is "" where there is none.
+func Marked(dir string) string {
+	f, err := localfile.OpenRegular(filepath.Join(dir, markerName))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	return readMarker(f).Defines
 }
 
 // dir is where the names of the claim are.
@@ -116,7 +134,7 @@ func (c *claim) clear() error {
 // write puts the names into the marker that are made from now on. It is written again when
 // all of them are complete, so that changed can tell what was changed since.
 func (c *claim) write(names []string) error {
-	data, err := json.Marshal(marker{markerComment, names})
+	data, err := json.Marshal(marker{markerComment, names, c.uuid})
 	if err != nil {
 		return err
 	}

@@ -66,11 +66,15 @@ func (r *restorer) takeDir() error {
 	}
 	if len(claim.left) > 0 {
 		r.Log.Info(fmt.Sprintf("a killed restore has left files in %s: they are removed", r.Dir))
+		if err := r.undo(); err != nil {
+			return err
+		}
 		// It may have been killed before the directory's name was durable.
 		if err := errors.Join(claim.clear(), localfile.SyncDir(filepath.Dir(r.Dir))); err != nil {
 			return err
 		}
 	}
+	claim.uuid = r.Defines
 	return claim.write(r.names())
 }
 
@@ -118,7 +122,8 @@ func (r *restorer) imagePath(d manifest.Disk) string {
 	if r.Output != "" {
 		return r.Output
 	}
-	return filepath.Join(r.Dir, d.Target+"."+string(r.Format.of(d)))
+	path, _ := r.ImageOf(d)
+	return path
 }
 
 // xmlName is the name of the file with the domain's XML.
@@ -128,13 +133,13 @@ func (r *restorer) xmlName() string { return strings.ReplaceAll(r.Domain, "/", "
 // durable only after an fsync of the directory above (fsync(2)).
 func (r *restorer) makeDirs() error {
 	for _, dir := range localfile.AbsentDirs(r.Dir) {
-		err := os.Mkdir(dir, 0o700)
+		err := os.Mkdir(dir, r.DirMode)
 		if errors.Is(err, fs.ErrExist) { // somebody else's since a moment ago
 			continue
 		}
 		if err == nil {
 			r.madeDirs = append(r.madeDirs, dir)
-			err = localfile.SyncDir(filepath.Dir(dir))
+			err = errors.Join(os.Chmod(dir, r.DirMode), localfile.SyncDir(filepath.Dir(dir))) // whatever the umask
 		}
 		if err != nil {
 			return fmt.Errorf("make the directory to restore to: %w", err)
@@ -151,21 +156,44 @@ func (r *restorer) makes(path string) {
 	r.made = append(r.made, path)
 }
 
+// undo calls Undo, if it is set.
+func (r *restorer) undo() error {
+	if r.Undo == nil {
+		return nil
+	}
+	return r.Undo()
+}
+
+// abandon leaves the directory to the next restore, as a kill would.
+func (r *restorer) abandon() error {
+	if r.claim == nil {
+		return nil
+	}
+	return r.claim.abandon()
+}
+
 // removeMade undoes a failed restore. Where something cannot be removed, the marker stays, and
 // the next restore to the directory tries again.
 func (r *restorer) removeMade() error {
+	if r.finishing {
+		if err := r.undo(); err != nil {
+			return errors.Join(err, r.abandon())
+		}
+	}
 	var errs []error
 	for _, path := range slices.Backward(r.made) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 	}
-	if r.claim != nil {
+	if r.claim != nil || r.finishing {
 		for _, name := range r.Also {
 			errs = append(errs, os.RemoveAll(filepath.Join(r.Dir, name)))
 		}
+	}
+	if r.claim != nil {
 		if errors.Join(errs...) != nil {
-			return errors.Join(append(errs, r.claim.abandon())...)
+			return errors.Join(append(errs, r.abandon())...)
 		}
 		errs = append(errs, r.claim.release())
 	}

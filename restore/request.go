@@ -3,7 +3,9 @@ package restore
 import (
 	"context"
 	"io"
+	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"slices"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -76,6 +78,14 @@ type Request struct {
 	// next restore at the latest. Also are the names of what it makes in Dir.
 	Finish func(ctx context.Context, result *Result) error
 	Also   []string
+	// Undo, if set, undoes what Finish has done outside of Dir. It is called before the files
+	// in Dir are removed that Finish may have put to use: if this restore fails in Finish or
+	// after it, and where a killed one has left files. If Undo fails they stay.
+	Undo func() error
+	// Defines is the UUID of the domain that Finish defines; see [Marked].
+	Defines string
+	// DirMode is the mode of directories that are made; 0 is 0700.
+	DirMode fs.FileMode
 
 	// Limits are shared with other runs of this process; nil: this one has its own.
 	Limits *limit.Limits
@@ -112,9 +122,19 @@ func (r Request) validateFor(d manifest.Disk) error {
 	return nil
 }
 
+// ImageOf is where the image of a disk is going to be, in a directory without symbolic links,
+// and its format.
+func (r Request) ImageOf(d manifest.Disk) (path string, format Format) {
+	format = r.withDefaults().Format.of(d)
+	return filepath.Join(r.Dir, d.Target+"."+string(format)), format
+}
+
 func (r Request) withDefaults() Request {
 	if r.At == "" {
 		r.At = manifest.Latest
+	}
+	if r.DirMode == 0 {
+		r.DirMode = 0o700
 	}
 	if r.Preallocation == "" {
 		r.Preallocation = PreallocateOff

@@ -30,7 +30,9 @@ type restorer struct {
 	extras []manifest.Extra // the sound ones
 
 	madeDirs []string // outermost first
-	claim    *claim   // of the directory; nil before
+	claim    *claim   // of the directory; nil before, and when all is done
+
+	finishing bool // Finish was called
 
 	mu   sync.Mutex // of what follows
 	made []string   // files to remove if it fails, in the order of making; nothing else
@@ -102,6 +104,7 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	}
 	result.Warnings = r.point.Warnings()
 	if r.Finish != nil {
+		r.finishing = true
 		if err := r.Finish(ctx, &result); err != nil {
 			return Result{}, err
 		}

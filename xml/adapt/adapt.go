@@ -25,9 +25,12 @@ type Request struct {
 	Dir string
 	// Disks are the images that were restored. All other disks stay as they are.
 	Disks []Disk
-	// NVRAM, Kernel, Initrd and DTB are the absolute paths of files that were restored; "" for
-	// one that was not.
-	NVRAM, Kernel, Initrd, DTB string
+	// Files are other files that were restored, which <os> names: where they were, and the
+	// absolute paths of where they are now.
+	Files map[string]string
+	// NVRAM is the restored file of the firmware's variables; its path is "" for none. It is
+	// not one of Files, as the XML may leave its place to libvirt.
+	NVRAM File
 	// TPM says that the state of the TPM is restored.
 	TPM bool
 	// Exists says whether a path exists on the host. nil: every path does.
@@ -41,6 +44,12 @@ type Disk struct {
 	Target string // as in the XML: "vda"
 	Image  string // absolute path
 	Format string // "qcow2" or "raw"
+}
+
+// File is a restored file.
+type File struct {
+	Path   string // absolute
+	Format string // "raw" or "qcow2"; "" is raw
 }
 
 // Result is the domain as it is to be defined.
@@ -77,9 +86,7 @@ func Domain(doc string, request Request) (Result, error) {
 	if a.Random == nil {
 		a.Random = rand.Reader
 	}
-	for _, path := range append([]string{a.NVRAM, a.Kernel, a.Initrd, a.DTB}, images(a.Disks)...) {
-		a.taken[path] = true
-	}
+	a.take()
 	if a.root.Name() != "domain" || a.root.Child("name").Text() == "" || a.root.Child("uuid").Text() == "" {
 		return Result{}, errors.New("the XML is not that of a domain with a name and a UUID")
 	}
@@ -120,9 +127,13 @@ func (a *adapter) fails(err error) {
 // devices returns the devices of a kind.
 func (a *adapter) devices(kind string) []*edit.Element { return a.root.Children("devices/" + kind) }
 
-func images(disks []Disk) (paths []string) {
-	for _, d := range disks {
-		paths = append(paths, d.Image)
+// take reserves the paths of what was restored.
+func (a *adapter) take() {
+	a.taken[a.NVRAM.Path] = true
+	for _, d := range a.Disks {
+		a.taken[d.Image] = true
 	}
-	return paths
+	for _, path := range a.Files {
+		a.taken[path] = true
+	}
 }

@@ -32,6 +32,23 @@ func TestDiskWithoutSource(t *testing.T) {
 	}
 }
 
+// Variables whose place libvirt chose get one; their format is said where it is not raw.
+func TestNVRAM(t *testing.T) {
+	for os, want := range map[string]string{
+		"<os firmware='efi'><type>hvm</type></os>":                                         "<nvram format='qcow2'>/restored/n</nvram></os>",
+		"<os><nvram template='/t' format='raw'>/n</nvram></os>":                            "<os><nvram template='/t' format='qcow2'>/restored/n</nvram></os>",
+		"<os><nvram type='file'><source file='/n'><seclabel/></source></nvram></os>":       "<os><nvram type='file' format='qcow2'><source file='/restored/n'/></nvram></os>",
+		"<os><nvram type='network'><source protocol='rbd' name='a'/></nvram></os>":         "<os><nvram format='qcow2'>/restored/n</nvram></os>",
+		"<os><varstore path='/v.json'/><acpi><table type='slic'>/slic</table></acpi></os>": "<os><varstore path='/restored/v.json'/><acpi><table type='slic'>/restored/slic</table></acpi>",
+	} {
+		doc := strings.Replace(fmt.Sprintf(small, ""), "<devices>", os+"<devices>", 1)
+		got, err := Domain(doc, Request{NVRAM: File{"/restored/n", "qcow2"}, Files: map[string]string{"/v.json": "/restored/v.json", "/slic": "/restored/slic"}})
+		if err != nil || !strings.Contains(got.XML, want) {
+			t.Errorf("%s: %v, %s", os, err, got.XML)
+		}
+	}
+}
+
 // What a path means is kept in XML that needs escapes.
 func TestOddPaths(t *testing.T) {
 	got := adaptSmall(t, "", Request{Disks: []Disk{{"vda", `/a'b"<&>.qcow2`, "qcow2"}}}).XML

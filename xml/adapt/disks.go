@@ -147,3 +147,11 @@ func (a *adapter) insert(before *edit.Element, text string) *edit.Element {
 	}
 	return e
 }
+
+func (a *adapter) add(to *edit.Element, text string) *edit.Element {
+	e, err := to.Append(text)
+	if err != nil {
+		a.fails(err)
+	}
+	return e
+}

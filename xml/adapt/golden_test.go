@@ -39,9 +39,9 @@ func requestFor(t *testing.T, name, doc string) Request {
 	}
 	switch name {
 	case "windows11":
-		r.NVRAM, r.TPM = "/restored/win11_VARS.fd", true
+		r.NVRAM, r.TPM = File{Path: "/restored/win11_VARS.fd", Format: "raw"}, true
 	case "microvm":
-		r.Kernel, r.Initrd = "/restored/vmlinuz", "/restored/initrd.gz"
+		r.Files = map[string]string{"/srv/lambda/vmlinuz": "/restored/vmlinuz", "/srv/lambda/initrd.gz": "/restored/initrd.gz"}
 	}
 	return r
 }

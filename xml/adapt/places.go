@@ -113,9 +113,7 @@ func (a *adapter) displaySocket(g, e *edit.Element) {
 	}
 	e.RemoveAttr("socket")
 	if e == g && g.Child("listen") == nil { // the old form, which cannot do without
-		if _, err := g.Append("<listen type='socket'/>"); err != nil {
-			a.fails(err)
-		}
+		a.add(g, "<listen type='socket'/>")
 	}
 	if !libvirts(path) {
 		a.note("libvirt chooses the socket of the %s display, which was %s", g.Value("type"), path)

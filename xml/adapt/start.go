@@ -1,6 +1,7 @@
 package adapt
 
 import (
+	"cmp"
 	"path/filepath"
 	"strings"
 
@@ -10,13 +11,7 @@ import (
 // start changes what the domain starts with: firmware, kernel, TPM, launch security.
 func (a *adapter) start() {
 	a.nvram()
-	os := a.root.Child("os")
-	for _, file := range []struct{ element, restored string }{{"kernel", a.Kernel}, {"initrd", a.Initrd}, {"dtb", a.DTB}} {
-		if e := os.Child(file.element); e != nil && file.restored != "" && e.Text() != file.restored {
-			a.note("<%s> is %s instead of %s", file.element, file.restored, e.Text())
-			e.SetText(file.restored)
-		}
-	}
+	a.files(a.root.Child("os"))
 	for _, tpm := range a.devices("tpm") {
 		a.tpm(tpm)
 	}
@@ -25,19 +20,39 @@ func (a *adapter) start() {
 	}
 }
 
+// files leads to the restored files of <os>.
+func (a *adapter) files(os *edit.Element) {
+	for _, name := range []string{"loader", "kernel", "initrd", "dtb", "shim", "acpi/table"} {
+		for _, e := range os.Children(name) {
+			if path := a.Files[e.Text()]; path != "" && path != e.Text() {
+				a.note("<%s> is %s instead of %s", e.Name(), path, e.Text())
+				e.SetText(path)
+			}
+		}
+	}
+	store := os.Child("varstore")
+	if path := a.Files[store.Value("path")]; path != "" && path != store.Value("path") {
+		a.note("the firmware's variables (<varstore>) are in %s", path)
+		store.SetAttr("path", path)
+	}
+}
+
 // nvram leads to the restored file of the firmware's variables. Without one, another domain
 // gets a file of its own, which libvirt makes from the firmware's template.
 func (a *adapter) nvram() {
 	nvram := a.root.Child("os/nvram")
 	switch {
+	case a.NVRAM.Path != "":
+		if nvram == nil { // libvirt chose the file
+			nvram = a.add(a.root.Child("os"), "<nvram/>")
+		}
+		a.setNVRAM(nvram, a.NVRAM)
+		a.note("the firmware's variables (<nvram>) are in %s", a.NVRAM.Path)
 	case nvram == nil:
 		return
-	case a.NVRAM != "":
-		a.setNVRAM(nvram, a.NVRAM)
-		a.note("the firmware's variables (<nvram>) are in %s", a.NVRAM)
 	case a.renamed():
 		path := a.inDir(a.fileName() + "_VARS.fd")
-		a.setNVRAM(nvram, path)
+		a.setNVRAM(nvram, File{Path: path, Format: nvram.Value("format")})
 		a.note("the firmware's variables are not in the point: libvirt makes new ones in %s", path)
 	default:
 		a.note("the firmware's variables are not in the point: where %s is missing, libvirt makes new ones", nvramPath(nvram))
@@ -51,14 +66,17 @@ func nvramPath(nvram *edit.Element) string {
 	return nvram.Text()
 }
 
-func (a *adapter) setNVRAM(nvram *edit.Element, path string) {
+func (a *adapter) setNVRAM(nvram *edit.Element, file File) {
+	if _, ok := nvram.Attr("format"); ok || file.Format == "qcow2" {
+		nvram.SetAttr("format", cmp.Or(file.Format, "raw"))
+	}
 	if nvram.Value("type") == "file" {
 		strip(nvram.Child("source"))
-		nvram.Child("source").SetAttr("file", path)
+		nvram.Child("source").SetAttr("file", file.Path)
 		return
 	}
 	nvram.RemoveAttr("type")
-	nvram.SetText(path)
+	nvram.SetText(file.Path)
 }
 
 // tpm treats the state of an emulated TPM, which swtpm keeps in a place that libvirt derives

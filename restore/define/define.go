@@ -1,0 +1,191 @@
+package define
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/xml/adapt"
+)
+
+// definer is one restore.
+type definer struct {
+	Request
+	repo  *repository.Repository
+	host  Host
+	point manifest.Manifest
+
+	adapted adapt.Result
+	owner   *owner // of the files; nil if they keep the owner that they have
+	warned  []string
+	domain  *hypervisor.Domain // once it is defined
+	result  Result
+}
+
+// Run restores a point and defines a domain on it.
+//
+// Errors: *LackError if the host lacks something; those of restore.Run; those of libvirt.
+// Whatever the error, nothing is left of the restore, except if the domain does not start:
+// then it stays defined, and a second restore is not needed.
+func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (Result, error) {
+	d := &definer{Request: request, repo: repo, host: host}
+	if err := d.prepare(ctx); err != nil {
+		return Result{}, err
+	}
+	d.At, d.Also, d.DirMode, d.Defines = d.point.ID, d.extraNames(), dirMode, d.adapted.UUID
+	d.Finish, d.Undo = d.finish, d.undo
+	restored, err := restore.Run(ctx, repo, d.Request.Request)
+	if err != nil {
+		return Result{}, err
+	}
+	d.result.Result = restored
+	d.result.Warnings = append(d.result.Warnings, d.warned...)
+	if err := d.start(); err != nil {
+		return Result{}, err
+	}
+	return d.result, nil
+}
+
+// prepare finds the point, makes the domain's new XML, and looks for what the host lacks.
+func (d *definer) prepare(ctx context.Context) (err error) {
+	if err := d.validate(); err != nil {
+		return err
+	}
+	if d.Log == nil {
+		d.Log = slog.New(slog.DiscardHandler)
+	}
+	if d.Format == "" {
+		d.Format = restore.AsSource
+	}
+	if d.Dir, err = localfile.RealPath(d.Dir); err != nil {
+		return fmt.Errorf("directory to restore to: %w", err)
+	}
+	var doc []byte
+	err = d.repo.Read(ctx, d.Domain, func() (err error) {
+		if d.point, err = d.repo.Find(d.Domain, d.At); err != nil {
+			return err
+		}
+		doc, err = d.repo.ReadFile(d.point, manifest.DomainXML)
+		return err
+	})
+	if err != nil {
+		return fail.WithHint(err, "virtbackup restore --to DIR --disk vda restores the images alone, if the XML is damaged") // only where nothing better is known
+	}
+	if d.adapted, err = adapt.Domain(string(doc), d.adaptation()); err != nil {
+		return fmt.Errorf("the XML of %s@%s: %w", d.Domain, d.point.ID, err)
+	}
+	d.result.Name, d.result.UUID, d.result.Changes = d.adapted.Name, d.adapted.UUID, d.adapted.Notes
+	return d.check()
+}
+
+// adaptation says what the domain's XML is to refer to.
+func (d *definer) adaptation() adapt.Request {
+	request := adapt.Request{Name: d.Name, Dir: d.Dir, Files: map[string]string{}, Exists: exists}
+	for _, disk := range d.point.Disks {
+		path, format := d.ImageOf(disk)
+		request.Disks = append(request.Disks, adapt.Disk{Target: disk.Target, Image: path, Format: string(format)})
+	}
+	_, request.TPM = d.tpm()
+	for _, e := range d.files() {
+		switch {
+		case e.Kind == manifest.ExtraNVRAM && e.Format != varStore:
+			request.NVRAM = adapt.File{Path: d.inDir(e), Format: e.Format}
+		case e.Path != "":
+			request.Files[e.Path] = d.inDir(e)
+		}
+	}
+	return request
+}
+
+// exists says whether the host has a path. Where that cannot be found out, it is assumed.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !os.IsNotExist(err)
+}
+
+// finish makes a domain of the images that were restored.
+func (d *definer) finish(ctx context.Context, restored *restore.Result) error {
+	if err := d.putFiles(ctx); err != nil {
+		return err
+	}
+	if err := d.giveToQEMU(restored); err != nil {
+		return err
+	}
+	if err := fault.Point("define: before the domain"); err != nil {
+		return err
+	}
+	if err := d.define(); err != nil {
+		return err
+	}
+	if err := fault.Point("define: domain defined"); err != nil {
+		return err
+	}
+	if err := d.putTPM(ctx); err != nil {
+		return err
+	}
+	return d.autostart()
+}
+
+// define defines the domain. XML that libvirt's schema does not accept is defined all the
+// same: it comes from libvirt, whose own schema lags behind at times.
+func (d *definer) define() (err error) {
+	d.domain, err = d.host.Define(d.adapted.XML, true)
+	if errors.Is(err, hypervisor.ErrSchema) {
+		d.warn("the XML is not as libvirt's schema wants it, and is defined all the same: %v", err)
+		d.domain, err = d.host.Define(d.adapted.XML, false)
+	}
+	if err != nil {
+		return fail.WithHint(err, "virtbackup restore --to DIR makes the images and the XML, to be changed and defined by hand")
+	}
+	if d.domain.UUID() != d.adapted.UUID {
+		return fmt.Errorf("libvirt has defined domain %s with the UUID %s, not %s", d.domain.Name(), d.domain.UUID(), d.adapted.UUID)
+	}
+	d.Log.Debug(fmt.Sprintf("domain %s is defined", d.domain.Name()))
+	return nil
+}
+
+// autostart makes libvirt start the domain with the host if it did so when the point was
+// made. A copy beside the original is started by hand.
+func (d *definer) autostart() error {
+	if err := fault.Point("define: autostart"); err != nil || !d.point.Autostart {
+		return err
+	}
+	if d.Name != "" {
+		d.result.Changes = append(d.result.Changes, fmt.Sprintf("%s does not start with the host, as %s did", d.Name, d.Domain))
+		return nil
+	}
+	d.result.Autostart = true
+	return d.domain.SetAutostart(true)
+}
+
+// start starts the domain, which is complete.
+func (d *definer) start() error {
+	if !d.Start {
+		return nil
+	}
+	err := fault.Point("define: start")
+	if err == nil {
+		err = d.domain.Start()
+	}
+	if err != nil {
+		return fail.WithHint(fmt.Errorf("domain %s is restored to %s and defined, but does not start: %w", d.result.Name, d.Dir, err),
+			"change what the message says (virsh edit %s), then virsh start %[1]s", manifest.ShellWord(d.result.Name))
+	}
+	d.result.Started = true
+	return nil
+}
+
+func (d *definer) warn(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	d.warned = append(d.warned, text)
+	d.Log.Warn(text)
+}

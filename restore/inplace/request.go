@@ -36,9 +36,10 @@ type Deps struct {
 	Save func(ctx context.Context, domain string) (manifest.Manifest, error)
 }
 
-// Power stops a domain and keeps it from starting; *hypervisor.Domain is one and documents
-// the methods.
+// Power stops a domain, keeps it from starting, and has its definition with all secrets;
+// *hypervisor.Domain is one and documents the methods.
 type Power interface {
+	DefinitionXML() (string, error)
 	ShutDown() error
 	ManagedSave() (bool, error)
 	RemoveManagedSave() error

@@ -51,3 +51,10 @@ func (d *Domain) SetAutostart(on bool) error {
 	err := d.with(func(dom *libvirt.Domain) error { return dom.SetAutostart(on) })
 	return about(err, "set the autostart of domain %s", d.name)
 }
+
+// DefinitionXML returns the domain as it will start next time, with what libvirt tells no reader, such as passwords of
+// displays (virDomainGetXMLDesc with VIR_DOMAIN_XML_INACTIVE and VIR_DOMAIN_XML_SECURE): a domain that is defined again
+// by InactiveXML loses these. It is not to be stored or printed.
+func (d *Domain) DefinitionXML() (string, error) {
+	return d.xml(libvirt.DOMAIN_XML_INACTIVE | libvirt.DOMAIN_XML_SECURE)
+}

@@ -1,6 +1,7 @@
 package hypervisor
 
 import (
+	"strings"
 	"testing"
 )
 
@@ -28,5 +29,23 @@ func TestPower(t *testing.T) {
 	must(t, g.RemoveManagedSave())
 	if saved, err := g.ManagedSave(); err != nil || saved {
 		t.Errorf("saved %v, %v; it was discarded", saved, err)
+	}
+}
+
+// What is defined again keeps the passwords that readers do not see.
+func TestDefinitionXML(t *testing.T) {
+	g := newGuest(t)
+	doc, err := g.InactiveXML()
+	must(t, err)
+	doc = strings.Replace(doc, "</devices>", "<graphics type='vnc' passwd='secret' port='-1' autoport='yes'/></devices>", 1)
+	_, err = g.conn.Define(doc, false)
+	must(t, err)
+	full, err := g.DefinitionXML()
+	must(t, err)
+	if !strings.Contains(full, "passwd='secret'") {
+		t.Errorf("no password in\n%s", full)
+	}
+	if doc, err = g.InactiveXML(); err != nil || strings.Contains(doc, "secret") {
+		t.Errorf("%v: the password is shown:\n%s", err, doc)
 	}
 }

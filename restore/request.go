@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"io/fs"
@@ -125,7 +126,7 @@ func (r Request) validateFor(d manifest.Disk) error {
 // ImageOf is where the image of a disk is going to be, in a directory without symbolic links,
 // and its format.
 func (r Request) ImageOf(d manifest.Disk) (path string, format Format) {
-	format = r.withDefaults().Format.of(d)
+	format = cmp.Or(r.Format, QCOW2).of(d)
 	return filepath.Join(r.Dir, d.Target+"."+string(format)), format
 }
 

@@ -35,6 +35,7 @@ const (
 
 	ofCopy    = "What to copy"
 	ofRestore = "What to restore"
+	ofInPlace = "In place"
 	ofGuest   = "Guest"
 	ofImages  = "Images"
 	ofLimits  = "Limits"

@@ -21,7 +21,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/imagelock"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/qemuimg"
 )
 
 // quitTime is how long a daemon may take to store its bitmaps and to end.
@@ -37,6 +39,9 @@ type Daemon struct {
 	ended    chan struct{} // closed once the process has ended, and err is set
 	err      error         // how it ended
 	exported sync.Once
+
+	mu    sync.Mutex
+	locks []*imagelock.Lock // held until the daemon has ended
 }
 
 // Start starts a daemon, whose NBD socket will be in a directory that only this user can enter
@@ -105,10 +110,35 @@ func (d *Daemon) Close() error {
 		d.end()
 	}
 	_ = os.Remove(d.socket)
+	d.unlock()
 	if d.writable && d.err != nil {
 		return fmt.Errorf("qemu-storage-daemon: %w: %s", d.err, d.stderr.text())
 	}
 	return nil
+}
+
+// excludeWriters keeps others from writing to an image until the daemon has ended.
+func (d *Daemon) excludeWriters(path string) error {
+	lock, err := imagelock.ExcludeWriters(path)
+	if errors.Is(err, imagelock.ErrHeld) {
+		err = fmt.Errorf("%w: %w", qemuimg.ErrLocked, err)
+	}
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.locks = append(d.locks, lock)
+	return nil
+}
+
+func (d *Daemon) unlock() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, lock := range d.locks {
+		_ = lock.Close() // it was only read
+	}
+	d.locks = nil
 }
 
 func (d *Daemon) end() {

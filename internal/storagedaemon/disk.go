@@ -41,6 +41,12 @@ func (disk *Disk) add(ctx context.Context, i int, image qemuimg.Image, writable 
 	if err != nil {
 		return err
 	}
+	if image.Format == "raw" && !writable {
+		// QEMU lets others write to a raw image that it only reads.
+		if err := disk.daemon.excludeWriters(image.Path); err != nil {
+			return err
+		}
+	}
 	file["cache"] = map[string]any{"direct": true}
 	err = disk.addNode(ctx, i, image, file, writable)
 	var refused *QMPError

@@ -59,7 +59,7 @@ const (
 // NewProgress returns a Progress that is shown on out. when is BarsAuto, BarsAlways or
 // BarsNever, done is what is done with the bytes, such as "copied".
 func NewProgress(out io.Writer, when, done string) *Progress {
-	return &Progress{out: out, draw: when == BarsAlways || when == BarsAuto && isTerminal(out), mute: when == BarsNever, done: done}
+	return &Progress{out: out, draw: when == BarsAlways || when == BarsAuto && IsTerminal(out), mute: when == BarsNever, done: done}
 }
 
 // Of begins the progress of a domain. Its name is shown before the names of its disks, unless
@@ -78,8 +78,9 @@ func (p *Progress) Of(domain string) *Domain {
 	return d
 }
 
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+// IsTerminal tells whether a reader or writer is a terminal.
+func IsTerminal(rw any) bool {
+	f, ok := rw.(*os.File)
 	if !ok {
 		return false
 	}

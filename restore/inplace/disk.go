@@ -1,0 +1,176 @@
+package inplace
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/virtbackup/virtbackup/instants"
+	"github.com/virtbackup/virtbackup/internal/bitset"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/qemuimg"
+	"github.com/virtbackup/virtbackup/internal/storagedaemon"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/qcow2/chain"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// headBytes are zeroed first and written last: the partition table, the boot sector and the
+// boot loader are there, or the header of a volume group or file system.
+const headBytes = 1 << 20
+
+// disk is a disk that is restored.
+type disk struct {
+	Disk
+	then   manifest.Disk
+	now    xml.Disk
+	images []qemuimg.Image // the top one first
+	size   int64           // that it has, bytes
+	device bool            // a block device
+	drop   []string        // bitmaps of ours that a resize makes worthless
+	seen   fileState       // of the top image, when pass one began
+
+	reader     *storagedaemon.Daemon // keeps everybody from writing to the images
+	readerDisk *storagedaemon.Disk
+	exported   bool // by the reader
+
+	chain      *chain.Chain // of the point
+	closeChain func()
+
+	differs bitset.Set // clusters of the chain that are to be written
+	headSet bitset.Set // those of them that are in the first MiB, once they are apart
+	done    int64      // bytes that were written
+	sink    target
+}
+
+// fileState shows whether a file was written to.
+type fileState struct {
+	modified time.Time
+	size     int64
+}
+
+func stateOf(path string) (fileState, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fileState{}, err
+	}
+	return fileState{info.ModTime(), info.Size()}, nil
+}
+
+// issued tells whether a bitmap is one that this repository has made.
+func issued(ledger *repository.Ledger, bitmap string) (instants.Instant, bool) {
+	_, identity, ok := manifest.ParseCheckpointName(bitmap)
+	if !ok {
+		return instants.Instant{}, false
+	}
+	i, ok := ledger.Find(identity)
+	return i, ok && i.CheckpointName() == bitmap
+}
+
+// open opens the disks for reading, and the point's chains. From now on nobody writes to the
+// images: the domain cannot start.
+func (r *run) open(ctx context.Context) error {
+	for _, d := range r.disks {
+		if err := r.openDisk(ctx, d); err != nil {
+			return err
+		}
+	}
+	active, err := r.domain.Active()
+	if err == nil && active {
+		err = fail.Errorf(fail.Other, "virsh shutdown "+manifest.ShellWord(r.Domain), "domain %s was started meanwhile", r.Domain)
+	}
+	return err
+}
+
+func (r *run) openDisk(ctx context.Context, d *disk) (err error) {
+	if err := r.examine(ctx, d, false); err != nil {
+		return err
+	}
+	if d.reader, err = r.startDaemon(ctx, false); err != nil {
+		return err
+	}
+	if d.readerDisk, err = d.reader.Open(ctx, d.Target, d.images, false); err != nil {
+		return err
+	}
+	if d.seen, err = stateOf(d.Path); err != nil {
+		return err
+	}
+	if err := r.checkSaved(ctx, d); err != nil {
+		return err
+	}
+	d.chain, d.closeChain, err = r.point.OpenDisk(ctx, d.Target)
+	return err
+}
+
+// checkSaved sees that the disk is as the point of the present state has it: nobody has started
+// the domain since. The bitmap of that point tells, or the time of a raw file.
+func (r *run) checkSaved(ctx context.Context, d *disk) error {
+	if r.saved == nil || r.result.Resumed {
+		return nil
+	}
+	changed := d.Format == "raw" && !d.device && d.seen.modified.After(r.saved.Time)
+	images, err := d.readerDisk.Bitmaps(ctx)
+	if err != nil {
+		return err
+	}
+	for _, bitmaps := range images {
+		for _, b := range bitmaps {
+			changed = changed || b.Name == r.saved.Checkpoint && b.Count > 0
+		}
+	}
+	if changed {
+		return fail.Errorf(fail.Other, "begin again", "disk %s of domain %s was written to after point %s was made of the present state", d.Target, r.Domain, r.saved.ID)
+	}
+	return nil
+}
+
+// startDaemon starts a daemon whose socket is in a directory of its own, below /tmp: the path
+// of a socket is short (unix(7)).
+func (r *run) startDaemon(ctx context.Context, writable bool) (*storagedaemon.Daemon, error) {
+	dir, err := os.MkdirTemp("", "virtbackup-in-place-")
+	if err != nil {
+		return nil, err
+	}
+	r.dirs = append(r.dirs, dir)
+	return storagedaemon.Start(ctx, dir, writable)
+}
+
+// closeDisks closes all that was opened.
+func (r *run) closeDisks() error {
+	var errs []error
+	for _, d := range r.disks {
+		if d.sink != nil {
+			errs = append(errs, d.sink.Close())
+			d.sink = nil
+		}
+		errs = append(errs, d.closeReader())
+		if d.closeChain != nil {
+			d.closeChain()
+		}
+	}
+	for _, dir := range r.dirs {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
+}
+
+func (d *disk) closeReader() (err error) {
+	if d.reader != nil {
+		err = d.reader.Close()
+		d.reader = nil
+	}
+	return err
+}
+
+// cluster is the unit of differs, in bytes.
+func (d *disk) cluster() int64 { return d.chain.ClusterSize() }
+
+// head is how many clusters the first MiB has.
+func (d *disk) head() int64 {
+	return (min(headBytes, d.then.VirtualSize) + d.cluster() - 1) / d.cluster()
+}
+
+// bytes are those of a number of clusters, at most the disk's size.
+func (d *disk) bytes(clusters int64) int64 { return min(clusters*d.cluster(), d.then.VirtualSize) }

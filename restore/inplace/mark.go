@@ -1,0 +1,88 @@
+package inplace
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/manifest"
+)
+
+// markName is the mark in the domain's directory that tells of a restore in place.
+const markName = "in-place"
+
+// mark is what a restore leaves for the next one, in case it is killed.
+type mark struct {
+	// At is what was asked for, and Point what that was then: "latest" is another point once
+	// the present state was saved.
+	At    string `json:"at"`
+	Point string `json:"point"`
+	// Next is the number that the point of the present state has.
+	Next  int    `json:"next"`
+	Saved string `json:"saved,omitempty"`
+	// Writing: the disks may be written to already, and hold a mixture.
+	Writing bool `json:"writing,omitempty"`
+	// Autostart: libvirt started the domain with the host before it was switched off.
+	Autostart bool      `json:"autostart,omitempty"`
+	Time      time.Time `json:"time"`
+}
+
+// readMark returns what a killed restore has left. One that cannot be read stands for a
+// restore that was writing.
+func (r *run) readMark() (m mark, ok bool, err error) {
+	data, ok, err := r.lock.Mark(markName)
+	if err != nil || !ok {
+		return mark{}, false, err
+	}
+	if json.Unmarshal(data, &m) != nil || m.Point == "" {
+		return mark{Writing: true}, true, nil
+	}
+	return m, true, nil
+}
+
+func (r *run) setMark() error {
+	data, err := json.Marshal(r.mark)
+	if err != nil {
+		return err
+	}
+	return r.lock.SetMark(markName, data)
+}
+
+// choose finds the point. A killed restore that was asked for the same goes on with the point
+// that this was then: the point of the present state, which was made since, is not meant.
+func (r *run) choose() error {
+	left, marked, err := r.readMark()
+	if err != nil {
+		return err
+	}
+	at := r.At
+	if _, _, err := manifest.ParsePointID(at); err != nil && marked && left.At == at {
+		newest, err := r.Repository.Find(r.Domain, manifest.Latest)
+		switch {
+		case err == nil && newest.Number() <= max(left.Next, number(left.Point)):
+			at = left.Point
+		case left.Writing:
+			return fail.Errorf(fail.Usage, fmt.Sprintf("%s@%s finishes it", r.Domain, left.Point),
+				"a restore of domain %s to %s was killed at %s, and points were made since: it is not clear what %q means",
+				r.Domain, left.Point, manifest.TimeText(left.Time), r.At)
+		}
+	}
+	if r.chosen, err = r.Repository.Find(r.Domain, at); err != nil {
+		return err
+	}
+	if marked && left.Writing {
+		r.result.Resumed, r.mark = true, left
+		r.Log.Info(fmt.Sprintf("a restore of domain %s to %s was killed while it wrote; this one makes up for it", r.Domain, left.Point))
+	}
+	r.mark.At, r.mark.Point, r.mark.Time = r.At, r.chosen.ID, time.Now().UTC()
+	return nil
+}
+
+func number(id string) int {
+	_, n, err := manifest.ParsePointID(id)
+	if err != nil {
+		return 0
+	}
+	return n
+}

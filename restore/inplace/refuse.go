@@ -1,0 +1,170 @@
+package inplace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/virtbackup/virtbackup/description"
+	"github.com/virtbackup/virtbackup/guest/shutoff"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/xml"
+)
+
+// refuse finds the disks, and everything that keeps them from being restored in place. It
+// changes nothing, and is called again once the domain is off and locked.
+func (r *run) refuse(ctx context.Context) error {
+	if err := r.refuseDomain(); err != nil {
+		return err
+	}
+	if err := r.findDisks(ctx); err != nil {
+		return err
+	}
+	return r.refuseOtherUsers(ctx)
+}
+
+func (r *run) refuseDomain() error {
+	if uuid := r.domain.UUID(); uuid != r.chosen.DomainUUID {
+		return fail.Errorf(fail.Usage, "restore --define --to DIR --name NEW makes a domain of the point",
+			"domain %s has UUID %s, point %s is of %s: another domain of that name", r.Domain, uuid, r.chosen.ID, r.chosen.DomainUUID)
+	}
+	if err := r.refuseState(); err != nil {
+		return err
+	}
+	doc, err := r.domain.InactiveXML()
+	if err != nil {
+		return err
+	}
+	r.described, err = xml.ParseDomain(doc)
+	return err
+}
+
+// findDisks pairs the disks of the point with those of the domain.
+func (r *run) findDisks(ctx context.Context) error {
+	r.disks = nil
+	for _, target := range r.Disks {
+		if _, ok := r.chosen.Disk(target); !ok {
+			return fail.Errorf(fail.NotFound, "virtbackup show "+manifest.ShellWord(r.Domain+"@"+r.chosen.ID), "point %s of domain %s has no disk %q", r.chosen.ID, r.Domain, target)
+		}
+	}
+	for _, then := range r.chosen.Disks {
+		if len(r.Disks) > 0 && !slices.Contains(r.Disks, then.Target) {
+			continue
+		}
+		d, err := r.findDisk(ctx, then)
+		if err != nil {
+			return err
+		}
+		r.disks = append(r.disks, d)
+	}
+	return nil
+}
+
+func (r *run) findDisk(ctx context.Context, then manifest.Disk) (*disk, error) {
+	now, ok := r.described.Disk(then.Target)
+	if !ok {
+		return nil, fail.Errorf(fail.Usage, r.without(then.Target), "domain %s has no disk %s any more", r.Domain, then.Target)
+	}
+	if why := unfit(now); why != "" {
+		return nil, fail.Errorf(fail.Usage, r.without(then.Target), "disk %s of domain %s cannot be restored in place: %s", then.Target, r.Domain, why)
+	}
+	d := &disk{then: then, now: now, Disk: Disk{Target: then.Target, Format: now.Format, VirtualSize: then.VirtualSize}}
+	if err := r.examine(ctx, d, true); err != nil {
+		return nil, err
+	}
+	return d, r.refuseSize(d)
+}
+
+// without is the command's option that leaves a disk out.
+func (r *run) without(target string) string {
+	var others strings.Builder
+	for _, d := range r.chosen.Disks {
+		if _, ok := r.described.Disk(d.Target); ok && d.Target != target {
+			others.WriteString(" --disk " + manifest.ShellWord(d.Target))
+		}
+	}
+	if others.Len() == 0 {
+		return "restore --define --to DIR makes new images of it"
+	}
+	return strings.TrimSpace(others.String()) + " restores the others; --to DIR makes images of all"
+}
+
+// unfit says why a disk is not restored in place; "" if it may be.
+func unfit(d xml.Disk) string {
+	if why := d.Unfit(); why != "" {
+		return "it is " + why
+	}
+	return ""
+}
+
+// refuseSize refuses to resize what must not be resized.
+func (r *run) refuseSize(d *disk) error {
+	if d.size == d.then.VirtualSize {
+		return nil
+	}
+	d.ResizedFrom = d.size
+	what := fmt.Sprintf("disk %s has %d bytes, and had %d at %s", d.Target, d.size, d.then.VirtualSize, r.chosen.ID)
+	if d.device {
+		return fail.Errorf(fail.Usage, "--disk "+d.Target+" --output DEVICE restores to another device", "%s: a device is not resized", what)
+	}
+	top := d.images[0]
+	if top.QCOW2 == nil {
+		return nil
+	}
+	if top.QCOW2.Snapshots > 0 {
+		return fail.Errorf(fail.Usage, "virsh snapshot-delete, or qemu-img snapshot -d", "%s: an image with internal snapshots is not resized", what)
+	}
+	ledger, err := r.Repository.Ledger(r.Domain)
+	if err != nil {
+		return err
+	}
+	for _, b := range top.QCOW2.Bitmaps {
+		if i, ok := issued(ledger, b.Name); !ok || ledger.Inherited(i) {
+			return fail.Errorf(fail.Usage, "restore --define --to DIR, or remove the bitmap (qemu-img bitmap --remove)",
+				"%s: bitmap %s in %s is not ours, and would not show what the resize changes", what, b.Name, top.Path)
+		}
+		d.drop = append(d.drop, b.Name)
+	}
+	return nil
+}
+
+// examine looks at the images of a disk. With force, another process may have them open.
+func (r *run) examine(ctx context.Context, d *disk, force bool) (err error) {
+	var only *shutoff.RunningOnlyError
+	switch d.images, err = shutoff.Images(ctx, r.domain, d.now, force); {
+	case errors.As(err, &only):
+		return fail.Errorf(fail.Usage, r.without(d.Target), "disk %s of domain %s cannot be restored in place: %s", d.Target, r.Domain, only.Why)
+	case err != nil:
+		return r.missing(d, err)
+	}
+	top := d.images[0]
+	d.Path, d.size = top.Path, top.VirtualSize
+	info, err := os.Stat(d.Path)
+	if err != nil {
+		return err
+	}
+	d.device = !info.Mode().IsRegular()
+	real, err := localfile.RealPath(d.Path)
+	if err != nil {
+		return err
+	}
+	if repo := description.Containing(real); repo != "" {
+		return fail.Errorf(fail.Usage, "restore --define --to DIR", "disk %s: its image %s is in the repository %s", d.Target, top.Path, repo)
+	}
+	return nil
+}
+
+// missing explains that an image is not there.
+func (r *run) missing(d *disk, err error) error {
+	if _, statErr := os.Stat(d.now.Source); d.now.SourceType == "volume" || !errors.Is(statErr, fs.ErrNotExist) {
+		return err
+	}
+	return fail.Errorf(fail.Other, "restore --define --to DIR makes new images, once the domain is undefined; or put the file back",
+		"disk %s of domain %s: its image %s is missing", d.Target, r.Domain, d.now.Source)
+}

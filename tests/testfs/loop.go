@@ -44,7 +44,7 @@ func Partition(t testing.TB, device string, size int64) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	run(t, "partx", "--add", device)
+	run(t, "partx", "--update", device) // the kernel may have found it already
 	t.Cleanup(func() { run(t, "partx", "--delete", device) })
 	return device + "p1"
 }

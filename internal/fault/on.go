@@ -79,6 +79,7 @@ func Point(name string) error {
 		return nil
 	case Pause:
 		send(syscall.SIGSTOP)
+		time.Sleep(settle) // another thread may get it first
 		return nil
 	case Error:
 		return &os.PathError{Op: "fault", Path: name, Err: syscall.EIO}

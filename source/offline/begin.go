@@ -107,7 +107,7 @@ func (s *Source) lock(ctx context.Context) error {
 			for _, path := range shutoff.Files(image) {
 				err := s.guard.hold(path)
 				if errors.Is(err, qemuimg.ErrLocked) {
-					return s.changed("disk %s of domain %s: %w: was the domain started when it was to be backed up?", d.Target, s.name(), err)
+					return s.lockedOut(d.Target, err)
 				}
 				if err != nil {
 					return err

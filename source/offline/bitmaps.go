@@ -31,7 +31,7 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 		err := s.addBitmap(s.chains[d.Target][0])
 		switch {
 		case errors.Is(err, qemuimg.ErrLocked):
-			return s.changed("disk %s of domain %s: %w", d.Target, s.name(), err)
+			return s.lockedOut(d.Target, err)
 		case err != nil:
 			d.Bitmap, refused[d.Target] = false, err
 			if shared := new(shutoff.SharedError); !errors.As(err, &shared) { // that was said

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/guest/shutoff"
-	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/source/localimage"
@@ -41,7 +40,7 @@ func (s *Source) await(ctx context.Context, targets []string) error {
 			return err
 		}
 		if !time.Now().Before(s.idleBy) {
-			return fail.WithHint(fmt.Errorf("%w: %w", hypervisor.ErrBusy, err), "another domain, or a program such as qemu-nbd or qemu-img, has it open; --wait TIME waits longer")
+			return fail.WithHint(fmt.Errorf("another process has an image open: %w", err), "it may be another domain, or a program such as qemu-nbd or qemu-img; --wait TIME waits longer")
 		}
 		if !waited {
 			s.Log.Info(fmt.Sprintf("waiting up to %v: %v", time.Until(s.idleBy).Round(time.Second), err))
@@ -82,6 +81,14 @@ func (s *Source) checkOff() error {
 		err = s.changed("domain %s was started when it was to be backed up", s.name())
 	}
 	return err
+}
+
+// lockedOut is the error of an image that another process has open for writing.
+func (s *Source) lockedOut(target string, err error) error {
+	if off := s.checkOff(); off != nil {
+		return off
+	}
+	return s.changed("another process has an image of disk %s of domain %s open: %w", target, s.name(), err)
 }
 
 // changed is the error of a domain that is not any more what the run was planned for.

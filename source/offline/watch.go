@@ -10,9 +10,9 @@ import (
 	"github.com/virtbackup/virtbackup/source"
 )
 
-// startPause is the time between two looks for a start of the domain. A start that fails because the
-// images are locked takes 1.5 s (measured; QEMU is begun for that), and leaves its reason in the
-// state of the domain.
+// startPause is the time between two looks for a start of the domain. A start takes some tenths of a
+// second until QEMU opens the images, 1.5 s here, and one that fails then leaves its reason in the
+// state of the domain. So a run that gives way is mostly early enough for the start to succeed.
 const startPause = 200 * time.Millisecond
 
 // Watch looks for starts of the domain, which fail while its images are read, and returns an error
@@ -21,7 +21,7 @@ func (s *Source) Watch(ctx context.Context, _ int64, _ func() source.Taken) erro
 	for {
 		if s.startWanted() {
 			if s.Yield {
-				return source.Ended(fmt.Sprintf("virsh start %s works now; the next backup stores what this one has not", s.word()), "gave way to the start of domain %s", s.name())
+				return source.Ended(fmt.Sprintf("if the start has failed, virsh start %s works now; the next backup stores what this one has not", s.word()), "gave way to the start of domain %s", s.name())
 			}
 			s.tried = true
 			s.warn(fmt.Sprintf("somebody tried to start domain %s while its images were read, which fails; --yield gives way to a start", s.name()))

@@ -11,7 +11,8 @@ build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils qemu-system-co
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
 tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra xfsprogs procps
-	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup libxml2-utils)
+	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup libxml2-utils
+	ovmf swtpm swtpm-tools)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
 
 say() { printf 'deps: %s\n' "$*"; }
@@ -63,6 +64,7 @@ need_parts() {
 	local part debian fedora complete=yes
 	while read -r part debian fedora; do
 		case $part in
+		/*) [ ! -e "$part" ] || continue ;;
 		*.pc) ! pkg-config --exists "${part%.pc}" 2>/dev/null || continue ;;
 		*) ! command -v "$part" >/dev/null || continue ;;
 		esac
@@ -93,6 +95,9 @@ need_parts() {
 		strace strace strace
 		tar tar tar
 		xz xz-utils xz
+		/usr/share/OVMF ovmf edk2-ovmf
+		swtpm swtpm swtpm
+		swtpm_setup swtpm-tools swtpm-tools
 		xmllint libxml2-utils libxml2
 	END
 	[ $complete = yes ] || die "install these packages first; this script does so only on Debian"

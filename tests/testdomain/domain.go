@@ -75,6 +75,17 @@ func DefineAs(t testing.TB, id Identity, disks ...Disk) *Domain {
 	return define(t, id, 64, "<boot dev='hd'/>", "", disks)
 }
 
+// UEFI is what a domain with UEFI firmware has in <os>; its variables are in vars.fd.
+const UEFI = `<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>` +
+	`<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'>@DIR@/vars.fd</nvram>`
+
+// DefineWith is Define with further elements of <os> and <devices>, in which @DIR@ is the
+// domain's directory.
+func DefineWith(t testing.TB, boot, devices string, disks ...Disk) *Domain {
+	t.Helper()
+	return define(t, Identity{}, 64, boot, devices, disks)
+}
+
 // define makes and defines a domain; boot goes into <os>, devices into <devices>.
 func define(t testing.TB, id Identity, memory int, boot, devices string, disks []Disk) *Domain {
 	t.Helper()
@@ -178,7 +189,7 @@ func (d *Domain) remove() {
 // removeDomain removes a domain, whether it runs, is defined, or neither.
 func removeDomain(name string) error {
 	_, _, _ = command("virsh", "-q", "-c", URI, "destroy", name)
-	_, _, err := command("virsh", "-q", "-c", URI, "undefine", name, "--checkpoints-metadata", "--snapshots-metadata")
+	_, _, err := command("virsh", "-q", "-c", URI, "undefine", name, "--checkpoints-metadata", "--snapshots-metadata", "--nvram")
 	removeLogs(name)
 	if err != nil && strings.Contains(err.Error(), "failed to get domain") {
 		return nil

@@ -21,8 +21,23 @@ const bootTime = 2 * time.Minute
 // the guest sees them as /dev/vdb and so on.
 func NewGuest(t testing.TB, disks ...Disk) *Domain {
 	t.Helper()
+	d := defineGuest(t, 192, "", disks)
+	Virsh(t, "start", d.Name)
+	d.AwaitGuest()
+	return d
+}
+
+// DefineUEFIGuest defines the guest of NewGuest, with UEFI firmware that boots it: that takes
+// 20 to 40 s more under TCG.
+func DefineUEFIGuest(t testing.TB, disks ...Disk) *Domain {
+	t.Helper()
+	return defineGuest(t, 256, UEFI, disks)
+}
+
+func defineGuest(t testing.TB, memory int, boot string, disks []Disk) *Domain {
+	t.Helper()
 	files := strings.TrimSpace(Tool(t, filepath.Join(Root(t), "scripts/guest.sh")))
-	d := define(t, Identity{}, 192, `<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`+
+	d := define(t, Identity{}, memory, boot+`<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`+
 		`<cmdline>console=ttyS0 quiet panic=-1</cmdline>`,
 		`<serial type='file'><source path='@DIR@/serial.log'/></serial>`+
 			`<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`+
@@ -30,8 +45,6 @@ func NewGuest(t testing.TB, disks ...Disk) *Domain {
 	for _, name := range []string{"vmlinuz", "initrd.gz"} {
 		Tool(t, "cp", filepath.Join(files, name), d.Dir)
 	}
-	Virsh(t, "start", d.Name)
-	d.AwaitGuest()
 	return d
 }
 

@@ -252,5 +252,5 @@ func (r *run) otherXML() (bool, error) {
 		return false, err
 	}
 	now, err := r.domain.InactiveXML()
-	return strings.TrimSpace(string(then)) != strings.TrimSpace(now), err
+	return withoutGeneration(string(then)) != withoutGeneration(now), err
 }

@@ -141,6 +141,9 @@ func (r *run) save(ctx context.Context) error {
 			"%s", strings.TrimPrefix(fail.HintOf(err)+"; --no-save restores without", "; "))
 	}
 	r.saved, r.mark.Saved, r.result.Saved = &m, m.ID, m.ID
+	for _, w := range m.Warnings {
+		r.result.Warnings = append(r.result.Warnings, fmt.Sprintf("point %s of the present state: %s", m.ID, w))
+	}
 	return fault.Point("in place: saved")
 }
 
@@ -216,7 +219,7 @@ func (r *run) ask(stops bool) error {
 	o := Overwrite{Domain: r.Domain, Point: r.chosen, LeftAlone: r.leftAlone(), Saved: r.saved, Stops: stops, Resumed: r.result.Resumed}
 	for _, d := range r.disks {
 		o.Disks = append(o.Disks, d.Disk)
-		if err := shutoff.MayBeShared(d.Path); err != nil {
+		if err := shutoff.MayBeShared(d.Path); err != nil && !r.Exclusive {
 			o.Shared = append(o.Shared, err.Error())
 		}
 	}

@@ -33,9 +33,8 @@ type run struct {
 	disks     []*disk
 	described xml.Domain // as it will start next time
 	point     *reading.Point
-	asked     bool     // and was told yes
-	dirs      []string // of sockets, to be removed
-	wrote     bool     // something of the domain may have been changed
+	asked     bool // and was told yes
+	wrote     bool // something of the domain may have been changed
 
 	result Result
 }
@@ -157,6 +156,9 @@ func (r *run) restore(ctx context.Context) (err error) {
 		targets = append(targets, d.Target)
 	}
 	if r.point, err = reading.Open(r.Repository, r.Domain, r.chosen.ID, targets, reading.Options{Limits: r.Limits, Log: r.Log}); err != nil {
+		return err
+	}
+	if err := r.makeDir(); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.closeDisks()) }()

@@ -35,6 +35,7 @@ func inPlaceFlags() []cli.Flag {
 		boolFlagOf(ofInPlace, "no-save", "make no point of the present state: it is lost"),
 		boolFlagOf(ofInPlace, "force", "shut the domain down if it runs, and discard a managed save"),
 		&cli.DurationFlag{Name: "stop-time", Category: ofInPlace, Value: inplace.DefaultStopTime, Usage: "give the guest `TIME` to shut down"},
+		exclusiveFlag(),
 	}
 }
 
@@ -59,7 +60,7 @@ func restoreInPlace(c *cli.Context, chosen chosenPoint) (err error) {
 	show := newPasses(c)
 	defer func() { show.close(err == nil) }()
 	result, err := inplace.Run(c.Context, inPlaceDeps(c, conn, chosen, limits), inplace.Request{
-		Domain: chosen.domain, At: chosen.at, Disks: c.StringSlice("disk"), Force: c.Bool("force"), StopTime: c.Duration("stop-time"), NoSave: c.Bool("no-save"),
+		Domain: chosen.domain, At: chosen.at, Disks: c.StringSlice("disk"), Force: c.Bool("force"), StopTime: c.Duration("stop-time"), NoSave: c.Bool("no-save"), Exclusive: c.Bool("exclusive"),
 		Confirm: func(o inplace.Overwrite) (bool, error) {
 			show.close(true)
 			return confirm(o)
@@ -80,7 +81,7 @@ func inPlaceDeps(c *cli.Context, conn *hypervisor.Conn, chosen chosenPoint, limi
 		Power:  func(name string) (inplace.Power, error) { return conn.Domain(name) },
 		Define: func(doc string) error { _, err := conn.Define(doc, false); return err },
 		Save: func(_ context.Context, domain string) (manifest.Manifest, error) {
-			request := backup.Request{Wanted: plan.Wanted{Domain: domain, Kind: plan.Auto}, Options: source.Options{Wait: 30 * time.Second},
+			request := backup.Request{Wanted: plan.Wanted{Domain: domain, Kind: plan.Auto}, Options: source.Options{Wait: 30 * time.Second, Exclusive: c.Bool("exclusive")},
 				KeepCheckpoints: math.MaxInt, StallTimeout: 5 * time.Minute, Limits: limits, Version: version()} // no checkpoint is retired
 			result, err := runBackup(c, conn, request, newProgress(c, "saved"), "")
 			return result.Point, err

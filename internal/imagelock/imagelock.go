@@ -76,5 +76,9 @@ func fcntl(f *os.File, command int, lock *unix.Flock_t) error {
 	return nil
 }
 
-// Close releases the lock.
-func (l *Lock) Close() error { return l.file.Close() }
+// Close releases the lock. It unlocks first: a process that this one is starting at this moment has
+// the open file, too, until it executes its program (fork(2)), and the lock with it.
+func (l *Lock) Close() error {
+	all := unix.Flock_t{Type: unix.F_UNLCK, Whence: io.SeekStart}
+	return errors.Join(fcntl(l.file, unix.F_OFD_SETLK, &all), l.file.Close())
+}

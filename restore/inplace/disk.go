@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/virtbackup/virtbackup/instants"
@@ -45,6 +47,13 @@ type disk struct {
 	sink    target
 }
 
+// lockTime is how long to wait for another process that has an image open; lockPoll is how
+// often to look.
+const (
+	lockTime = 5 * time.Second
+	lockPoll = 100 * time.Millisecond
+)
+
 // fileState shows whether a file was written to.
 type fileState struct {
 	modified time.Time
@@ -85,7 +94,7 @@ func (r *run) open(ctx context.Context) error {
 }
 
 func (r *run) openDisk(ctx context.Context, d *disk) (err error) {
-	if err := r.examine(ctx, d, false); err != nil {
+	if err := r.awaitUnlocked(ctx, d); err != nil {
 		return err
 	}
 	if d.reader, err = r.startDaemon(ctx, false); err != nil {
@@ -102,6 +111,20 @@ func (r *run) openDisk(ctx context.Context, d *disk) (err error) {
 	}
 	d.chain, d.closeChain, err = r.point.OpenDisk(ctx, d.Target)
 	return err
+}
+
+// awaitUnlocked examines the disk once nobody has its images open: the storage daemon of a killed
+// restore stores its bitmaps before it ends.
+func (r *run) awaitUnlocked(ctx context.Context, d *disk) (err error) {
+	for deadline := time.Now().Add(lockTime); ; time.Sleep(lockPoll) {
+		err = r.examine(ctx, d, false)
+		switch {
+		case !errors.Is(err, qemuimg.ErrLocked) || time.Now().After(deadline):
+			return err
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // checkSaved sees that the disk is as the point of the present state has it: nobody has started
@@ -126,14 +149,29 @@ func (r *run) checkSaved(ctx context.Context, d *disk) error {
 	return nil
 }
 
-// startDaemon starts a daemon whose socket is in a directory of its own, below /tmp: the path
-// of a socket is short (unix(7)).
+// dirPrefix begins the name of the directory of a restore's sockets.
+const dirPrefix = "virtbackup-in-place-"
+
+// makeDir makes the directory of the sockets, below /tmp: the path of a socket is short (unix(7)).
+// The mark has it, so that the successor of a killed restore removes it.
+func (r *run) makeDir() (err error) {
+	if left := r.mark.Dir; strings.HasPrefix(filepath.Base(left), dirPrefix) {
+		if err := os.RemoveAll(left); err != nil {
+			return err
+		}
+	}
+	if r.mark.Dir, err = os.MkdirTemp("", dirPrefix); err != nil {
+		return err
+	}
+	return r.setMark()
+}
+
+// startDaemon starts a daemon whose socket is in a directory of its own.
 func (r *run) startDaemon(ctx context.Context, writable bool) (*storagedaemon.Daemon, error) {
-	dir, err := os.MkdirTemp("", "virtbackup-in-place-")
+	dir, err := os.MkdirTemp(r.mark.Dir, "")
 	if err != nil {
 		return nil, err
 	}
-	r.dirs = append(r.dirs, dir)
 	return storagedaemon.Start(ctx, dir, writable)
 }
 
@@ -150,10 +188,7 @@ func (r *run) closeDisks() error {
 			d.closeChain()
 		}
 	}
-	for _, dir := range r.dirs {
-		errs = append(errs, os.RemoveAll(dir))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll(r.mark.Dir))...)
 }
 
 func (d *disk) closeReader() (err error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"strings"
 
 	"github.com/virtbackup/virtbackup/xml/edit"
 )
@@ -24,6 +25,21 @@ func (r *run) changeDomain(context.Context) error {
 	}
 	r.result.Notes = append(r.result.Notes, "the generation id (<genid>) is new, so that the guest notices that it went back in time")
 	return nil
+}
+
+// withoutGeneration is the document of a domain without its generation id, which each restore
+// changes.
+func withoutGeneration(doc string) string {
+	parsed, err := edit.Parse(doc)
+	if err != nil {
+		return doc
+	}
+	parsed.Root().Child("genid").Remove()
+	text, err := parsed.Text()
+	if err != nil {
+		return doc
+	}
+	return strings.TrimSpace(text)
 }
 
 // withNewGeneration gives a domain another generation id, if it has one: it "is changed … when a

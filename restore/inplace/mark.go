@@ -24,8 +24,10 @@ type mark struct {
 	// Writing: the disks may be written to already, and hold a mixture.
 	Writing bool `json:"writing,omitempty"`
 	// Autostart: libvirt started the domain with the host before it was switched off.
-	Autostart bool      `json:"autostart,omitempty"`
-	Time      time.Time `json:"time"`
+	Autostart bool `json:"autostart,omitempty"`
+	// Dir is where the sockets are.
+	Dir  string    `json:"dir,omitempty"`
+	Time time.Time `json:"time"`
 }
 
 // readMark returns what a killed restore has left. One that cannot be read stands for a
@@ -71,6 +73,7 @@ func (r *run) choose() error {
 	if r.chosen, err = r.Repository.Find(r.Domain, at); err != nil {
 		return err
 	}
+	r.mark.Dir = left.Dir
 	if marked && left.Writing {
 		r.result.Resumed, r.mark = true, left
 		r.Log.Info(fmt.Sprintf("a restore of domain %s to %s was killed while it wrote; this one makes up for it", r.Domain, left.Point))

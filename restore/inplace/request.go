@@ -58,6 +58,8 @@ type Request struct {
 	Force bool
 	// StopTime is how long the guest may take to shut down; 0 is DefaultStopTime.
 	StopTime time.Duration
+	// Exclusive: no other host uses the block devices and network file systems of this one.
+	Exclusive bool
 	// NoSave makes no point of the present state.
 	NoSave bool
 	// Confirm is asked before anything is changed, a point of the present state aside. nil is

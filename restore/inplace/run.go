@@ -33,9 +33,8 @@ type run struct {
 	disks     []*disk
 	described xml.Domain // as it will start next time
 	point     *reading.Point
-	asked     bool     // and was told yes
-	dirs      []string // of sockets, to be removed
-	wrote     bool     // something of the domain may have been changed
+	asked     bool // and was told yes
+	wrote     bool // something of the domain may have been changed
 
 	result Result
 }
@@ -141,6 +140,9 @@ func (r *run) save(ctx context.Context) error {
 			"%s", strings.TrimPrefix(fail.HintOf(err)+"; --no-save restores without", "; "))
 	}
 	r.saved, r.mark.Saved, r.result.Saved = &m, m.ID, m.ID
+	for _, w := range m.Warnings {
+		r.result.Warnings = append(r.result.Warnings, fmt.Sprintf("point %s of the present state: %s", m.ID, w))
+	}
 	return fault.Point("in place: saved")
 }
 
@@ -154,6 +156,9 @@ func (r *run) restore(ctx context.Context) (err error) {
 		targets = append(targets, d.Target)
 	}
 	if r.point, err = reading.Open(r.Repository, r.Domain, r.chosen.ID, targets, reading.Options{Limits: r.Limits, Log: r.Log}); err != nil {
+		return err
+	}
+	if err := r.makeDir(); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.closeDisks()) }()
@@ -216,7 +221,7 @@ func (r *run) ask(stops bool) error {
 	o := Overwrite{Domain: r.Domain, Point: r.chosen, LeftAlone: r.leftAlone(), Saved: r.saved, Stops: stops, Resumed: r.result.Resumed}
 	for _, d := range r.disks {
 		o.Disks = append(o.Disks, d.Disk)
-		if err := shutoff.MayBeShared(d.Path); err != nil {
+		if err := shutoff.MayBeShared(d.Path); err != nil && !r.Exclusive {
 			o.Shared = append(o.Shared, err.Error())
 		}
 	}
@@ -252,5 +257,5 @@ func (r *run) otherXML() (bool, error) {
 		return false, err
 	}
 	now, err := r.domain.InactiveXML()
-	return strings.TrimSpace(string(then)) != strings.TrimSpace(now), err
+	return withoutGeneration(string(then)) != withoutGeneration(now), err
 }

@@ -1,0 +1,137 @@
+package inplace
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testsite"
+)
+
+// faulty runs a restore with faults.
+func faulty(t *testing.T, s *testsite.Site, env []string, args ...string) testdomain.Result {
+	t.Helper()
+	p := s.Program
+	p.Binary, p.Env = testdomain.FaultyBinary(t), append(slices.Clone(p.Env), env...)
+	return p.Run(t, args...)
+}
+
+// passes are the fault points of a run: "in place: open before#1".
+func passes(t *testing.T, s *testsite.Site, args ...string) []string {
+	t.Helper()
+	file := filepath.Join(testdomain.TempDir(t), "trace")
+	if r := faulty(t, s, []string{"VIRTBACKUP_FAULT_TRACE=" + file}, args...); r.Code != 0 && r.Code != 3 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(data)), "\n")
+}
+
+// Killed at any point, a restore leaves the repository as it was, and the same command
+// finishes it: the disks are right, autostart is on again, the next inc is right.
+func TestKilled(t *testing.T) {
+	s := small(t)
+	testdomain.Virsh(t, "autostart", s.Name)
+	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
+	saved := savedDisks(t, s)
+	all := passes(t, s, args...)
+	repository := digests(t, s.Repo)
+	points := all
+	if !testsite.AllFaults() {
+		points = cut(all)
+	}
+	for _, ways := range []string{"kill", "error"} {
+		for _, point := range points {
+			saved.back(t)
+			t.Logf("%s at %q", ways, point)
+			r := faulty(t, s, []string{"VIRTBACKUP_FAULT=" + point + ":" + ways}, args...)
+			if r.Code == 0 || r.Code == 3 {
+				t.Errorf("%s at %s: exit %d", ways, point, r.Code)
+			}
+			on := strings.Contains(testdomain.Virsh(t, "dominfo", s.Name), "Autostart:      enable")
+			if r := s.Program.Run(t, args...); r.Code != 0 && r.Code != 3 {
+				t.Fatalf("%s at %s: begun again: exit %d", ways, point, r.Code)
+			}
+			wantPoint(t, s, pointOf(t, s, "check1"))
+			if !strings.Contains(testdomain.Virsh(t, "dominfo", s.Name), "Autostart:      enable") {
+				t.Errorf("%s at %s: autostart is off (it was on in between: %v)", ways, point, on)
+			}
+			if after := digests(t, s.Repo); !maps.Equal(repository, after) {
+				t.Errorf("%s at %s: the repository has changed", ways, point)
+			}
+			if t.Failed() {
+				return
+			}
+		}
+	}
+	s.Start()
+	s.BackUp(0, "inc")
+	s.Check()
+}
+
+// cut leaves the first of all points of the same name.
+func cut(all []string) (points []string) {
+	for _, point := range all {
+		if strings.HasSuffix(point, "#1") {
+			points = append(points, point)
+		}
+	}
+	return points
+}
+
+// disksOf are the disks of a site as they were.
+type disksOf map[string]string
+
+func savedDisks(t *testing.T, s *testsite.Site) disksOf {
+	t.Helper()
+	all := disksOf{}
+	for _, d := range s.Disks {
+		all[d.Source] = filepath.Join(testdomain.TempDir(t), filepath.Base(d.Source))
+		testdomain.Tool(t, "cp", "--sparse=always", d.Source, all[d.Source])
+	}
+	return all
+}
+
+// back puts them back, into the same files.
+func (d disksOf) back(t *testing.T) {
+	t.Helper()
+	for path, saved := range d {
+		testdomain.Tool(t, "dd", "status=none", "bs=1M", "if="+saved, "of="+path)
+	}
+}
+
+// While the disks are half restored they do not boot: their first MiB is zeros, and autostart
+// is off.
+func TestHalfRestored(t *testing.T) {
+	s := small(t)
+	testdomain.Virsh(t, "autostart", s.Name)
+	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
+	for _, point := range []string{"in place: zero heads after", "in place: write#1", "in place: write after", "in place: write heads before"} {
+		saved := savedDisks(t, s)
+		if r := faulty(t, s, []string{"VIRTBACKUP_FAULT=" + point + ":kill"}, args...); r.Code != 137 {
+			t.Fatalf("%s: exit %d", point, r.Code)
+		}
+		for _, d := range s.Disks {
+			testsite.Await(t, "the end of the storage daemon", 0, func() bool {
+				return testdomain.TryTool(t, "qemu-io", "-f", d.Format, "-c", "read 0 512", d.Source) == nil
+			})
+			testdomain.QemuIO(t, d.Source, d.Format, "read -P 0 0 1M")
+		}
+		if strings.Contains(testdomain.Virsh(t, "dominfo", s.Name), "Autostart:      enable") {
+			t.Errorf("%s: autostart is on", point)
+		}
+		r := resultOf(t, s.Program.Must(t, []int{0, 3}, append([]string{"--json"}, args...)...))
+		if !r.Resumed {
+			t.Errorf("%s: it does not say that it goes on: %+v", point, r)
+		}
+		wantPoint(t, s, pointOf(t, s, "check1"))
+		saved.back(t)
+	}
+}

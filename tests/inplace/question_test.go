@@ -1,0 +1,101 @@
+package inplace
+
+import (
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testsite"
+)
+
+// answered runs a restore on a terminal (script(1)), and types an answer.
+func answered(t *testing.T, s *testsite.Site, answer string, args ...string) (code int, output string) {
+	t.Helper()
+	command := testdomain.Binary(t)
+	for _, arg := range args {
+		command += " '" + arg + "'"
+	}
+	cmd := exec.Command("script", "-qec", command, "/dev/null")
+	cmd.Env = append(os.Environ(), s.Program.Env...)
+	cmd.Stdin = strings.NewReader(answer)
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s, answer %q: %v\n%s", command, answer, err, out)
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), string(out)
+}
+
+// It says what it overwrites, and asks; "no", and the end of the input, change nothing.
+func TestQuestion(t *testing.T) {
+	s := small(t)
+	args := []string{"restore", s.Name + "@check1", "--in-place", "--no-save"}
+	before := digests(t, s.Dir, s.Repo)
+	for _, answer := range []string{"no\n", "\n", "what?\nn\n"} {
+		code, out := answered(t, s, answer, args...)
+		if code != 1 || !strings.Contains(out, "not confirmed: nothing was overwritten") || !strings.Contains(out, "Overwrite? [yes/no]") {
+			t.Errorf("answer %q: exit %d", answer, code)
+		}
+		for _, said := range []string{s.Disk("vda").Source, s.Disk("vdb").Source, "put back to check1", "what was written since check2", "by the bitmap since check1"} {
+			if !strings.Contains(out, said) {
+				t.Errorf("it does not say %q", said)
+			}
+		}
+		if after := digests(t, s.Dir, s.Repo); !maps.Equal(before, after) {
+			t.Errorf("answer %q: files were changed", answer)
+		}
+	}
+	if code, _ := answered(t, s, "what?\nyes\n", args...); code != 0 {
+		t.Errorf("answer yes: exit %d", code)
+	}
+	wantPoint(t, s, pointOf(t, s, "check1"))
+}
+
+// While it writes, the domain does not start, whatever its disks are.
+func TestStartMeanwhile(t *testing.T) {
+	for _, target := range []string{"vda", "vdb"} {
+		s := small(t)
+		p := s.Program
+		p.Binary, p.Env = testdomain.FaultyBinary(t), append(p.Env, "VIRTBACKUP_FAULT=in place: write#1:pause")
+		run := p.Start(t, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save", "--disk", target)
+		testsite.AwaitStopped(t, run)
+		if out, err := testdomain.TryVirsh(t, "start", s.Name, "--paused"); err == nil {
+			t.Errorf("disk %s: the domain starts while it is restored: %s", target, out)
+			s.Destroy()
+		} else if !strings.Contains(err.Error(), "lock") {
+			t.Errorf("disk %s: %v", target, err)
+		}
+		testsite.Continue(run)
+		if r := run.Wait(); r.Code != 0 && r.Code != 3 {
+			t.Errorf("exit %d", r.Code)
+		}
+		wantPoint(t, s, pointOf(t, s, "check1"), target)
+	}
+}
+
+// A guest that runs is shut down in order, once that is confirmed.
+func TestForce(t *testing.T) {
+	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 64 * mib}))
+	s.Init()
+	s.MayWarn = true
+	s.WriteFile("/mnt/one", []byte("first"))
+	s.Program.Must(t, []int{0, 3}, "full", s.Name)
+	s.WriteFile("/mnt/one", []byte("second"))
+	r := s.Program.Must(t, []int{0, 3}, "--json", "restore", s.Name+"@check1", "--in-place", "--yes", "--force", "--stop-time", "2m")
+	if !strings.Contains(r.Stderr, "is shut down first") {
+		t.Error("it does not say that the domain is shut down")
+	}
+	if result := resultOf(t, r); result.Saved != "check2" {
+		t.Errorf("%+v", result)
+	}
+	raw := filepath.Join(s.Dir, "restored.raw")
+	testdomain.Flatten(t, s.Disk("vda").Source, raw)
+	testdomain.Fsck(t, raw)
+	if got := string(testdomain.GuestFile(t, raw, "/one")); got != "first" {
+		t.Errorf("the file holds %q", got)
+	}
+}

@@ -10,7 +10,6 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -66,8 +65,8 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 	if d.Format == "" {
 		d.Format = restore.AsSource
 	}
-	if d.Dir, err = localfile.RealPath(d.Dir); err != nil {
-		return fmt.Errorf("directory to restore to: %w", err)
+	if d.Dir, err = restore.RealDir(d.Dir); err != nil {
+		return err
 	}
 	var doc []byte
 	err = d.repo.Read(ctx, d.Domain, func() (err error) {
@@ -77,8 +76,11 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 		doc, err = d.repo.ReadFile(d.point, manifest.DomainXML)
 		return err
 	})
+	if fail.Is(err, fail.Damaged) {
+		err = fail.WithHint(err, "virtbackup restore --to DIR --disk TARGET restores the images alone")
+	}
 	if err != nil {
-		return fail.WithHint(err, "virtbackup restore --to DIR --disk vda restores the images alone, if the XML is damaged") // only where nothing better is known
+		return err
 	}
 	if d.adapted, err = adapt.Domain(string(doc), d.adaptation()); err != nil {
 		return fmt.Errorf("the XML of %s@%s: %w", d.Domain, d.point.ID, err)

@@ -196,7 +196,7 @@ func (r *restorer) removeMade() error {
 		if errors.Join(errs...) != nil {
 			return errors.Join(append(errs, r.abandon())...)
 		}
-		errs = append(errs, r.claim.release())
+		errs = append(errs, r.claim.giveUp())
 	}
 	return errors.Join(append(errs, localfile.RemoveDirs(r.madeDirs))...)
 }

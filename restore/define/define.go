@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -28,6 +29,11 @@ type definer struct {
 	warned  []string
 	domain  *hypervisor.Domain // once it is defined
 	result  Result
+
+	tpmDir string // swtpmDir; another one in tests
+	tpmPut bool   // the state of the TPM was put there
+	aside  string // where the state is now that was there; "" if there was none
+	now    func() time.Time
 }
 
 // Run restores a point and defines a domain on it.
@@ -36,7 +42,7 @@ type definer struct {
 // Whatever the error, nothing is left of the restore, except if the domain does not start:
 // then it stays defined, and a second restore is not needed.
 func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (Result, error) {
-	d := &definer{Request: request, repo: repo, host: host}
+	d := &definer{Request: request, repo: repo, host: host, tpmDir: swtpmDir, now: time.Now}
 	if err := d.prepare(ctx); err != nil {
 		return Result{}, err
 	}

@@ -163,7 +163,6 @@ func TestDefineRefused(t *testing.T) {
 	refuse(2, "in the repository", "--to", "restore", s.Name, "--define", "--name", name, "--to", s.Repo+"/x")
 }
 
-
 // All that a host lacks is said at once. The domain's next configuration, which is in the
 // point, is one of another host.
 func TestDefineOnAnotherHost(t *testing.T) {

@@ -128,6 +128,7 @@ func (c *claim) clear() error {
 			return fmt.Errorf("remove what a killed restore has left: %w", err)
 		}
 	}
+	c.left = nil
 	return nil
 }
 

@@ -34,17 +34,18 @@ func (r *restorer) isOurs(err error) bool {
 	return pathErr == nil && filepath.IsLocal(rel)
 }
 
-// checkDir finds out which directory is meant, and refuses one in a repository, this
-// one or another: what is restored there would be damage to it, or a domain. From then
-// on Dir is the path without symbolic links, so that all steps use the same directory.
-func (r *restorer) checkDir() (err error) {
-	if r.Dir, err = localfile.RealPath(r.Dir); err != nil {
-		return fmt.Errorf("directory to restore to: %w", err)
+// RealDir finds out which directory is meant, and refuses one in a repository, the restore's
+// or another: what is restored there would be damage to it, or a domain. The path that it
+// returns has no symbolic links, so that all steps use the same directory.
+func RealDir(dir string) (string, error) {
+	real, err := localfile.RealPath(dir)
+	if err != nil {
+		return "", fmt.Errorf("directory to restore to: %w", err)
 	}
-	if repo := description.Containing(r.Dir); repo != "" {
-		return fail.Errorf(fail.Usage, "name a directory elsewhere with --to", "%s is in the repository %s: nothing is restored into a repository", r.Dir, repo)
+	if repo := description.Containing(real); repo != "" {
+		return "", fail.Errorf(fail.Usage, "name a directory elsewhere with --to", "%s is in the repository %s: nothing is restored into a repository", real, repo)
 	}
-	return nil
+	return real, nil
 }
 
 // takeDir makes the directory, or sees that nothing is in it but what a killed restore has
@@ -195,7 +196,7 @@ func (r *restorer) removeMade() error {
 		if errors.Join(errs...) != nil {
 			return errors.Join(append(errs, r.abandon())...)
 		}
-		errs = append(errs, r.claim.release())
+		errs = append(errs, r.claim.giveUp())
 	}
 	return errors.Join(append(errs, localfile.RemoveDirs(r.madeDirs))...)
 }

@@ -50,6 +50,24 @@ func TestUndo(t *testing.T) {
 	}
 }
 
+// Where what a killed restore has done cannot be undone, all of it stays, for the next one.
+func TestUndoOfAKilledOneFails(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	dir := killed(t, "vda.qcow2", "vm1.xml")
+	broken := errors.New("broken")
+	request := Request{Domain: "vm1", Dir: dir, Undo: func() error { return broken }}
+	if _, err := Run(t.Context(), repo, request); !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := os.ReadDir(dir); len(left) != 3 {
+		t.Errorf("left %v, want the marker, too", left)
+	}
+	request.Undo = nil
+	if _, err := Run(t.Context(), repo, request); err != nil {
+		t.Error(err)
+	}
+}
+
 // Nothing was done elsewhere before Finish, and nothing is undone.
 func TestNothingToUndo(t *testing.T) {
 	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })

@@ -57,7 +57,7 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (res
 	if err := r.validate(); err != nil {
 		return Result{}, err
 	}
-	if err := r.checkDir(); err != nil {
+	if r.Dir, err = RealDir(r.Dir); err != nil {
 		return Result{}, err
 	}
 	err = repo.Read(ctx, r.Domain, func() (err error) { // no merge replaces the images meanwhile

@@ -23,9 +23,11 @@ func restoreCommand() *cli.Command {
 			"virtbackup restore vm1@check2 --to /tmp/vm1\n" +
 			"virtbackup restore vm1 --to /tmp/vm1 --at '2026-11-20 02:00' --format raw\n" +
 			"virtbackup restore vm1 --disk vda --output /dev/vg0/vm1\n" +
-			"virtbackup restore vm1 --disk vda --output - | ssh host 'cat >/dev/vg0/vm1'\n\n" +
+			"virtbackup restore vm1 --disk vda --output - | ssh host 'cat >/dev/vg0/vm1'\n" +
+			"virtbackup restore vm1 --to /var/lib/libvirt/images/vm1 --define --start\n" +
+			"virtbackup restore vm1@check2 --to /srv/vm1-test --define --name vm1-test\n\n" +
 			"Nothing is overwritten but a block device that --output names, and the domain itself is\n" +
-			"not touched.",
+			"not touched: --define without --name defines it again where it is no longer defined.",
 		Flags:  slices.Concat(restoreFlags(), defineFlags(), inPlaceFlags()),
 		Action: restoreAction,
 	}
@@ -82,6 +84,8 @@ func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error)
 	switch {
 	case len(asked) > 1:
 		return nil, fail.Errorf(fail.Usage, "leave out one of them", "--%s and --%s exclude each other", asked[0].option, asked[1].option)
+	case !c.Bool("define") && (c.IsSet("name") || c.IsSet("start")):
+		return nil, fail.Errorf(fail.Usage, "--define --to DIR", "--name and --start need --define")
 	case c.Bool("define") && (len(asked) == 0 || asked[0].option != "to"):
 		return nil, fail.Errorf(fail.Usage, "--to DIR, which takes the images", "--define needs --to")
 	case len(asked) == 0:

@@ -36,6 +36,7 @@ const (
 	ofCopy    = "What to copy"
 	ofRestore = "What to restore"
 	ofInPlace = "In place"
+	ofDefine  = "The domain"
 	ofGuest   = "Guest"
 	ofImages  = "Images"
 	ofLimits  = "Limits"

@@ -75,7 +75,11 @@ func (d *definer) collisions() (lacks []needs.Lack, err error) {
 		return nil, err
 	}
 	if same != "" {
-		lacks = append(lacks, needs.Lack{What: fmt.Sprintf("domain %s is defined, and has its UUID", same), Hint: fmt.Sprintf(another, manifest.ShellWord(same))})
+		what := "it is defined already"
+		if same != d.adapted.Name {
+			what = fmt.Sprintf("domain %s has its UUID", same)
+		}
+		lacks = append(lacks, needs.Lack{What: what, Hint: fmt.Sprintf(another, manifest.ShellWord(same))})
 	}
 	named, err := d.found(d.host.Domain(d.adapted.Name))
 	if err != nil {

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -29,6 +29,11 @@ type definer struct {
 	warned  []string
 	domain  *hypervisor.Domain // once it is defined
 	result  Result
+
+	tpmDir string // swtpmDir; another one in tests
+	tpmPut bool   // the state of the TPM was put there
+	aside  string // where the state is now that was there; "" if there was none
+	now    func() time.Time
 }
 
 // Run restores a point and defines a domain on it.
@@ -37,7 +42,7 @@ type definer struct {
 // Whatever the error, nothing is left of the restore, except if the domain does not start:
 // then it stays defined, and a second restore is not needed.
 func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (Result, error) {
-	d := &definer{Request: request, repo: repo, host: host}
+	d := &definer{Request: request, repo: repo, host: host, tpmDir: swtpmDir, now: time.Now}
 	if err := d.prepare(ctx); err != nil {
 		return Result{}, err
 	}
@@ -66,8 +71,8 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 	if d.Format == "" {
 		d.Format = restore.AsSource
 	}
-	if d.Dir, err = localfile.RealPath(d.Dir); err != nil {
-		return fmt.Errorf("directory to restore to: %w", err)
+	if d.Dir, err = restore.RealDir(d.Dir); err != nil {
+		return err
 	}
 	var doc []byte
 	err = d.repo.Read(ctx, d.Domain, func() (err error) {
@@ -77,8 +82,11 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 		doc, err = d.repo.ReadFile(d.point, manifest.DomainXML)
 		return err
 	})
+	if fail.Is(err, fail.Damaged) {
+		err = fail.WithHint(err, "virtbackup restore --to DIR --disk TARGET restores the images alone")
+	}
 	if err != nil {
-		return fail.WithHint(err, "virtbackup restore --to DIR --disk vda restores the images alone, if the XML is damaged") // only where nothing better is known
+		return err
 	}
 	if d.adapted, err = adapt.Domain(string(doc), d.adaptation()); err != nil {
 		return fmt.Errorf("the XML of %s@%s: %w", d.Domain, d.point.ID, err)

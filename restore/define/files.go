@@ -24,8 +24,9 @@ const (
 // others.
 func (d *definer) files() []manifest.Extra {
 	return slices.DeleteFunc(slices.Clone(d.point.Extras), func(e manifest.Extra) bool {
-		return !slices.Contains([]manifest.ExtraKind{manifest.ExtraNVRAM, manifest.ExtraLoader, manifest.ExtraKernel,
-			manifest.ExtraInitrd, manifest.ExtraDTB}, e.Kind)
+		known := []manifest.ExtraKind{manifest.ExtraNVRAM, manifest.ExtraLoader, manifest.ExtraKernel, manifest.ExtraInitrd,
+			manifest.ExtraDTB, manifest.ExtraShim, manifest.ExtraACPI, manifest.ExtraTPM}
+		return !slices.Contains(known, e.Kind) || e.Kind == manifest.ExtraTPM && e.Format == "tar"
 	})
 }
 

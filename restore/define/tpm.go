@@ -1,38 +1,102 @@
 package define
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/guest/extras"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 )
 
-// swtpmDir is where libvirt keeps the state of emulated TPMs (swtpmStorageDir in qemu_conf.c):
-// in UUID/tpm2 or UUID/tpm1.2.
+// swtpmDir is where libvirt keeps the state of emulated TPMs (swtpmStorageDir in qemu_conf.c),
+// and reports it nowhere: in UUID/tpm2 or UUID/tpm1.2. It makes itself the owner of what is
+// there when the domain starts (qemuTPMEmulatorCreateStorage).
 const swtpmDir = "/var/lib/libvirt/swtpm"
 
-// tpm is the extra with the state of the TPM, if there is one.
+// tpm is the extra with the state of the TPM, if the point has one that libvirt keeps.
 func (d *definer) tpm() (manifest.Extra, bool) {
-	if found := d.point.ExtrasOf(manifest.ExtraTPM); len(found) > 0 {
-		return found[0], true
+	for _, e := range d.point.ExtrasOf(manifest.ExtraTPM) {
+		if e.Format == "tar" {
+			return e, true
+		}
 	}
 	return manifest.Extra{}, false
 }
 
-// putTPM puts the state of the TPM where libvirt keeps it.
-func (d *definer) putTPM(context.Context) error {
-	if _, has := d.tpm(); has {
-		d.warn("the state of the TPM is in the point, and is not put back by this version")
-	}
-	return nil
-}
+// tpmOf is the directory with the state of a domain's TPM.
+func (d *definer) tpmOf(uuid string) string { return filepath.Join(d.tpmDir, uuid) }
 
-// undoTPM removes the state that was put back for a domain with a UUID of its own. The state
-// of the domain that the point is of stays.
-func (d *definer) undoTPM(uuid string) error {
-	if uuid == d.point.DomainUUID {
+// putTPM puts the state of the TPM where libvirt keeps it. A state that is there, of the
+// domain that the point is of, gets another name.
+func (d *definer) putTPM(ctx context.Context) error {
+	e, has := d.tpm()
+	if !has {
 		return nil
 	}
-	return os.RemoveAll(filepath.Join(swtpmDir, uuid))
+	if err := fault.Point("define: put TPM"); err != nil {
+		return err
+	}
+	var archive bytes.Buffer // some 10 KiB
+	if err := pointfile.CopyTo(ctx, d.repo.PointDir(d.Domain, d.point.ID), d.point, e.File, &archive); err != nil {
+		return fmt.Errorf("restore the state of the TPM: %w", err)
+	}
+	dir := d.tpmOf(d.adapted.UUID)
+	if err := d.setAside(dir); err != nil {
+		return err
+	}
+	d.tpmPut = true
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return err
+	}
+	state := filepath.Join(dir, stateName(e))
+	if err := os.Mkdir(state, 0o700); err != nil {
+		return err
+	}
+	_, err := extras.Unpack(&archive, state)
+	return errors.Join(err, localfile.SyncDir(dir), localfile.SyncDir(d.tpmDir))
+}
+
+// stateName is the directory of the state below that of the UUID: by the version of the TPM,
+// which the place of the state tells, except where the domain's XML chose it. Version 1.2 is
+// of before 2014.
+func stateName(e manifest.Extra) string {
+	const old = "tpm1.2"
+	if filepath.Base(e.Path) == old {
+		return old
+	}
+	return "tpm2"
+}
+
+// setAside renames a state that is there already.
+func (d *definer) setAside(dir string) error {
+	aside := fmt.Sprintf("%s.before-%s", dir, d.now().UTC().Format("20060102-150405"))
+	err := localfile.RenameExclusive(dir, aside)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		d.aside = aside
+		d.result.Changes = append(d.result.Changes, fmt.Sprintf("the TPM has its state as of the point; the one that was there is in %s", aside))
+	}
+	return err
+}
+
+// undoTPM removes the state that was put back for a domain: by this restore, or by a killed
+// one for a domain with a UUID of its own. Of the domain that the point is of, what a killed
+// one has put stays, to be set aside: whose it is cannot be told.
+func (d *definer) undoTPM(uuid string) error {
+	if uuid == d.point.DomainUUID && !d.tpmPut {
+		return nil
+	}
+	if err := os.RemoveAll(d.tpmOf(uuid)); err != nil || d.aside == "" {
+		return err
+	}
+	return localfile.RenameExclusive(d.aside, d.tpmOf(uuid))
 }

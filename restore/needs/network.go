@@ -1,8 +1,6 @@
 package needs
 
 import (
-	"fmt"
-
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/xml/edit"
 )
@@ -37,7 +35,7 @@ func (c *checker) networks() error {
 
 func (c *checker) hostInterface(name, what string) {
 	if name != "" && c.exists("/sys/class/net") && !c.exists("/sys/class/net/"+name) {
-		c.lack(fmt.Sprintf("create it (ip link shows what there is), or connect the network card to another one: virtbackup restore --to DIR, and <source> of its <interface> in the XML"), "%s %s does not exist", what, name)
+		c.lack("create it (ip link shows what there is), or connect the network card to another one: virtbackup restore --to DIR, and <source> of its <interface> in the XML", "%s %s does not exist", what, name)
 	}
 }
 

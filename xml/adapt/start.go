@@ -85,7 +85,13 @@ func (a *adapter) tpm(tpm *edit.Element) {
 	backend := tpm.Child("backend")
 	switch backend.Value("type") {
 	case "emulator":
-		if source := backend.Child("source"); source != nil && a.renamed() {
+		source := backend.Child("source")
+		if path := a.Files[source.Value("path")]; path != "" {
+			a.note("the state of the TPM is in %s instead of %s", path, source.Value("path"))
+			source.SetAttr("path", path)
+			return
+		}
+		if source != nil && (a.renamed() || a.TPM) {
 			a.note("the TPM keeps its state where libvirt chooses, no longer in %s", source.Value("path"))
 			source.Remove()
 		}

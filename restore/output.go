@@ -65,7 +65,7 @@ func (r *restorer) output(ctx context.Context, write outputWay) (OutputResult, e
 		return OutputResult{}, err
 	}
 	return OutputResult{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Output: r.Output, Disk: disk, Beyond: beyond,
-		Seconds: time.Since(start).Seconds(), Warnings: r.point.Warnings()}, nil
+		Seconds: time.Since(start).Seconds(), Warnings: r.point.Warnings(), Lost: r.point.Lost()}, nil
 }
 
 // chooseOutput finds out what the output is. From then on Output is the path without symbolic

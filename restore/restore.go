@@ -102,7 +102,7 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if err := errors.Join(r.nameImages(result.Disks), r.nameExtras(result.Extras)); err != nil {
 		return Result{}, err
 	}
-	result.Warnings = r.point.Warnings()
+	result.Warnings, result.Lost = r.point.Warnings(), r.point.Lost()
 	if r.Finish != nil {
 		r.finishing = true
 		if err := r.Finish(ctx, &result); err != nil {
@@ -119,7 +119,7 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 
 // open opens the point, and sees whether its disks can be what was asked for.
 func (r *restorer) open() (err error) {
-	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs})
+	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs, Salvage: r.Salvage})
 	if err != nil {
 		return err
 	}

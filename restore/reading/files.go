@@ -20,7 +20,7 @@ func (p *Point) ReadFile(name string) ([]byte, error) {
 }
 
 // DomainXML reads the domain's XML. Where disks were named, their images are what is wanted,
-// and damaged XML is only a warning; nil then.
+// and damaged XML is only a warning; nil then. So it is with Salvage.
 func (p *Point) DomainXML() ([]byte, error) {
 	doc, err := p.repo.ReadFile(p.Manifest, manifest.DomainXML)
 	switch {
@@ -28,7 +28,7 @@ func (p *Point) DomainXML() ([]byte, error) {
 		return doc, nil
 	case !fail.Is(err, fail.Damaged):
 		return nil, fmt.Errorf("the domain's XML: %w", err)
-	case p.named:
+	case p.named || p.Salvage:
 		p.Warn(fmt.Sprintf("the domain's XML is not restored: %v", err))
 		return nil, nil
 	}

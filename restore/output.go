@@ -142,7 +142,7 @@ func (r *restorer) outputFile(ctx context.Context, d *Disk) (beyond int64, err e
 	if err != nil {
 		return 0, err
 	}
-	if err := r.nameImages(disks); err != nil {
+	if err := r.nameAll([]string{r.Output}); err != nil {
 		return 0, err
 	}
 	if err := errors.Join(r.endClaim(), fault.Point("restore: done")); err != nil {

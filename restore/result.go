@@ -34,6 +34,20 @@ type Disk struct {
 	DataBytes   int64  `json:"data_bytes"`
 }
 
+// files are the paths of all that was made.
+func (r Result) files() (paths []string) {
+	for _, d := range r.Disks {
+		paths = append(paths, d.Image)
+	}
+	for _, e := range r.Extras {
+		paths = append(paths, e.Restored)
+	}
+	if r.XML != "" {
+		paths = append(paths, r.XML)
+	}
+	return paths
+}
+
 // OutputResult is what Output wrote.
 type OutputResult struct {
 	Domain string    `json:"domain"`

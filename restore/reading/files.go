@@ -36,7 +36,7 @@ func (p *Point) DomainXML() ([]byte, error) {
 }
 
 // ProveFile reads a file of the point that may be large, and compares it with its digest. Damage
-// is an error like that of DomainXML, and only a warning where disks were named: false then.
+// is an error or a warning like that of DomainXML; false with a warning.
 func (p *Point) ProveFile(ctx context.Context, name string) (sound bool, err error) {
 	found, err := pointfile.Check(ctx, p.repo.PointDir(p.Domain, p.ID), p.Manifest, name, nil)
 	switch damaged := damage.ErrorOf(found); {
@@ -44,7 +44,7 @@ func (p *Point) ProveFile(ctx context.Context, name string) (sound bool, err err
 		return false, err
 	case damaged == nil:
 		return true, nil
-	case p.named:
+	case p.named || p.Salvage:
 		p.Warn(fmt.Sprintf("%s is not restored: %v", name, damaged))
 		return false, nil
 	default:

@@ -30,8 +30,9 @@ type Reader struct {
 	digest        string
 	proven        *ProvenRanges
 
-	mu   sync.Mutex // held while a list is opened or computed
-	list *provenList
+	mu    sync.Mutex // held while a list is opened or computed
+	list  *provenList
+	wrong *DamageError // why no list can be computed, once that is known
 }
 
 // Open returns a reader of an image. The files stay the caller's, who closes them when
@@ -213,10 +214,14 @@ func (r *Reader) openList(unusable *provenList) (*provenList, error) {
 			return nil, err
 		}
 	}
+	if r.wrong != nil {
+		return nil, r.wrong
+	}
 	r.shared.warn(r.stored.Name + ": is damaged; the image was read as a whole, and is what the manifest says, unless damage is reported")
 	r.proven.computed.Store(true)
 	list, err := r.computeList()
 	if err != nil {
+		errors.As(err, &r.wrong)
 		return nil, err
 	}
 	r.list = list

@@ -7,6 +7,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/diskimage"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -34,20 +35,40 @@ func (r *Repository) Links(domain, id, target string) ([]diskimage.Link, error) 
 }
 
 // LinksOf is Links for a disk of a point that may be hidden.
-func (r *Repository) LinksOf(m manifest.Manifest, d manifest.Disk) (links []diskimage.Link, err error) {
+func (r *Repository) LinksOf(m manifest.Manifest, d manifest.Disk) ([]diskimage.Link, error) {
+	links, err := r.follow(m, d, diskimage.CheckHeader)
+	if err != nil {
+		return nil, err
+	}
+	return links, nil
+}
+
+// LinksFound returns the images of a chain that may be damaged, as far down as manifests lead:
+// they may be missing. below is the damage that hides those below them, nil if there is none.
+func (r *Repository) LinksFound(m manifest.Manifest, d manifest.Disk) (links []diskimage.Link, below, err error) {
+	links, err = r.follow(m, d, func(diskimage.Link) error { return nil })
+	if fail.Is(err, fail.Damaged) {
+		return links, err, nil
+	}
+	return links, nil, err
+}
+
+// follow returns the images of a chain, base first, as far as they could be followed and pass a
+// check.
+func (r *Repository) follow(m manifest.Manifest, d manifest.Disk, check func(diskimage.Link) error) (links []diskimage.Link, err error) {
+	defer func() { slices.Reverse(links) }()
 	// The loop ends: Validate lets a parent's number only go down.
 	for {
 		link := r.Link(m, d)
-		if err := diskimage.CheckHeader(link); err != nil {
-			return nil, err
+		if err := check(link); err != nil {
+			return links, err
 		}
 		links = append(links, link)
 		if d.Parent == "" {
-			slices.Reverse(links)
 			return links, nil
 		}
 		if m, d, err = r.parentOf(m, d); err != nil {
-			return nil, err
+			return links, err
 		}
 	}
 }

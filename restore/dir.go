@@ -114,7 +114,8 @@ func (r *restorer) names() (names []string) {
 		image := filepath.Base(r.imagePath(d))
 		names = append(names, image, image+partialSuffix)
 	}
-	names = append(append(names, r.xmlName()), r.extraNames()...)
+	names = append(names, r.xmlName(), r.xmlName()+partialSuffix)
+	names = append(names, r.extraNames()...)
 	return append(names, r.Also...)
 }
 
@@ -207,11 +208,11 @@ func (r *restorer) restoreXML() (path string, err error) {
 		return "", nil
 	}
 	path = filepath.Join(r.Dir, r.xmlName())
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(path+partialSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err
 	}
-	r.makes(path)
+	r.makes(f.Name())
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := fault.Point("restore: write XML"); err != nil {
 		return "", err

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
 
@@ -67,15 +66,4 @@ func (r *restorer) restoreExtra(ctx context.Context, name, path string) (err err
 		return fmt.Errorf("restore %s: %w", name, err)
 	}
 	return f.Sync()
-}
-
-// nameExtras gives them their names, after the marker is complete.
-func (r *restorer) nameExtras(extras []Extra) error {
-	for _, e := range extras {
-		if err := localfile.RenameExclusive(e.Restored+partialSuffix, e.Restored); err != nil {
-			return err
-		}
-		r.makes(e.Restored)
-	}
-	return nil
 }

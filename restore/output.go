@@ -65,7 +65,7 @@ func (r *restorer) output(ctx context.Context, write outputWay) (OutputResult, e
 		return OutputResult{}, err
 	}
 	return OutputResult{Domain: r.Domain, Point: r.point.ID, Time: r.point.Time, Output: r.Output, Disk: disk, Beyond: beyond,
-		Seconds: time.Since(start).Seconds(), Warnings: r.point.Warnings()}, nil
+		Seconds: time.Since(start).Seconds(), Warnings: r.point.Warnings(), Lost: r.point.Lost()}, nil
 }
 
 // chooseOutput finds out what the output is. From then on Output is the path without symbolic
@@ -142,7 +142,7 @@ func (r *restorer) outputFile(ctx context.Context, d *Disk) (beyond int64, err e
 	if err != nil {
 		return 0, err
 	}
-	if err := r.nameImages(disks); err != nil {
+	if err := r.nameAll([]string{r.Output}); err != nil {
 		return 0, err
 	}
 	if err := errors.Join(r.endClaim(), fault.Point("restore: done")); err != nil {

@@ -88,6 +88,9 @@ type Request struct {
 	// DirMode is the mode of directories that are made; 0 is 0700.
 	DirMode fs.FileMode
 
+	// Salvage restores what can be restored from damaged images: what is unknown is zeros, and
+	// Result.Lost tells where. Nothing else is restored that was not proven.
+	Salvage bool
 	// Limits are shared with other runs of this process; nil: this one has its own.
 	Limits *limit.Limits
 	// Log gets what happens. nil means none.

@@ -99,10 +99,10 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if result.XML, err = r.restoreXML(); err != nil {
 		return Result{}, err
 	}
-	if err := errors.Join(r.nameImages(result.Disks), r.nameExtras(result.Extras)); err != nil {
+	if err := r.nameAll(result.files()); err != nil {
 		return Result{}, err
 	}
-	result.Warnings = r.point.Warnings()
+	result.Warnings, result.Lost = r.point.Warnings(), r.point.Lost()
 	if r.Finish != nil {
 		r.finishing = true
 		if err := r.Finish(ctx, &result); err != nil {
@@ -119,7 +119,7 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 
 // open opens the point, and sees whether its disks can be what was asked for.
 func (r *restorer) open() (err error) {
-	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs})
+	r.point, err = reading.Open(r.repo, r.Domain, r.At, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Ours: r.isOurs, Salvage: r.Salvage})
 	if err != nil {
 		return err
 	}
@@ -168,20 +168,20 @@ func (r *restorer) restoreDisks(ctx context.Context) ([]Disk, error) {
 	return disks, nil
 }
 
-// nameImages gives complete images their names.
-func (r *restorer) nameImages(disks []Disk) error {
+// nameAll gives complete files their names.
+func (r *restorer) nameAll(paths []string) error {
 	if err := r.claim.write(r.names()); err != nil { // nothing is changed after that, but by others
 		return err
 	}
-	if err := fault.Point("restore: name images"); err != nil {
+	if err := fault.Point("restore: name files"); err != nil {
 		return err
 	}
-	for _, d := range disks {
-		if err := localfile.RenameExclusive(d.Image+partialSuffix, d.Image); err != nil {
+	for _, path := range paths {
+		if err := localfile.RenameExclusive(path+partialSuffix, path); err != nil {
 			return err
 		}
-		r.makes(d.Image)
-		if err := fault.Point("restore: image named"); err != nil {
+		r.makes(path)
+		if err := fault.Point("restore: file named"); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,10 @@
 package restore
 
-import "time"
+import (
+	"time"
+
+	"github.com/virtbackup/virtbackup/restore/reading"
+)
 
 // Result is what a restore made.
 type Result struct {
@@ -13,8 +17,12 @@ type Result struct {
 	Extras  []Extra   `json:"extras,omitempty"` // what else the domain needs to start; "restored" is the path
 	Seconds float64   `json:"seconds"`
 
-	// Warnings tell of damage that has no part in what was restored.
+	// Warnings tell of damage that has no part in what was restored, and with Request.Salvage
+	// of why something is lost.
 	Warnings []string `json:"warnings,omitempty"`
+	// Lost are the parts of disks that were filled with zeros, because what they held is
+	// unknown: only with Request.Salvage.
+	Lost []reading.Lost `json:"lost,omitempty"`
 }
 
 // Disk is one restored disk.
@@ -26,6 +34,20 @@ type Disk struct {
 	DataBytes   int64  `json:"data_bytes"`
 }
 
+// files are the paths of all that was made.
+func (r Result) files() (paths []string) {
+	for _, d := range r.Disks {
+		paths = append(paths, d.Image)
+	}
+	for _, e := range r.Extras {
+		paths = append(paths, e.Restored)
+	}
+	if r.XML != "" {
+		paths = append(paths, r.XML)
+	}
+	return paths
+}
+
 // OutputResult is what Output wrote.
 type OutputResult struct {
 	Domain string    `json:"domain"`
@@ -34,7 +56,8 @@ type OutputResult struct {
 	Output string    `json:"output"` // path without symbolic links, or "-"
 	Disk             // Image is Output
 	// Beyond is how many bytes of a device are behind the end of the disk: they are as they were.
-	Beyond   int64    `json:"beyond,omitempty"`
-	Seconds  float64  `json:"seconds"`
-	Warnings []string `json:"warnings,omitempty"`
+	Beyond   int64          `json:"beyond,omitempty"`
+	Seconds  float64        `json:"seconds"`
+	Warnings []string       `json:"warnings,omitempty"`
+	Lost     []reading.Lost `json:"lost,omitempty"` // as in Result
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"slices"
 
@@ -8,10 +9,12 @@ import (
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/restore/reading"
 )
 
 func restoreCommand() *cli.Command {
@@ -44,6 +47,7 @@ func restoreFlags() []cli.Flag {
 		&cli.StringFlag{Name: "limit-rate", Category: ofLimits, Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
 		&cli.StringFlag{Name: "at", Category: ofRestore, DefaultText: manifest.Latest, Usage: "restore `POINT`, as after the @: an id, latest, or a time: the newest point at or before it, or before the end of that day, minute or second"},
 		&cli.StringSliceFlag{Name: "disk", Category: ofRestore, Usage: "restore only disk `TARGET` (vda); may be repeated"},
+		boolFlagOf(ofRestore, "salvage", "restore what can be restored of a damaged point: what is unknown is filled with zeros and listed, and the exit code is 5"),
 	}
 }
 
@@ -99,7 +103,8 @@ func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error)
 // restoreRequest reads the options that most ways to restore have.
 func restoreRequest(c *cli.Context, chosen chosenPoint) (r restore.Request, err error) {
 	r = restore.Request{Domain: chosen.domain, At: chosen.at, Dir: c.String("to"), Disks: c.StringSlice("disk"),
-		Format: restore.Format(c.String("format")), Preallocation: restore.Preallocation(c.String("preallocation"))}
+		Format: restore.Format(c.String("format")), Preallocation: restore.Preallocation(c.String("preallocation")),
+		Salvage: c.Bool("salvage")}
 	if r.Zstd, err = argument.Compression(c.String("compress")); err != nil {
 		return r, err
 	}
@@ -121,7 +126,24 @@ func restoreTo(c *cli.Context, chosen chosenPoint) error {
 		return err
 	}
 	printed := printDone(c, result, func(w io.Writer) error { return view.Restored(w, result) })
+	if err := lostParts(chosen, result.Lost); err != nil {
+		return err
+	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
+}
+
+// lostParts is the error for a restore that has filled parts of disks with zeros; nil if there
+// are none.
+func lostParts(chosen chosenPoint, lost []reading.Lost) error {
+	if len(lost) == 0 {
+		return nil
+	}
+	bytes := int64(0)
+	for _, l := range lost {
+		bytes += l.Length
+	}
+	return fail.Errorf(fail.Damaged, fmt.Sprintf("virtbackup verify %s shows what is damaged, and which points still restore", manifest.ShellWord(chosen.domain)),
+		"the point is damaged: %s of its disks were lost and are filled with zeros; all else is restored as it was", bytesize.Text(bytes))
 }
 
 // pointToRestore opens the repository and returns the point that is meant. With --at, the

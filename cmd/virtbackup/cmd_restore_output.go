@@ -44,6 +44,9 @@ func restoreOutput(c *cli.Context, chosen chosenPoint) error {
 		return err
 	}
 	printed := printDoneTo(c, report, result, func(w io.Writer) error { return view.Output(w, result) })
+	if err := lostParts(chosen, result.Lost); err != nil {
+		return err
+	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 

@@ -21,6 +21,7 @@ type Chain struct {
 	layers  []layer // the top image first
 	cluster int64   // bytes
 	windows windows
+	salvage *Salvage // nil: an error ends what meets it
 }
 
 // layer is one image of a chain.
@@ -31,6 +32,7 @@ type layer struct {
 	// their indices, ascending, and what they hold.
 	tables  []int32
 	offsets []int64
+	lost    error // why nothing of it can be read; nil: it can
 	// visible is how many bytes of it can be seen through the layers above: behind
 	// the end of each of them the disk reads as zeros.
 	visible int64
@@ -78,7 +80,7 @@ func Open(images []io.ReaderAt) (*Chain, error) {
 		return nil, chainError("a chain without images")
 	}
 	c := &Chain{}
-	layers, err := openLayers(images)
+	layers, err := openLayers(len(images), func(i int) (layer, error) { return openLayer(file{images[len(images)-1-i]}) })
 	if err != nil {
 		return nil, err
 	}
@@ -104,15 +106,15 @@ type openedLayer struct {
 	err error
 }
 
-// openLayers opens images and returns the top image first. It fails itself only if a
+// openLayers opens n images, each by its number from the top. It fails itself only if a
 // goroutine has panicked.
-func openLayers(images []io.ReaderAt) ([]openedLayer, error) {
-	all := make([]openedLayer, len(images))
+func openLayers(n int, open func(i int) (layer, error)) ([]openedLayer, error) {
+	all := make([]openedLayer, n)
 	var group panics.Group
 	group.SetLimit(openAtOnce)
 	for i := range all {
 		group.Go(func() error {
-			all[i].layer, all[i].err = openLayer(file{images[len(images)-1-i]})
+			all[i].layer, all[i].err = open(i)
 			return nil
 		})
 	}
@@ -192,6 +194,9 @@ func (c *Chain) Windows() int64 { return (c.Size() + c.WindowSize() - 1) / c.Win
 // table reads L2 table i into memory that the next one uses again; nil where
 // there is none.
 func (l *layer) table(i int64, buf *[]byte) ([]byte, error) {
+	if l.lost != nil {
+		return nil, l.lost
+	}
 	k, ok := slices.BinarySearch(l.tables, int32(i))
 	if !ok {
 		return nil, nil

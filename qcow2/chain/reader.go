@@ -60,6 +60,9 @@ func (r *Reader) cell(offset int64) (cell, error) {
 func (r *Reader) Read(buf []byte, offsets []int64) error {
 	for len(offsets) > 0 {
 		n, err := r.readRun(buf, offsets)
+		if r.chain.isLost(err) {
+			n, err = len(offsets), r.salvage(buf, offsets)
+		}
 		if err != nil {
 			return chainError("read the cluster at guest offset %d: %w", offsets[0], err)
 		}

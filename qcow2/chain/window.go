@@ -53,6 +53,10 @@ func (c *Chain) lookUp(i int64) (*Window, error) {
 			return w, nil
 		}
 		table, err := l.table(i, &buf)
+		if c.isLost(err) {
+			w.lose(l.visible, err)
+			break
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -15,8 +15,11 @@ import (
 // CheckRest reads what the copy has not read of the images of all disks, and compares it with
 // its hashes. copyErr is the error of the copy; what was copied is right only if both have
 // succeeded, so if CheckRest returns nil. Damage takes precedence: a copy from a damaged image
-// may fail in any way.
+// may fail in any way. With Salvage what the copy has not read does not matter.
 func (p *Point) CheckRest(ctx context.Context, copyErr error) error {
+	if p.Salvage {
+		return p.Explain(copyErr)
+	}
 	if copyErr != nil && (p.Ours(copyErr) || fail.Is(copyErr, fail.Bug)) {
 		return copyErr
 	}

@@ -20,7 +20,7 @@ func (p *Point) ReadFile(name string) ([]byte, error) {
 }
 
 // DomainXML reads the domain's XML. Where disks were named, their images are what is wanted,
-// and damaged XML is only a warning; nil then.
+// and damaged XML is only a warning; nil then. So it is with Salvage.
 func (p *Point) DomainXML() ([]byte, error) {
 	doc, err := p.repo.ReadFile(p.Manifest, manifest.DomainXML)
 	switch {
@@ -28,7 +28,7 @@ func (p *Point) DomainXML() ([]byte, error) {
 		return doc, nil
 	case !fail.Is(err, fail.Damaged):
 		return nil, fmt.Errorf("the domain's XML: %w", err)
-	case p.named:
+	case p.named || p.Salvage:
 		p.Warn(fmt.Sprintf("the domain's XML is not restored: %v", err))
 		return nil, nil
 	}
@@ -36,7 +36,7 @@ func (p *Point) DomainXML() ([]byte, error) {
 }
 
 // ProveFile reads a file of the point that may be large, and compares it with its digest. Damage
-// is an error like that of DomainXML, and only a warning where disks were named: false then.
+// is an error or a warning like that of DomainXML; false with a warning.
 func (p *Point) ProveFile(ctx context.Context, name string) (sound bool, err error) {
 	found, err := pointfile.Check(ctx, p.repo.PointDir(p.Domain, p.ID), p.Manifest, name, nil)
 	switch damaged := damage.ErrorOf(found); {
@@ -44,7 +44,7 @@ func (p *Point) ProveFile(ctx context.Context, name string) (sound bool, err err
 		return false, err
 	case damaged == nil:
 		return true, nil
-	case p.named:
+	case p.named || p.Salvage:
 		p.Warn(fmt.Sprintf("%s is not restored: %v", name, damaged))
 		return false, nil
 	default:

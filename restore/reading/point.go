@@ -27,6 +27,9 @@ type Options struct {
 	// Ours tells whether the error of a copy comes from where the disks are written to,
 	// so that nothing in the repository explains it. nil: none does.
 	Ours func(err error) bool
+	// Salvage reads what can be read of damaged images: what is unknown reads as zeros, and Lost
+	// tells where that is. It is still right that nothing is read that was not proven.
+	Salvage bool
 }
 
 // Point is a restore point that is being read. Its methods may be called side by side.
@@ -37,9 +40,11 @@ type Point struct {
 	named  bool // the disks to read were named
 	disks  []manifest.Disk
 	chains [][]link // of each disk
+	below  []error  // with Salvage, for each disk: the damage that hides the base of the chain
 
 	mu       sync.Mutex // of what follows
 	warnings []string
+	lost     map[string]*lostParts // by target
 }
 
 // link is one image of a chain, and what was proven of it; nil is nothing.
@@ -48,7 +53,8 @@ type link struct {
 	proven *hashlist.ProvenRanges
 }
 
-// Open finds a point of a domain, and the images of its disks; their headers are checked. at
+// Open finds a point of a domain, and the images of its disks; their headers are checked, but
+// not with Salvage. at
 // is what [repository.Repository.Find] takes. disks are the targets of those that are read;
 // none means all.
 //
@@ -57,7 +63,7 @@ type link struct {
 //
 // Errors: fail.Usage, fail.NotFound, *damage.Error.
 func Open(repo *repository.Repository, domain, at string, disks []string, o Options) (*Point, error) {
-	p := &Point{Options: o.withDefaults(), repo: repo, named: len(disks) > 0}
+	p := &Point{Options: o.withDefaults(), repo: repo, named: len(disks) > 0, lost: map[string]*lostParts{}}
 	if err := p.choose(domain, at, disks); err != nil {
 		return nil, err
 	}
@@ -101,9 +107,9 @@ func (p *Point) choose(domain, at string, disks []string) error {
 
 // findChains lists the images of each disk, base first, and checks their headers.
 func (p *Point) findChains() error {
-	p.chains = make([][]link, len(p.disks))
+	p.chains, p.below = make([][]link, len(p.disks)), make([]error, len(p.disks))
 	for i, d := range p.disks {
-		images, err := p.repo.Links(p.Domain, p.ID, d.Target)
+		images, err := p.links(i, d)
 		if err != nil {
 			return err
 		}
@@ -112,6 +118,14 @@ func (p *Point) findChains() error {
 		}
 	}
 	return nil
+}
+
+func (p *Point) links(i int, d manifest.Disk) (images []diskimage.Link, err error) {
+	if p.Salvage {
+		images, p.below[i], err = p.repo.LinksFound(p.Manifest, d)
+		return images, err
+	}
+	return p.repo.Links(p.Domain, p.ID, d.Target)
 }
 
 // Disks are those to read, in the order of the manifest.
@@ -140,7 +154,11 @@ func (p *Point) OpenDisk(ctx context.Context, target string) (images *chain.Chai
 	for _, l := range links {
 		files = append(files, l.Link)
 	}
-	images, proven, closeChain, err := diskimage.OpenChain(ctx, files, hashlist.ReadOptions{Warn: p.Warn})
+	o := hashlist.ReadOptions{Warn: p.Warn}
+	if p.Salvage {
+		return diskimage.OpenSalvaging(ctx, files, p.below[i], o, func(offset, length int64, why error) { p.lose(target, offset, length, why) })
+	}
+	images, proven, closeChain, err := diskimage.OpenChain(ctx, files, o)
 	for i, ranges := range proven {
 		links[i].proven = ranges
 	}

@@ -27,7 +27,7 @@ func TestPanics(t *testing.T) {
 	for _, point := range []string{
 		"restore disk", "flatten plan", "flatten batch#3", "fsync vda.qcow2.partial before", // goroutines of the copy
 		"restore: check image", "check piece#2", // of the check
-		"restore: name images", "restore: write XML", "restore: done", // the goroutine that waits for them
+		"restore: name files", "restore: write XML", "restore: done", // the goroutine that waits for them
 	} {
 		s.Panicking(point, "restore", s.Name, "--to", to)
 		if left := testsite.Listing(t, filepath.Dir(to)); left != " absent" {

@@ -13,6 +13,7 @@ import (
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/release"
 	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/restore/reading"
 )
 
 // Backup prints what a run did.
@@ -63,6 +64,9 @@ func Restored(w io.Writer, r restore.Result) error {
 	if err := restoredGrid(r).Print(w, "  "); err != nil {
 		return err
 	}
+	if err := lost(w, r.Lost); err != nil {
+		return err
+	}
 	if r.XML != "" {
 		if _, err := fmt.Fprintf(w, "  the domain's XML as it was: %s\n", filepath.Base(r.XML)); err != nil {
 			return err
@@ -86,11 +90,28 @@ func Output(w io.Writer, r restore.OutputResult) error {
 		r.Target, r.Point, r.Domain, manifest.TimeText(r.Time), to, r.Format, bytesize.Short(r.VirtualSize), seconds(r.Seconds)); err != nil {
 		return err
 	}
-	if r.Beyond == 0 {
-		return nil
+	if err := lost(w, r.Lost); err != nil || r.Beyond == 0 {
+		return err
 	}
 	_, err := fmt.Fprintf(w, "  the device is larger: the %s behind the disk are as they were\n", bytesize.Short(r.Beyond))
 	return err
+}
+
+// maxLost parts are printed; JSON has them all.
+const maxLost = 20
+
+// lost prints the parts of disks that were filled with zeros.
+func lost(w io.Writer, parts []reading.Lost) error {
+	for i, l := range parts {
+		if i == maxLost {
+			_, err := fmt.Fprintf(w, "  lost: %d parts more (--json lists them)\n", len(parts)-i)
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "  lost: disk %s, %d bytes at offset %d, filled with zeros\n", l.Disk, l.Length, l.Offset); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func restoredGrid(r restore.Result) *terminal.Grid {

@@ -11,7 +11,7 @@ build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils qemu-system-co
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
 tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra xfsprogs procps
-	systemd shellcheck strace tar xz-utils ca-certificates virtnbdbackup libxml2-utils
+	systemd shellcheck strace tar xz-utils debootstrap ca-certificates virtnbdbackup libxml2-utils
 	ovmf swtpm swtpm-tools)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
 
@@ -98,6 +98,7 @@ need_parts() {
 		/usr/share/OVMF ovmf edk2-ovmf
 		swtpm swtpm swtpm
 		swtpm_setup swtpm-tools swtpm-tools
+		debootstrap debootstrap debootstrap
 		xmllint libxml2-utils libxml2
 	END
 	[ $complete = yes ] || die "install these packages first; this script does so only on Debian"

@@ -86,7 +86,7 @@ func (d *Domain) ExecInput(shell string, input []byte) string {
 	var started struct{ Pid int }
 	d.ask("guest-exec", arguments, &started)
 	deadline := time.Now().Add(2 * time.Minute)
-	for time.Now().Before(deadline) {
+	for pause := 20 * time.Millisecond; time.Now().Before(deadline); pause = min(2*pause, 500*time.Millisecond) {
 		var status struct {
 			Exited           bool
 			Exitcode, Signal int
@@ -95,7 +95,7 @@ func (d *Domain) ExecInput(shell string, input []byte) string {
 		}
 		d.ask("guest-exec-status", map[string]any{"pid": started.Pid}, &status)
 		if !status.Exited {
-			time.Sleep(20 * time.Millisecond)
+			time.Sleep(pause)
 			continue
 		}
 		if status.Exitcode != 0 || status.Signal != 0 {
@@ -145,11 +145,10 @@ func (d *Domain) WriteForever() {
 func (d *Domain) PowerOff() {
 	d.t.Helper()
 	_, _, _ = d.agent(`{"execute":"guest-shutdown"}`, 10)
-	for range 300 {
+	for start := time.Now(); time.Since(start) < bootTime; time.Sleep(100 * time.Millisecond) {
 		if d.State() == "shut" {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	d.t.Fatalf("the guest %s does not shut down", d.Name)
 }

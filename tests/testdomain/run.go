@@ -44,6 +44,11 @@ func tryTool(t testing.TB, name string, args ...string) (string, error) {
 
 // command runs a tool to its end, or for toolTime.
 func command(name string, args ...string) (stdout, stderr string, err error) {
+	return commandWithin(toolTime, name, args...)
+}
+
+// commandWithin runs a tool to its end, or for as long as most.
+func commandWithin(most time.Duration, name string, args ...string) (stdout, stderr string, err error) {
 	var out, errs bytes.Buffer
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -51,10 +56,10 @@ func command(name string, args ...string) (stdout, stderr string, err error) {
 	if err := cmd.Start(); err != nil {
 		return "", "", err
 	}
-	limit := time.AfterFunc(toolTime, func() { _ = cmd.Process.Kill() })
+	limit := time.AfterFunc(most, func() { _ = cmd.Process.Kill() })
 	err = cmd.Wait()
 	if !limit.Stop() && err != nil {
-		err = errors.Join(errors.New("took longer than "+toolTime.String()), err)
+		err = errors.Join(errors.New("took longer than "+most.String()), err)
 	}
 	stderr = strings.TrimSpace(errs.String())
 	if err != nil {

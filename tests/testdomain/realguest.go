@@ -1,0 +1,82 @@
+package testdomain
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// realBootTime is how long a real guest may take until its agent answers. Under TCG it takes
+// about 20 s on a processor of its own.
+const realBootTime = 4 * time.Minute
+
+// LedgerSocket is the socket, in the domain's directory, on which the ledger of a real guest
+// reports.
+const LedgerSocket = "ledger.sock"
+
+// NewRealGuest boots the guest of scripts/realguest.sh: Debian with systemd on vda, and
+// PostgreSQL on vdb. It takes minutes to make where it is not there yet.
+func NewRealGuest(t testing.TB) *Domain {
+	t.Helper()
+	startHypervisor(t)
+	files := realGuestFiles(t)
+	d := define(t, Identity{}, 512, `<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd</initrd>`+
+		`<cmdline>root=/dev/vda ro console=ttyS0 panic=-1</cmdline>`,
+		`<serial type='file'><source path='@DIR@/serial.log' append='on'/></serial>`+
+			`<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`+
+			`<channel type='unix'><source mode='bind' path='@DIR@/`+LedgerSocket+`'/>`+
+			`<target type='virtio' name='org.virtbackup.ledger'/></channel>`+
+			`<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`,
+		[]Disk{{Target: "vda", Source: "@DIR@/root.qcow2"}, {Target: "vdb", Source: "@DIR@/data.qcow2"}})
+	for i := range d.Disks {
+		d.Disks[i].Source = strings.ReplaceAll(d.Disks[i].Source, "@DIR@", d.Dir)
+	}
+	for _, name := range []string{"vmlinuz", "initrd", "root.qcow2", "data.qcow2"} {
+		Tool(t, "cp", "--reflink=auto", filepath.Join(files, name), d.Dir)
+	}
+	d.Boot()
+	return d
+}
+
+// realGuestFiles is the directory with the files of the real guest.
+func realGuestFiles(t testing.TB) string {
+	t.Helper()
+	start := time.Now()
+	out, stderr, err := commandWithin(10*time.Minute, filepath.Join(Root(t), "scripts/realguest.sh"))
+	if err != nil {
+		t.Fatalf("scripts/realguest.sh: %v", err)
+	}
+	if stderr != "" {
+		t.Logf("%s (%s)", stderr, time.Since(start).Round(time.Second))
+	}
+	return strings.TrimSpace(out)
+}
+
+// Boot starts a real guest, and waits until its agent answers.
+func (d *Domain) Boot() {
+	d.t.Helper()
+	Virsh(d.t, "start", d.Name)
+	d.AwaitAgent()
+}
+
+// AwaitAgent waits until the agent of a real guest answers.
+func (d *Domain) AwaitAgent() {
+	d.t.Helper()
+	for start := time.Now(); time.Since(start) < realBootTime; time.Sleep(500 * time.Millisecond) {
+		if _, _, err := d.agent(`{"execute":"guest-ping"}`, 5); err == nil {
+			return
+		}
+	}
+	d.t.Fatalf("the agent of %s does not answer after %s", d.Name, realBootTime)
+}
+
+// Adopt returns a domain that the test has let others define. Its files are in dir, its serial
+// log is serial.log there. It is removed when the test ends.
+func Adopt(t testing.TB, name, dir string, disks ...Disk) *Domain {
+	t.Helper()
+	d := &Domain{Name: name, Dir: dir, Disks: disks, t: t}
+	t.Cleanup(d.remove)
+	d.UUID = strings.TrimSpace(Virsh(t, "domuuid", name))
+	return d
+}

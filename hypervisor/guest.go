@@ -47,7 +47,7 @@ func shutOffReason(reason libvirt.DomainShutoffReason) string {
 	if why, known := shutOffReasons[reason]; known {
 		return why
 	}
-	return "nobody knows why"
+	return "libvirt does not know why"
 }
 
 // VolumePath returns the path of a volume of a storage pool on this host (virStorageVolGetPath). It is an error if it is neither a

@@ -19,7 +19,7 @@ func TestFlagsOf(t *testing.T) {
 
 func TestShutOffReason(t *testing.T) {
 	for reason, want := range map[libvirt.DomainShutoffReason]string{
-		libvirt.DOMAIN_SHUTOFF_SHUTDOWN: "the guest shut down", libvirt.DOMAIN_SHUTOFF_CRASHED: "its QEMU crashed", 99: "nobody knows why",
+		libvirt.DOMAIN_SHUTOFF_SHUTDOWN: "the guest shut down", libvirt.DOMAIN_SHUTOFF_CRASHED: "its QEMU crashed", 99: "libvirt does not know why",
 	} {
 		if got := shutOffReason(reason); got != want {
 			t.Errorf("%d: %q, want %q", reason, got, want)

@@ -54,6 +54,8 @@ var budgets = slices.Concat([]budget{
 	{work: "inc of 1 TiB : of 16 GiB, memory", sources: []string{"d"}, against: "d16g",
 		ours: "inc", peers: []string{"inc"}, pick: first, figure: peak},
 	{work: "100th inc : 2nd", sources: []string{"d"}, ours: "inc-100th", peers: []string{"inc"}, pick: first, figure: wall, limit: 1.10},
+	{work: "full of a domain that is off : of one that runs", ours: "full-off", peers: []string{"full"}, pick: first, figure: wall, limit: 1.10},
+	{work: "inc of a domain that is off : of one that runs", ours: "inc-off", peers: []string{"inc"}, pick: first, figure: wall},
 	{work: "inc : copying the same clusters with qemu-img map and qemu-io", sources: []string{"e"},
 		ours: "inc", peers: []string{"copy-on-read"}, pick: first, figure: wall, limit: 1.00},
 	{work: "inc : copying the same clusters with qemu-img map and qemu-io", sources: []string{"d"},
@@ -71,6 +73,8 @@ var budgets = slices.Concat([]budget{
 	{work: "peak memory of full, MiB", ours: "full", figure: peak, limit: maxMemory},
 	{work: "peak memory of zstd full, MiB", ours: fullZstd, figure: peak, limit: maxMemory},
 	{work: "peak memory of inc, MiB", ours: "inc", figure: peak, limit: maxMemory},
+	{work: "peak memory of full of a domain that is off, MiB", ours: "full-off", figure: peak, limit: maxMemory},
+	{work: "peak memory of inc of a domain that is off, MiB", ours: "inc-off", figure: peak, limit: maxMemory},
 	{work: "peak memory of restore, MiB", ours: "restore", figure: peak, limit: maxMemory},
 }, pruneBudgets)
 

@@ -51,6 +51,26 @@ func (s *stage) whole(id, command string, args ...string) contestant {
 	}
 }
 
+// fullOff is full of a domain that is shut off.
+func (s *stage) fullOff() contestant { return s.off(s.full()) }
+
+// incOff is inc of a domain that is shut off.
+func (s *stage) incOff() contestant { return s.off(s.inc()) }
+
+// off lets a contestant work while the domain is shut off.
+func (s *stage) off(c contestant) contestant {
+	before, after := c.before, c.after
+	c.before = func(r *turn) {
+		testdomain.Virsh(s.t, "destroy", s.Name, "--graceful")
+		before(r)
+	}
+	c.after = func(r *turn) {
+		s.Start()
+		after(r)
+	}
+	return c
+}
+
 // inc makes a point in the repository that has the base, and removes it again. Its
 // number is another one each time.
 func (s *stage) inc() contestant { return s.increment("--since", "check1") }

@@ -69,12 +69,12 @@ func join(lists ...[]way) []way {
 func scenarios() []scenario {
 	return slices.Concat([]scenario{
 		{"a", "2 GiB of random data in an 8 GiB disk", both, filled(random),
-			join(fulls, []way{{"copy", (*stage).copy}}, zstds)},
+			join(fulls, []way{{"copy", (*stage).copy}, {"full-off", (*stage).fullOff}}, zstds)},
 		{"b", "2 GiB of text that compresses to half, in an 8 GiB disk", both, filled(prose), join(fulls, zstds)},
 		{"c", "4 GiB, every other 64 KiB zeroed: zero clusters in the first half, zeros as data in the second",
 			both, striped, fulls},
 		{"d", "100 times 1 MiB changed on a 1 TiB disk", both, changed(changes{tib, 100, mib}),
-			join(incs, []way{{"inc-100th", (*stage).inc100}})},
+			join(incs, []way{{"inc-100th", (*stage).inc100}, {"inc-off", (*stage).incOff}})},
 		{"d16g", "the same on a disk of 16 GiB", both, changed(changes{16 * gib, 100, mib}), incs[:1]},
 		{"e", "4 KiB changed in each of 100,000 places of a 49 GiB disk", both,
 			manyPlaces, incs},

@@ -90,4 +90,8 @@ func TestEncryptedSource(t *testing.T) {
 		}
 		testdomain.QemuIO(t, s.Image(s.Points[i].Manifest, "vda"), "qcow2", "read -P 0x41 1M 1M")
 	}
+	s.Destroy() // and with it the only program that has the key
+	s.Rejects(testsite.Reject(1, "disk vda of domain "+s.Name+" can be read only while the domain runs: it is encrypted", "--exclude vda leaves the disk out"),
+		[]string{"--quiet", "inc", s.Name})
+	s.Program.Must(t, nil, "inc", s.Name, "--exclude", "vda")
 }

@@ -52,6 +52,11 @@ func TestVolumeOfVersion2(t *testing.T) {
 	inc := s.BackUp(0, "inc").Point
 	testsite.WantKinds(t, inc, "vda inc, vdb rescan")
 	wantCovered(s, inc, "vda")
+	s.WriteAll(3)
+	s.Destroy() // the volume is looked up then
+	off := s.BackUp(0, "inc").Point
+	testsite.WantKinds(t, off, "vda inc, vdb rescan")
+	wantCovered(s, off, "vda")
 	s.Check()
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,7 +78,9 @@ func (o *oracle) run(rounds int) {
 		}
 		o.betray()
 		o.write()
+		o.sleep()
 		o.point()
+		o.wake()
 		o.Site = o.own
 	}
 	for _, s := range append(o.forks, o.own) {
@@ -104,6 +107,28 @@ func (o *oracle) betray() {
 		o.rollBack()
 	case 2:
 		o.removeNewest()
+	}
+}
+
+// sleep ends or saves the domain sometimes, so that the point is made while it is off.
+func (o *oracle) sleep() {
+	o.T.Helper()
+	switch o.IntN(6) {
+	case 0, 1:
+		o.Destroy()
+	case 2:
+		testdomain.Virsh(o.T, "managedsave", o.Name)
+	default:
+		return
+	}
+	o.T.Logf("the domain is off: %s", strings.TrimSpace(testdomain.Virsh(o.T, "domstate", "--reason", o.Name)))
+}
+
+// wake starts the domain if it is off, as it was before.
+func (o *oracle) wake() {
+	o.T.Helper()
+	if o.State() == "shut" {
+		o.Start()
 	}
 }
 

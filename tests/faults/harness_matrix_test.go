@@ -22,6 +22,7 @@ import (
 func (m *matrix) trace(s *scenario) (points []string) {
 	m.T.Helper()
 	m.arrange(s)
+	defer m.end(s)
 	file := filepath.Join(m.Dir, "trace")
 	m.run(s, s.faults, "VIRTBACKUP_FAULT_TRACE="+file)
 	text, err := os.ReadFile(file)
@@ -36,8 +37,16 @@ func (m *matrix) trace(s *scenario) (points []string) {
 			points = append(points, p)
 		}
 	}
-	m.begin() // the truth of this run was not kept
 	return points
+}
+
+// end starts again after a run whose truth was not kept.
+func (m *matrix) end(s *scenario) {
+	m.T.Helper()
+	if s.off {
+		m.Start()
+	}
+	m.begin()
 }
 
 // matrix is a domain that is backed up repeatedly.
@@ -113,13 +122,22 @@ func (m *matrix) arrange(s *scenario) {
 	}
 	if s.prepare != nil {
 		m.change()
+		if s.off {
+			m.Destroy()
+		}
 		s.prepare(m)
+		if s.off {
+			m.Start()
+		}
 	}
 	if s.paused != nil { // two points side by side; the newer will be removed
 		m.change()
 		m.keep("inc")
 	}
 	m.change()
+	if s.off {
+		m.Destroy()
+	}
 }
 
 // change writes to both disks: data in several buffers, zeros, discards.
@@ -173,7 +191,8 @@ func (m *matrix) try(c cell) {
 	// With 3 it has said what it could not do, and leaves it to the next run; likewise if the
 	// undo of a checkpoint fails.
 	leaves := c.leaves || (c.way == fails || c.way == crash) && strings.HasPrefix(c.point, "delete checkpoint before") ||
-		c.way == crash && with("undo ", "retire before")(c.point) // an undo that panics is not done; the others are
+		c.way == crash && with("undo ", "retire before", "remove bitmap before", // an undo that panics is not done; the others are
+			"define checkpoint before", "step checkpoint before")(c.point)
 	if c.way != kill && (r.Code == 0 || r.Code != 3 && !leaves) {
 		m.wantNothingLeft(c.String())
 	}
@@ -182,8 +201,27 @@ func (m *matrix) try(c cell) {
 		m.T.Errorf("%s: it has changed something: before\n%s\nafter\n%s", c, before, after)
 	}
 	m.compareAll(c)
+	if c.off && m.tries%2 == 0 {
+		m.again(c)
+		m.wantBitmaps(c.String())
+	}
+	if c.off {
+		m.Start() // at once
+	}
 	m.change()
 	m.again(c)
+}
+
+// wantBitmaps checks that the images of a domain that is off have the bitmaps of the points'
+// checkpoints, and no others.
+func (m *matrix) wantBitmaps(where string) {
+	m.T.Helper()
+	for _, d := range m.Disks {
+		info := testdomain.Tool(m.T, "qemu-img", "info", d.Source)
+		if got, want := strings.Count(info, "granularity:"), len(m.Checkpoints()); got != want || strings.Contains(info, "in-use") {
+			m.T.Errorf("%s: %s has %d bitmaps, want %d: %s", where, d.Target, got, want, info)
+		}
+	}
 }
 
 // keepListed records the point that a broken run has listed. A run may list one only if it

@@ -25,6 +25,8 @@ type scenario struct {
 	faults string
 	// paused is called while a fault "pause" holds the run.
 	paused func(*matrix)
+	// off says that the domain is shut off.
+	off bool
 	// tested says whether a point is of interest: most belong to other scenarios.
 	tested func(point string) bool
 }
@@ -39,6 +41,11 @@ var scenarios = []scenario{
 	// A point is removed during the run, and its checkpoint is no longer needed.
 	{name: "retire", args: []string{"inc"}, faults: "step retire before:pause", tested: with("retire ", "delete checkpoint ", "step retire"),
 		paused: func(m *matrix) { m.drop() }},
+	{name: "off", args: []string{"inc"}, off: true, tested: with("step ", "add bitmap ", "locked", "storage daemon started", "disks served", "copy buffer#1",
+		"seal: rename ", "define checkpoint ", "retire ", "undo ")},
+	{name: "recovery off", args: []string{"inc"}, off: true, tested: with("recover ", "remove bitmap "),
+		prepare: func(m *matrix) { m.StartBroken("disks served:kill", nil, "inc").Wait() }, leaves: true},
+	{name: "undo off", args: []string{"inc"}, off: true, faults: "copy buffer#1:error", tested: with("undo ", "remove bitmap ")},
 	{name: "first full", args: []string{"full"}, prepare: func(m *matrix) { m.begin() },
 		tested: with("step open ", "step lock ", "step reserve ", "step begin ", "step copy ", "seal: ", "undo ", "fsync manifest.json ")},
 }

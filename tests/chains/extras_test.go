@@ -31,15 +31,7 @@ var extraFiles = map[string]string{"nvram.fd": "vars.fd", "kernel": "vmlinuz", "
 
 func newExtrasSite(t *testing.T) *extrasSite {
 	t.Helper()
-	d := testdomain.DefineWith(t, testdomain.UEFI+`<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`, "",
-		testdomain.Disk{Target: "vda", Size: 4 << 20})
-	s := &extrasSite{Site: testsite.New(t, d)}
-	guest := strings.TrimSpace(testdomain.Tool(t, filepath.Join(testdomain.Root(t), "scripts/guest.sh"))) // QEMU starts with no other
-	testdomain.Tool(t, "cp", filepath.Join(guest, "vmlinuz"), filepath.Join(guest, "initrd.gz"), d.Dir)
-	d.Start()
-	s.write("vmlinuz", 3<<20)
-	s.write("initrd.gz", 2<<20+512)
-	return s
+	return &extrasSite{Site: testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))}
 }
 
 // write gives a file of the domain new content.

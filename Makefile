@@ -26,13 +26,18 @@ build: ## Builds bin/virtbackup.
 test: deps ## Runs every test; a skipped one is a failure.
 	@scripts/test.sh
 
+# What takes long because a guest boots in a way that TCG is slow at; CI runs it.
+.PHONY: test-all
+test-all: test ## Runs every test, and the slow ones: real firmware boots a guest.
+	@scripts/test.sh -tags firmware ./tests/firmware
+
 .PHONY: test-debian13
 test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see scripts/on-debian-13.sh).
 	@scripts/on-debian-13.sh make c23 test
 
 .PHONY: unit
 unit: deps ## Runs the tests that need no daemon (under a minute on two cores).
-	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|guest|nights|recover))?$$')
+	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|firmware|guest|nights|recover))?$$')
 
 SOAK ?= 30m
 .PHONY: soak

@@ -107,6 +107,12 @@ if [ -b /dev/vda ]; then
 	mount -t ext4 /dev/vda /mnt || echo "GUEST: cannot mount /dev/vda"
 fi
 mkdir -p /dev/virtio-ports
+# The device tells the driver of its ports a moment after it was found.
+tries=0
+until grep -qs org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name || [ $tries = 50 ]; do
+	tries=$((tries + 1))
+	sleep 0.1
+done
 for port in /sys/class/virtio-ports/*; do
 	ln -sf "/dev/${port##*/}" "/dev/virtio-ports/$(cat "$port/name")"
 done

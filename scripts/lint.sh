@@ -23,6 +23,8 @@ echo "lint: golangci-lint"
 
 echo "lint: the build with fault injection"
 go vet -tags faults ./internal/fault ./cmd/virtbackup
+echo "lint: the tests of firmware"
+go vet -tags firmware ./tests/firmware
 
 echo "lint: packages without cgo"
 pure=(./xml/... ./extent ./qcow2/... ./flatten ./internal/directio ./internal/digest ./internal/localfile ./manifest ./instants ./hashlist ./damage ./pointfile ./diskimage ./merge ./repository ./verify)

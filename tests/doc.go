@@ -6,6 +6,7 @@
 //	damage   damaged, forged and hostile repositories
 //	docs     what the documents promise
 //	faults   faults at every point of a run; power cuts
+//	firmware firmware that boots a guest (make test-all)
 //	guest    effects on the guest: freezing, block jobs, scratch space
 //	nights   hundreds of nights of backups and prunes, with a clock of their own
 //	offline  domains that are shut off

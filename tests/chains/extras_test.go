@@ -31,15 +31,7 @@ var extraFiles = map[string]string{"nvram.fd": "vars.fd", "kernel": "vmlinuz", "
 
 func newExtrasSite(t *testing.T) *extrasSite {
 	t.Helper()
-	d := testdomain.DefineWith(t, testdomain.UEFI+`<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`, "",
-		testdomain.Disk{Target: "vda", Size: 4 << 20})
-	s := &extrasSite{Site: testsite.New(t, d)}
-	guest := strings.TrimSpace(testdomain.Tool(t, filepath.Join(testdomain.Root(t), "scripts/guest.sh"))) // QEMU starts with no other
-	testdomain.Tool(t, "cp", filepath.Join(guest, "vmlinuz"), filepath.Join(guest, "initrd.gz"), d.Dir)
-	d.Start()
-	s.write("vmlinuz", 3<<20)
-	s.write("initrd.gz", 2<<20+512)
-	return s
+	return &extrasSite{Site: testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 4 << 20}))}
 }
 
 // write gives a file of the domain new content.
@@ -205,18 +197,34 @@ func (s *extrasSite) damagedExtra() {
 	}
 }
 
-// The state of a TPM is not stored while the domain runs: the first point of a chain warns.
+// The state of a TPM is not stored while the domain runs: the first point of a chain warns. With
+// the domain off it is, and so are UEFI variables that only libvirt knows the place of.
 func TestTPM(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.DefineWith(t, "<boot dev='hd'/>", `<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>`,
 		testdomain.Disk{Target: "vda", Size: 4 << 20}))
+	s.Redefine("<os>", "<os firmware='efi'>")
 	s.Start()
 	const words = "the state of the domain's TPM is not in the point, because the domain runs"
 	full := s.BackUp(3, "full")
 	testsite.WantSaid(t, full.Warnings, words)
 	inc := s.BackUp(0, "inc")
 	testsite.WantSaid(t, inc.Notes, words)
-	if len(full.Point.Extras)+len(inc.Point.Extras) > 0 {
-		t.Errorf("extras %+v, %+v", full.Point.Extras, inc.Point.Extras)
+	if len(full.Point.Extras) != 1 || len(inc.Point.Extras) != 1 {
+		t.Errorf("extras %+v, %+v, want the UEFI variables alone", full.Point.Extras, inc.Point.Extras)
 	}
+	s.Destroy()
+	off := s.Add(s.Program.Must(t, nil, "--json", "inc", s.Name), nil).Point
+	state := "/var/lib/libvirt/swtpm/" + s.UUID + "/tpm2"
+	nvram, tpm := off.ExtrasOf(manifest.ExtraNVRAM), off.ExtrasOf(manifest.ExtraTPM)
+	if len(nvram) != 1 || len(tpm) != 1 || tpm[0].Path != state {
+		t.Fatalf("extras of a domain that is off: %+v", off.Extras)
+	}
+	to := testdomain.TempDir(t)
+	s.Program.Must(t, nil, "--quiet", "restore", s.Name, "--to", filepath.Join(to, "restored"))
+	testdomain.Tool(t, "cmp", filepath.Join(to, "restored", "nvram.fd"), nvram[0].Path)
+	testdomain.Tool(t, "tar", "-C", to, "-xf", filepath.Join(to, "restored", "tpm.tar"))
+	testdomain.Tool(t, "cmp", filepath.Join(to, "tpm2-00.permall"), filepath.Join(state, "tpm2-00.permall"))
+	s.Start()
+	testsite.WantSaid(t, s.BackUp(0, "inc").Notes, words)
 }

@@ -18,7 +18,7 @@ import (
 // small disks.
 func smallChain(t *testing.T) *testsite.Site {
 	t.Helper()
-	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 12 << 20}, testdomain.Disk{Target: "vdb", Size: 6<<20 + 512}))
+	s := testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 12 << 20}, testdomain.Disk{Target: "vdb", Size: 6<<20 + 512}))
 	s.WriteAll(1)
 	s.BackUp(0, "full")
 	s.WriteAll(2)

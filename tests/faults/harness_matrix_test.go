@@ -60,7 +60,7 @@ type matrix struct {
 func newMatrix(t *testing.T, seed uint64, n *numbers) *matrix {
 	t.Helper()
 	const odd = 6<<20 + 37*512 // no multiple of any cluster size
-	d := testdomain.New(t, testdomain.Disk{Target: "vda", Size: 12 << 20}, testdomain.Disk{Target: "vdb", Size: odd})
+	d := testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 12 << 20}, testdomain.Disk{Target: "vdb", Size: odd})
 	m := &matrix{Site: testsite.New(t, d), Rand: newRand(seed), numbers: n}
 	m.begin()
 	return m

@@ -19,7 +19,7 @@ import (
 func TestPowerLossAfterARestore(t *testing.T) {
 	t.Parallel()
 	seed := testsite.NewSeed(t)
-	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 4 << 20}, testdomain.Disk{Target: "vdb", Size: 1<<20 + 512}))
+	s := testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 4 << 20}, testdomain.Disk{Target: "vdb", Size: 1<<20 + 512}))
 	s.IO("vda", "write -P 0x41 1M 200k")
 	s.IO("vdb", "write -P 0x42 0 300k")
 	s.BackUp(0, "full")
@@ -58,7 +58,7 @@ func TestPowerLossAfterARestore(t *testing.T) {
 				t.Errorf("%s: nothing is lost without the fsync of %s: it is not needed, or this test does not see it", format, path)
 			}
 		}
-		if want := 6; len(synced) != want { // two images, the XML, and three directories: root, new, vm
+		if want := 9; len(synced) != want { // two images, three extras, the XML, and three directories: root, new, vm
 			t.Errorf("%s: %d things are synced, want %d: %v", format, len(synced), want, synced)
 		}
 	}

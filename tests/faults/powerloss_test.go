@@ -26,7 +26,7 @@ import (
 func TestPowerLoss(t *testing.T) {
 	t.Parallel()
 	seed := testsite.NewSeed(t)
-	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 << 20}, testdomain.Disk{Target: "vdb", Size: 2<<20 + 512}))
+	s := testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 8 << 20}, testdomain.Disk{Target: "vdb", Size: 2<<20 + 512}))
 	needed := map[string]bool{} // what is synced -> a torn or lost point shows if it is not
 	var total cuts
 	if err := os.RemoveAll(s.Repo); err != nil { // the full makes it

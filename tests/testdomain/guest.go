@@ -1,6 +1,7 @@
 package testdomain
 
 import (
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -32,6 +33,22 @@ func NewGuest(t testing.TB, disks ...Disk) *Domain {
 func DefineUEFIGuest(t testing.TB, disks ...Disk) *Domain {
 	t.Helper()
 	return defineGuest(t, 256, UEFI, disks)
+}
+
+// NewWithExtras is New with UEFI variables, a kernel and an initrd, the files vars.fd, vmlinuz and
+// initrd.gz in the domain's directory. They are random and small: QEMU has read others.
+func NewWithExtras(t testing.TB, disks ...Disk) *Domain {
+	t.Helper()
+	d := defineGuest(t, 64, UEFI, disks)
+	d.Start()
+	for name, size := range map[string]int{"vars.fd": 5000, "vmlinuz": 1<<20 + 7, "initrd.gz": 3000} {
+		data := make([]byte, size)
+		_, _ = rand.Read(data)
+		if err := os.WriteFile(filepath.Join(d.Dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return d
 }
 
 func defineGuest(t testing.TB, memory int, boot string, disks []Disk) *Domain {

@@ -104,6 +104,8 @@ type Overwrite struct {
 	Domain string
 	Point  manifest.Manifest
 	Disks  []Disk
+	// Extras are the paths of other files that are overwritten: UEFI variables and the like.
+	Extras []string
 	// LeftAlone are the domain's other disks, which stay as they are.
 	LeftAlone []string
 	// Saved is the point of the present state; nil if there is none.

@@ -46,6 +46,9 @@ func overwriteLines(o inplace.Overwrite) (lines []string) {
 	default:
 		lines = append(lines, fmt.Sprintf("the present state is not kept: what was written since %s, taken %s, is lost", o.Newest.ID, manifest.TimeText(o.Newest.Time)))
 	}
+	for _, path := range o.Extras {
+		lines = append(lines, "overwritten, too: "+path)
+	}
 	if len(o.LeftAlone) > 0 {
 		lines = append(lines, "left as they are: "+strings.Join(o.LeftAlone, ", "))
 	}

@@ -152,7 +152,7 @@ func (r *run) restore(ctx context.Context) (err error) {
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}
-	if r.point, err = reading.Open(r.Repository, r.Domain, r.chosen.ID, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log}); err != nil {
+	if r.point, err = reading.Open(r.Repository, r.Domain, r.chosen.ID, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Salvage: r.Salvage}); err != nil {
 		return err
 	}
 	if err := r.makeDir(); err != nil {
@@ -194,6 +194,7 @@ func (r *run) report() {
 	}
 	r.result.Domain, r.result.Point, r.result.Time = r.Domain, r.chosen.ID, r.chosen.Time
 	r.result.LeftAlone = r.leftAlone()
+	r.result.Lost = r.point.Lost()
 	r.result.Warnings = append(r.result.Warnings, r.point.Warnings()...)
 }
 
@@ -227,6 +228,9 @@ func (r *run) ask(stops bool) error {
 	}
 	if r.asked {
 		return nil
+	}
+	if r.point != nil {
+		o.Lost = r.point.Lost()
 	}
 	for _, e := range r.extras {
 		o.Extras = append(o.Extras, e.path)

@@ -19,6 +19,9 @@ func Overwrite(w io.Writer, o inplace.Overwrite) error {
 	if err := inPlaceGrid(o.Disks, !o.Stops).Print(w, "  "); err != nil {
 		return err
 	}
+	if err := lost(w, o.Lost); err != nil {
+		return err
+	}
 	for _, line := range overwriteLines(o) {
 		if _, err := fmt.Fprintf(w, "  %s\n", line); err != nil {
 			return err
@@ -67,6 +70,9 @@ func RestoredInPlace(w io.Writer, r inplace.Result) error {
 		return err
 	}
 	if err := inPlaceGrid(r.Disks, true).Print(w, "  "); err != nil {
+		return err
+	}
+	if err := lost(w, r.Lost); err != nil {
 		return err
 	}
 	if r.Saved != "" {

@@ -38,7 +38,7 @@ func rejects(t *testing.T, s *testsite.Site, want testsite.Rejection, args ...st
 	if after := digests(t, s.Dir, s.Repo); !maps.Equal(before, after) {
 		t.Errorf("%v: files were changed: before %v, after %v", args, before, after)
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".mark-in-place")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".mark-in-place*")); len(left) > 0 {
 		t.Errorf("%v: the mark is left", args)
 	}
 }

@@ -9,6 +9,7 @@ import (
 // recover cleans up after an earlier run of this domain that was killed, and redefines
 // checkpoints that libvirt has lost.
 func (r *run) recover(ctx context.Context) error {
+	r.warnOfHalfRestored()
 	report, err := recovery.Recover(ctx, r.domain, false)
 	r.result.Recovered = append(r.result.Recovered, report.Fixed...)
 	for _, left := range report.Left {

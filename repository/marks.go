@@ -16,6 +16,11 @@ import (
 // markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
 const markPrefix = ".mark-"
 
+// MarkHalfRestored is the mark of a restore in place that writes to the disks of the domain. Where
+// it is left, that restore was killed, and they hold a mixture of two states. Its content is
+// JSON with the id of the point: {"point": "check3"}.
+const MarkHalfRestored = "in-place"
+
 // SetMark leaves a note for the next run, in case this one is killed: what it is about
 // to do to the guest. A mark stands until ClearMark.
 //
@@ -34,6 +39,19 @@ func (l *Lock) SetMark(name string, data []byte) error {
 	_, err = f.Write(data)
 	if err := errors.Join(err, f.Close()); err != nil {
 		return fmt.Errorf("set mark: %w", errors.Join(err, os.Remove(path)))
+	}
+	return nil
+}
+
+// SetDurableMark is SetMark for what outlives the host: the mark is on stable storage when it
+// returns.
+func (l *Lock) SetDurableMark(name string, data []byte) error {
+	path, err := l.markPath(name)
+	if err == nil {
+		err = localfile.Replace(path+".new", path, data)
+	}
+	if err != nil {
+		return fmt.Errorf("set mark %q: %w", name, err)
 	}
 	return nil
 }

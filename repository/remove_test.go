@@ -133,8 +133,8 @@ func TestMarks(t *testing.T) {
 	if _, ok, err := l.Mark("frozen"); ok || err != nil {
 		t.Errorf("a mark that nobody has set: %v, %v", ok, err)
 	}
-	for _, text := range []string{"since then", "later"} {
-		if err := l.SetMark("frozen", []byte(text)); err != nil {
+	for text, set := range map[string]func(string, []byte) error{"since then": l.SetMark, "later": l.SetDurableMark} {
+		if err := set("frozen", []byte(text)); err != nil {
 			t.Fatal(err)
 		}
 		if data, ok, err := l.Mark("frozen"); string(data) != text || !ok || err != nil {
@@ -146,7 +146,7 @@ func TestMarks(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := l.SetMark("../frozen", nil); err == nil {
+	if l.SetMark("../frozen", nil) == nil || l.SetDurableMark("../frozen", nil) == nil {
 		t.Error("a name that leads elsewhere was taken")
 	}
 	if err := l.Unlock(); err != nil {

@@ -60,7 +60,7 @@ func restoreInPlace(c *cli.Context, chosen chosenPoint) (err error) {
 	show := newPasses(c)
 	defer func() { show.close(err == nil) }()
 	result, err := inplace.Run(c.Context, inPlaceDeps(c, conn, chosen, limits), inplace.Request{
-		Domain: chosen.domain, At: chosen.at, Disks: c.StringSlice("disk"), Force: c.Bool("force"), StopTime: c.Duration("stop-time"), NoSave: c.Bool("no-save"), Exclusive: c.Bool("exclusive"),
+		Domain: chosen.domain, At: chosen.at, Disks: c.StringSlice("disk"), Force: c.Bool("force"), StopTime: c.Duration("stop-time"), NoSave: c.Bool("no-save"), Exclusive: c.Bool("exclusive"), Salvage: c.Bool("salvage"),
 		Confirm: func(o inplace.Overwrite) (bool, error) {
 			show.close(true)
 			return confirm(o)
@@ -72,6 +72,9 @@ func restoreInPlace(c *cli.Context, chosen chosenPoint) (err error) {
 	}
 	show.close(true)
 	printed := printDone(c, result, func(w io.Writer) error { return view.RestoredInPlace(w, result) })
+	if err := lostParts(chosen, result.Lost); err != nil {
+		return err
+	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 

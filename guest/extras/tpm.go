@@ -91,6 +91,10 @@ func (t *taker) stillOff() error {
 	return err
 }
 
+// Pack returns the archive of the state of a TPM in a directory, as a point has it: the same files
+// make the same archive.
+func Pack(dir string) ([]byte, error) { return pack(dir) }
+
 // packSteady packs a directory that does not change meanwhile.
 func packSteady(dir string) (manifest.Extra, []byte, error) {
 	e := manifest.Extra{Kind: manifest.ExtraTPM, File: "tpm.tar", Path: dir, Format: "tar"}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/flatten"
 	"github.com/virtbackup/virtbackup/internal/bitset"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
@@ -33,6 +34,9 @@ func (r *run) compare(ctx context.Context) error {
 
 func (r *run) compareDisk(ctx context.Context, d *disk, points []manifest.Manifest) error {
 	known, err := r.byBitmap(ctx, d, points)
+	if r.Salvage && fail.Is(err, fail.Damaged) {
+		known, err, d.differs = false, nil, bitset.Set{}
+	}
 	if err != nil {
 		return err
 	}

@@ -11,7 +11,17 @@ import (
 
 // changeDomain changes what of the domain goes with its disks. Until the first MiB is written,
 // the domain does not boot.
-func (r *run) changeDomain(context.Context) error {
+func (r *run) changeDomain(ctx context.Context) error {
+	active, err := r.domain.Active()
+	if err == nil && active {
+		err = fmt.Errorf("it was started while its disks were written to")
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.putExtras(ctx); err != nil {
+		return err
+	}
 	doc, err := r.power.DefinitionXML()
 	if err != nil {
 		return err

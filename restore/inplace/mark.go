@@ -2,15 +2,21 @@ package inplace
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
-// markName is the mark in the domain's directory that tells of a restore in place.
-const markName = "in-place"
+// The marks in the domain's directory that tell of a restore in place: of one that has not written
+// to the disks yet, and of one that may have.
+const (
+	markBegun   = "in-place-begun"
+	markWriting = repository.MarkHalfRestored
+)
 
 // mark is what a restore leaves for the next one, in case it is killed.
 type mark struct {
@@ -21,8 +27,8 @@ type mark struct {
 	// Next is the number that the point of the present state has.
 	Next  int    `json:"next"`
 	Saved string `json:"saved,omitempty"`
-	// Writing: the disks may be written to already, and hold a mixture.
-	Writing bool `json:"writing,omitempty"`
+	// Writing: the disks may be written to already, and hold a mixture. The mark's name says so.
+	Writing bool `json:"-"`
 	// Autostart: libvirt started the domain with the host before it was switched off.
 	Autostart bool `json:"autostart,omitempty"`
 	// Dir is where the sockets are.
@@ -33,13 +39,17 @@ type mark struct {
 // readMark returns what a killed restore has left. One that cannot be read stands for a
 // restore that was writing.
 func (r *run) readMark() (m mark, ok bool, err error) {
-	data, ok, err := r.lock.Mark(markName)
-	if err != nil || !ok {
+	data, writing, err := r.lock.Mark(markWriting)
+	if err == nil && !writing {
+		data, ok, err = r.lock.Mark(markBegun)
+	}
+	if err != nil || !ok && !writing {
 		return mark{}, false, err
 	}
-	if json.Unmarshal(data, &m) != nil || m.Point == "" {
-		return mark{Writing: true}, true, nil
+	if json.Unmarshal(data, &m) != nil {
+		m = mark{}
 	}
+	m.Writing = writing
 	return m, true, nil
 }
 
@@ -48,7 +58,15 @@ func (r *run) setMark() error {
 	if err != nil {
 		return err
 	}
-	return r.lock.SetMark(markName, data)
+	if !r.mark.Writing {
+		return r.lock.SetMark(markBegun, data)
+	}
+	return errors.Join(r.lock.SetDurableMark(markWriting, data), r.lock.ClearMark(markBegun))
+}
+
+// clearMark forgets the restore: it is done, or has changed nothing.
+func (r *run) clearMark() error {
+	return errors.Join(r.lock.ClearMark(markBegun), r.lock.ClearMark(markWriting))
 }
 
 // choose finds the point. A killed restore that was asked for the same goes on with the point

@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore/reading"
 )
 
 // DefaultStopTime is how long a guest may take to shut down.
@@ -60,6 +61,8 @@ type Request struct {
 	StopTime time.Duration
 	// Exclusive: no other host uses the block devices and network file systems of this one.
 	Exclusive bool
+	// Salvage restores what can be restored of a damaged point: what is unknown is zeros then.
+	Salvage bool
 	// NoSave makes no point of the present state.
 	NoSave bool
 	// Confirm is asked before anything is changed, a point of the present state aside. nil is
@@ -104,8 +107,13 @@ type Overwrite struct {
 	Domain string
 	Point  manifest.Manifest
 	Disks  []Disk
+	// Extras are the paths of other files that are overwritten: UEFI variables and the like.
+	Extras []string
 	// LeftAlone are the domain's other disks, which stay as they are.
 	LeftAlone []string
+	// Lost are the parts of the disks that will be zeros, because what they were is lost: only
+	// with Request.Salvage.
+	Lost []reading.Lost
 	// Saved is the point of the present state; nil if there is none.
 	Saved *manifest.Manifest
 	// Newest is the newest point: without Saved, what was written since is lost.
@@ -155,6 +163,8 @@ type Result struct {
 	Resumed   bool      `json:"resumed,omitempty"`
 	Seconds   float64   `json:"seconds"`
 
-	Notes    []string `json:"notes,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
+	// Lost are the parts that are zeros now: only with Request.Salvage.
+	Lost     []reading.Lost `json:"lost,omitempty"`
+	Notes    []string       `json:"notes,omitempty"`
+	Warnings []string       `json:"warnings,omitempty"`
 }

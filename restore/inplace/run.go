@@ -31,6 +31,7 @@ type run struct {
 	saved  *manifest.Manifest
 
 	disks     []*disk
+	extras    []extra
 	described xml.Domain // as it will start next time
 	point     *reading.Point
 	asked     bool // and was told yes
@@ -151,11 +152,7 @@ func (r *run) restore(ctx context.Context) (err error) {
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}
-	var targets []string
-	for _, d := range r.disks {
-		targets = append(targets, d.Target)
-	}
-	if r.point, err = reading.Open(r.Repository, r.Domain, r.chosen.ID, targets, reading.Options{Limits: r.Limits, Log: r.Log}); err != nil {
+	if r.point, err = reading.Open(r.Repository, r.Domain, r.chosen.ID, r.Disks, reading.Options{Limits: r.Limits, Log: r.Log, Salvage: r.Salvage}); err != nil {
 		return err
 	}
 	if err := r.makeDir(); err != nil {
@@ -167,6 +164,9 @@ func (r *run) restore(ctx context.Context) (err error) {
 	}
 	if err := r.compare(ctx); err != nil {
 		return r.point.Explain(err)
+	}
+	if err := r.compareExtras(ctx); err != nil {
+		return err
 	}
 	if !r.differs() {
 		r.report()
@@ -184,7 +184,7 @@ func (r *run) restore(ctx context.Context) (err error) {
 
 // differs tells whether there is anything to do.
 func (r *run) differs() bool {
-	return r.result.Resumed || len(r.toWrite()) > 0
+	return r.result.Resumed || len(r.toWrite()) > 0 || len(r.extras) > 0
 }
 
 // report fills in the result.
@@ -194,6 +194,7 @@ func (r *run) report() {
 	}
 	r.result.Domain, r.result.Point, r.result.Time = r.Domain, r.chosen.ID, r.chosen.Time
 	r.result.LeftAlone = r.leftAlone()
+	r.result.Lost = r.point.Lost()
 	r.result.Warnings = append(r.result.Warnings, r.point.Warnings()...)
 }
 
@@ -227,6 +228,12 @@ func (r *run) ask(stops bool) error {
 	}
 	if r.asked {
 		return nil
+	}
+	if r.point != nil {
+		o.Lost = r.point.Lost()
+	}
+	for _, e := range r.extras {
+		o.Extras = append(o.Extras, e.path)
 	}
 	var err error
 	if o.Newest, err = r.Repository.Find(r.Domain, manifest.Latest); err != nil && !fail.Is(err, fail.Damaged) {

@@ -93,7 +93,7 @@ func (r *run) abandon() error {
 	if r.mark.Writing {
 		return r.endWriting(context.Background())
 	}
-	return r.lock.ClearMark(markName)
+	return r.clearMark()
 }
 
 // discardSave discards the memory of a domain that was saved. From now on there is no way
@@ -113,7 +113,7 @@ func (r *run) endWriting(context.Context) error {
 			return err
 		}
 	}
-	return r.lock.ClearMark(markName)
+	return r.clearMark()
 }
 
 // zeroHead overwrites the first MiB, as far as the disk has it, with zeros. They are written,

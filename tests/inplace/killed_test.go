@@ -127,6 +127,9 @@ func TestHalfRestored(t *testing.T) {
 		if strings.Contains(testdomain.Virsh(t, "dominfo", s.Name), "Autostart:      enable") {
 			t.Errorf("%s: autostart is on", point)
 		}
+		if r := s.Program.Must(t, []int{3}, "copy", s.Name); !strings.Contains(r.Stderr, "virtbackup restore "+s.Name+"@check1 --in-place finishes it") {
+			t.Errorf("%s: a backup does not warn of the mixture", point)
+		}
 		r := resultOf(t, s.Program.Must(t, []int{0, 3}, append([]string{"--json"}, args...)...))
 		if !r.Resumed {
 			t.Errorf("%s: it does not say that it goes on: %+v", point, r)

@@ -1,6 +1,8 @@
 package inplace
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/virtbackup/virtbackup/restore/inplace"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -35,7 +38,7 @@ func rejects(t *testing.T, s *testsite.Site, want testsite.Rejection, args ...st
 	if after := digests(t, s.Dir, s.Repo); !maps.Equal(before, after) {
 		t.Errorf("%v: files were changed: before %v, after %v", args, before, after)
 	}
-	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".mark-in-place")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(s.Repo, s.Name, ".mark-in-place*")); len(left) > 0 {
 		t.Errorf("%v: the mark is left", args)
 	}
 }
@@ -164,8 +167,50 @@ func TestDamage(t *testing.T) {
 				} else {
 					t.Errorf("exit %d", r.Code)
 				}
+				if r.Code == 5 {
+					salvaged(t, s, id)
+				}
 				testsite.Flip(t, image, offset)
 			}
+		}
+	}
+}
+
+// salvaged restores a damaged point with --salvage: what it says is lost is zeros, or is what it
+// was, and all else is right.
+func salvaged(t *testing.T, s *testsite.Site, id string) {
+	t.Helper()
+	saved := savedDisks(t, s)
+	defer saved.back(t)
+	r := s.Program.Must(t, []int{5}, "--json", "restore", s.Name+"@"+id, "--in-place", "--yes", "--no-save", "--salvage")
+	var result inplace.Result
+	if err := json.NewDecoder(strings.NewReader(r.Stdout)).Decode(&result); err != nil || len(result.Lost) == 0 {
+		t.Fatalf("%v: %+v", err, result)
+	}
+	for _, d := range s.Disks {
+		raw := filepath.Join(testdomain.TempDir(t), "raw")
+		testdomain.Tool(t, "qemu-img", "convert", "-f", d.Format, "-O", "raw", d.Source, raw)
+		got, err := os.ReadFile(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(pointOf(t, s, id).Truth[d.Target])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, lost := range result.Lost {
+			if lost.Disk != d.Target {
+				continue
+			}
+			part := got[lost.Offset : lost.Offset+lost.Length]
+			if len(bytes.Trim(part, "\x00")) > 0 && !bytes.Equal(part, want[lost.Offset:lost.Offset+lost.Length]) {
+				t.Errorf("disk %s: what is lost at %d is neither zeros nor what it was", d.Target, lost.Offset)
+			}
+			clear(part)
+			clear(want[lost.Offset : lost.Offset+lost.Length])
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("disk %s differs where nothing is lost", d.Target)
 		}
 	}
 }

@@ -19,6 +19,9 @@ func Overwrite(w io.Writer, o inplace.Overwrite) error {
 	if err := inPlaceGrid(o.Disks, !o.Stops).Print(w, "  "); err != nil {
 		return err
 	}
+	if err := lost(w, o.Lost); err != nil {
+		return err
+	}
 	for _, line := range overwriteLines(o) {
 		if _, err := fmt.Fprintf(w, "  %s\n", line); err != nil {
 			return err
@@ -46,6 +49,9 @@ func overwriteLines(o inplace.Overwrite) (lines []string) {
 	default:
 		lines = append(lines, fmt.Sprintf("the present state is not kept: what was written since %s, taken %s, is lost", o.Newest.ID, manifest.TimeText(o.Newest.Time)))
 	}
+	for _, path := range o.Extras {
+		lines = append(lines, "overwritten, too: "+path)
+	}
 	if len(o.LeftAlone) > 0 {
 		lines = append(lines, "left as they are: "+strings.Join(o.LeftAlone, ", "))
 	}
@@ -64,6 +70,9 @@ func RestoredInPlace(w io.Writer, r inplace.Result) error {
 		return err
 	}
 	if err := inPlaceGrid(r.Disks, true).Print(w, "  "); err != nil {
+		return err
+	}
+	if err := lost(w, r.Lost); err != nil {
 		return err
 	}
 	if r.Saved != "" {

@@ -24,6 +24,22 @@ func (c *Conn) DomainCapabilities(emulator, arch, machine, virtType string) (doc
 	return doc, about(err, "ask libvirt what a domain of type %s can have (machine %s)", virtType, machine)
 }
 
+// TryStart has libvirt make the command line that it would start a domain with, without starting or preparing anything
+// (virConnectDomainXMLToNative). Its images need not be there. The error is why libvirt would not start it: ErrUnsupported if
+// it would not even define it. It may be about something that a real start prepares first.
+func (c *Conn) TryStart(doc string) error {
+	err := c.withRetry(func(conn *libvirt.Connect) error {
+		_, err := conn.DomainXMLToNative("qemu-argv", doc, 0)
+		return err
+	})
+	for _, code := range []libvirt.ErrorNumber{libvirt.ERR_CONFIG_UNSUPPORTED, libvirt.ERR_XML_ERROR, libvirt.ERR_XML_DETAIL} {
+		if hasCode(err, code) {
+			err = withKind(err, ErrUnsupported)
+		}
+	}
+	return err
+}
+
 // CompareCPU says whether the host can run a guest with the processor of a <cpu> element under KVM
 // (virConnectCompareHypervisorCPU). Where it cannot, missing is what libvirt says that it lacks, "" where it does not say.
 func (c *Conn) CompareCPU(emulator, arch, machine, cpu string) (runs bool, missing string, err error) {

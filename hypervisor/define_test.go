@@ -102,6 +102,22 @@ func TestAbilities(t *testing.T) {
 	}
 }
 
+func TestTryStart(t *testing.T) {
+	conn := connect(t)
+	doc, _ := newDefinition(t, conn)
+	if err := conn.TryStart(strings.Replace(doc, "</domain>", "<devices><disk type='file'><source file='/none'/><target dev='vda'/></disk></devices></domain>", 1)); err != nil {
+		t.Error(err)
+	}
+	for what, unsupported := range map[string]bool{
+		"<launchSecurity type='sev'><policy>0x0003</policy></launchSecurity>": true,
+		"<devices><disk type='network'><source protocol='iscsi' name='a/1'><host name='h'/><auth username='u'><secret type='iscsi' usage='vbtest-none'/></auth></source><target dev='vda'/></disk></devices>": false,
+	} {
+		if err := conn.TryStart(strings.Replace(doc, "</domain>", what+"</domain>", 1)); err == nil || errors.Is(err, ErrUnsupported) != unsupported {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
 func TestCompareCPU(t *testing.T) {
 	conn := connect(t)
 	if _, err := conn.DomainCapabilities("", "x86_64", "pc", "kvm"); err != nil {

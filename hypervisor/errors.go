@@ -37,6 +37,7 @@ var (
 	ErrScratch                = errors.New("the scratch file cannot be created")
 	ErrBitmap                 = errors.New("a disk cannot have the checkpoint's bitmap")
 	ErrMayLackBitmap          = errors.New("an image may lack the checkpoint's bitmap")
+	ErrUnsupported            = errors.New("libvirt cannot run the domain")
 	ErrSchema                 = errors.New("the XML does not conform to libvirt's schema")
 )
 

@@ -55,7 +55,10 @@ func (d *definer) check() error {
 	if err != nil {
 		return err
 	}
-	lacks = append(lacks, missing...)
+	lacks = append(lacks, missing.Lacks...)
+	for _, doubt := range missing.Doubts {
+		d.warn("libvirt may not start the domain on this host: %s", doubt)
+	}
 	if d.owner, err = d.findOwner(); err != nil {
 		return err
 	}

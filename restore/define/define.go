@@ -46,7 +46,7 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	if err := d.prepare(ctx); err != nil {
 		return Result{}, err
 	}
-	d.At, d.Also, d.DirMode, d.Defines = d.point.ID, d.extraNames(), dirMode, d.adapted.UUID
+	d.At, d.DirMode, d.Defines = d.point.ID, dirMode, d.adapted.UUID
 	d.Finish, d.Undo = d.finish, d.undo
 	restored, err := restore.Run(ctx, repo, d.Request.Request)
 	if err != nil {
@@ -103,8 +103,9 @@ func (d *definer) adaptation() adapt.Request {
 		request.Disks = append(request.Disks, adapt.Disk{Target: disk.Target, Image: path, Format: string(format)})
 	}
 	_, request.TPM = d.tpm()
-	for _, e := range d.files() {
+	for _, e := range d.point.Extras {
 		switch {
+		case isTPM(e): // not a file of the domain's
 		case e.Kind == manifest.ExtraNVRAM && e.Format != varStore:
 			request.NVRAM = adapt.File{Path: d.inDir(e), Format: e.Format}
 		case e.Path != "":
@@ -122,9 +123,6 @@ func exists(path string) bool {
 
 // finish makes a domain of the images that were restored.
 func (d *definer) finish(ctx context.Context, restored *restore.Result) error {
-	if err := d.putFiles(ctx); err != nil {
-		return err
-	}
 	if err := d.giveToQEMU(restored); err != nil {
 		return err
 	}
@@ -137,7 +135,7 @@ func (d *definer) finish(ctx context.Context, restored *restore.Result) error {
 	if err := fault.Point("define: domain defined"); err != nil {
 		return err
 	}
-	if err := d.putTPM(ctx); err != nil {
+	if err := d.putTPM(ctx, restored); err != nil {
 		return err
 	}
 	return d.autostart()

@@ -7,11 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
-	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
@@ -58,45 +58,36 @@ func want(t *testing.T, path, content string) {
 	}
 }
 
-// Files are put beside the images, with their modes and the time of the point, for QEMU's user.
-func TestPutFiles(t *testing.T) {
-	d := newDefiner(t, map[string][]byte{"nvram.fd": []byte("vars"), "kernel": []byte("k"), "new": nil},
-		manifest.Extra{Kind: manifest.ExtraNVRAM, File: "nvram.fd", Format: "raw", Mode: "0600"},
+// The XML is to refer to the restored files, by what they were; QEMU's user gets them, with
+// the modes that they had.
+func TestFiles(t *testing.T) {
+	d := newDefiner(t, nil,
+		manifest.Extra{Kind: manifest.ExtraNVRAM, File: "nvram.fd", Format: "qcow2", Path: "/n", Mode: "0600"},
 		manifest.Extra{Kind: manifest.ExtraKernel, File: "kernel", Path: "/boot/k", Mode: "0644"},
-		manifest.Extra{Kind: "of-the-future", File: "new"})
+		manifest.Extra{Kind: manifest.ExtraTPM, File: "tpm", Path: "/srv/tpm"},
+		manifest.Extra{Kind: manifest.ExtraInitrd, File: "initrd"})
+	request := d.adaptation()
+	if request.NVRAM != (adapt.File{Path: filepath.Join(d.Dir, "nvram.fd"), Format: "qcow2"}) || request.TPM || len(request.Files) != 2 ||
+		request.Files["/boot/k"] != filepath.Join(d.Dir, "kernel") || request.Files["/srv/tpm"] != filepath.Join(d.Dir, "tpm") {
+		t.Errorf("the XML is to refer to %+v", request)
+	}
+	restored := &restore.Result{Disks: []restore.Disk{{Image: filepath.Join(d.Dir, "vda.raw")}}}
+	write(t, restored.Disks[0].Image, "")
+	for _, e := range d.point.Extras[:2] {
+		write(t, d.inDir(e), "")
+		restored.Extras = append(restored.Extras, restore.Extra{Extra: e, Restored: d.inDir(e)})
+	}
 	if os.Geteuid() == 0 {
 		d.owner = &owner{uid: 12345, gid: 12346}
 	}
-	if err := d.putFiles(t.Context()); err != nil {
+	if err := d.giveToQEMU(restored); err != nil {
 		t.Fatal(err)
 	}
-	want(t, filepath.Join(d.Dir, "nvram.fd"), "vars")
-	want(t, filepath.Join(d.Dir, "kernel"), "k")
-	if entries, _ := os.ReadDir(d.Dir); len(entries) != 2 || len(d.result.Files) != 2 {
-		t.Errorf("made %v, told of %v", entries, d.result.Files)
-	}
-	info, err := os.Stat(filepath.Join(d.Dir, "kernel"))
-	if err != nil || info.Mode().Perm() != 0o644 || !info.ModTime().Equal(d.point.Time) {
-		t.Errorf("%v %v %v", info.Mode(), info.ModTime(), err)
-	}
-	request := d.adaptation()
-	if request.NVRAM.Path != filepath.Join(d.Dir, "nvram.fd") || request.Files["/boot/k"] != filepath.Join(d.Dir, "kernel") || len(request.Files) != 1 || request.TPM {
-		t.Errorf("the XML is to refer to %+v", request)
-	}
-	if got := strings.Join(d.extraNames(), " "); got != "nvram.fd nvram.fd.partial kernel kernel.partial" {
-		t.Errorf("names %s", got)
-	}
-}
-
-// A damaged file fails the restore.
-func TestPutDamagedFile(t *testing.T) {
-	d := newDefiner(t, map[string][]byte{"kernel": []byte("k")}, manifest.Extra{Kind: manifest.ExtraKernel, File: "kernel", Path: "/boot/k"})
-	write(t, filepath.Join(d.repo.PointDir("vm1", "check1"), "kernel"), "x")
-	if err := d.putFiles(t.Context()); !fail.Is(err, fail.Damaged) {
-		t.Errorf("got %v", err)
-	}
-	if _, err := os.Stat(filepath.Join(d.Dir, "kernel")); err == nil {
-		t.Error("the damaged file has its name")
+	for name, mode := range map[string]os.FileMode{"vda.raw": 0o600, "nvram.fd": 0o600, "kernel": 0o644} {
+		info, err := os.Stat(filepath.Join(d.Dir, name))
+		if err != nil || info.Mode().Perm() != mode || d.owner != nil && info.Sys().(*syscall.Stat_t).Uid != 12345 {
+			t.Errorf("%s: %v %v %v", name, info.Mode(), info.Sys(), err)
+		}
 	}
 }
 
@@ -118,15 +109,21 @@ func TestTPM(t *testing.T) {
 	const file = "tpm2-00.permall"
 	for path, name := range map[string]string{"/var/lib/libvirt/swtpm/x/tpm2": "tpm2", "/var/lib/libvirt/swtpm/x/tpm1.2": "tpm1.2", "/srv/tpm": "tpm2"} {
 		d := newDefiner(t, map[string][]byte{"tpm.tar": archiveOf(t, file, "of the point")}, manifest.Extra{Kind: manifest.ExtraTPM, File: "tpm.tar", Path: path, Format: "tar"})
-		if !d.adaptation().TPM || len(d.files()) != 0 {
-			t.Error("the state of the TPM is a file beside the images")
+		if request := d.adaptation(); !request.TPM || len(request.Files) > 0 {
+			t.Errorf("the XML is to refer to %+v", request)
 		}
+		write(t, filepath.Join(d.Dir, "tpm.tar"), "")
+		restored := &restore.Result{Extras: []restore.Extra{{Extra: d.point.Extras[0]}, {}}}
 		state := filepath.Join(d.tpmDir, uuidOfPoint, name, file)
 		write(t, state, "of now")
-		if err := d.putTPM(t.Context()); err != nil {
+		if err := d.putTPM(t.Context(), restored); err != nil {
 			t.Fatal(err)
 		}
 		want(t, state, "of the point")
+		want(t, filepath.Join(d.Dir, "tpm.tar"), "")
+		if len(restored.Extras) != 1 {
+			t.Errorf("restored besides: %+v", restored.Extras)
+		}
 		want(t, filepath.Join(d.aside, name, file), "of now")
 		if len(d.result.Changes) != 1 || !strings.Contains(d.result.Changes[0], d.aside) {
 			t.Errorf("told %q", d.result.Changes)

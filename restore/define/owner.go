@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/xml/edit"
 )
 
@@ -101,18 +100,10 @@ func (o *owner) canEnter(dir string) bool {
 	return !refused
 }
 
-// giveToQEMU makes QEMU's user the owner of the images. libvirt does so when the domain
-// starts, unless qemu.conf says otherwise (dynamic_ownership).
-func (d *definer) giveToQEMU(restored *restore.Result) error {
-	if d.owner == nil {
+// give makes the user the owner of a file; nil changes nothing.
+func (o *owner) give(path string) error {
+	if o == nil {
 		return nil
 	}
-	for _, disk := range restored.Disks {
-		if err := d.owner.give(disk.Image); err != nil {
-			return err
-		}
-	}
-	return nil
+	return os.Lchown(path, o.uid, o.gid)
 }
-
-func (o *owner) give(path string) error { return os.Lchown(path, o.uid, o.gid) }

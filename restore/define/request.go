@@ -24,8 +24,8 @@ type Host interface {
 	Define(doc string, validate bool) (*hypervisor.Domain, error)
 }
 
-// Request is what to restore, and to which domain. Its Finish, Undo, Also, Defines and
-// DirMode are set by Run; all disks of the point are restored.
+// Request is what to restore, and to which domain. Its Finish, Undo, Defines and DirMode
+// are set by Run; all disks of the point are restored.
 type Request struct {
 	restore.Request
 	// Name makes it another domain than the one that the point is of, with a UUID and MAC
@@ -43,8 +43,7 @@ type Result struct {
 	// Changes are sentences for people: what is not as in the point's XML, and what was kept
 	// and may need a look.
 	Changes   []string `json:"changes"`
-	Files     []string `json:"files,omitempty"` // paths of restored files that are not images
-	Autostart bool     `json:"autostart"`       // libvirt starts it with the host
+	Autostart bool     `json:"autostart"` // libvirt starts it with the host
 	Started   bool     `json:"started"`
 }
 

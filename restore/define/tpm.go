@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/virtbackup/virtbackup/guest/extras"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/pointfile"
+	"github.com/virtbackup/virtbackup/restore"
 )
 
 // swtpmDir is where libvirt keeps the state of emulated TPMs (swtpmStorageDir in qemu_conf.c),
@@ -22,20 +24,24 @@ const swtpmDir = "/var/lib/libvirt/swtpm"
 
 // tpm is the extra with the state of the TPM, if the point has one that libvirt keeps.
 func (d *definer) tpm() (manifest.Extra, bool) {
-	for _, e := range d.point.ExtrasOf(manifest.ExtraTPM) {
-		if e.Format == "tar" {
-			return e, true
-		}
+	i := slices.IndexFunc(d.point.Extras, isTPM)
+	if i < 0 {
+		return manifest.Extra{}, false
 	}
-	return manifest.Extra{}, false
+	return d.point.Extras[i], true
 }
+
+// isTPM says whether an extra is the state of a TPM that libvirt keeps; it keeps no other
+// form of it.
+func isTPM(e manifest.Extra) bool { return e.Kind == manifest.ExtraTPM && e.Format == "tar" }
 
 // tpmOf is the directory with the state of a domain's TPM.
 func (d *definer) tpmOf(uuid string) string { return filepath.Join(d.tpmDir, uuid) }
 
-// putTPM puts the state of the TPM where libvirt keeps it. A state that is there, of the
+// putTPM puts the state of the TPM where libvirt keeps it, and no longer beside the images. A
+// state that is there, of the
 // domain that the point is of, gets another name.
-func (d *definer) putTPM(ctx context.Context) error {
+func (d *definer) putTPM(ctx context.Context, restored *restore.Result) error {
 	e, has := d.tpm()
 	if !has {
 		return nil
@@ -59,8 +65,11 @@ func (d *definer) putTPM(ctx context.Context) error {
 	if err := os.Mkdir(state, 0o700); err != nil {
 		return err
 	}
-	_, err := extras.Unpack(&archive, state)
-	return errors.Join(err, localfile.SyncDir(dir), localfile.SyncDir(d.tpmDir))
+	if _, err := extras.Unpack(&archive, state); err != nil {
+		return err
+	}
+	restored.Extras = slices.DeleteFunc(restored.Extras, func(r restore.Extra) bool { return isTPM(r.Extra) })
+	return errors.Join(localfile.SyncDir(dir), localfile.SyncDir(d.tpmDir), os.Remove(d.inDir(e)))
 }
 
 // stateName is the directory of the state below that of the UUID: by the version of the TPM,

@@ -21,17 +21,17 @@ func (c *checker) platform() (emulator, arch, machine, virtType string) {
 func (c *checker) machine(capabilities *edit.Element) bool {
 	emulator, arch, machine, virtType := c.platform()
 	guest := guestOf(capabilities, arch)
-	before := len(c.lacks)
+	before := len(c.found.Lacks)
 	c.file(emulator, "the emulator", "install QEMU for "+cmp.Or(arch, "the domain's architecture")+" (Debian: qemu-system-"+packageOf(arch)+"; Fedora and RHEL have it at another path, /usr/libexec/qemu-kvm or /usr/bin/qemu-system-"+arch+", which can be a symbolic link)")
 	switch {
 	case arch != "" && guest == nil:
 		c.lack("install QEMU for it (Debian: qemu-system-"+packageOf(arch)+"), and restart libvirtd", "no emulator here runs guests of the architecture %s", arch)
 	case virtType == "kvm" && guest != nil && !hasType(guest, "kvm"):
 		c.lack("enable virtualisation in the firmware of the host, or nested virtualisation in its hypervisor; ls -l /dev/kvm", "KVM is not available on this host, and the domain is of type kvm")
-	case machine != "" && guest != nil && len(c.lacks) == before:
+	case machine != "" && guest != nil && len(c.found.Lacks) == before:
 		c.machineType(guest, machine)
 	}
-	if len(c.lacks) > before {
+	if len(c.found.Lacks) > before {
 		return false
 	}
 	doc, err := c.host.DomainCapabilities(emulator, arch, machine, virtType)

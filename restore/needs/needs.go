@@ -3,6 +3,7 @@
 package needs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -18,12 +19,20 @@ type Host interface {
 	CompareCPU(emulator, arch, machine, cpu string) (runs bool, missing string, err error)
 	Network(name string) (hypervisor.Presence, error)
 	Volume(pool, name string) (found hypervisor.Presence, volume bool, err error)
+	TryStart(doc string) error
 }
 
 // Lack is something that the host lacks.
 type Lack struct {
 	What string // "the bridge br0 does not exist"
 	Hint string // what to do about it; "" where nothing is known
+}
+
+// Findings is what Of has found.
+type Findings struct {
+	Lacks []Lack
+	// Doubts is what libvirt says against starting the domain that may be no obstacle.
+	Doubts []string
 }
 
 // Options of Of.
@@ -42,24 +51,24 @@ type checker struct {
 	host    Host
 	domain  *edit.Element
 	support *edit.Element // <domainCapabilities>, nil where they are unknown
-	lacks   []Lack
+	found   Findings
 	seen    map[string]bool
 }
 
-// Of returns all that the host lacks for a domain, whose XML is given. An error is libvirt's,
+// Of finds all that the host lacks for a domain, whose XML is given. An error is libvirt's,
 // which then does not say what it can.
-func Of(doc string, host Host, o Options) ([]Lack, error) {
+func Of(doc string, host Host, o Options) (Findings, error) {
 	domain, err := edit.Parse(doc)
 	if err != nil {
-		return nil, err
+		return Findings{}, err
 	}
 	capabilities, err := host.Capabilities()
 	if err != nil {
-		return nil, err
+		return Findings{}, err
 	}
 	known, err := edit.Parse(capabilities)
 	if err != nil {
-		return nil, fmt.Errorf("capabilities of the host: %w", err)
+		return Findings{}, fmt.Errorf("capabilities of the host: %w", err)
 	}
 	c := &checker{Options: o, host: host, domain: domain.Root(), seen: map[string]bool{}}
 	if c.machine(known.Root()) {
@@ -69,13 +78,30 @@ func Of(doc string, host Host, o Options) ([]Lack, error) {
 	}
 	c.files()
 	if err := c.networks(); err != nil {
-		return nil, err
+		return Findings{}, err
 	}
 	if err := c.storage(); err != nil {
-		return nil, err
+		return Findings{}, err
 	}
 	c.devices()
-	return c.lacks, nil
+	c.tryStart(doc)
+	return c.found, nil
+}
+
+// tryStart asks libvirt itself, if nothing is known to be missing. What it would not define is
+// a lack. What it says besides may not be true: it prepares nothing.
+func (c *checker) tryStart(doc string) {
+	if len(c.found.Lacks) > 0 {
+		return
+	}
+	err := c.host.TryStart(doc)
+	switch {
+	case err == nil:
+	case errors.Is(err, hypervisor.ErrUnsupported):
+		c.lack("", "libvirt says: %v", err)
+	case len(c.all("hostdev")) == 0: // whose addresses are looked up at the start
+		c.found.Doubts = append(c.found.Doubts, err.Error())
+	}
 }
 
 // lack adds what is missing, once.
@@ -83,7 +109,7 @@ func (c *checker) lack(hint, format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
 	if !c.seen[what] {
 		c.seen[what] = true
-		c.lacks = append(c.lacks, Lack{what, hint})
+		c.found.Lacks = append(c.found.Lacks, Lack{what, hint})
 	}
 }
 

@@ -49,6 +49,16 @@ func (h host) Volume(pool, name string) (hypervisor.Presence, bool, error) {
 	return map[string]hypervisor.Presence{"default": hypervisor.Active, "off": hypervisor.Inactive}[pool], name == "v", h.broken
 }
 
+func (h host) TryStart(doc string) error {
+	switch {
+	case strings.Contains(doc, "<odd"):
+		return fmt.Errorf("odd: %w", hypervisor.ErrUnsupported)
+	case strings.Contains(doc, "<doubtful"):
+		return errors.New("doubtful")
+	}
+	return nil
+}
+
 // root makes the files of a host.
 func root(t *testing.T) string {
 	t.Helper()
@@ -131,9 +141,10 @@ func TestLacks(t *testing.T) {
 		"[<hostdev type='mdev'><source><address uuid='u1'/></source></hostdev>]":                                            "",
 		"[<hostdev type='mdev'><source><address uuid='u2'/></source></hostdev>]":                                            "mediated device u2",
 
-		"[<graphics type='spice'/>]":                              "graphics of type spice / vnc instead",
-		"[<graphics type='vnc'/>]":                                "",
-		"[<tpm model='tpm-crb'><backend type='emulator'/></tpm>]": "tpm of type tpm-crb; tpm/backend of type emulator / swtpm",
+		"<odd/>":                     "libvirt says: odd",
+		"[<graphics type='spice'/>]": "graphics of type spice / vnc instead",
+		"[<graphics type='vnc'/>]":   "",
+		"[<tpm model='tpm-crb'><backend type='emulator'/></tpm>]":                                       "tpm of type tpm-crb; tpm/backend of type emulator / swtpm",
 		"[<tpm model='tpm-tis'><backend type='passthrough'><device path='/dev/tpm0'/></backend></tpm>]": "the TPM /dev/tpm0 does not exist",
 		"[<filesystem><source dir='/srv/none'/></filesystem>]":                                          "shared directory /srv/none / mkdir -p",
 		"[<memory model='nvdimm'><source><path>/nv</path></source></memory>]":                           "memory device /nv",
@@ -141,10 +152,11 @@ func TestLacks(t *testing.T) {
 		"[<serial type='unix'><source path='/restored/" + strings.Repeat("x", 100) + "'/></serial>]":    "more than 107 bytes / shorter",
 	} {
 		t.Run(what, func(t *testing.T) {
-			got, err := Of(domainWith(what), host{}, Options{Dir: "/restored", Start: true, Root: at})
-			if err != nil {
-				t.Fatal(err)
+			found, err := Of(domainWith(what), host{}, Options{Dir: "/restored", Start: true, Root: at})
+			if err != nil || len(found.Doubts) > 0 {
+				t.Fatal(err, found.Doubts)
 			}
+			got := found.Lacks
 			var parts []string
 			if want != "" {
 				parts = strings.Split(want, "; ")
@@ -193,11 +205,22 @@ func domainWith(what string) string {
 
 // All that is missing is told at once, each thing once.
 func TestAllAtOnce(t *testing.T) {
-	got, err := Of(domainWith("[<interface type='bridge'><source bridge='br1'/></interface><interface type='bridge'><source bridge='br1'/></interface>"+
+	found, err := Of(domainWith("[<interface type='bridge'><source bridge='br1'/></interface><interface type='bridge'><source bridge='br1'/></interface>"+
 		"<interface type='network'><source network='off'/></interface><disk type='file'><source file='/none'/></disk><hostdev type='mdev'><source><address uuid='u2'/></source></hostdev>]"),
 		host{}, Options{Root: root(t)})
-	if err != nil || len(got) != 3 {
-		t.Errorf("got %q, %v", got, err)
+	if err != nil || len(found.Lacks) != 3 {
+		t.Errorf("got %q, %v", found, err)
+	}
+}
+
+// What libvirt says against a start may not be true: it is a doubt, and none where the domain
+// has devices of the host.
+func TestDoubts(t *testing.T) {
+	for what, want := range map[string]int{"<doubtful/>": 1, "[<doubtful/><hostdev/>]": 0} {
+		found, err := Of(domainWith(what), host{}, Options{Root: root(t)})
+		if err != nil || len(found.Lacks) > 0 || len(found.Doubts) != want {
+			t.Errorf("%s: %q, %v", what, found, err)
+		}
 	}
 }
 
@@ -243,7 +266,8 @@ func TestRealHost(t *testing.T) {
 		"[<interface type='bridge'><source bridge='vbtestnone'/></interface>]":    "bridge vbtestnone does not exist",
 		"[<graphics type='vnc'/>]":                                                "",
 	} {
-		got, err := Of(domainWith(what), conn, Options{})
+		found, err := Of(domainWith(what), conn, Options{})
+		got := found.Lacks
 		if err != nil || (want == "") != (len(got) == 0) || want != "" && !strings.Contains(got[0].What, want) {
 			t.Errorf("%s: got %q, %v, want %q", what, got, err, want)
 		}

@@ -127,6 +127,12 @@ func (d *Domain) Start() {
 	Virsh(d.t, "start", d.Name, "--paused")
 }
 
+// Other is a domain that exists already, such as one that was restored: its own test removes
+// it. dir is where its files are.
+func (d *Domain) Other(name, uuid, dir string) *Domain {
+	return &Domain{Name: name, UUID: uuid, Dir: dir, t: d.t}
+}
+
 // State is the first word of virsh domstate: running, paused, shut, …
 func (d *Domain) State() string {
 	d.t.Helper()

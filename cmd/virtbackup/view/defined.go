@@ -3,7 +3,6 @@ package view
 import (
 	"fmt"
 	"io"
-	"path/filepath"
 
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/restore/define"
@@ -12,14 +11,8 @@ import (
 // Defined prints what a restore wrote, which domain it defined, what is not as it was, and
 // what to do next.
 func Defined(w io.Writer, r define.Result) error {
-	restored := r.Result
-	if err := Restored(w, restored); err != nil {
+	if err := Restored(w, r.Result); err != nil {
 		return err
-	}
-	for _, file := range r.Files {
-		if _, err := fmt.Fprintf(w, "  also restored: %s\n", filepath.Base(file)); err != nil {
-			return err
-		}
 	}
 	state := "defined"
 	if r.Started {

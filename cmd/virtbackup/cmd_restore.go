@@ -41,7 +41,7 @@ func restoreFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
 		&cli.StringFlag{Name: "output", Category: ofImages, Usage: "write one disk (--disk) to `PLACE`: a new file, a block device, or -, standard output; the last two raw"},
-		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
+		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2, raw, or source: raw where the disk was raw, else qcow2"},
 		&cli.StringFlag{Name: "compress", Category: ofImages, Value: "none", Usage: "compress qcow2 images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
 		&cli.StringFlag{Name: "preallocation", Category: ofImages, Value: string(restore.PreallocateOff), Usage: "take the images' space now: `HOW` is off, metadata (qcow2), falloc, or full (written with zeros)"},
 		&cli.StringFlag{Name: "limit-rate", Category: ofLimits, Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},

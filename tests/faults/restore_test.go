@@ -83,6 +83,8 @@ func newRestored(t *testing.T, seed uint64) *restored {
 	u := newUnhosted(t, testdomain.TempDir(t), seed)
 	u.resize("vda", 6<<20+37*512)
 	u.resize("vdb", 3<<20)
+	// QEMU makes such an image.
+	u.sources = map[string]manifest.SourceOptions{"vdb": {Compat: "1.1", ClusterSize: 16 << 10, RefcountBits: 16, CompressionType: "zlib", LazyRefcounts: true, ExtendedL2: true}}
 	parent, kind := "", manifest.KindFull
 	for i, zstd := range []bool{false, true, false} {
 		u.change()

@@ -60,10 +60,16 @@ type chosenPoint struct {
 // restoreWay is a way to restore, and the option that asks for it.
 type restoreWay struct {
 	option string
+	others []string // options that it does not have, and others do
 	run    func(c *cli.Context, chosen chosenPoint) error
 }
 
-var restoreWays = []restoreWay{{"to", restoreTo}, {"in-place", restoreInPlace}, {"output", restoreOutput}}
+var (
+	optionsOfImages  = []string{"format", "compress", "preallocation", "salvage"}
+	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time"}
+
+	restoreWays = []restoreWay{{"to", optionsOfInPlace, restoreTo}, {"in-place", optionsOfImages, restoreInPlace}, {"output", optionsOfInPlace, restoreOutput}}
+)
 
 func restoreAction(c *cli.Context) error {
 	name, err := oneDomain(c)
@@ -94,7 +100,13 @@ func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error)
 		return nil, fail.Errorf(fail.Usage, "--to DIR, which takes the images", "--define needs --to")
 	case len(asked) == 0:
 		return nil, fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
-	case c.Bool("define"):
+	}
+	for _, other := range asked[0].others {
+		if c.IsSet(other) {
+			return nil, fail.Errorf(fail.Usage, "leave out one of them", "--%s and --%s exclude each other", asked[0].option, other)
+		}
+	}
+	if c.Bool("define") {
 		return restoreDefined, nil
 	}
 	return asked[0].run, nil

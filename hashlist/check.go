@@ -40,6 +40,9 @@ type CheckOptions struct {
 	// Progress, if set, is called with the number of bytes of every piece. Calls
 	// come from several goroutines.
 	Progress func(bytes int64)
+	// Wait, if set, is called before a piece of so many bytes is read, from several
+	// goroutines. Its error ends the check.
+	Wait func(ctx context.Context, bytes int) error
 }
 
 // PieceReader reads a file once in large pieces; directio.Reader is one.
@@ -84,6 +87,9 @@ func Check(ctx context.Context, image ImageFile, list ListFile, of List, o Check
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
 		c.options.Progress = func(int64) {}
+	}
+	if c.options.Wait == nil {
+		c.options.Wait = func(context.Context, int) error { return nil }
 	}
 	if c.options.Misread == nil {
 		c.options.Misread = func(string) {}
@@ -154,7 +160,9 @@ func (c *check) read(ctx context.Context) error {
 					return err
 				}
 				n := min(pieceLength, length-i*pieceLength)
-				c.readPiece(buf, i*pieceLength, n)
+				if err := c.readPiece(ctx, buf, i*pieceLength, n); err != nil {
+					return err
+				}
 				c.options.Progress(n)
 			}
 		})
@@ -164,7 +172,7 @@ func (c *check) read(ctx context.Context) error {
 
 // readPiece reads, hashes and compares one piece. buf is for O_DIRECT, so it is
 // filled beyond n where the file goes on.
-func (c *check) readPiece(buf []byte, offset, n int64) {
+func (c *check) readPiece(ctx context.Context, buf []byte, offset, n int64) error {
 	results := make([]rangeResult, (n+c.layout.unit-1)/c.layout.unit)
 	missing := 0
 	for i := range results {
@@ -173,6 +181,9 @@ func (c *check) readPiece(buf []byte, offset, n int64) {
 		}
 	}
 	if missing > 0 {
+		if err := c.options.Wait(ctx, int(n)); err != nil {
+			return err
+		}
 		c.readRanges(results, buf, offset, n)
 	}
 	c.mu.Lock()
@@ -181,7 +192,7 @@ func (c *check) readPiece(buf []byte, offset, n int64) {
 	for {
 		results, ok := c.pending[c.next]
 		if !ok {
-			return
+			return nil
 		}
 		delete(c.pending, c.next)
 		for i, result := range results {

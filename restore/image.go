@@ -26,6 +26,9 @@ func (r *restorer) restoreDisk(ctx context.Context, d *Disk) (err error) {
 		return err
 	}
 	defer closeImages()
+	if done, err := r.keepOptions(ctx, images, d); done || err != nil {
+		return err
+	}
 	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
 	if err != nil {
 		return err

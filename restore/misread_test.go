@@ -57,9 +57,15 @@ func chainOf(t testing.TB, n int, size int64, changed func(link int) []int64) (*
 // addPoint seals point number link+1 of a chain, with further files.
 func addPoint(t testing.TB, lock *repository.Lock, link int, size int64, offsets []int64, data []byte, extras ...manifest.Extra) {
 	t.Helper()
+	addPointFrom(t, lock, manifest.SourceOptions{}, link, size, offsets, data, extras...)
+}
+
+// addPointFrom is addPoint for a source with options.
+func addPointFrom(t testing.TB, lock *repository.Lock, source manifest.SourceOptions, link int, size int64, offsets []int64, data []byte, extras ...manifest.Extra) {
+	t.Helper()
 	id := func(link int) string { return "check" + itoa(link+1) }
 	m := testManifest(id(link))
-	disk := manifest.Disk{Target: "vda", Kind: manifest.KindFull, VirtualSize: size, DataBytes: int64(len(data))}
+	disk := manifest.Disk{Target: "vda", Kind: manifest.KindFull, VirtualSize: size, DataBytes: int64(len(data)), SourceOptions: source}
 	o := qcow2.Options{VirtualSize: size}
 	if link > 0 {
 		m.Kind, m.Parent, disk.Kind = manifest.KindInc, id(link-1), manifest.KindInc

@@ -17,7 +17,8 @@ import (
 // Format of the images that a restore makes.
 type Format string
 
-// The formats. Without preallocation both are sparse: what reads as zeros takes no space.
+// The formats. A qcow2 image has the options of the qcow2 image that the disk was, as far as the
+// point knows them. Without preallocation both are sparse: what reads as zeros takes no space.
 const (
 	QCOW2 Format = "qcow2"
 	Raw   Format = "raw"
@@ -103,7 +104,7 @@ type Request struct {
 func (r Request) validate() error {
 	switch {
 	case !slices.Contains([]Format{QCOW2, Raw, AsSource}, r.Format):
-		return fail.Errorf(fail.Usage, "--format qcow2 or --format raw", "unknown format %q", r.Format)
+		return fail.Errorf(fail.Usage, "--format qcow2, raw or source", "unknown format %q", r.Format)
 	case !slices.Contains([]Preallocation{PreallocateOff, PreallocateMetadata, PreallocateFalloc, PreallocateFull}, r.Preallocation):
 		return fail.Errorf(fail.Usage, "--preallocation off, metadata, falloc or full", "unknown preallocation %q", r.Preallocation)
 	case r.Zstd != 0 && r.Preallocation != PreallocateOff:

@@ -41,7 +41,7 @@ func restoreFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "to", Category: ofImages, Usage: "write the images to `DIR`, which is new or empty"},
 		&cli.StringFlag{Name: "output", Category: ofImages, Usage: "write one disk (--disk) to `PLACE`: a new file, a block device, or -, standard output; the last two raw"},
-		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2 or raw"},
+		&cli.StringFlag{Name: "format", Category: ofImages, Value: string(restore.QCOW2), Usage: "make images of `FORMAT` qcow2, raw, or source: raw where the disk was raw, else qcow2"},
 		&cli.StringFlag{Name: "compress", Category: ofImages, Value: "none", Usage: "compress qcow2 images: `HOW` is none, zstd, or zstd:LEVEL (1 fast to 19 small)"},
 		&cli.StringFlag{Name: "preallocation", Category: ofImages, Value: string(restore.PreallocateOff), Usage: "take the images' space now: `HOW` is off, metadata (qcow2), falloc, or full (written with zeros)"},
 		&cli.StringFlag{Name: "limit-rate", Category: ofLimits, Usage: "read at most `BYTES` a second over all disks: 800K, 200M, 1G (powers of 1024)"},
@@ -60,10 +60,16 @@ type chosenPoint struct {
 // restoreWay is a way to restore, and the option that asks for it.
 type restoreWay struct {
 	option string
+	others []string // options that it does not have, and others do
 	run    func(c *cli.Context, chosen chosenPoint) error
 }
 
-var restoreWays = []restoreWay{{"to", restoreTo}, {"in-place", restoreInPlace}, {"output", restoreOutput}}
+var (
+	optionsOfImages  = []string{"format", "compress", "preallocation", "salvage"}
+	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time"}
+
+	restoreWays = []restoreWay{{"to", optionsOfInPlace, restoreTo}, {"in-place", optionsOfImages, restoreInPlace}, {"output", optionsOfInPlace, restoreOutput}}
+)
 
 func restoreAction(c *cli.Context) error {
 	name, err := oneDomain(c)
@@ -94,7 +100,13 @@ func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error)
 		return nil, fail.Errorf(fail.Usage, "--to DIR, which takes the images", "--define needs --to")
 	case len(asked) == 0:
 		return nil, fail.Errorf(fail.Usage, "--to DIR", "no directory to restore to")
-	case c.Bool("define"):
+	}
+	for _, other := range asked[0].others {
+		if c.IsSet(other) {
+			return nil, fail.Errorf(fail.Usage, "leave out one of them", "--%s and --%s exclude each other", asked[0].option, other)
+		}
+	}
+	if c.Bool("define") {
 		return restoreDefined, nil
 	}
 	return asked[0].run, nil

@@ -40,5 +40,8 @@ func restoreDefined(c *cli.Context, chosen chosenPoint) (err error) {
 		return err
 	}
 	printed := printDone(c, result, func(w io.Writer) error { return view.Defined(w, result) })
+	if err := lostParts(chosen, result.Lost); err != nil {
+		return err
+	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }

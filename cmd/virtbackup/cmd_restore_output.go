@@ -81,6 +81,9 @@ func domainsWith(c *cli.Context, request restore.Request, path string) (users []
 	}
 	for _, name := range names {
 		used, err := hasDevice(conn, name, path)
+		if fail.Is(err, fail.NotFound) { // undefined meanwhile
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -95,9 +98,6 @@ func domainsWith(c *cli.Context, request restore.Request, path string) (users []
 // started.
 func hasDevice(conn *hypervisor.Conn, name, path string) (bool, error) {
 	domain, err := conn.Domain(name)
-	if fail.Is(err, fail.NotFound) { // undefined meanwhile
-		return false, nil
-	}
 	if err != nil {
 		return false, err
 	}

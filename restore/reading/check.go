@@ -60,7 +60,7 @@ func (p *Point) checkChain(ctx context.Context, chain []link) (found []damage.Pl
 		if err := fault.Point("restore: check image"); err != nil {
 			return nil, err
 		}
-		ofImage, err := diskimage.Check(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: p.Warn})
+		ofImage, err := diskimage.Check(ctx, link.Link, hashlist.CheckOptions{Proven: link.proven, Misread: p.Warn, Wait: p.Limits.WaitN})
 		if err != nil {
 			return nil, err
 		}

@@ -29,6 +29,8 @@ type unhosted struct {
 	*rand.Rand
 	disks map[string][]byte            // content now, by target
 	shown map[string]map[string][]byte // content of points, by id and target
+	// sources are the options of the images that disks are copied from, by target.
+	sources map[string]manifest.SourceOptions
 }
 
 const (
@@ -164,7 +166,7 @@ func (u *unhosted) seal(how made) (m manifest.Manifest, err error) {
 // that does not.
 func (u *unhosted) image(partial *repository.Partial, how made, target string) (d manifest.Disk, err error) {
 	data, base := u.disks[target], u.shown[how.parent][target]
-	d = manifest.Disk{Target: target, Kind: manifest.KindFull, VirtualSize: int64(len(data)), Source: "/none/" + target, SourceFormat: "qcow2"}
+	d = manifest.Disk{Target: target, Kind: manifest.KindFull, VirtualSize: int64(len(data)), Source: "/none/" + target, SourceFormat: "qcow2", SourceOptions: u.sources[target]}
 	options := qcow2.Options{VirtualSize: d.VirtualSize}
 	if how.zstd {
 		options.NewCompressor = func() qcow2.Compressor { return zstd.New(zstd.DefaultLevel) }

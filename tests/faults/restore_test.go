@@ -83,6 +83,8 @@ func newRestored(t *testing.T, seed uint64) *restored {
 	u := newUnhosted(t, testdomain.TempDir(t), seed)
 	u.resize("vda", 6<<20+37*512)
 	u.resize("vdb", 3<<20)
+	// QEMU makes such an image.
+	u.sources = map[string]manifest.SourceOptions{"vdb": {Compat: "1.1", ClusterSize: 16 << 10, RefcountBits: 16, CompressionType: "zlib", LazyRefcounts: true, ExtendedL2: true}}
 	parent, kind := "", manifest.KindFull
 	for i, zstd := range []bool{false, true, false} {
 		u.change()
@@ -240,7 +242,8 @@ func (r *restored) wantNothingMade(c restoreCell) {
 	hidden, _ := filepath.Glob(filepath.Dir(r.out) + "/.*")
 	in, _ := os.ReadDir(r.out)
 	// A directory that was there before stays, empty.
-	if all := append(left, hidden...); len(all) > 0 && !(c.before != "" && len(all) == 1 && len(in) == 0) {
+	// What a killed restore has left stays if not even that could be removed.
+	if all := append(left, hidden...); len(all) > 0 && !(c.before != "" && len(all) == 1 && len(in) == 0 || c.point == "restore: clear directory#1" && c.before != "") {
 		r.T.Errorf("%s: left %v %v", c, all, in)
 	}
 	// Once the head is there, all else is, and is durable.

@@ -135,9 +135,19 @@ func Run(ctx context.Context, deps Deps, request Request) (result Result, err er
 	start := time.Now()
 	r := &run{Request: request.withDefaults(), Deps: deps}
 	err = r.execute(ctx, steps)
+	if errors.Is(err, source.ErrStarted) && !r.left && ctx.Err() == nil {
+		r = r.again()
+		r.Log.Info(fmt.Sprintf("domain %s has been started meanwhile: backing it up while it runs", r.Domain))
+		err = r.execute(ctx, steps)
+	}
 	r.result.Point = r.point
 	r.result.Seconds = time.Since(start).Seconds()
 	return r.result, err
+}
+
+// again is the same run from its beginning, with what was said so far.
+func (r *run) again() *run {
+	return &run{Request: r.Request, Deps: r.Deps, result: Result{Recovered: r.result.Recovered, Notes: r.result.Notes, Warnings: r.result.Warnings}}
 }
 
 // execute does the steps, then runs the undos of those that it began, in reverse order.

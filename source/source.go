@@ -5,6 +5,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -131,6 +132,10 @@ type Export interface {
 	Measure(ctx context.Context, cluster int, moves func()) (nbdcopy.Measured, error)
 	Close()
 }
+
+// ErrStarted says that a domain that was shut off has been started before the instant of the
+// point: it has to be backed up as one that runs.
+var ErrStarted = errors.New("was started when it was to be backed up")
 
 // EndedError is why a run ended a copy that could have continued.
 type EndedError struct{ error }

@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest/shutoff"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
+	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/localimage"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -78,7 +79,7 @@ func (s *Source) look(ctx context.Context, targets []string) (seen xml.Domain, c
 func (s *Source) checkOff() error {
 	active, err := s.d.Domain.Active()
 	if err == nil && active {
-		err = s.changed("domain %s was started when it was to be backed up", s.name())
+		err = s.changed("domain %s %w", s.name(), source.ErrStarted)
 	}
 	return err
 }

@@ -67,6 +67,9 @@ func (t *taker) storeTPM(ctx context.Context, tpm *xml.TPM) error {
 	}
 	e, archive, err := packSteady(dir)
 	if err == nil {
+		err = e.Validate()
+	}
+	if err == nil {
 		err = t.stillOff()
 	}
 	if err != nil {

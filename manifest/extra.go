@@ -68,7 +68,7 @@ func (m Manifest) ExtrasOf(kind ExtraKind) []Extra {
 func (m Manifest) validateExtras() error {
 	seen := map[string]bool{DomainXML: true, CheckpointXML: true}
 	for _, e := range m.Extras {
-		if err := e.validate(); err != nil {
+		if err := e.Validate(); err != nil {
 			return fmt.Errorf("extra %q: %w", e.File, err)
 		}
 		if seen[e.File] {
@@ -82,7 +82,9 @@ func (m Manifest) validateExtras() error {
 	return nil
 }
 
-func (e Extra) validate() error {
+// Validate says what is wrong with an extra, apart from its file: a manifest with it is not
+// sealed.
+func (e Extra) Validate() error {
 	if err := ValidName(e.File); err != nil {
 		return err
 	}

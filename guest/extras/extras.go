@@ -169,6 +169,9 @@ func (t *taker) takeFile(ctx context.Context, e manifest.Extra, what string) err
 }
 
 func (t *taker) store(ctx context.Context, e manifest.Extra) error {
+	if err := e.Validate(); err != nil { // the point could not be sealed
+		return &sourceError{e.Path, err}
+	}
 	return fault.Around("extra "+string(e.Kind), func() error {
 		e, err := t.copySteady(ctx, e)
 		if err == nil {

@@ -190,6 +190,8 @@ func TestUnreadable(t *testing.T) {
 		"a directory": {dir, "is not a regular file"},
 		"a FIFO":      {filepath.Join(dir, "fifo"), "is not a regular file"},
 		"a device":    {"/dev/zero", "is not a regular file"},
+		"no path":     {"vmlinuz", "is not one of a host"},
+		"two lines":   {"/boot/vml\ninuz", "is not one of a host"},
 	} {
 		p := newPoint(t, t.TempDir(), ".partial-check1")
 		taken := take(t, &fakeDomain{os: "<os><kernel>" + tt.path + "</kernel><initrd>" + file(t, "initrd", "x") + "</initrd></os>"}, p)

@@ -116,6 +116,10 @@ func (t *taker) askQEMU(ctx context.Context, nvram *xml.BootFile) error {
 			f.Close()
 		}
 	}
+	if err := e.Validate(); err != nil {
+		t.warn("%s are not in the point: %v", variables, err)
+		return nil
+	}
 	content := raw
 	if nvram.Format == "qcow2" {
 		if content, err = toQCOW2(raw); err != nil {

@@ -63,13 +63,12 @@ func (t *taker) storeTPM(ctx context.Context, tpm *xml.TPM) error {
 	}
 	dir := tpm.Source
 	if dir == "" {
-		version := "tpm2"
-		if tpm.Version == "1.2" {
-			version = "tpm1.2"
-		}
-		dir = filepath.Join(t.tpmDir, t.Domain.UUID(), version)
+		dir = stateDir(t.tpmDir, t.Domain.UUID(), tpm.Version)
 	}
 	e, archive, err := packSteady(dir)
+	if err == nil {
+		err = e.Validate()
+	}
 	if err == nil {
 		err = t.stillOff()
 	}
@@ -81,6 +80,17 @@ func (t *taker) storeTPM(ctx context.Context, tpm *xml.TPM) error {
 		t.Extras = append(t.Extras, e)
 	}
 	return errors.Join(err, context.Cause(ctx))
+}
+
+// StateDir is where libvirt keeps the state of the TPM of a domain, unless the domain's XML says
+// where. version is that of the XML, "2.0" or "1.2".
+func StateDir(uuid, version string) string { return stateDir(swtpmDir, uuid, version) }
+
+func stateDir(top, uuid, version string) string {
+	if version == "1.2" {
+		return filepath.Join(top, uuid, "tpm1.2")
+	}
+	return filepath.Join(top, uuid, "tpm2")
 }
 
 func (t *taker) stillOff() error {

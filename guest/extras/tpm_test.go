@@ -156,3 +156,11 @@ func FuzzUnpack(f *testing.F) {
 		}
 	})
 }
+
+func TestStateDir(t *testing.T) {
+	for version, want := range map[string]string{"2.0": "/var/lib/libvirt/swtpm/" + uuid + "/tpm2", "1.2": "/var/lib/libvirt/swtpm/" + uuid + "/tpm1.2"} {
+		if got := StateDir(uuid, version); got != want {
+			t.Errorf("%s: %s, want %s", version, got, want)
+		}
+	}
+}

@@ -145,6 +145,7 @@ func TestExtras(t *testing.T) {
 	s.Program.Must(t, nil, "verify", s.Name)
 	s.Program.Must(t, nil, "prune", s.Name, "--remove", "check1,check2,diff4", "--compact")
 	s.Points, s.state = []testsite.Point{s.Points[2], s.Points[4]}, []map[string][]byte{s.state[2], s.state[4]}
+	s.Program.Must(t, nil, "prune", s.Name, "--materialise", "check5")
 	s.checkExtras()
 	s.Check()
 	s.Program.Must(t, nil, "verify", s.Name)
@@ -154,6 +155,9 @@ func TestExtras(t *testing.T) {
 	}
 	if m := listed[0]; m.ID != "check3" || len(m.Merged) != 2 || len(m.Extras) != 3 || !m.Autostart || !m.Disks[0].SourceOptions.Known() {
 		t.Errorf("the merged point is %+v", m)
+	}
+	if m := listed[1]; !m.Synthetic || len(m.Extras) != 2 {
+		t.Errorf("the point that was made standalone is %+v", m)
 	}
 }
 

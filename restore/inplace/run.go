@@ -169,6 +169,9 @@ func (r *run) restore(ctx context.Context) (err error) {
 	if err := r.compareExtras(ctx); err != nil {
 		return err
 	}
+	if err := r.checkSpace(ctx); err != nil {
+		return err
+	}
 	if !r.differs() {
 		r.report()
 		return r.abandon()

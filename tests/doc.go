@@ -8,6 +8,7 @@
 //	faults   faults at every point of a run; power cuts
 //	firmware firmware that boots a guest (make test-all)
 //	guest    effects on the guest: freezing, block jobs, scratch space
+//	inplace  points restored into the disks that domains have
 //	nights   hundreds of nights of backups and prunes, with a clock of their own
 //	offline  domains that are shut off
 //	recover  cleaning up after killed runs; release

@@ -28,9 +28,11 @@ func restoreCommand() *cli.Command {
 			"virtbackup restore vm1 --disk vda --output /dev/vg0/vm1\n" +
 			"virtbackup restore vm1 --disk vda --output - | ssh host 'cat >/dev/vg0/vm1'\n" +
 			"virtbackup restore vm1 --to /var/lib/libvirt/images/vm1 --define --start\n" +
-			"virtbackup restore vm1@check2 --to /srv/vm1-test --define --name vm1-test\n\n" +
-			"Nothing is overwritten but a block device that --output names, and the domain itself is\n" +
-			"not touched: --define without --name defines it again where it is no longer defined.",
+			"virtbackup restore vm1@check2 --to /srv/vm1-test --define --name vm1-test\n" +
+			"virtbackup restore vm1@check2 --in-place\n\n" +
+			"Nothing is overwritten but a block device that --output names, and with --in-place the\n" +
+			"domain's own disks, once that is confirmed. Otherwise the domain itself is not touched:\n" +
+			"--define without --name defines it again where it is no longer defined.",
 		Flags:  slices.Concat(restoreFlags(), defineFlags(), inPlaceFlags()),
 		Action: restoreAction,
 	}
@@ -65,7 +67,7 @@ type restoreWay struct {
 }
 
 var (
-	optionsOfImages  = []string{"format", "compress", "preallocation", "salvage"}
+	optionsOfImages  = []string{"format", "compress", "preallocation"}
 	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time"}
 
 	restoreWays = []restoreWay{{"to", optionsOfInPlace, restoreTo}, {"in-place", optionsOfImages, restoreInPlace}, {"output", optionsOfInPlace, restoreOutput}}

@@ -9,6 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/bitset"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/limit"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/nbdcopy"
 )
@@ -106,7 +107,7 @@ func (d *disk) addGrowth() {
 // prove reads all clusters that will be written, so that they are compared with their hashes
 // before the first write.
 func (r *run) prove(ctx context.Context, d *disk) error {
-	return flatten.CopyPart(ctx, d.chain, &d.differs, discard{d.cluster()}, func(bytes int64) {
+	return flatten.CopyPart(ctx, d.chain, &d.differs, discard{ctx, d.cluster(), r.Limits}, func(bytes int64) {
 		if d.Method == MethodBitmap {
 			r.Progress(Compare, d.Target, bytes, d.Bytes)
 		}
@@ -143,14 +144,18 @@ func (m *marker) Zero(offset, length int64) error {
 	return nil
 }
 
-// discard is a sink that keeps nothing.
-type discard struct{ cluster int64 }
+// discard is a sink that keeps nothing, at a limited rate.
+type discard struct {
+	ctx     context.Context
+	cluster int64
+	limits  *limit.Limits
+}
 
 // ClusterSize is part of extent.Sink.
 func (d discard) ClusterSize() int { return int(d.cluster) }
 
 // Write is part of extent.Sink.
-func (discard) Write([]int64, []byte) error { return nil }
+func (d discard) Write(_ []int64, data []byte) error { return d.limits.WaitN(d.ctx, len(data)) }
 
 // Zero is part of extent.Sink.
 func (discard) Zero(int64, int64) error { return nil }

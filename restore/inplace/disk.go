@@ -41,10 +41,11 @@ type disk struct {
 	chain      *chain.Chain // of the point
 	closeChain func()
 
-	differs bitset.Set // clusters of the chain that are to be written
-	headSet bitset.Set // those of them that are in the first MiB, once they are apart
-	done    int64      // bytes that were written
-	sink    target
+	differs   bitset.Set // clusters of the chain that are to be written
+	headSet   bitset.Set // those of them that are in the first MiB, once they are apart
+	done      int64      // bytes that were written
+	allocated bitset.Set // clusters that have their space, where that was found out
+	sink      target
 }
 
 // lockTime is how long to wait for another process that has an image open; lockPoll is how

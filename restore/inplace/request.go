@@ -116,6 +116,8 @@ type Overwrite struct {
 	Lost []reading.Lost
 	// Saved is the point of the present state; nil if there is none.
 	Saved *manifest.Manifest
+	// Saves: if Saved is nil yet, it will be made before anything is overwritten.
+	Saves bool
 	// Newest is the newest point: without Saved, what was written since is lost.
 	Newest manifest.Manifest
 	// Stops: the domain runs, and will be stopped. What differs is not known before that.

@@ -128,6 +128,7 @@ func (r *run) prepare(ctx context.Context) error {
 func (r *run) save(ctx context.Context) error {
 	switch {
 	case r.result.Resumed:
+		r.result.Saved = r.mark.Saved
 		if m, err := r.Repository.Find(r.Domain, r.mark.Saved); r.mark.Saved != "" && err == nil {
 			r.saved = &m
 		}
@@ -166,6 +167,9 @@ func (r *run) restore(ctx context.Context) (err error) {
 		return r.point.Explain(err)
 	}
 	if err := r.compareExtras(ctx); err != nil {
+		return err
+	}
+	if err := r.checkSpace(ctx); err != nil {
 		return err
 	}
 	if !r.differs() {
@@ -219,7 +223,7 @@ func (r *run) leftAlone() (targets []string) {
 
 // ask says what will be overwritten, and asks.
 func (r *run) ask(stops bool) error {
-	o := Overwrite{Domain: r.Domain, Point: r.chosen, LeftAlone: r.leftAlone(), Saved: r.saved, Stops: stops, Resumed: r.result.Resumed}
+	o := Overwrite{Domain: r.Domain, Point: r.chosen, LeftAlone: r.leftAlone(), Saved: r.saved, Saves: !r.NoSave, Stops: stops, Resumed: r.result.Resumed}
 	for _, d := range r.disks {
 		o.Disks = append(o.Disks, d.Disk)
 		if err := shutoff.MayBeShared(d.Path); err != nil && !r.Exclusive {

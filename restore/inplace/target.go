@@ -74,13 +74,12 @@ func openThroughQEMU(ctx context.Context, daemon *storagedaemon.Daemon, d *disk)
 // Close ends the daemon, which stores the bitmaps of the image.
 func (t *throughQEMU) Close() error { return errors.Join(t.Target.Close(), t.daemon.Close()) }
 
-// rawTarget is a raw file or a block device. The reader stays open meanwhile, so that the
-// domain cannot start.
+// rawTarget is a raw file or a block device. The reader stays open meanwhile, and so its lock
+// is held: the domain cannot start.
 type rawTarget struct {
 	file    *directio.File
 	size    int64 // of the disk, bytes
 	cluster int64 // bytes
-	reader  *storagedaemon.Daemon
 }
 
 func openRaw(d *disk) (*rawTarget, error) {
@@ -92,7 +91,7 @@ func openRaw(d *disk) (*rawTarget, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rawTarget{file: file, size: d.then.VirtualSize, cluster: d.cluster(), reader: d.reader}, nil
+	return &rawTarget{file: file, size: d.then.VirtualSize, cluster: d.cluster()}, nil
 }
 
 // ClusterSize is part of extent.Sink.
@@ -117,18 +116,8 @@ func (t *rawTarget) Write(offsets []int64, data []byte) error {
 // Zero is part of extent.Sink.
 func (t *rawTarget) Zero(offset, length int64) error { return t.file.Zero(offset, length) }
 
-// Flush is part of target. It fails if the image was not guarded until then.
-func (t *rawTarget) Flush() error {
-	if err := t.file.Sync(); err != nil {
-		return err
-	}
-	select {
-	case <-t.reader.Ended():
-		return fmt.Errorf("qemu-storage-daemon, which kept others from writing to %s, has ended", t.file.Name())
-	default:
-		return nil
-	}
-}
+// Flush is part of target.
+func (t *rawTarget) Flush() error { return t.file.Sync() }
 
 // Close is part of target.
 func (t *rawTarget) Close() error { return t.file.Close() }

@@ -116,16 +116,25 @@ func (r *run) endWriting(context.Context) error {
 	return r.clearMark()
 }
 
-// zeroHead overwrites the first MiB, as far as the disk has it, with zeros. They are written,
-// so that no space is freed that is needed again.
-func (r *run) zeroHead(_ context.Context, d *disk) error {
-	zeros := directio.Buffer(int(d.cluster()))
+// zeroHead makes zeros of the first MiB, as far as the disk has it. Where the point has data they
+// are written, so that no space is freed that is needed again.
+func (r *run) zeroHead(ctx context.Context, d *disk) error {
+	var head bitset.Set
 	for k := range min(d.head(), d.size/d.cluster()) {
-		if err := d.sink.Write([]int64{k * d.cluster()}, zeros); err != nil {
-			return err
-		}
+		head.Add(k)
+	}
+	if err := flatten.CopyPart(ctx, d.chain, &head, zeroing{d.sink}, func(int64) {}); err != nil {
+		return err
 	}
 	return d.sink.Flush()
+}
+
+// zeroing is a sink that stores zeros in place of data.
+type zeroing struct{ target }
+
+// Write is part of extent.Sink.
+func (z zeroing) Write(offsets []int64, data []byte) error {
+	return z.target.Write(offsets, directio.Buffer(len(data)))
 }
 
 // resize gives the disk the size that it had, where that is another one. No bitmap of ours

@@ -80,6 +80,8 @@ func scenarios() []scenario {
 			manyPlaces, incs},
 		{"chain", "a full of (a) and two incs of 256 MiB", both, chain,
 			[]way{{"restore", (*stage).restore}, {"qemu-img-chain", (*stage).qemuImgChain}}},
+		{"inplace", "1 % changed of (a) since a point, the domain shut off", both, inPlaceStage,
+			[]way{{"in-place", (*stage).inPlace}, {"restore", (*stage).restore}}},
 		{"guest", "(a), while a guest writes 4 KiB every few milliseconds", both, filled(random), latent},
 		{"commits", "1 GiB in an ext4 of 4 GiB, while a guest commits", both, database, committing},
 	}, pairs, prunings)

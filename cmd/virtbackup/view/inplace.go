@@ -44,8 +44,8 @@ func overwriteLines(o inplace.Overwrite) (lines []string) {
 		lines = append(lines, "the disks hold a mixture, as a restore was killed")
 	case o.Saved != nil:
 		lines = append(lines, fmt.Sprintf("the present state is kept as %s", o.Saved.ID))
-	case o.Stops:
-		lines = append(lines, "the present state is lost, unless a point of it is made before (without --no-save)")
+	case o.Stops && o.Saves:
+		lines = append(lines, "a point of its present state is made then")
 	default:
 		lines = append(lines, fmt.Sprintf("the present state is not kept: what was written since %s, taken %s, is lost", o.Newest.ID, manifest.TimeText(o.Newest.Time)))
 	}

@@ -1,0 +1,40 @@
+package inplace
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testsite"
+)
+
+// What does not fit is refused before anything is written; what has its space already needs no
+// other.
+func TestSpace(t *testing.T) {
+	for _, format := range []string{"qcow2", "raw"} {
+		dir := testsite.Mount(t, "24M")
+		testdomain.Tool(t, "chmod", "777", dir)
+		source := filepath.Join(dir, "vda")
+		testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, source, "16M")
+		s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Format: format, Source: source}))
+		s.Init()
+		s.MayWarn = true
+		testdomain.QemuIO(t, source, format, "write -P 0x21 2M 12M")
+		s.BackUp(0, "full")
+		full := func() {
+			testdomain.Tool(t, "sh", "-c", "! dd if=/dev/zero of="+filepath.Join(dir, "filler")+" bs=64k 2>/dev/null")
+		}
+
+		testdomain.QemuIO(t, source, format, "write -P 0x22 2M 12M")
+		full()
+		restored(t, s, "check1", "--no-save")
+		wantPoint(t, s, pointOf(t, s, "check1"))
+
+		testdomain.QemuIO(t, source, format, "discard 2M 12M")
+		full()
+		rejects(t, s, testsite.Reject(1, "has too little space", "free space there"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
+		testdomain.Tool(t, "rm", filepath.Join(dir, "filler"))
+		restored(t, s, "check1", "--no-save")
+		wantPoint(t, s, pointOf(t, s, "check1"))
+	}
+}

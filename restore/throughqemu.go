@@ -75,11 +75,11 @@ func (r *restorer) fillThroughQEMU(ctx context.Context, images *chain.Chain, d *
 	if err := qemuimg.Create(path, string(QCOW2), d.VirtualSize, r.createOptions(o)...); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "virtbackup-restore-")
+	dir, removeDir, err := socketDir()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, removeDir()) }()
 	daemon, err := storagedaemon.Start(ctx, dir, true)
 	if err != nil {
 		return err

@@ -157,6 +157,14 @@ func TestTooLittleSpace(t *testing.T) {
 	}
 }
 
+func TestMayCompress(t *testing.T) {
+	for dir, want := range map[string]bool{testfs.Btrfs(t, 0): true, testfs.Ext4(t, 16<<20): false, "/none": false} {
+		if got := mayCompress(dir); got != want {
+			t.Errorf("%s: %v", dir, got)
+		}
+	}
+}
+
 // The rate is that of the copy, and of the check of what it has not read.
 func TestLimitedRate(t *testing.T) {
 	for links, data := range map[int]int64{1: 8 << 20, 2: 4 << 20} {

@@ -49,6 +49,9 @@ func TestOutputToAFile(t *testing.T) {
 			t.Errorf("%q: got %+v", format, result)
 		}
 		wantSame(t, r.Output, want, fileOf(t, content))
+		if info, err := os.Stat(r.Output); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%q: %v, %v", format, info.Mode(), err)
+		}
 		if left, _ := os.ReadDir(filepath.Dir(r.Output)); len(left) != 1 {
 			t.Errorf("%q: left: %v", format, left)
 		}

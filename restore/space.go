@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/diskspace"
@@ -13,8 +16,8 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
-// checkSpace refuses images that will not fit, before anything is copied. Compressed images
-// may fit all the same, so that is only a warning.
+// checkSpace refuses images that will not fit, before anything is copied. What is compressed,
+// by us or by the file system, may fit all the same, so that is only a warning.
 func (r *restorer) checkSpace(ctx context.Context) error {
 	free, size, err := diskspace.Free(r.Dir, os.Geteuid() == 0)
 	if err != nil || size == 0 { // some file systems do not report free space
@@ -25,11 +28,18 @@ func (r *restorer) checkSpace(ctx context.Context) error {
 		return err
 	}
 	short := fmt.Sprintf("%s has too little space: it needs about %s and has %s", r.Dir, bytesize.Text(need), bytesize.Text(free))
-	if r.Zstd != 0 {
+	if r.Zstd != 0 || mayCompress(r.Dir) {
 		r.point.Warn(short + "; compression may make it fit")
 		return nil
 	}
 	return fail.Errorf(fail.Other, "free space there, or name a directory on another file system", "%s (%s are missing)", short, bytesize.Text(need-free))
+}
+
+// mayCompress tells whether the file system of a directory is one of those that compress, if
+// they are told to.
+func mayCompress(dir string) bool {
+	var s unix.Statfs_t
+	return unix.Statfs(dir, &s) == nil && slices.Contains([]uint32{unix.BTRFS_SUPER_MAGIC, 0x2fc12fc1 /* ZFS */, 0xca451a4e /* bcachefs */}, uint32(s.Type))
 }
 
 // need is how many bytes all images take. What the manifests say of the chains is an upper

@@ -59,7 +59,10 @@ func (r *restorer) throughQEMU(ctx context.Context, images *chain.Chain, d *Disk
 	if err := fault.Point("restore disk"); err != nil {
 		return err
 	}
-	if err := r.fillThroughQEMU(ctx, images, d, o); err != nil {
+	// Programs of QEMU may outlive this process for a moment. By its name they might open the
+	// file of the restore that is begun again; this one's descriptor is gone with it.
+	here := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+	if err := r.fillThroughQEMU(ctx, images, d, here, o); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
 			err = errors.Join(err, os.Remove(path))
 		}
@@ -70,16 +73,16 @@ func (r *restorer) throughQEMU(ctx context.Context, images *chain.Chain, d *Disk
 	})
 }
 
-func (r *restorer) fillThroughQEMU(ctx context.Context, images *chain.Chain, d *Disk, o manifest.SourceOptions) (err error) {
-	path := d.Image + partialSuffix
+// fillThroughQEMU makes an image of an empty file.
+func (r *restorer) fillThroughQEMU(ctx context.Context, images *chain.Chain, d *Disk, path string, o manifest.SourceOptions) (err error) {
 	if err := qemuimg.Create(path, string(QCOW2), d.VirtualSize, r.createOptions(o)...); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "virtbackup-restore-")
+	dir, removeDir, err := socketDir()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, removeDir()) }()
 	daemon, err := storagedaemon.Start(ctx, dir, true)
 	if err != nil {
 		return err

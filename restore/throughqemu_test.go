@@ -123,3 +123,30 @@ func TestOptionsOfTheSourceWithoutQEMU(t *testing.T) {
 		}
 	}
 }
+
+// Directories of sockets that a killed restore has left are removed, and no others.
+func TestSocketDirs(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	used, removeUsed, err := socketDir()
+	must(t, err)
+	left := filepath.Join(os.TempDir(), socketDirs+"left")
+	must(t, os.Mkdir(left, 0o700))
+	must(t, os.WriteFile(filepath.Join(left, "nbd.sock"), nil, 0o600))
+	theirs := filepath.Join(os.TempDir(), socketDirs+"theirs")
+	must(t, os.Mkdir(theirs, 0o700))
+	must(t, os.Chown(theirs, 65534, 65534))
+	link := filepath.Join(os.TempDir(), socketDirs+"link")
+	must(t, os.Symlink(t.TempDir(), link))
+	own, removeOwn, err := socketDir()
+	must(t, err)
+	for path, wants := range map[string]bool{used: true, left: false, theirs: true, link: true, own: true} {
+		if _, err := os.Lstat(path); (err == nil) != wants {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	must(t, removeUsed())
+	must(t, removeOwn())
+	if dirs, _ := os.ReadDir(os.TempDir()); len(dirs) != 2 {
+		t.Errorf("there are %v", dirs)
+	}
+}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 
@@ -10,12 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
-	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/restore"
-	"github.com/virtbackup/virtbackup/restore/device"
-	"github.com/virtbackup/virtbackup/xml"
 )
 
 // restoreOutput writes one disk to a file, a device or standard output.
@@ -64,57 +60,4 @@ func rawStdout(c *cli.Context) (io.Writer, error) {
 		}
 	}
 	return stdout, nil
-}
-
-// domainsWith returns the domains that have a block device among their disks, running or not.
-// Where libvirt cannot be asked, that is said: what runs keeps the device open all the same.
-func domainsWith(c *cli.Context, request restore.Request, path string) (users []string, err error) {
-	conn, err := connect(c)
-	if err != nil {
-		request.Log.Warn(fmt.Sprintf("whether a domain that is shut off uses %s is unknown: %v", path, err))
-		return nil, nil
-	}
-	defer join(&err, conn.Close)
-	names, err := conn.Domains()
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		used, err := hasDevice(conn, name, path)
-		if fail.Is(err, fail.NotFound) { // undefined meanwhile
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if used {
-			users = append(users, "it is a disk of domain "+name)
-		}
-	}
-	return users, nil
-}
-
-// hasDevice tells whether a domain has a block device among its disks, now or when it is
-// started.
-func hasDevice(conn *hypervisor.Conn, name, path string) (bool, error) {
-	domain, err := conn.Domain(name)
-	if err != nil {
-		return false, err
-	}
-	for _, read := range []func() (string, error){domain.XML, domain.InactiveXML} {
-		doc, err := read()
-		if err != nil {
-			return false, err
-		}
-		parsed, err := xml.ParseDomain(doc)
-		if err != nil {
-			return false, err
-		}
-		for _, d := range parsed.Disks {
-			if device.Same(path, d.Source) {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
 }

@@ -26,9 +26,15 @@ func TestOutputToADomainsDevice(t *testing.T) {
 	attach := func(how string) {
 		testdomain.Virsh(t, "attach-disk", s.Name, device, "vdz", "--subdriver", "raw", "--sourcetype", "block", how)
 	}
+	detach := func() { testdomain.Virsh(t, "detach-disk", s.Name, "vdz", "--config") }
 	attach("--config")
 	s.Rejects(refused, args)
-	testdomain.Virsh(t, "detach-disk", s.Name, "vdz", "--config")
+	detach()
+	overlay := filepath.Join(s.Dir, "overlay.qcow2")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", device, "-F", "raw", overlay)
+	testdomain.Virsh(t, "attach-disk", s.Name, overlay, "vdz", "--subdriver", "qcow2", "--config")
+	s.Rejects(refused, args)
+	detach()
 	attach("--live")
 	s.Rejects(refused, args)
 	s.Destroy()

@@ -160,17 +160,24 @@ func TestRestoreByHandInPlace(t *testing.T) {
 	s.CheckFlattened(s.Points[1])
 }
 
+// loop is a block device of a size that truncate(1) takes, full of old data.
+func loop(t *testing.T, size string) string {
+	t.Helper()
+	file := filepath.Join(testdomain.TempDir(t), "device")
+	testdomain.Tool(t, "truncate", "-s", size, file)
+	device := strings.TrimSpace(testdomain.Tool(t, "losetup", "--find", "--show", file))
+	t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
+	testdomain.QemuIO(t, device, "raw", "write -P 0x77 0 "+size)
+	return device
+}
+
 // One disk goes to a block device, and through a pipe.
 func TestRestoreByHandOfOneDisk(t *testing.T) {
 	t.Parallel()
 	s := talkative(t)
 	s.Write("vda", 0, 1<<20, 0x41)
 	point := s.BackUp(0, "full").Point
-	file, output := filepath.Join(testdomain.TempDir(t), "device"), filepath.Join(testdomain.TempDir(t), "vda.raw.gz")
-	testdomain.Tool(t, "truncate", "-s", "16M", file)
-	device := strings.TrimSpace(testdomain.Tool(t, "losetup", "--find", "--show", file))
-	t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
-	testdomain.QemuIO(t, device, "raw", "write -P 0x77 0 16M")
+	device, output := loop(t, "16M"), filepath.Join(testdomain.TempDir(t), "vda.raw.gz")
 	follow(t, "To a block device (at least as large as the disk; `-n` does not try to create it):", "POINT", pointDir(s, point.ID), "DEVICE", device)
 	testdomain.Same(t, device, "raw", s.Points[0].Truth["vda"])
 	follow(t, "To a pipe, for another host:", "POINT", pointDir(s, point.ID), "OUTPUT", output)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -130,5 +131,42 @@ func TestEndedEarly(t *testing.T) {
 	}
 	if err := CopyTo(ctx, dir, m, "kernel", io.Discard); !errors.Is(err, cause) || fail.Is(err, fail.Damaged) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A set knows the digests of what was added to it, and takes nothing once it is closed.
+func TestSet(t *testing.T) {
+	domain, dir := t.TempDir(), ""
+	old, m, data := point(t, "kernel")
+	must(t, os.Rename(old, filepath.Join(domain, m.ID)))
+	dir = filepath.Join(domain, ".partial-check2")
+	must(t, os.Mkdir(dir, 0o700))
+	s := NewSet("check2", dir)
+	must(t, s.WriteFile("domain.xml", []byte("<domain/>")))
+	must(t, s.LinkFile("kernel", m, "kernel"))
+	sum, size, err := s.CopyFile("initrd", strings.NewReader("initrd"))
+	must(t, err)
+	_, _, err = s.CopyFile("dtb", strings.NewReader("dtb"))
+	must(t, errors.Join(err, s.DropFile("dtb")))
+	s.Note("other", sum)
+	want := map[string]string{"domain.xml": digest.Of([]byte("<domain/>")), "kernel": digest.Of(data), "initrd": digest.Of([]byte("initrd")), "other": sum}
+	if got := s.Digests(); !maps.Equal(got, want) || sum != want["initrd"] || size != 6 {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 3 {
+		t.Errorf("in the directory are %v, %v", entries, err)
+	}
+	for _, name := range []string{"../x", ".x", "", manifest.FileName, "kernel"} {
+		if s.WriteFile(name, nil) == nil || s.LinkFile(name, m, "kernel") == nil {
+			t.Errorf("%q was added", name)
+		}
+	}
+	if got, err := Read(dir, manifest.Manifest{Files: want}, "kernel"); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("the file that was there has %d bytes, %v", len(got), err)
+	}
+	s.Close()
+	if s.WriteFile("new", nil) == nil {
+		t.Error("added to a closed set")
 	}
 }

@@ -3,7 +3,6 @@ package repository
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/hashlist"
-	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -25,14 +23,15 @@ const partialPrefix = ".partial-"
 // Partial is a point that is being made: a directory that nothing lists. Its methods
 // are safe for concurrent use.
 type Partial struct {
+	*pointfile.Set // the files that are neither images nor hash lists
+
 	lock     *Lock
 	id       string
 	identity string
 	dir      string
 
 	mu     sync.Mutex
-	done   bool // sealed or discarded
-	files  map[string]string
+	done   bool             // sealed or discarded
 	images map[string]image // by target
 }
 
@@ -62,7 +61,7 @@ func (l *Lock) Begin(id, identity string) (*Partial, error) {
 	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
 		return nil, fmt.Errorf("begin point %s: %w", id, err)
 	}
-	return &Partial{lock: l, id: id, identity: identity, dir: dir, files: map[string]string{}, images: map[string]image{}}, nil
+	return &Partial{lock: l, id: id, identity: identity, dir: dir, Set: pointfile.NewSet(id, dir), images: map[string]image{}}, nil
 }
 
 // ID is the id that the point will have.
@@ -89,59 +88,6 @@ func (p *Partial) CreateImage(target string, direct directio.Mode) (*diskimage.I
 	}
 	p.images[target] = im
 	return im, nil
-}
-
-// WriteFile adds a small file (domain.xml, checkpoint.xml) to the point, on
-// stable storage. Seal puts its digest into the manifest.
-func (p *Partial) WriteFile(name string, data []byte) error {
-	return p.addFile(name, func(path string) (string, error) { return digest.Of(data), localfile.Write(path, data) })
-}
-
-// CopyFile is WriteFile for a file of any size. It returns its digest, and its size in bytes.
-// An error of from is part of the error.
-func (p *Partial) CopyFile(name string, from io.Reader) (sum string, size int64, err error) {
-	err = p.addFile(name, func(path string) (string, error) {
-		sum, size, err = pointfile.Write(path, from)
-		return sum, err
-	})
-	return sum, size, err
-}
-
-// LinkFile adds a file that a sealed point of the domain has, under another name of the same
-// file (link(2)): no file of a sealed point is ever written to.
-func (p *Partial) LinkFile(name string, of manifest.Manifest, file string) error {
-	return p.addFile(name, func(path string) (string, error) {
-		return of.Files[file], os.Link(filepath.Join(p.lock.repo.PointDir(of.Domain, of.ID), file), path)
-	})
-}
-
-// DropFile removes a file that was added.
-func (p *Partial) DropFile(name string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.files, name)
-	return os.Remove(filepath.Join(p.dir, name))
-}
-
-// addFile adds a file that write makes, under a name that is new; it returns the digest.
-func (p *Partial) addFile(name string, write func(path string) (digest string, err error)) error {
-	if err := manifest.ValidName(name); err != nil {
-		return fmt.Errorf("write file of point %s: %w", p.id, err)
-	}
-	if name == manifest.FileName {
-		return fmt.Errorf("write file of point %s: %s is written by Seal", p.id, name)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.done {
-		return fmt.Errorf("write %s: point %s is closed", name, p.id)
-	}
-	digest, err := write(filepath.Join(p.dir, name))
-	if err != nil {
-		return fmt.Errorf("write file of point %s: %w", p.id, err)
-	}
-	p.files[name] = digest
-	return nil
 }
 
 // sealStep is one step of Seal; if the process dies between any two, the point
@@ -202,8 +148,14 @@ func (p *Partial) Seal(m manifest.Manifest) error {
 			return fmt.Errorf("seal point %s: %s: %w", p.id, step.name, errors.Join(err, p.unseal()))
 		}
 	}
-	p.done = true
+	p.end()
 	return nil
+}
+
+// end keeps anything from being added.
+func (p *Partial) end() {
+	p.done = true
+	p.Close()
 }
 
 // unseal takes the rename back after the fsync that follows it failed: whether
@@ -229,7 +181,7 @@ func (p *Partial) completeManifest(m manifest.Manifest) ([]byte, error) {
 	m.Format = manifest.Format
 	m.Repository = p.lock.repo.id
 	m.Identity = p.identity
-	m.Files = p.files
+	m.Files = p.Digests()
 	if m.Parent != "" && m.ParentTime.IsZero() {
 		parent, err := p.lock.repo.readManifest(m.Domain, m.Parent)
 		if err != nil {
@@ -283,6 +235,6 @@ func (p *Partial) Discard() error {
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fmt.Errorf("discard point %s: %w", p.id, err)
 	}
-	p.done = true
+	p.end()
 	return nil
 }

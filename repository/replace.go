@@ -17,6 +17,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/pointfile"
 )
 
 // replacementPrefix begins the name of a point's directory that is built anew:
@@ -72,7 +73,7 @@ func (l *Lock) beginReplacement(m manifest.Manifest) (*Replacement, error) {
 	if err := os.Mkdir(dir, localfile.DirMode); err != nil {
 		return nil, err
 	}
-	p := &Partial{lock: l, id: m.ID, identity: old.Identity, dir: dir, files: map[string]string{}, images: map[string]image{}}
+	p := &Partial{lock: l, id: m.ID, identity: old.Identity, dir: dir, Set: pointfile.NewSet(m.ID, dir), images: map[string]image{}}
 	return &Replacement{Partial: p, old: old, hidden: hidden, digest: sum}, nil
 }
 
@@ -121,7 +122,7 @@ func (r *Replacement) KeepFiles() error {
 		if err := r.link(name); err != nil {
 			return fmt.Errorf("keep the files of %s: %w", r.id, err)
 		}
-		r.files[name] = digest
+		r.Note(name, digest)
 	}
 	return r.keepOthers()
 }
@@ -231,7 +232,7 @@ func (r *Replacement) finish(m manifest.Manifest) error {
 			disks[i] = kept.disk // its hash list may be one of other ranges
 		}
 	}
-	m.Disks, m.Files = disks, r.files
+	m.Disks, m.Files = disks, r.Digests()
 	if err := r.checkSame(m); err != nil {
 		return err
 	}
@@ -326,7 +327,7 @@ func (r *Replacement) Exchange(ctx context.Context, wait time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("replace point %s of domain %s: %w", r.id, r.lock.domain, err)
 	}
-	r.done = true
+	r.end()
 	return nil
 }
 

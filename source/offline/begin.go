@@ -131,7 +131,7 @@ func (s *Source) lock(ctx context.Context) error {
 // serve starts the storage daemon, checks the bitmaps as it has read them, and exports the disks.
 func (s *Source) serve(ctx context.Context) (err error) {
 	if s.daemon, err = storagedaemon.Start(ctx, s.directory(), false); err != nil {
-		return err
+		return explainMissing(err)
 	}
 	if err := fault.Point("storage daemon started"); err != nil {
 		return err

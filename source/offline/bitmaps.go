@@ -1,6 +1,7 @@
 package offline
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -34,6 +35,7 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 			return s.lockedOut(d.Target, err)
 		case err != nil:
 			d.Bitmap, refused[d.Target] = false, err
+			s.withdraw(s.chains[d.Target][0].Path)
 			if shared := new(shutoff.SharedError); !errors.As(err, &shared) { // that was said
 				s.warn(fmt.Sprintf("disk %s has no bitmap in checkpoint %s: the next backup has to read all of it: %v", d.Target, s.job.Instant.Point, err))
 			}
@@ -44,6 +46,21 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 	}
 	s.job.Checkpoint = "" // there is none to define
 	return s.d.Lock.SetInstantState(s.job.Instant.Identity, instants.Retired)
+}
+
+// withdraw removes a bitmap whose addition has failed: it may be there nevertheless.
+func (s *Source) withdraw(path string) {
+	s.added = slices.DeleteFunc(s.added, func(a added) bool {
+		if a.path != path {
+			return false
+		}
+		chain, err := qemuimg.Chain(context.Background(), path, "qcow2", true)
+		if err != nil {
+			return false
+		}
+		_, there := chain[0].Bitmap(a.name)
+		return !there || qemuimg.RemoveBitmap(a.path, a.name) == nil
+	})
 }
 
 func (s *Source) addBitmap(image qemuimg.Image) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os/exec"
 	"slices"
 	"time"
 
@@ -38,7 +39,7 @@ func (s *Source) await(ctx context.Context, targets []string) error {
 		seen, chains, err := s.look(ctx, targets)
 		if !errors.Is(err, qemuimg.ErrLocked) {
 			s.seen, s.chains, s.ids = seen, chains, identities(chains)
-			return err
+			return explainMissing(err)
 		}
 		if !time.Now().Before(s.idleBy) {
 			return fail.WithHint(fmt.Errorf("another process has an image open: %w", err), "it may be another domain, or a program such as qemu-nbd or qemu-img; --wait TIME waits longer")
@@ -52,6 +53,14 @@ func (s *Source) await(ctx context.Context, targets []string) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// explainMissing adds a hint to the error of a program that is not installed.
+func explainMissing(err error) error {
+	if errors.Is(err, exec.ErrNotFound) {
+		return fail.WithHint(err, "qemu-img and qemu-storage-daemon read the images of a domain that is shut off: Debian has them in qemu-utils and qemu-system-common, Fedora in qemu-img")
+	}
+	return err
 }
 
 // look describes the domain, which must be off, and the images of disks of it.

@@ -89,9 +89,13 @@ func TestFaultMatrix(t *testing.T) {
 		for lane := range lanes {
 			t.Run(fmt.Sprint(lane), func(t *testing.T) {
 				t.Parallel()
-				m := newMatrix(t, seed+uint64(lane), &n)
+				m, off := newMatrix(t, seed+uint64(lane), &n, false), newMatrix(t, seed+uint64(lane), &n, true)
 				for i := lane; i < len(cells); i += lanes {
-					m.try(cells[i])
+					if cells[i].off {
+						off.try(cells[i])
+					} else {
+						m.try(cells[i])
+					}
 				}
 			})
 		}
@@ -118,10 +122,13 @@ func (n *numbers) String() string {
 // enumerate asks the program for the points of each scenario.
 func enumerate(t *testing.T) (cells []cell, points int) {
 	t.Helper()
-	m := newMatrix(t, 0, new(numbers))
+	m, off := newMatrix(t, 0, new(numbers), false), newMatrix(t, 0, new(numbers), true)
 	for i := range scenarios {
-		s := &scenarios[i]
-		all := m.trace(s)
+		s, of := &scenarios[i], m
+		if s.off {
+			of = off
+		}
+		all := of.trace(s)
 		points += len(all)
 		for _, p := range all {
 			for _, w := range []string{kill, term, fails, crash} {

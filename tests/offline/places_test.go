@@ -116,6 +116,15 @@ func TestRunningOnly(t *testing.T) {
 	s.Check()
 }
 
+// Without QEMU's programs a domain that is off cannot be backed up, and the error says what to
+// install.
+func TestNoPrograms(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.Program.Env = append(s.Program.Env, "PATH=/nonexistent")
+	s.Rejects(testsite.Reject(1, "executable file not found", "qemu-utils"), []string{"--quiet", "inc", s.Name})
+}
+
 // The commands on checkpoints know those of a domain that is off.
 func TestCheckpointsWhileOff(t *testing.T) {
 	t.Parallel()

@@ -23,8 +23,9 @@ func TestUndefinedAndDefined(t *testing.T) {
 	s.WriteAll(4)
 	s.Destroy()
 	s.DefineAnew()
-	report := s.Recovered(3)
-	testsite.WantList(t, "left", report.Left, "checkpoint check1, which libvirt has lost", "checkpoint check2", "checkpoint check3")
+	report := s.Recovered(0) // while it is off
+	testsite.WantList(t, "fixed", report.Fixed, "checkpoint check1, which libvirt has lost", "checkpoint check2", "checkpoint check3")
+	s.DefineAnew()
 	s.Start()
 	s.WriteAll(5)
 	dry := s.Recovered(0, "--dry-run")

@@ -12,6 +12,7 @@
 //	nights   hundreds of nights of backups and prunes, with a clock of their own
 //	offline  domains that are shut off
 //	recover  cleaning up after killed runs; release
+//	restores domains that are defined again, from points
 //	bench    measurements
 //
 // Two packages are for tests to use: testdomain (throwaway domains and guests, the program,

@@ -20,7 +20,7 @@ func lose(s *testsite.Site) {
 	if s.State() != "shut" {
 		s.Destroy()
 	}
-	testdomain.Virsh(s.T, "undefine", s.Name, "--checkpoints-metadata")
+	testdomain.Virsh(s.T, "undefine", s.Name, "--checkpoints-metadata", "--keep-nvram")
 	for _, disk := range s.Disks {
 		if disk.Source != "" {
 			if err := os.Remove(disk.Source); err != nil {
@@ -52,7 +52,7 @@ func copyOf(s *testsite.Site, name string) {
 	s.T.Helper()
 	s.T.Cleanup(func() {
 		testdomain.TryVirsh(s.T, "destroy", name)
-		testdomain.TryVirsh(s.T, "undefine", name, "--checkpoints-metadata")
+		testdomain.TryVirsh(s.T, "undefine", name, "--checkpoints-metadata", "--keep-nvram")
 		_ = os.Remove("/var/log/libvirt/qemu/" + name + ".log")
 	})
 }

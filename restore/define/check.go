@@ -69,6 +69,16 @@ func (d *definer) check() error {
 	return nil
 }
 
+// stillFree looks for collisions again: the images may have taken hours, and libvirt replaces a
+// definition without asking.
+func (d *definer) stillFree() error {
+	lacks, err := d.collisions()
+	if err == nil && len(lacks) > 0 {
+		err = &LackError{d.adapted.Name, lacks}
+	}
+	return err
+}
+
 // collisions looks for domains of the name or the UUID. One that a killed restore to the
 // directory has defined does not count: it is undefined before its images are removed.
 func (d *definer) collisions() (lacks []needs.Lack, err error) {

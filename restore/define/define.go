@@ -129,6 +129,9 @@ func (d *definer) finish(ctx context.Context, restored *restore.Result) error {
 	if err := fault.Point("define: before the domain"); err != nil {
 		return err
 	}
+	if err := d.stillFree(); err != nil {
+		return err
+	}
 	if err := d.define(); err != nil {
 		return err
 	}

@@ -27,13 +27,19 @@ func points(s *testsite.Site, args ...string) []string {
 	return strings.Split(strings.TrimSpace(string(text)), "\n")
 }
 
-// broken runs a command that is broken at a point.
-func broken(s *testsite.Site, point, way string, args ...string) testdomain.Result {
+// startBroken starts a command with faults.
+func startBroken(s *testsite.Site, faults string, args ...string) *testdomain.Process {
 	s.T.Helper()
 	program := s.Program
 	program.Binary = testdomain.FaultyBinary(s.T)
-	program.Env = append(slices.Clone(program.Env), "VIRTBACKUP_FAULT="+point+":"+way)
-	return program.Run(s.T, args...)
+	program.Env = append(slices.Clone(program.Env), "VIRTBACKUP_FAULT="+faults)
+	return program.Start(s.T, args...)
+}
+
+// broken runs a command that is broken at a point.
+func broken(s *testsite.Site, point, way string, args ...string) testdomain.Result {
+	s.T.Helper()
+	return startBroken(s, point+":"+way, args...).Wait()
 }
 
 // A restore that is killed at any of its steps, and begun again with the same command,
@@ -171,4 +177,28 @@ func TestDefineKilledAndUsed(t *testing.T) {
 	s.Rejects(testsite.Reject(1, "it is defined already", "virsh undefine"), args, dir)
 	s.Destroy()
 	s.Rejects(testsite.Reject(2, "has been changed since", "--to"), args, dir)
+}
+
+// A domain that somebody defines while the images are restored is not replaced.
+func TestDefineMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	doc := filepath.Join(s.Dir, "theirs.xml")
+	testsite.WriteFile(t, doc, testdomain.Virsh(t, "dumpxml", s.Name, "--inactive"))
+	lose(s)
+	dir := newDir(t)
+	p := startBroken(s, "define: before the domain:pause", "restore", s.Name, "--define", "--to", dir)
+	testsite.AwaitStopped(t, p)
+	testdomain.Virsh(t, "define", doc)
+	before := testdomain.Virsh(t, "dumpxml", s.Name)
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "it is defined already") {
+		t.Errorf("exit %d", r.Code)
+	}
+	if after := testdomain.Virsh(t, "dumpxml", s.Name); after != before {
+		t.Errorf("it was\n%s\nand is\n%s", before, after)
+	}
+	if left, _ := os.ReadDir(filepath.Dir(dir)); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
 }

@@ -20,12 +20,12 @@ func (d *definer) inDir(e manifest.Extra) string { return filepath.Join(d.Dir, e
 // starts with get the modes that they had.
 func (d *definer) giveToQEMU(restored *restore.Result) error {
 	for _, disk := range restored.Disks {
-		if err := d.owner.give(disk.Image); err != nil {
+		if err := d.give(disk.Image); err != nil {
 			return err
 		}
 	}
 	for _, e := range restored.Extras {
-		if err := errors.Join(d.owner.give(e.Restored), os.Chmod(e.Restored, e.Perm())); err != nil {
+		if err := errors.Join(d.give(e.Restored), os.Chmod(e.Restored, e.Perm())); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package define
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ const dirMode = 0o711
 // owner is the user that QEMU runs as.
 type owner struct {
 	uid, gid int
+	groups   []uint32 // further ones, which libvirt gives to its QEMU, too
 	name     string
 }
 
@@ -71,6 +73,7 @@ func ownerOf(label string) (*owner, error) {
 		o.name = account.Username
 		o.uid, _ = strconv.Atoi(account.Uid)
 		o.gid, _ = strconv.Atoi(account.Gid)
+		o.groups = groupsOf(account)
 	} else if o.uid, err = strconv.Atoi(o.name); err != nil {
 		return nil, fmt.Errorf("QEMU's user %q is unknown", label)
 	}
@@ -86,6 +89,17 @@ func ownerOf(label string) (*owner, error) {
 	return o, nil
 }
 
+// groupsOf are the groups of a user, none where they are unknown.
+func groupsOf(account *user.User) (groups []uint32) {
+	ids, _ := account.GroupIds()
+	for _, id := range ids {
+		if gid, err := strconv.ParseUint(id, 10, 32); err == nil {
+			groups = append(groups, uint32(gid))
+		}
+	}
+	return groups
+}
+
 // canEnter says whether the user may enter a directory and those above it. The kernel is
 // asked, which knows of access lists, too. Where it cannot be asked, yes.
 func (o *owner) canEnter(dir string) bool {
@@ -95,15 +109,22 @@ func (o *owner) canEnter(dir string) bool {
 	}
 	cmd := exec.Command(test, "-x", dir)
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid)}}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(o.uid), Gid: uint32(o.gid), Groups: o.groups}}
 	_, refused := cmd.Run().(*exec.ExitError)
 	return !refused
 }
 
-// give makes the user the owner of a file; nil changes nothing.
-func (o *owner) give(path string) error {
-	if o == nil {
+// give makes QEMU's user the owner of a file. A file system that has no owners, or a server
+// that lets nobody change them (NFS with root_squash), is a warning: QEMU may be able to open
+// the file all the same.
+func (d *definer) give(path string) error {
+	if d.owner == nil {
 		return nil
 	}
-	return os.Lchown(path, o.uid, o.gid)
+	err := os.Lchown(path, d.owner.uid, d.owner.gid)
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EOPNOTSUPP) {
+		d.warn("QEMU, which runs as %s, may not be able to open what was restored: %v", d.owner.name, err)
+		return nil
+	}
+	return err
 }

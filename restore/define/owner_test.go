@@ -8,12 +8,12 @@ import (
 
 func TestOwnerOf(t *testing.T) {
 	for label, want := range map[string]owner{
-		"+12345:+12346": {12345, 12346, "12345"},
-		"12345:12346":   {12345, 12346, "12345"},
+		"+12345:+12346": {uid: 12345, gid: 12346, name: "12345"},
+		"12345:12346":   {uid: 12345, gid: 12346, name: "12345"},
 		"nobody:12346":  {uid: 65534, gid: 12346, name: "nobody"},
 		"nobody":        {uid: 65534, gid: 65534, name: "nobody"},
 	} {
-		if got, err := ownerOf(label); err != nil || got == nil || *got != want {
+		if got, err := ownerOf(label); err != nil || got == nil || got.uid != want.uid || got.gid != want.gid || got.name != want.name {
 			t.Errorf("%s: got %+v, %v, want %+v", label, got, err, want)
 		}
 	}
@@ -58,5 +58,8 @@ func TestCanEnter(t *testing.T) {
 	}
 	if !o.canEnter(dir) {
 		t.Error("its group may enter")
+	}
+	if other := (owner{uid: 12345, gid: 1, groups: []uint32{2, 12346}}); !other.canEnter(dir) {
+		t.Error("one of its groups may enter")
 	}
 }

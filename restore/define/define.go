@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
+	"strings"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -91,8 +93,24 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 	if d.adapted, err = adapt.Domain(string(doc), d.adaptation()); err != nil {
 		return fmt.Errorf("the XML of %s@%s: %w", d.Domain, d.point.ID, err)
 	}
+	if err := d.sameDomain(); err != nil {
+		return err
+	}
 	d.result.Name, d.result.UUID, d.result.Changes = d.adapted.Name, d.adapted.UUID, d.adapted.Notes
 	return d.check()
+}
+
+// uuidForm is how libvirt writes a UUID. It becomes a part of paths (see tpmOf).
+var uuidForm = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// sameDomain refuses XML that is not of the domain that the point is of.
+func (d *definer) sameDomain() error {
+	uuid := d.adapted.UUID
+	if !uuidForm.MatchString(uuid) || d.Name == "" && !strings.EqualFold(uuid, d.point.DomainUUID) {
+		return fail.Errorf(fail.Damaged, "virtbackup restore --to DIR makes the images and the XML, to be looked at",
+			"the XML of %s@%s is of a domain with the UUID %q, the point of one with %s", d.Domain, d.point.ID, uuid, d.point.DomainUUID)
+	}
+	return nil
 }
 
 // adaptation says what the domain's XML is to refer to.

@@ -29,3 +29,20 @@ func TestLackError(t *testing.T) {
 		t.Errorf("%s / %s", two, two.Hint())
 	}
 }
+
+// XML of another domain, or with a UUID that leads elsewhere, is not defined.
+func TestSameDomain(t *testing.T) {
+	for _, test := range []struct {
+		name, uuid string
+		good       bool
+	}{
+		{"", uuidOfPoint, true}, {"", "99999999-2222-4333-8444-555555555555", false},
+		{"new", "99999999-2222-4333-8444-555555555555", true}, {"new", "../../../etc", false}, {"", "", false},
+	} {
+		d := newDefiner(t, nil)
+		d.Name, d.adapted.UUID = test.name, test.uuid
+		if err := d.sameDomain(); (err == nil) != test.good || err != nil && !fail.Is(err, fail.Damaged) {
+			t.Errorf("%+v: %v", test, err)
+		}
+	}
+}

@@ -12,18 +12,20 @@ import (
 // not on this host. The first console of a domain is its first serial port over again, so the
 // same path becomes the same path.
 func (a *adapter) characterDevices() {
-	for _, kind := range []string{"serial", "console", "parallel", "channel"} {
-		for _, device := range a.devices(kind) {
-			a.characterDevice(kind, device)
+	for _, kind := range []struct{ element, name string }{{"serial", "serial port"}, {"console", "console"}, {"parallel", "parallel port"}, {channel, channel}} {
+		for _, device := range a.devices(kind.element) {
+			a.characterDevice(kind.name, device)
 		}
 	}
 }
+
+const channel = "channel"
 
 func (a *adapter) characterDevice(kind string, device *edit.Element) {
 	source := device.Child("source")
 	switch device.Value("type") {
 	case "file":
-		a.move(source, "path", kind)
+		a.move(source, "path", "file of the "+kind)
 	case "unix":
 		a.socket(kind, source)
 	case "pty":
@@ -38,7 +40,7 @@ func (a *adapter) characterDevice(kind string, device *edit.Element) {
 			a.note("the %s on port %s is kept: only one running domain can have it", kind, source.Value("service"))
 		}
 	}
-	a.move(device.Child("log"), "file", "log of a "+kind)
+	a.move(device.Child("log"), "file", "log of the "+kind)
 }
 
 // socket moves a socket that QEMU listens on. Without a path libvirt chooses one for a channel.
@@ -46,8 +48,8 @@ func (a *adapter) socket(kind string, source *edit.Element) {
 	path := source.Value("path")
 	switch {
 	case path == "" || source.Value("mode") == "connect":
-	case kind != "channel":
-		a.move(source, "path", kind)
+	case kind != channel:
+		a.move(source, "path", "socket of the "+kind)
 	case libvirts(path):
 		source.Remove() // libvirt chose it, for the name or the id of the original
 	case a.collides(path):

@@ -19,6 +19,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/commandline"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/restore"
 )
 
 func main() {
@@ -44,7 +45,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (code int
 		err = withPanic(err, p)
 	}
 	code = report(stderr, err)
-	if code != exitDone && code != exitWarning && !out.Used() && wantsJSON(args) {
+	if code != exitDone && code != exitWarning && !out.Used() && wantsJSON(args) && !wantsDisk(args) {
 		_ = printJSON(out, failed(err)) // it is on stderr, too
 	}
 	return code
@@ -64,6 +65,21 @@ func wantsJSON(args []string) bool {
 		}
 	}
 	return wants
+}
+
+// wantsDisk reports whether a command line, right or wrong, asks for a disk on standard output,
+// where nothing else may go then.
+func wantsDisk(args []string) bool {
+	for i, arg := range args {
+		name, value, hasValue := strings.Cut(arg, "=")
+		if !hasValue && i+1 < len(args) {
+			value = args[i+1]
+		}
+		if (name == "--output" || name == "-output") && value == restore.ToStdout {
+			return true
+		}
+	}
+	return false
 }
 
 // signalError is the cause of the end of a run that received a signal.

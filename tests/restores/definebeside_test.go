@@ -20,9 +20,7 @@ func TestDefineBesideWithSockets(t *testing.T) {
 		<channel type='unix'><source mode='bind' path='@DIR@/agent.sock'/><target type='virtio' name='org.example.0'/></channel>
 		<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
 		<graphics type='vnc' port='5987' autoport='no'><listen type='address' address='127.0.0.1'/></graphics>
-		<graphics type='spice'><listen type='socket' socket='@DIR@/spice.sock'/></graphics>
 		<interface type='user'><mac address='00:16:3e:11:22:33'/></interface>`, testdomain.Disk{Target: "vda", Size: mib}))
-	testdomain.Tool(t, "chmod", "0777", s.Dir) // QEMU makes the socket of SPICE itself
 	s.Start()
 	s.BackUp(0, "full")
 	name := testdomain.NewName()

@@ -157,13 +157,13 @@ func after(trace, faults string) string {
 }
 
 // cut selects a quarter of the points, with one way for each, in rotation; or all, if they are
-// asked for; or, with VIRTBACKUP_FAULTS='retire/step', those that begin so.
+// asked for; or, with VIRTBACKUP_FAULTS='retire/step,undo/', those that begin so.
 func cut(cells []cell, r *rand.Rand) []cell {
 	if testsite.AllFaults() {
 		return cells
 	}
 	if only := os.Getenv("VIRTBACKUP_FAULTS"); only != "" {
-		return slices.DeleteFunc(cells, func(c cell) bool { return !strings.HasPrefix(c.place(), only) })
+		return slices.DeleteFunc(cells, func(c cell) bool { return !with(strings.Split(only, ",")...)(c.place()) })
 	}
 	names := places(cells)
 	r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })

@@ -25,6 +25,9 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 		if !d.Bitmap {
 			continue
 		}
+		if err := s.checkOff(); err != nil {
+			return err
+		}
 		err := s.addBitmap(s.chains[d.Target][0])
 		switch {
 		case errors.Is(err, qemuimg.ErrLocked):
@@ -62,8 +65,11 @@ func (s *Source) removeBitmaps() error {
 	if len(s.added) == 0 {
 		return nil
 	}
-	var err error
+	err := s.checkOff() // a device that the domain writes to now is not locked
 	for _, a := range s.added {
+		if err != nil {
+			break
+		}
 		err = errors.Join(err, shutoff.RemoveBitmap(a.image, a.name))
 	}
 	if err != nil { // one was never added, there is no room, or the domain runs by now

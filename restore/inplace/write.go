@@ -78,6 +78,10 @@ func (r *run) beginWriting(context.Context) error {
 		return err
 	}
 	r.mark.Writing, r.mark.Autostart = true, r.mark.Autostart || autostart
+	r.mark.Extras, r.mark.Disks = r.mark.Extras || len(r.extras) > 0, nil
+	for _, d := range r.disks {
+		r.mark.Disks = append(r.mark.Disks, d.Target)
+	}
 	if err := r.setMark(); err != nil {
 		return err
 	}

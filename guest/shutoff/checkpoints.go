@@ -9,7 +9,6 @@ import (
 
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -178,22 +177,24 @@ func (d *Domain) removeBitmaps(name string) error {
 	if err != nil {
 		return err
 	}
-	type stored struct{ path, bitmap string }
+	type stored struct {
+		image  qemuimg.Image
+		bitmap string
+	}
 	var all []stored
 	for _, target := range slices.Sorted(maps.Keys(chains)) {
 		for _, image := range chains[target] {
 			if _, ok := image.Bitmap(wanted[target][0]); !ok {
 				continue
 			}
-			if err := d.options.mayWrite(image.Path); err != nil {
+			if err := errors.Join(d.options.mayWrite(image.Path), roomWithout(image, wanted[target][0])); err != nil {
 				return refused(err)
 			}
-			all = append(all, stored{image.Path, wanted[target][0]})
+			all = append(all, stored{image, wanted[target][0]})
 		}
 	}
 	for _, s := range all {
-		err := fault.Around("remove bitmap", func() error { return qemuimg.RemoveBitmap(s.path, s.bitmap) })
-		if err != nil {
+		if err := RemoveBitmap(s.image, s.bitmap); err != nil {
 			return refused(err)
 		}
 	}

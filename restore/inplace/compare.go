@@ -35,7 +35,8 @@ func (r *run) compare(ctx context.Context) error {
 
 func (r *run) compareDisk(ctx context.Context, d *disk, points []manifest.Manifest) error {
 	known, err := r.byBitmap(ctx, d, points)
-	if r.Salvage && fail.Is(err, fail.Damaged) {
+	if fail.Is(err, fail.Damaged) { // it may be another point's; if it is this one's, it is met again
+		r.Log.Info(fmt.Sprintf("disk %s is compared in full: %v", d.Target, err))
 		known, err, d.differs = false, nil, bitset.Set{}
 	}
 	if err != nil {

@@ -87,6 +87,12 @@ func (r *run) open(ctx context.Context) error {
 			return err
 		}
 	}
+	return r.stillOff()
+}
+
+// stillOff returns an error unless the domain is off. The locks of a device do not keep it from
+// starting, where libvirt gives it a node of its own for that (package imagelock).
+func (r *run) stillOff() error {
 	active, err := r.domain.Active()
 	if err == nil && active {
 		err = fail.Errorf(fail.Other, "virsh shutdown "+manifest.ShellWord(r.Domain), "domain %s was started meanwhile", r.Domain)

@@ -12,11 +12,7 @@ import (
 // changeDomain changes what of the domain goes with its disks. Until the first MiB is written,
 // the domain does not boot.
 func (r *run) changeDomain(ctx context.Context) error {
-	active, err := r.domain.Active()
-	if err == nil && active {
-		err = fmt.Errorf("it was started while its disks were written to")
-	}
-	if err != nil {
+	if err := r.stillOff(); err != nil {
 		return err
 	}
 	if err := r.putExtras(ctx); err != nil {

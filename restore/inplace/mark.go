@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -27,6 +28,9 @@ type mark struct {
 	// Next is the number that the point of the present state has.
 	Next  int    `json:"next"`
 	Saved string `json:"saved,omitempty"`
+	// Disks are the targets that may be half written, and Extras tells whether other files may be.
+	Disks  []string `json:"disks,omitempty"`
+	Extras bool     `json:"extras,omitempty"`
 	// Writing: the disks may be written to already, and hold a mixture. The mark's name says so.
 	Writing bool `json:"-"`
 	// Autostart: libvirt started the domain with the host before it was switched off.
@@ -93,11 +97,31 @@ func (r *run) choose() error {
 	}
 	r.mark.Dir = left.Dir
 	if marked && left.Writing {
-		r.result.Resumed, r.mark = true, left
+		r.result.Resumed, r.mark, r.left = true, left, left.Time
 		r.Log.Info(fmt.Sprintf("a restore of domain %s to %s was killed while it wrote; this one makes up for it", r.Domain, left.Point))
 	}
 	r.mark.At, r.mark.Point, r.mark.Time = r.At, r.chosen.ID, time.Now().UTC()
 	return nil
+}
+
+// refuseToLeave refuses to leave something half written that a killed restore was writing to: once
+// this one is done, nothing would tell of it any more.
+func (r *run) refuseToLeave() error {
+	what := ""
+	for _, target := range r.mark.Disks {
+		_, has := r.described.Disk(target)
+		if has && !slices.ContainsFunc(r.disks, func(d *disk) bool { return d.Target == target }) {
+			what = "disk " + target
+		}
+	}
+	if r.mark.Extras && len(r.Disks) > 0 {
+		what = "other files of the domain"
+	}
+	if what == "" {
+		return nil
+	}
+	return fail.Errorf(fail.Usage, "virtbackup restore "+manifest.ShellWord(r.Domain)+" --in-place, without --disk, of a point that has all of it",
+		"a restore of domain %s was killed at %s, and %s may be half written, which this one would leave so", r.Domain, manifest.TimeText(r.left), what)
 }
 
 func number(id string) int {

@@ -2,6 +2,7 @@ package inplace
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -115,10 +116,10 @@ func TestMarkCutShort(t *testing.T) {
 func TestMarks(t *testing.T) {
 	r := newRun(t, 1)
 	for _, writing := range []bool{false, true} {
-		r.mark = mark{At: "latest", Point: "check1", Writing: writing, Autostart: writing}
+		r.mark = mark{At: "latest", Point: "check1", Writing: writing, Autostart: writing, Disks: []string{"vda"}}
 		must(t, r.setMark())
 		got, ok, err := r.readMark()
-		if err != nil || !ok || got != r.mark {
+		if err != nil || !ok || !reflect.DeepEqual(got, r.mark) {
 			t.Errorf("%+v, %v, %v; want %+v", got, ok, err, r.mark)
 		}
 	}

@@ -63,7 +63,7 @@ func (r *run) findDisks(ctx context.Context) error {
 		}
 		r.disks = append(r.disks, d)
 	}
-	return nil
+	return r.refuseToLeave()
 }
 
 func (r *run) findDisk(ctx context.Context, then manifest.Disk) (*disk, error) {

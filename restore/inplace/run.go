@@ -28,6 +28,7 @@ type run struct {
 	lock   *repository.Lock
 	chosen manifest.Manifest // the point to restore
 	mark   mark
+	left   time.Time // when a restore was killed that this one makes up for
 	saved  *manifest.Manifest
 
 	disks     []*disk

@@ -90,5 +90,7 @@ func (r *run) needsExactly(ctx context.Context, d *disk) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	return d.needs(d.allocated.Has)
+	need, err := d.needs(d.allocated.Has)
+	// What is reserved (preallocation=falloc) is not allocated for QEMU, but takes no more space.
+	return min(need, max(0, d.then.VirtualSize-d.images[0].ActualSize)), err
 }

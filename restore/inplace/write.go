@@ -68,13 +68,20 @@ func (r *run) toWrite() (disks []*disk) {
 }
 
 // beginWriting notes what a killed restore was at, and keeps the domain from starting with
-// the host.
+// the host. It has not been started until now.
 func (r *run) beginWriting(context.Context) error {
+	if err := r.stillOff(); err != nil {
+		return err
+	}
 	autostart, err := r.power.Autostart()
 	if err != nil {
 		return err
 	}
 	r.mark.Writing, r.mark.Autostart = true, r.mark.Autostart || autostart
+	r.mark.Extras, r.mark.Disks = r.mark.Extras || len(r.extras) > 0, nil
+	for _, d := range r.disks {
+		r.mark.Disks = append(r.mark.Disks, d.Target)
+	}
 	if err := r.setMark(); err != nil {
 		return err
 	}
@@ -214,6 +221,9 @@ func (r *run) writePart(ctx context.Context, d *disk, part *bitset.Set) error {
 
 // closeTargets closes what was written to.
 func (r *run) closeTargets(ctx context.Context) error {
+	if err := r.stillOff(); err != nil {
+		return err
+	}
 	return r.onEachToWrite(func(_ context.Context, d *disk) error {
 		err := d.sink.Close()
 		d.sink = nil

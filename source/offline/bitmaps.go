@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/virtbackup/virtbackup/guest/shutoff"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
-	"github.com/virtbackup/virtbackup/internal/bytesize"
-	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/source"
@@ -28,6 +25,9 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 		d := &s.job.Disks[i]
 		if !d.Bitmap {
 			continue
+		}
+		if err := s.checkOff(); err != nil {
+			return err
 		}
 		err := s.addBitmap(s.chains[d.Target][0])
 		switch {
@@ -69,42 +69,12 @@ func (s *Source) addBitmap(image qemuimg.Image) error {
 			return err
 		}
 	}
-	if err := checkRoom(image); err != nil {
+	if err := shutoff.RoomFor(image, granularity); err != nil {
 		return err
 	}
 	name := s.job.Checkpoint
-	s.added = append(s.added, added{image.Path, name}) // first: it may be there even after an error
+	s.added = append(s.added, added{image, name}) // first: it may be there even after an error
 	return fault.Around("add bitmap", func() error { return qemuimg.AddBitmap(image.Path, name, granularity) })
-}
-
-// checkRoom returns an error if there may be no room for the bitmaps of an image. QEMU writes all
-// of them again when one is added, and all are lost if that finds no space (bdrv_close of qcow2).
-func checkRoom(image qemuimg.Image) error {
-	info, err := os.Stat(image.Path)
-	if err != nil || !info.Mode().IsRegular() {
-		return err // the size of a device is given
-	}
-	free, size, err := diskspace.Free(image.Path, os.Geteuid() == 0)
-	if err != nil || size == 0 {
-		return err
-	}
-	if need := bitmapBytes(image); free < need {
-		return fmt.Errorf("the file system of %s has %s free, and the bitmaps may need %s", image.Path, bytesize.Text(free), bytesize.Text(need))
-	}
-	return nil
-}
-
-// bitmapBytes is the most that the bitmaps of an image take with a new one: a bit for each granule,
-// in clusters, and a table of these (qcow2.txt, "Bitmaps"); and 1 MiB for the directory and refcounts.
-func bitmapBytes(image qemuimg.Image) int64 {
-	cluster := image.QCOW2.ClusterSize
-	clusters := func(n, unit int64) int64 { return (n + unit - 1) / unit }
-	need := int64(1 << 20)
-	for _, b := range append(slices.Clone(image.QCOW2.Bitmaps), qemuimg.Bitmap{Granularity: granularity}) {
-		data := clusters(clusters(image.VirtualSize, b.Granularity), 8*cluster)
-		need += (data + clusters(8*data, cluster)) * cluster
-	}
-	return need
 }
 
 // removeBitmaps removes the bitmaps that were added, for a point that was not sealed.
@@ -112,11 +82,14 @@ func (s *Source) removeBitmaps() error {
 	if len(s.added) == 0 {
 		return nil
 	}
-	var err error
+	err := s.checkOff() // a device that the domain writes to now is not locked
 	for _, a := range s.added {
-		err = errors.Join(err, fault.Around("remove bitmap", func() error { return qemuimg.RemoveBitmap(a.path, a.name) }))
+		if err != nil {
+			break
+		}
+		err = errors.Join(err, shutoff.RemoveBitmap(a.image, a.name))
 	}
-	if err != nil { // one was never added, or the domain runs by now
+	if err != nil { // one was never added, there is no room, or the domain runs by now
 		err = s.d.DeleteOrphans(s.job.Instant)
 	}
 	switch {

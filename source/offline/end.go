@@ -18,6 +18,9 @@ func (s *Source) End(ctx context.Context) error {
 	if err := s.alive(ctx); err != nil {
 		return fmt.Errorf("see whether the images of domain %s are still read: %w", s.name(), err)
 	}
+	if device := s.guard.device(); device != "" && s.startWanted() {
+		return s.startedOn(device)
+	}
 	if err := s.guard.unchanged(); err != nil {
 		return fail.WithHint(fmt.Errorf("the copy of domain %s is worthless: %w", s.name(), err), "find out which program does that; run the backup again")
 	}

@@ -94,6 +94,18 @@ func (g *guard) unchanged() error {
 	return nil
 }
 
+// device returns the path of a block device among the files, "" if there is none. libvirt gives a
+// domain a node of its own for a device, in a mount namespace, and the locks of one node are
+// not those of another: it can start.
+func (g *guard) device() string {
+	for _, f := range g.files {
+		if !f.info.Mode().IsRegular() {
+			return f.path
+		}
+	}
+	return ""
+}
+
 // release lets writers in.
 func (g *guard) release() {
 	for _, f := range g.files {

@@ -54,7 +54,10 @@ type Source struct {
 }
 
 // added is a bitmap that this run has added to an image.
-type added struct{ path, name string }
+type added struct {
+	image qemuimg.Image // as it was before
+	name  string
+}
 
 // export is a disk that is served.
 type export struct {

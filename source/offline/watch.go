@@ -15,13 +15,17 @@ import (
 // state of the domain. So a run that gives way is mostly early enough for the start to succeed.
 const startPause = 200 * time.Millisecond
 
-// Watch looks for starts of the domain, which fail while its images are read, and returns an error
-// if the run is to give way to them. It returns nil when ctx is cancelled.
+// Watch looks for starts of the domain, which fail while its images are read, unless one is on a
+// block device. It returns an error if the run is to give way to them, or if the domain may have
+// written to a device. It returns nil when ctx is cancelled.
 func (s *Source) Watch(ctx context.Context, _ int64, _ func() source.Taken) error {
 	for {
 		if s.startWanted() {
 			if s.Yield {
 				return source.Ended(fmt.Sprintf("if the start has failed, virsh start %s works now; the next backup stores what this one has not", s.word()), "gave way to the start of domain %s", s.name())
+			}
+			if err := s.startedOn(s.guard.device()); err != nil {
+				return err
 			}
 			s.tried = true
 			s.warn(fmt.Sprintf("somebody tried to start domain %s while its images were read, which fails; --yield gives way to a start", s.name()))
@@ -32,6 +36,15 @@ func (s *Source) Watch(ctx context.Context, _ int64, _ func() source.Taken) erro
 			return nil
 		}
 	}
+}
+
+// startedOn is the error of a domain that may have written to a device while it was read; nil if
+// there is no device.
+func (s *Source) startedOn(device string) error {
+	if device == "" {
+		return nil
+	}
+	return source.Ended("run the backup again", "domain %s was started while its images were read, and nothing keeps it from writing to %s", s.name(), device)
 }
 
 // startWanted reports whether somebody has tried to start the domain, or does now; once.

@@ -134,8 +134,9 @@ func TestOverlay(t *testing.T) {
 	s.Check()
 }
 
-// A raw block device keeps what is a device; one of another size is refused.
-func TestDevice(t *testing.T) {
+// onDevice makes a domain on a raw block device, with one point, and changes it.
+func onDevice(t *testing.T) *testsite.Site {
+	t.Helper()
 	file := filepath.Join(testdomain.TempDir(t), "device")
 	testdomain.Tool(t, "truncate", "-s", "16M", file)
 	device := strings.TrimSpace(testdomain.Tool(t, "losetup", "--find", "--show", file))
@@ -150,6 +151,13 @@ func TestDevice(t *testing.T) {
 	s.BackUp(0, "full")
 	s.IO("vda", "write -P 0x12 0 1M", "write -z -u 4M 1M", "write -P 0x13 12M 1M")
 	s.Destroy()
+	return s
+}
+
+// A raw block device keeps what is a device; one of another size is refused.
+func TestDevice(t *testing.T) {
+	s := onDevice(t)
+	device := s.Disk("vda").Source
 	r := restored(t, s, "check1", "--no-save")
 	wantPoint(t, s, pointOf(t, s, "check1"))
 	if d := diskOf(t, r, "vda"); d.Path != device || d.Bytes > 4*mib {
@@ -158,6 +166,7 @@ func TestDevice(t *testing.T) {
 	if !strings.Contains(r2(t, s), "take care that no other host runs the domain") {
 		t.Error("it does not say that a device may be another host's, too")
 	}
+	file := strings.TrimSpace(testdomain.Tool(t, "losetup", "--noheadings", "--output", "BACK-FILE", device))
 	testdomain.Tool(t, "truncate", "-s", "18M", file)
 	testdomain.Tool(t, "losetup", "--set-capacity", device)
 	rejects(t, s, testsite.Reject(2, "a device is not resized", "--output"), s.Name+"@check1", "--in-place", "--yes", "--no-save")

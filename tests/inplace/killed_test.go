@@ -142,3 +142,23 @@ func TestHalfRestored(t *testing.T) {
 		saved.back(t)
 	}
 }
+
+// What a killed restore was writing to is not left half written by one that restores less.
+func TestKilledAndOtherDisks(t *testing.T) {
+	s := small(t)
+	testdomain.Virsh(t, "autostart", s.Name)
+	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
+	if r := faulty(t, s, []string{"VIRTBACKUP_FAULT=in place: zero heads after:kill"}, args...); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	r := s.Program.Must(t, []int{2}, append(args, "--disk", "vda")...)
+	if !strings.Contains(r.Stderr, "disk vdb may be half written") {
+		t.Error("it does not say what would be left half written")
+	}
+	if strings.Contains(testdomain.Virsh(t, "dominfo", s.Name), "Autostart:      enable") {
+		t.Error("autostart is on")
+	}
+	s.Program.Must(t, []int{0, 3}, args...)
+	wantPoint(t, s, pointOf(t, s, "check1"))
+	s.Program.Must(t, []int{0, 3}, append(args, "--disk", "vda")...)
+}

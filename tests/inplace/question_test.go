@@ -77,6 +77,34 @@ func TestStartMeanwhile(t *testing.T) {
 	}
 }
 
+// Where libvirt gives a domain a node of its own for a block device, QEMU's locks on that are not
+// seen, and the domain starts: before the first write that is refused, later it is an error.
+func TestStartOnDeviceMeanwhile(t *testing.T) {
+	s := onDevice(t)
+	for point, changed := range map[string]bool{"in place: begin before": false, "in place: close before": true} {
+		p := s.Program
+		p.Binary, p.Env = testdomain.FaultyBinary(t), append(p.Env, "VIRTBACKUP_FAULT="+point+":pause")
+		before := testdomain.Tool(t, "md5sum", s.Disk("vda").Source)
+		run := p.Start(t, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
+		testsite.AwaitStopped(t, run)
+		_, err := testdomain.TryVirsh(t, "start", s.Name, "--paused")
+		testsite.Continue(run)
+		r := run.Wait()
+		if err != nil { // it shares the node of its device with the host
+			break
+		}
+		if r.Code != 1 || !strings.Contains(r.Stderr, "was started meanwhile") {
+			t.Errorf("%s: exit %d", point, r.Code)
+		}
+		if after := testdomain.Tool(t, "md5sum", s.Disk("vda").Source); (after != before) != changed {
+			t.Errorf("%s: the device was changed: %v", point, after != before)
+		}
+		s.Destroy()
+	}
+	restored(t, s, "check1", "--no-save")
+	wantPoint(t, s, pointOf(t, s, "check1"))
+}
+
 // A guest that runs is shut down in order, once that is confirmed.
 func TestForce(t *testing.T) {
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 64 * mib}))

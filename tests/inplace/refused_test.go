@@ -176,6 +176,22 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// Damage in a later point, whose bitmap would show what has changed, is no matter of a sound one.
+func TestDamageElsewhere(t *testing.T) {
+	s := small(t)
+	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check1", "--force")
+	image := s.Image(pointOf(t, s, "check2").Manifest, "vda")
+	info, err := os.Stat(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for offset := int64(64<<10) + 5; offset < info.Size(); offset += 64 << 10 {
+		testsite.Flip(t, image, offset)
+	}
+	restored(t, s, "check1", "--no-save")
+	wantPoint(t, s, pointOf(t, s, "check1"))
+}
+
 // salvaged restores a damaged point with --salvage: what it says is lost is zeros, or is what it
 // was, and all else is right.
 func salvaged(t *testing.T, s *testsite.Site, id string) {

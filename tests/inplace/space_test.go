@@ -38,3 +38,22 @@ func TestSpace(t *testing.T) {
 		wantPoint(t, s, pointOf(t, s, "check1"))
 	}
 }
+
+// Space that is only reserved (fallocate(2)) is space that a disk has.
+func TestReservedSpace(t *testing.T) {
+	for _, format := range []string{"qcow2", "raw"} {
+		dir := testsite.Mount(t, "24M")
+		testdomain.Tool(t, "chmod", "777", dir)
+		source := filepath.Join(dir, "vda")
+		testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, source, "16M")
+		s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Format: format, Source: source}))
+		s.Init()
+		s.MayWarn = true
+		testdomain.QemuIO(t, source, format, "write -P 0x21 2M 12M")
+		s.BackUp(0, "full")
+		testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, "-o", "preallocation=falloc", source, "16M")
+		testdomain.Tool(t, "sh", "-c", "! dd if=/dev/zero of="+filepath.Join(dir, "filler")+" bs=64k 2>/dev/null")
+		restored(t, s, "check1", "--no-save")
+		wantPoint(t, s, pointOf(t, s, "check1"))
+	}
+}

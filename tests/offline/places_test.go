@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,8 +82,7 @@ func TestNoRoomForBitmaps(t *testing.T) {
 	s.BackUp(0, "full")
 	s.WriteAll(2)
 	s.Destroy()
-	filler := filepath.Join(dir, "filler")
-	testdomain.Tool(t, "sh", "-c", fmt.Sprintf("cat /dev/zero >%s 2>/dev/null; true", filler))
+	filler := fill(t, dir)
 	inc := s.BackUp(3, "inc")
 	testsite.WantKinds(t, inc.Point, "vda inc")
 	testsite.WantSaid(t, inc.Warnings, "the bitmaps may need")
@@ -92,6 +92,62 @@ func TestNoRoomForBitmaps(t *testing.T) {
 	s.WantBitmap(true, s.Checkpoint("check1"))
 	testsite.WantKinds(t, s.BackUp(0, "inc", "--since", "check1").Point, "vda inc")
 	s.Check()
+}
+
+// fill fills a file system, by a file that it returns.
+func fill(t *testing.T, dir string) string {
+	t.Helper()
+	filler := filepath.Join(dir, "filler")
+	testdomain.Tool(t, "sh", "-c", fmt.Sprintf("cat /dev/zero >%s 2>/dev/null; true", filler))
+	return filler
+}
+
+// Nor is one removed there, by a command or after a run that failed: all others would be lost, those
+// of other programs, too.
+func TestNoRoomToRemoveBitmaps(t *testing.T) {
+	t.Parallel()
+	dir := testsite.Mount(t, "32M")
+	source := filepath.Join(dir, "vda.qcow2")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", source, "16M")
+	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Source: source, Format: "qcow2"}))
+	doc := filepath.Join(s.Dir, "theirs.xml")
+	testsite.WriteFile(t, doc, "<domaincheckpoint><name>theirs</name></domaincheckpoint>")
+	testdomain.Virsh(t, "checkpoint-create", s.Name, doc)
+	s.WriteAll(1)
+	s.BackUp(0, "full")
+	s.WriteAll(2)
+	s.BackUp(0, "inc")
+	s.WriteAll(3)
+	s.Destroy()
+	sound := func(filler string) {
+		t.Helper()
+		if err := os.Remove(filler); err != nil {
+			t.Fatal(err)
+		}
+		s.WantBitmap(true, "theirs")
+		if info := testdomain.Tool(t, "qemu-img", "info", source); strings.Contains(info, "in-use") {
+			t.Fatalf("bitmaps are lost: %s", info)
+		}
+	}
+	filler := fill(t, dir)
+	r := s.Program.Must(t, []int{1}, "checkpoint", "delete", s.Name, "check1", "--force")
+	if !strings.Contains(r.Stderr, "the bitmaps may need") {
+		t.Errorf("it does not say why")
+	}
+	sound(filler)
+	p := s.StartBroken("disks served:pause", nil, "inc")
+	testsite.AwaitStopped(t, p)
+	filler = fill(t, dir)
+	p.Signal(syscall.SIGINT)
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 130 {
+		t.Errorf("exit %d", r.Code)
+	}
+	sound(filler)
+	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc")
+	s.WantBitmap(true, "theirs")
+	s.Check()
+	wantClean(s)
 }
 
 // What cannot be read without QEMU is refused with a hint; the other disks are backed up.
@@ -135,7 +191,6 @@ func TestCheckpointsWhileOff(t *testing.T) {
 	testsite.WantLine(t, size, `^check2 +vda +0 B`)
 	s.Program.Must(t, nil, "checkpoint", "list", s.Name)
 	name := s.Checkpoint("check1")
-	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check1", "--force")
 	if info := testdomain.Tool(t, "qemu-img", "info", s.Disk("vda").Source); strings.Contains(info, name) {
 		t.Errorf("its bitmap is left: %s", info)
 	}

@@ -137,6 +137,42 @@ func TestStartFailsMeanwhile(t *testing.T) {
 	}
 }
 
+// Where libvirt gives a domain a node of its own for a block device, QEMU's locks on that are not
+// seen: the domain starts while its device is read. Then the run fails, and writes no more to the
+// device, not even to remove a bitmap.
+func TestStartOnDeviceMeanwhile(t *testing.T) {
+	for _, args := range [][]string{{"full"}, {"full", "--exclusive"}} {
+		t.Run(args[len(args)-1], func(t *testing.T) {
+			t.Parallel()
+			s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib}))
+			onDevice(s)
+			s.Start()
+			s.WriteAll(1)
+			s.Destroy()
+			p := s.StartBroken("disks served:pause", nil, args...)
+			testsite.AwaitStopped(t, p)
+			if _, err := testdomain.TryVirsh(t, "start", s.Name, "--paused"); err != nil {
+				testsite.Continue(p)
+				if r := p.Wait(); r.Code != 3 {
+					t.Errorf("it shares the node of its device with the host, and did not start: exit %d", r.Code)
+				}
+				return
+			}
+			s.Write("vda", 1*mib, 64<<10, 9)
+			testsite.Continue(p)
+			if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "was started while its images were read") {
+				t.Errorf("exit %d", r.Code)
+			}
+			s.Write("vda", 2*mib, 64<<10, 10)
+			s.BackUp(0, "full")
+			s.Destroy()
+			testdomain.CheckImage(t, s.Disk("vda").Source)
+			s.Check()
+			wantClean(s)
+		})
+	}
+}
+
 // The domain starts between the end of the run's reading and libvirt's record of the checkpoint:
 // what it writes is in the new bitmap.
 func TestStartBeforeTheRecord(t *testing.T) {

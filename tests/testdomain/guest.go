@@ -55,7 +55,7 @@ func defineGuest(t testing.TB, memory int, boot string, disks []Disk) *Domain {
 	t.Helper()
 	files := strings.TrimSpace(Tool(t, filepath.Join(Root(t), "scripts/guest.sh")))
 	d := define(t, Identity{}, memory, boot+`<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd.gz</initrd>`+
-		`<cmdline>console=ttyS0 quiet panic=-1</cmdline>`,
+		`<cmdline>console=ttyS0 quiet no_timer_check panic=-1</cmdline>`,
 		`<serial type='file'><source path='@DIR@/serial.log'/></serial>`+
 			`<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`+
 			`<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>`, disks)

@@ -22,7 +22,7 @@ func NewRealGuest(t testing.TB) *Domain {
 	startHypervisor(t)
 	files := realGuestFiles(t)
 	d := define(t, Identity{}, 512, `<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd</initrd>`+
-		`<cmdline>root=/dev/vda ro console=ttyS0 panic=-1</cmdline>`,
+		`<cmdline>root=/dev/vda ro console=ttyS0 no_timer_check panic=-1</cmdline>`,
 		`<serial type='file'><source path='@DIR@/serial.log' append='on'/></serial>`+
 			`<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`+
 			`<channel type='unix'><source mode='bind' path='@DIR@/`+LedgerSocket+`'/>`+

@@ -23,8 +23,9 @@ echo "lint: golangci-lint"
 
 echo "lint: the build with fault injection"
 go vet -tags faults ./internal/fault ./cmd/virtbackup
-echo "lint: the tests of firmware"
+echo "lint: the tests of firmware and of a real guest"
 go vet -tags firmware ./tests/firmware
+"$linter" run --build-tags realguest ./tests/realguest
 
 echo "lint: packages without cgo"
 pure=(./xml/... ./extent ./qcow2/... ./flatten ./internal/directio ./internal/digest ./internal/localfile ./manifest ./instants ./hashlist ./damage ./pointfile ./diskimage ./merge ./repository ./verify)

@@ -3,11 +3,8 @@
 # directory that has vmlinuz, initrd, root.qcow2 (ext4) and data.qcow2 (XFS, PostgreSQL's data).
 # Needs root, and Debian with a package source that has Debian 13.
 #
-#   scripts/realguest.sh                 makes it, if it does not exist yet
-#   scripts/realguest.sh --reachable     whether the package source can be reached
-#
-# It is made with debootstrap, in about two minutes, for each version of this script, and kept in
-# $REALGUEST_DIR (default: /var/tmp/virtbackup-realguest), which may be removed at any time.
+# It is made with debootstrap, in about two minutes, once for each version of this script, and kept
+# in $REALGUEST_DIR (default: /var/tmp/virtbackup-realguest), which may be removed at any time.
 #
 # The guest (x86_64, virtio) needs no network. Its services, none of which starts by itself:
 #
@@ -45,13 +42,6 @@ need_source() {
 		[ $try = 2 ] || apt-get -q update >&2
 	done
 	die "apt has no Debian package source"
-}
-
-reachable() {
-	need_source
-	work=$(mktemp -d)
-	trap 'rm -rf "$work"' EXIT
-	/usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file "${debian}dists/$suite/InRelease" "$work/InRelease"
 }
 
 # need_place makes $dir and locks it. Only root may write to it.
@@ -203,11 +193,7 @@ build() {
 }
 
 case ${1-} in
---reachable)
-	reachable
-	exit
-	;;
---build)
+--build) # called below
 	need_source
 	build "$2"
 	exit
@@ -221,7 +207,8 @@ if [ ! -d "$dir/$key" ]; then
 	say "making it (once, about two minutes)"
 	rm -rf --one-file-system "$dir"/new
 	mkdir "$dir/new"
-	unshare --mount --pid --ipc --fork --kill-child --mount-proc scripts/realguest.sh --build "$dir/new" </dev/null >"$dir/log" 2>&1 || {
+	unshare --mount --pid --ipc --fork --kill-child --mount-proc \
+		scripts/realguest.sh --build "$dir/new" </dev/null >"$dir/log" 2>&1 || {
 		tail -n 30 "$dir/log" >&2
 		die "it cannot be made; all of the log is in $dir/log"
 	}

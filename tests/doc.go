@@ -11,6 +11,7 @@
 //	inplace  points restored into the disks that domains have
 //	nights   hundreds of nights of backups and prunes, with a clock of their own
 //	offline  domains that are shut off
+//	realguest points of a Debian with PostgreSQL boot (make realguest)
 //	recover  cleaning up after killed runs; release
 //	restores domains that are defined again, from points
 //	bench    measurements

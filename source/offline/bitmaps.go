@@ -51,7 +51,7 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 // withdraw removes a bitmap whose addition has failed: it may be there nevertheless.
 func (s *Source) withdraw(path string) {
 	s.added = slices.DeleteFunc(s.added, func(a added) bool {
-		if a.path != path {
+		if a.image.Path != path {
 			return false
 		}
 		chain, err := qemuimg.Chain(context.Background(), path, "qcow2", true)
@@ -59,7 +59,7 @@ func (s *Source) withdraw(path string) {
 			return false
 		}
 		_, there := chain[0].Bitmap(a.name)
-		return !there || qemuimg.RemoveBitmap(a.path, a.name) == nil
+		return !there || shutoff.RemoveBitmap(a.image, a.name) == nil
 	})
 }
 

@@ -22,7 +22,7 @@ func NewRealGuest(t testing.TB) *Domain {
 	startHypervisor(t)
 	files := realGuestFiles(t)
 	d := define(t, Identity{}, 512, `<kernel>@DIR@/vmlinuz</kernel><initrd>@DIR@/initrd</initrd>`+
-		`<cmdline>root=/dev/vda ro console=ttyS0 panic=-1</cmdline>`,
+		`<cmdline>root=/dev/vda ro console=ttyS0 no_timer_check panic=-1</cmdline>`,
 		`<serial type='file'><source path='@DIR@/serial.log' append='on'/></serial>`+
 			`<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>`+
 			`<channel type='unix'><source mode='bind' path='@DIR@/`+LedgerSocket+`'/>`+
@@ -53,30 +53,31 @@ func realGuestFiles(t testing.TB) string {
 	return strings.TrimSpace(out)
 }
 
-// Boot starts a real guest, and waits until its agent answers.
+// Boot starts a real guest, and waits until it is up.
 func (d *Domain) Boot() {
 	d.t.Helper()
 	Virsh(d.t, "start", d.Name)
-	d.AwaitAgent()
+	d.AwaitSystem()
 }
 
-// AwaitAgent waits until the agent of a real guest answers.
-func (d *Domain) AwaitAgent() {
+// AwaitSystem waits until systemd has started everything that a real guest starts. A service
+// that has failed ends the test.
+func (d *Domain) AwaitSystem() {
 	d.t.Helper()
 	for start := time.Now(); time.Since(start) < realBootTime; time.Sleep(500 * time.Millisecond) {
 		if _, _, err := d.agent(`{"execute":"guest-ping"}`, 5); err == nil {
+			d.Exec("systemctl is-system-running --wait || { systemctl --failed; exit 1; }")
 			return
 		}
 	}
 	d.t.Fatalf("the agent of %s does not answer after %s", d.Name, realBootTime)
 }
 
-// Adopt returns a domain that the test has let others define. Its files are in dir, its serial
-// log is serial.log there. It is removed when the test ends.
+// Adopt returns a domain that is yet to be defined by what is tested. Its files will be in dir, its
+// serial log is serial.log there. It is removed when the test ends.
 func Adopt(t testing.TB, name, dir string, disks ...Disk) *Domain {
 	t.Helper()
 	d := &Domain{Name: name, Dir: dir, Disks: disks, t: t}
 	t.Cleanup(d.remove)
-	d.UUID = strings.TrimSpace(Virsh(t, "domuuid", name))
 	return d
 }

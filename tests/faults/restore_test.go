@@ -74,7 +74,7 @@ func TestFaultRestore(t *testing.T) {
 	for _, c := range cells {
 		r.try(c)
 	}
-	t.Logf("%d points, %d faults (%v): %d restores that were begun again, compared with the truth; wrong: %d",
+	t.Logf("%d points, %d faults (%v): %d disks of restores that were begun again, compared with the truth; wrong: %d",
 		points, len(cells), r.numbers, r.compared.Load(), r.wrong.Load())
 }
 

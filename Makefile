@@ -41,7 +41,7 @@ test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see s
 
 .PHONY: unit
 unit: deps ## Runs the tests that need no daemon (under a minute on two cores).
-	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|firmware|guest|nights|realguest|recover))?$$')
+	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|firmware|guest|inplace|nights|offline|realguest|recover|restores))?$$')
 
 SOAK ?= 30m
 .PHONY: soak

@@ -31,7 +31,7 @@ import (
 func inPlaceFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlagOf(ofInPlace, "in-place", "put the domain's own disks back, where they are: only what differs is written. The domain must be shut off. A point of its present state is made first"),
-		boolFlagOf(ofInPlace, "yes", "do not ask before the disks are overwritten"),
+		&cli.BoolFlag{Name: "yes", Aliases: []string{"yield"}, Category: ofInPlace, Usage: "do not ask before the disks are overwritten", DisableDefaultText: true},
 		boolFlagOf(ofInPlace, "no-save", "make no point of the present state: it is lost"),
 		boolFlagOf(ofInPlace, "force", "shut the domain down if it runs, and discard a managed save"),
 		&cli.DurationFlag{Name: "stop-time", Category: ofInPlace, Value: inplace.DefaultStopTime, Usage: "give the guest `TIME` to shut down"},

@@ -78,6 +78,9 @@ func (s *Source) Sealed(context.Context) error {
 	if err := s.close(); err != nil || s.job.Checkpoint == "" {
 		return err
 	}
+	if err := fault.Point("unlocked"); err != nil {
+		return err
+	}
 	err := fault.Around("define checkpoint", func() error { return s.d.Domain.RedefineCheckpoint(s.doc, false) })
 	if err != nil {
 		err = fmt.Errorf("define checkpoint %s, which the next run will do: %w", s.job.Instant.Point, err)

@@ -199,7 +199,7 @@ func (m *matrix) try(c cell) {
 	// undo of a checkpoint fails.
 	leaves := c.leaves || (c.way == fails || c.way == crash) && strings.HasPrefix(c.point, "delete checkpoint before") ||
 		c.way == crash && with("undo ", "retire before", "remove bitmap before", // an undo that panics is not done; the others are
-			"define checkpoint before", "step checkpoint before")(c.point)
+			"unlocked", "define checkpoint before", "step checkpoint before")(c.point)
 	if c.way != kill && (r.Code == 0 || r.Code != 3 && !leaves) {
 		m.wantNothingLeft(c.String())
 	}

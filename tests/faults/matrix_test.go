@@ -42,7 +42,7 @@ var scenarios = []scenario{
 	{name: "retire", args: []string{"inc"}, faults: "step retire before:pause", tested: with("retire ", "delete checkpoint ", "step retire"),
 		paused: func(m *matrix) { m.drop() }},
 	{name: "off", args: []string{"inc"}, off: true, tested: with("step ", "add bitmap ", "locked", "storage daemon started", "disks served", "copy buffer#1",
-		"seal: rename ", "define checkpoint ", "retire ", "undo ")},
+		"seal: rename ", "unlocked", "define checkpoint ", "retire ", "undo ")},
 	{name: "recovery off", args: []string{"inc"}, off: true, tested: with("recover ", "remove bitmap "),
 		prepare: func(m *matrix) { m.StartBroken("disks served:kill", nil, "inc").Wait() }, leaves: true},
 	{name: "undo off", args: []string{"inc"}, off: true, faults: "copy buffer#1:error", tested: with("undo ", "remove bitmap ")},

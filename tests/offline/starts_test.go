@@ -176,10 +176,16 @@ func TestStartOnDeviceMeanwhile(t *testing.T) {
 // The domain starts between the end of the run's reading and libvirt's record of the checkpoint:
 // what it writes is in the new bitmap.
 func TestStartBeforeTheRecord(t *testing.T) {
+	for _, point := range []string{"unlocked", "define checkpoint after"} {
+		t.Run(point, func(t *testing.T) { startBeforeTheRecord(t, point) })
+	}
+}
+
+func startBeforeTheRecord(t *testing.T, point string) {
 	t.Parallel()
 	s := newSite(t)
 	truth := s.Truths()
-	p := s.StartBroken("define checkpoint before:pause", nil, "inc")
+	p := s.StartBroken(point+":pause", nil, "inc")
 	testsite.AwaitStopped(t, p)
 	s.Start()
 	s.Write("vda", 5*mib, 100<<10, 3)

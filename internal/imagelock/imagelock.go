@@ -68,6 +68,9 @@ func ExcludeWriters(path string) (_ *Lock, err error) {
 	return &Lock{f}, nil
 }
 
+// Stat describes the file that is locked, whatever has its name by now.
+func (l *Lock) Stat() (os.FileInfo, error) { return l.file.Stat() }
+
 func fcntl(f *os.File, command int, lock *unix.Flock_t) error {
 	err := eintr.Retry(func() error { return unix.FcntlFlock(f.Fd(), command, lock) })
 	if err != nil {

@@ -5,64 +5,80 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/internal/imagelock"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 )
 
-// QEMU locks one byte of an image file for each permission that it uses, and one for each that it
-// does not grant to others (block/file-posix.c, RAW_LOCK_PERM_BASE, RAW_LOCK_SHARED_BASE; the
-// permissions are BLK_PERM_* of include/block/block-common.h). All are locked for reading; who
-// wants a permission sees whether somebody else has locked the byte that denies it.
-const (
-	usesConsistentRead   = 100 + 0
-	usesWrite            = 100 + 1
-	usesResize           = 100 + 3
-	deniesConsistentRead = 200 + 0
-	deniesWrite          = 200 + 1
-	deniesResize         = 200 + 3
-)
-
-// guard keeps writers away from image files, by QEMU's own locks, and notices those that do not
-// care about locks. The storage daemon locks qcow2 images as well, but a raw image it opens so that
-// another QEMU may write to it (tried with QEMU 7.2).
+// guard keeps writers away from image files, by QEMU's own locks, and notices those that come all
+// the same: they do not care about locks, or have another node of a block device, as a domain in a
+// mount namespace of its own.
 type guard struct{ files []guarded }
 
 type guarded struct {
-	path string
-	file *os.File
-	info fs.FileInfo // when it was locked
+	path   string
+	lock   *imagelock.Lock
+	info   fs.FileInfo // when it was locked
+	writes string      // to a block device until then, by the kernel's counters
 }
 
 // hold locks a file. The error is qemuimg.ErrLocked if another process has it open for writing.
 func (g *guard) hold(path string) error {
-	file, err := os.Open(path)
+	lock, err := imagelock.ExcludeWriters(path)
+	if errors.Is(err, imagelock.ErrHeld) {
+		err = fmt.Errorf("%w: %w", qemuimg.ErrLocked, err)
+	}
 	if err != nil {
 		return err
 	}
-	for _, at := range []int64{usesConsistentRead, deniesWrite, deniesResize} {
-		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: at, Len: 1}
-		if err := unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
-			return errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
-		}
+	held := guarded{path: path, lock: lock}
+	if held.info, err = lock.Stat(); err == nil && !held.info.Mode().IsRegular() {
+		err = writeOut(path)
 	}
-	for _, at := range []int64{usesWrite, usesResize, deniesConsistentRead} {
-		lock := unix.Flock_t{Type: unix.F_WRLCK, Start: at, Len: 1}
-		err := unix.FcntlFlock(file.Fd(), unix.F_OFD_GETLK, &lock)
-		if err == nil && lock.Type != unix.F_UNLCK {
-			err = qemuimg.ErrLocked
-		}
-		if err != nil {
-			return errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
-		}
+	if err == nil {
+		held.writes, err = writes(held.info)
 	}
-	info, err := file.Stat()
 	if err != nil {
-		return errors.Join(err, file.Close())
+		return errors.Join(err, lock.Close())
 	}
-	g.files = append(g.files, guarded{path, file, info})
+	g.files = append(g.files, held)
 	return nil
+}
+
+// writeOut writes to a device what was written to it before and is still cached, so that it does
+// not count as written later.
+func writeOut(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// writes returns the kernel's counters of writes and discards of a block device (Documentation/
+// block/stat.rst), "" of a file.
+func writes(info fs.FileInfo) (string, error) {
+	of, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || info.Mode().IsRegular() {
+		return "", nil
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(of.Rdev), unix.Minor(of.Rdev)))
+	if err != nil {
+		return "", err
+	}
+	counts := strings.Fields(string(text))
+	if len(counts) < 7 {
+		return "", fmt.Errorf("the kernel counts no writes to block device %s", info.Name())
+	}
+	counted := counts[4] + " " + counts[6]
+	if len(counts) > 13 { // discards, since Linux 4.18
+		counted += " " + counts[11] + " " + counts[13]
+	}
+	return counted, nil
 }
 
 // named returns an error unless the paths still name the files that are locked.
@@ -79,15 +95,18 @@ func (g *guard) named() error {
 	return nil
 }
 
-// unchanged returns an error if a file was written to since it was locked, by somebody who does
-// not care about locks. Nothing shows that of a device.
+// unchanged returns an error if a file or device was written to since it was locked.
 func (g *guard) unchanged() error {
 	for _, f := range g.files {
-		info, err := f.file.Stat()
+		info, err := f.lock.Stat()
 		if err != nil {
 			return err
 		}
-		if info.Mode().IsRegular() && (info.Size() != f.info.Size() || !info.ModTime().Equal(f.info.ModTime())) {
+		counted, err := writes(info)
+		if err != nil {
+			return err
+		}
+		if info.Mode().IsRegular() && (info.Size() != f.info.Size() || !info.ModTime().Equal(f.info.ModTime())) || counted != f.writes {
 			return fmt.Errorf("%s was changed while it was read", f.path)
 		}
 	}
@@ -109,7 +128,7 @@ func (g *guard) device() string {
 // release lets writers in.
 func (g *guard) release() {
 	for _, f := range g.files {
-		_ = f.file.Close() // nothing was written
+		_ = f.lock.Close() // nothing was written
 	}
 	g.files = nil
 }

@@ -18,8 +18,8 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// writes tries to write to an image with QEMU's code.
-func writes(format, path string) error {
+// writeTo tries to write to an image with QEMU's code.
+func writeTo(format, path string) error {
 	out, err := exec.Command("qemu-io", "-f", format, "-c", "write 0 64k", path).CombinedOutput()
 	if err != nil || strings.Contains(string(out), "Failed to get") {
 		return errors.Join(err, errors.New(string(out)))
@@ -35,13 +35,13 @@ func TestGuardExcludesWriters(t *testing.T) {
 		var g, other guard
 		must(t, g.hold(path))
 		must(t, other.hold(path)) // a reader
-		if err := writes(format, path); err == nil || !strings.Contains(err.Error(), `Failed to get "write" lock`) {
+		if err := writeTo(format, path); err == nil || !strings.Contains(err.Error(), `Failed to get "write" lock`) {
 			t.Errorf("%s: a writer: %v", format, err)
 		}
 		must(t, errors.Join(g.named(), g.unchanged()))
 		g.release()
 		other.release()
-		must(t, writes(format, path))
+		must(t, writeTo(format, path))
 	}
 }
 
@@ -58,6 +58,30 @@ func TestGuardFindsWriters(t *testing.T) {
 		if !errors.Is(err, qemuimg.ErrLocked) {
 			t.Errorf("%s: %v", format, err)
 		}
+	}
+}
+
+// A write to a block device is noticed, by whatever node of it.
+func TestGuardNoticesWritesToDevices(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	must(t, os.WriteFile(file, make([]byte, 1<<20), 0o600))
+	out, err := exec.Command("losetup", "--find", "--show", file).Output()
+	must(t, err)
+	device := strings.TrimSpace(string(out))
+	t.Cleanup(func() { must(t, exec.Command("losetup", "-d", device).Run()) })
+	must(t, exec.Command("dd", "if=/dev/urandom", "of="+device, "bs=4k", "count=8", "status=none").Run()) // cached
+	var g guard
+	must(t, g.hold(device))
+	defer g.release()
+	if g.device() != device {
+		t.Errorf("the device is %q", g.device())
+	}
+	must(t, exec.Command("dd", "if="+device, "of=/dev/null", "bs=64k", "status=none", "iflag=direct").Run())
+	must(t, g.unchanged())
+	must(t, exec.Command("dd", "if=/dev/urandom", "of="+device, "bs=4k", "count=1", "status=none", "oflag=direct").Run())
+	if err := g.unchanged(); err == nil {
+		t.Error("a write is not noticed")
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/guest/shutoff"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -150,6 +152,10 @@ func (r *run) examine(ctx context.Context, d *disk, force bool) (err error) {
 		return err
 	}
 	d.device = !info.Mode().IsRegular()
+	if err := unix.Access(d.Path, unix.W_OK); err != nil {
+		return fail.Errorf(fail.Other, "is its file system mounted read-only, and does this user own it? restore --define --to DIR makes new images elsewhere",
+			"disk %s of domain %s: its image %s cannot be written to: %w", d.Target, r.Domain, d.Path, err)
+	}
 	real, err := localfile.RealPath(d.Path)
 	if err != nil {
 		return err

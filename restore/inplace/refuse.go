@@ -16,6 +16,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/restore/device"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -28,7 +29,31 @@ func (r *run) refuse(ctx context.Context) error {
 	if err := r.findDisks(ctx); err != nil {
 		return err
 	}
-	return r.refuseOtherUsers(ctx)
+	if err := r.refuseOtherUsers(ctx); err != nil {
+		return err
+	}
+	return r.refuseBusyDevices()
+}
+
+// refuseBusyDevices refuses devices that the host itself uses: mounted, or part of another one.
+func (r *run) refuseBusyDevices() error {
+	active, err := r.domain.Active()
+	if err != nil || active { // its own QEMU uses them
+		return err
+	}
+	for _, d := range r.disks {
+		if !d.device {
+			continue
+		}
+		opened, err := device.Open(d.Path)
+		if err == nil {
+			err = opened.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("disk %s of domain %s: %w", d.Target, r.Domain, err)
+		}
+	}
+	return nil
 }
 
 func (r *run) refuseDomain() error {

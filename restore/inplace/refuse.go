@@ -9,11 +9,14 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/guest/shutoff"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/restore/device"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -26,7 +29,31 @@ func (r *run) refuse(ctx context.Context) error {
 	if err := r.findDisks(ctx); err != nil {
 		return err
 	}
-	return r.refuseOtherUsers(ctx)
+	if err := r.refuseOtherUsers(ctx); err != nil {
+		return err
+	}
+	return r.refuseBusyDevices()
+}
+
+// refuseBusyDevices refuses devices that the host itself uses: mounted, or part of another one.
+func (r *run) refuseBusyDevices() error {
+	active, err := r.domain.Active()
+	if err != nil || active { // its own QEMU uses them
+		return err
+	}
+	for _, d := range r.disks {
+		if !d.device {
+			continue
+		}
+		opened, err := device.Open(d.Path)
+		if err == nil {
+			err = opened.Close()
+		}
+		if err != nil {
+			return fmt.Errorf("disk %s of domain %s: %w", d.Target, r.Domain, err)
+		}
+	}
+	return nil
 }
 
 func (r *run) refuseDomain() error {
@@ -150,6 +177,10 @@ func (r *run) examine(ctx context.Context, d *disk, force bool) (err error) {
 		return err
 	}
 	d.device = !info.Mode().IsRegular()
+	if err := unix.Access(d.Path, unix.W_OK); err != nil {
+		return fail.Errorf(fail.Other, "is its file system mounted read-only, and does this user own it? restore --define --to DIR makes new images elsewhere",
+			"disk %s of domain %s: its image %s cannot be written to: %w", d.Target, r.Domain, d.Path, err)
+	}
 	real, err := localfile.RealPath(d.Path)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/restore/device"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -98,13 +99,29 @@ func (r *run) refuseUser(ctx context.Context, name string, mine map[fileKey]*dis
 func (r *run) refuseUse(ctx context.Context, domain guest.Domain, d xml.Disk, mine map[fileKey]*disk) error {
 	own, below := r.filesOf(ctx, domain, d)
 	for i, path := range append(own, below...) {
-		key, ok := keyOf(path)
-		used := mine[key]
-		if !ok || used == nil || domain.UUID() == r.domain.UUID() && d.Target == used.Target && i < len(own) {
+		used := usedBy(path, mine)
+		if used == nil || domain.UUID() == r.domain.UUID() && d.Target == used.Target && i < len(own) {
 			continue
 		}
 		return fail.Errorf(fail.Usage, r.without(used.Target), "disk %s of domain %s (%s) is used by disk %s of domain %s, too",
 			used.Target, r.Domain, used.Path, d.Target, domain.Name())
+	}
+	return nil
+}
+
+// usedBy is the disk that a path leads to, or shares bytes with: a partition of it.
+func usedBy(path string, mine map[fileKey]*disk) *disk {
+	key, ok := keyOf(path)
+	if !ok {
+		return nil
+	}
+	if d := mine[key]; d != nil || !key.device {
+		return d
+	}
+	for _, d := range mine {
+		if d.device && device.Same(d.Path, path) {
+			return d
+		}
 	}
 	return nil
 }

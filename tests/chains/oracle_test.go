@@ -80,6 +80,7 @@ func (o *oracle) run(rounds int) {
 		o.write()
 		o.sleep()
 		o.point()
+		o.goBack()
 		o.wake()
 		o.Site = o.own
 	}

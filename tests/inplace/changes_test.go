@@ -163,6 +163,14 @@ func TestDevice(t *testing.T) {
 	if d := diskOf(t, r, "vda"); d.Path != device || d.Bytes > 4*mib {
 		t.Errorf("%+v", d)
 	}
+	used, err := os.OpenFile(device, os.O_RDWR|os.O_EXCL, 0) // as a mount does
+	if err != nil {
+		t.Fatal(err)
+	}
+	rejects(t, s, testsite.Reject(2, "device "+device+" is in use", "end that use"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
+	if err := used.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if !strings.Contains(r2(t, s), "take care that no other host runs the domain") {
 		t.Error("it does not say that a device may be another host's, too")
 	}

@@ -8,6 +8,23 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
+// A file system that is mounted read-only is noticed before anything is done.
+func TestReadOnlyTarget(t *testing.T) {
+	dir := testsite.Mount(t, "24M")
+	source := filepath.Join(dir, "vda")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", source, "16M")
+	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Source: source}))
+	s.Init()
+	s.MayWarn = true
+	s.BackUp(0, "full")
+	testdomain.QemuIO(t, source, "qcow2", "write -P 0x22 2M 1M")
+	testdomain.Tool(t, "mount", "-o", "remount,ro", dir)
+	rejects(t, s, testsite.Reject(1, "cannot be written to: read-only file system", "mounted read-only"), s.Name+"@check1", "--in-place", "--yes")
+	testdomain.Tool(t, "mount", "-o", "remount,rw", dir)
+	restored(t, s, "check1", "--no-save")
+	wantPoint(t, s, pointOf(t, s, "check1"))
+}
+
 // What does not fit is refused before anything is written; what has its space already needs no
 // other.
 func TestSpace(t *testing.T) {

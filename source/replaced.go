@@ -1,6 +1,9 @@
 package source
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Replaced returns an explanation if a disk's image is not the one that the base was
 // copied from, or "". now are the images that the disk is stored in, backing files last.
@@ -27,4 +30,17 @@ func Replaced(then Image, now []Image) string {
 		return fmt.Sprintf("its image was another one then (%s, now %s)", then.Source, now[0].Source)
 	}
 	return fmt.Sprintf("its image %s was replaced by another file since", then.Source)
+}
+
+// Lost returns an explanation if the image that the base was copied from is a backing file by now, and
+// has no bitmap of that name any more, or "". It had one when the overlay got its own; what was
+// written before that is in no other. libvirt and QEMU do not notice: for them the checkpoint
+// looks as if it had been made with the overlay on top.
+func Lost(then Image, now []Image, bitmap string) string {
+	for n, i := range now {
+		if n > 0 && then.ID != "" && i.ID == then.ID && i.Bitmaps != nil && !slices.Contains(i.Bitmaps, bitmap) {
+			return fmt.Sprintf("image %s has lost the bitmap", i.Source)
+		}
+	}
+	return ""
 }

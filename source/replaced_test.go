@@ -32,3 +32,25 @@ func TestReplaced(t *testing.T) {
 		}
 	}
 }
+
+// A bitmap that an overlay has must be in the image that it was made in, too.
+func TestLost(t *testing.T) {
+	a, top := Image{Source: "/a", ID: "file:1"}, Image{Source: "/b", ID: "file:2", Bitmaps: []string{"c"}}
+	with := func(bitmaps ...string) Image { return Image{Source: "/a", ID: "file:1", Bitmaps: bitmaps} }
+	for _, tt := range []struct {
+		name string
+		now  []Image
+		want bool
+	}{
+		{"there", []Image{top, with("b", "c")}, false},
+		{"lost", []Image{top, with("b")}, true},
+		{"all lost", []Image{top, {Source: "/a", ID: "file:1", Bitmaps: []string{}}}, true},
+		{"unknown", []Image{top, with()}, false},
+		{"another image", []Image{top, {Source: "/a", ID: "file:3", Bitmaps: []string{}}}, false},
+		{"the top one", []Image{with("b")}, false}, // that is found out by all
+	} {
+		if got := Lost(a, tt.now, "c"); (got != "") != tt.want {
+			t.Errorf("%s: got %q", tt.name, got)
+		}
+	}
+}

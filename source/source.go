@@ -59,6 +59,8 @@ type Options struct {
 type Image struct {
 	Source string
 	ID     string // "" if unknown
+	// Bitmaps are the names of its persistent bitmaps; nil if they are unknown.
+	Bitmaps []string
 }
 
 // Disk is a disk as the source sees it before the job begins.

@@ -37,7 +37,11 @@ func (f Fallback) validate() error {
 // base, which has an image of it; "" if one does.
 func (p *Plan) whyNoBitmap(d Disk, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
-	why := source.Replaced(source.Image{Source: base.Source, ID: base.SourceID}, s.Images[d.Target])
+	then := source.Image{Source: base.Source, ID: base.SourceID}
+	why := source.Replaced(then, s.Images[d.Target])
+	if why == "" {
+		why = source.Lost(then, s.Images[d.Target], c.Name)
+	}
 	switch {
 	case noBitmaps(d.Disk) != "":
 		return noBitmaps(d.Disk)

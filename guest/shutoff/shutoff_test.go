@@ -261,7 +261,7 @@ func TestDeleteIsRefused(t *testing.T) {
 		"in use": {func(t *testing.T, l *libvirt) {
 			s := filepath.Dir(l.vdb)
 			tool(t, "qemu-nbd", "-t", "-f", "qcow2", "-k", s+"/s", "--fork", "--pid-file", s+"/pid", l.vdb)
-			t.Cleanup(func() { tool(t, "sh", "-c", "kill $(cat "+s+"/pid)") })
+			t.Cleanup(func() { tool(t, "sh", "-c", "kill -9 $(cat "+s+"/pid)") })
 		}, hypervisor.ErrBusy},
 		"shared": {func(t *testing.T, l *libvirt) {
 			l.vdb = filepath.Join("/proc/self/cwd", l.vdb) // the path does not matter, the file system does

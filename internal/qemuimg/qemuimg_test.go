@@ -77,7 +77,7 @@ func TestErrors(t *testing.T) {
 	must(t, Create(path, "qcow2", 1<<20))
 	daemon := exec.Command("qemu-nbd", "-t", "-f", "qcow2", "-k", filepath.Join(dir, "s"), "--fork", "--pid-file", filepath.Join(dir, "pid"), path)
 	must(t, daemon.Run())
-	t.Cleanup(func() { tool(t, "sh", "-c", "kill $(cat "+dir+"/pid)") })
+	t.Cleanup(func() { tool(t, "sh", "-c", "kill -9 $(cat "+dir+"/pid)") })
 	if err := AddBitmap(path, "c1", 64<<10); !errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), path) {
 		t.Errorf("of an image in use: %v", err)
 	}

@@ -68,7 +68,8 @@ func (r *run) byBitmap(ctx context.Context, d *disk, points []manifest.Manifest)
 	for _, q := range points {
 		qd, ok := q.Disk(d.Target)
 		layers := shutoff.Layers(d.images, q.Checkpoint)
-		if !ok || layers == 0 || qd.VirtualSize > d.size || source.Replaced(source.Image{Source: qd.Source, ID: qd.SourceID}, d.identities()) != "" {
+		then := source.Image{Source: qd.Source, ID: qd.SourceID}
+		if !ok || layers == 0 || qd.VirtualSize > d.size || source.Replaced(then, d.identities()) != "" || source.Lost(then, d.identities(), q.Checkpoint) != "" {
 			continue
 		}
 		theirs, err := r.Repository.LinksOf(q, qd)
@@ -83,7 +84,7 @@ func (r *run) byBitmap(ctx context.Context, d *disk, points []manifest.Manifest)
 // identities are the disk's images, the top one first.
 func (d *disk) identities() (all []source.Image) {
 	for _, i := range d.images {
-		all = append(all, source.Image{Source: i.Path, ID: localimage.Identify(i.Path)})
+		all = append(all, source.Image{Source: i.Path, ID: localimage.Identify(i.Path), Bitmaps: shutoff.BitmapNames(i)})
 	}
 	return append([]source.Image{{Source: d.now.Source, ID: localimage.Identify(d.Path)}}, all...)
 }

@@ -36,11 +36,7 @@ func (r *run) compareExtras(ctx context.Context) error {
 	if len(r.Disks) > 0 || len(r.chosen.Extras) == 0 {
 		return nil
 	}
-	doc, err := r.domain.InactiveXML()
-	if err != nil {
-		return err
-	}
-	boot, err := xml.ParseBoot(doc)
+	boot, err := r.boot()
 	if err != nil {
 		return err
 	}
@@ -74,6 +70,43 @@ func (r *run) compareExtras(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// extraPaths are the files besides the disks that will be overwritten: with all, those that may
+// be, since it is not known yet which differ.
+func (r *run) extraPaths(all bool) (paths []string, err error) {
+	if !all {
+		for _, e := range r.extras {
+			paths = append(paths, e.path)
+		}
+		return paths, nil
+	}
+	if len(r.Disks) > 0 || len(r.chosen.Extras) == 0 {
+		return nil, nil
+	}
+	boot, err := r.boot()
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range r.chosen.Extras {
+		path, err := r.extraPath(boot, e)
+		if err != nil {
+			return nil, err
+		}
+		if path != "" {
+			paths = append(paths, path)
+		}
+	}
+	return paths, nil
+}
+
+// boot is how the domain starts next time.
+func (r *run) boot() (xml.Boot, error) {
+	doc, err := r.domain.InactiveXML()
+	if err != nil {
+		return xml.Boot{}, err
+	}
+	return xml.ParseBoot(doc)
 }
 
 // extraPath is where the domain has an extra now; "" if it has none.

@@ -107,7 +107,8 @@ type Overwrite struct {
 	Domain string
 	Point  manifest.Manifest
 	Disks  []Disk
-	// Extras are the paths of other files that are overwritten: UEFI variables and the like.
+	// Extras are the paths of other files that are overwritten, UEFI variables and the like; with
+	// Stops, of those that may be.
 	Extras []string
 	// LeftAlone are the domain's other disks, which stay as they are.
 	LeftAlone []string

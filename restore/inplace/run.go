@@ -231,16 +231,16 @@ func (r *run) ask(stops bool) error {
 			o.Shared = append(o.Shared, err.Error())
 		}
 	}
-	if r.asked {
-		return nil
-	}
 	if r.point != nil {
 		o.Lost = r.point.Lost()
 	}
-	for _, e := range r.extras {
-		o.Extras = append(o.Extras, e.path)
+	if r.asked && len(o.Lost) == 0 { // what is lost was not known then
+		return nil
 	}
 	var err error
+	if o.Extras, err = r.extraPaths(stops); err != nil {
+		return err
+	}
 	if o.Newest, err = r.Repository.Find(r.Domain, manifest.Latest); err != nil && !fail.Is(err, fail.Damaged) {
 		return err
 	}

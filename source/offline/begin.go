@@ -15,6 +15,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/internal/storagedaemon"
+	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/source"
 )
 
@@ -64,8 +65,14 @@ func (s *Source) Freeze(context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, mixed, err := s.d.Lock.Mark(repository.MarkHalfRestored)
+	if err != nil {
+		return err
+	}
 	s.clean = ""
 	switch {
+	case mixed:
+		s.clean = "a restore in place of its disks was killed, and they hold a mixture of two states"
 	case saved:
 		s.clean = "the domain is saved, and what its guest had not written yet is in the saved memory"
 	case s.off != hypervisor.GuestShutDown:

@@ -125,7 +125,8 @@ func (g *guard) device() string {
 	return ""
 }
 
-// release lets writers in.
+// release lets writers in. It unlocks first: a process that this one is starting at this moment, for
+// another domain, has the open files, too, until it executes its program (fork(2)).
 func (g *guard) release() {
 	for _, f := range g.files {
 		_ = f.lock.Close() // nothing was written

@@ -54,7 +54,7 @@ func TestGuardFindsWriters(t *testing.T) {
 		must(t, exec.Command("qemu-nbd", "-t", "-f", format, "-k", filepath.Join(dir, "s"), "--fork", "--pid-file", filepath.Join(dir, "pid"), path).Run())
 		var g guard
 		err := g.hold(path)
-		must(t, exec.Command("sh", "-c", "kill $(cat "+filepath.Join(dir, "pid")+")").Run())
+		must(t, exec.Command("sh", "-c", "kill -9 $(cat "+filepath.Join(dir, "pid")+")").Run())
 		if !errors.Is(err, qemuimg.ErrLocked) {
 			t.Errorf("%s: %v", format, err)
 		}

@@ -3,6 +3,7 @@ package pull
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/source"
@@ -17,7 +18,7 @@ func TestImagesOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := imagesOf(xml.Disk{Source: path + ".absent", Backing: []string{path}})
-	if len(all) != 2 || all[0] != (source.Image{Source: path + ".absent"}) || all[1] != (source.Image{Source: path, ID: localimage.Identify(path)}) {
+	if want := []source.Image{{Source: path + ".absent"}, {Source: path, ID: localimage.Identify(path)}}; !reflect.DeepEqual(all, want) {
 		t.Errorf("images %v", all)
 	}
 }

@@ -131,7 +131,8 @@ func TestHalfRestored(t *testing.T) {
 		if strings.Contains(testdomain.Virsh(t, "dominfo", s.Name), "Autostart:      enable") {
 			t.Errorf("%s: autostart is on", point)
 		}
-		if r := s.Program.Must(t, []int{3}, "copy", s.Name); !strings.Contains(r.Stderr, "virtbackup restore "+s.Name+"@check1 --in-place finishes it") {
+		if r := s.Program.Must(t, []int{3}, "--json", "copy", s.Name); !strings.Contains(r.Stderr, "virtbackup restore "+s.Name+"@check1 --in-place finishes it") ||
+			!strings.Contains(r.Stdout, "crash consistent: a restore in place") {
 			t.Errorf("%s: a backup does not warn of the mixture", point)
 		}
 		r := resultOf(t, s.Program.Must(t, []int{0, 3}, append([]string{"--json"}, args...)...))

@@ -55,6 +55,24 @@ func TestQuestion(t *testing.T) {
 	wantPoint(t, s, pointOf(t, s, "check1"))
 }
 
+// Asked before the domain is shut down, it names all files that it may overwrite.
+func TestQuestionBeforeShutdown(t *testing.T) {
+	s := testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 4 * mib}))
+	s.Program.Must(t, []int{0, 3}, "full", s.Name)
+	code, out := answered(t, s, "no\n", "restore", s.Name+"@check1", "--in-place", "--force")
+	if code != 1 {
+		t.Errorf("exit %d", code)
+	}
+	for _, name := range []string{"vars.fd", "vmlinuz", "initrd.gz"} {
+		if said := "overwritten, too: " + filepath.Join(s.Dir, name); !strings.Contains(out, said) {
+			t.Errorf("it does not say %q", said)
+		}
+	}
+	if s.State() == "shut" {
+		t.Error("it was shut down")
+	}
+}
+
 // While it writes, the domain does not start, whatever its disks are.
 func TestStartMeanwhile(t *testing.T) {
 	for _, target := range []string{"vda", "vdb"} {

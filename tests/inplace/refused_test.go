@@ -75,7 +75,7 @@ func TestRefused(t *testing.T) {
 		socket := filepath.Join(testdomain.TempDir(t), "s")
 		pid := filepath.Join(filepath.Dir(socket), "pid")
 		testdomain.Tool(t, "qemu-nbd", "--fork", "--pid-file="+pid, "-k", socket, "-f", "raw", s.Disk("vdb").Source)
-		defer testdomain.Tool(t, "sh", "-c", "kill $(cat "+pid+"); while kill -0 $(cat "+pid+") 2>/dev/null; do sleep 0.1; done")
+		defer testdomain.Tool(t, "sh", "-c", "while kill $(cat "+pid+") 2>/dev/null; do sleep 0.1; done")
 		r := s.Program.Must(t, []int{1}, "restore", at("check1"), "--in-place", "--yes", "--no-save")
 		if !strings.Contains(r.Stderr, "lock") && !strings.Contains(r.Stderr, "another process") {
 			t.Errorf("%s", r.Stderr)

@@ -116,6 +116,29 @@ func TestLiveSnapshot(t *testing.T) {
 	}
 }
 
+// What was written before the snapshot is in the bitmap of the image below only. Where a copy without
+// bitmaps has taken its place, in the same file, the disk is compared, by an inc and by a restore.
+func TestBitmapBelowIsLost(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib}))
+	s.Write("vda", 0, 16*mib, 1)
+	s.BackUp(0, "full")
+	s.Write("vda", 1*mib, 100<<10, 2)
+	below := s.Disk("vda").Source
+	snapshot(s, "one")
+	s.Write("vda", 9*mib, 100<<10, 4)
+	s.Destroy()
+	testdomain.Tool(t, "qemu-img", "convert", "-O", "qcow2", below, below+".new")
+	testdomain.Tool(t, "dd", "if="+below+".new", "of="+below, "bs=1M", "status=none")
+	inc := s.BackUp(3, "inc")
+	testsite.WantKinds(t, inc.Point, "vda rescan")
+	testsite.WantSaid(t, inc.Warnings, "has lost the bitmap")
+	s.Check()
+	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check2", "--force")
+	s.Program.Must(t, []int{0, 3}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
+	testdomain.Same(t, s.Disk("vda").Source, "qcow2", s.Points[0].Truth["vda"])
+}
+
 // The points of the same, checked before they are removed.
 func TestLiveSnapshotPoints(t *testing.T) {
 	t.Parallel()

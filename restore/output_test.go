@@ -63,8 +63,7 @@ func TestOutputToAFileAgain(t *testing.T) {
 	repo, content := oddDisk(t)
 	for name, wants := range map[string]bool{"disk.img.partial": true, "disk.img": true, "other": true} {
 		dir := t.TempDir()
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
-		must(t, os.WriteFile(filepath.Join(dir, ".disk.img"+markerName), []byte(`{"names":["disk.img","disk.img.partial"]}`), 0o600))
+		leave(t, dir, filepath.Join(dir, ".disk.img"+markerName), marker{Names: []string{"disk.img", "disk.img.partial"}}, name)
 		r := request(filepath.Join(dir, "disk.img"))
 		if _, err := Output(t.Context(), repo, r); err == nil != wants {
 			t.Errorf("%s: %v", name, err)

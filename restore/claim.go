@@ -25,8 +25,11 @@ type claim struct {
 	path string // of the marker
 	file *os.File
 	left []string // what a killed restore may have made beside the marker
-	uuid string   // of the domain that is defined from now on, "" for none
-	at   unix.Timespec
+	// What its marker says, too: the files that it has named, and the domain that it defines
+	// on them, "" for none.
+	files   map[string]uint64
+	defines string
+	at      unix.Timespec // when it was written
 }
 
 // markerName is the marker of a directory that is restored to.
@@ -36,7 +39,10 @@ const markerName = ".virtbackup-restore"
 type marker struct {
 	Comment string   `json:"comment"`
 	Names   []string `json:"names"` // of what is made beside it
-	// Defines is the UUID of the domain that is defined on it, "" for none.
+	// Files are the inode numbers of complete files, by the names that they get. Before they
+	// are there, no file has its name from the restore.
+	Files map[string]uint64 `json:"files,omitempty"`
+	// Defines is the UUID of the domain that is defined on the complete files, "" for none.
 	Defines string `json:"defines,omitempty"`
 }
 
@@ -71,7 +77,9 @@ func takeClaim(path string) (*claim, error) {
 
 // read finds out what the marker says. One that says nothing names nothing.
 func (c *claim) read() error {
-	for _, name := range readMarker(c.file).Names {
+	m := readMarker(c.file)
+	c.files, c.defines = m.Files, m.Defines
+	for _, name := range m.Names {
 		if name != "" && name != "." && name != ".." && filepath.Base(name) == name {
 			c.left = append(c.left, name)
 		}
@@ -93,7 +101,8 @@ func readMarker(from io.ReaderAt) (m marker) {
 }
 
 // Marked returns the UUID of the domain that a restore to a directory, which is at work there
-// or was killed, defines: [Request].Defines. It is "" where there is none.
+// or was killed, defines: [Request].Defines. It is "" where there is none, and as long as Finish
+// was not called.
 func Marked(dir string) string {
 	f, err := localfile.OpenRegular(filepath.Join(dir, markerName))
 	if err != nil {
@@ -106,13 +115,16 @@ func Marked(dir string) string {
 // dir is where the names of the claim are.
 func (c *claim) dir() string { return filepath.Dir(c.path) }
 
-// changed returns a name that is not to be removed: what has it was changed after the killed
-// restore had put its last word into the marker, so somebody uses it.
+// changed returns a name that is not to be removed: what has it is not the file that the killed
+// restore gave it, or was changed after it had put its last word into the marker, so somebody
+// uses it. Directories are those of Request.Also.
 func (c *claim) changed() string {
 	for _, name := range c.left {
 		var stat unix.Stat_t
-		if unix.Lstat(filepath.Join(c.dir(), name), &stat) == nil && stat.Mode&unix.S_IFMT == unix.S_IFREG && after(stat.Mtim, c.at) &&
-			filepath.Ext(name) != partialSuffix {
+		if filepath.Ext(name) == partialSuffix || unix.Lstat(filepath.Join(c.dir(), name), &stat) != nil || stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+			continue
+		}
+		if inode, named := c.files[name]; !named || inode != stat.Ino || after(stat.Mtim, c.at) {
 			return name
 		}
 	}
@@ -132,10 +144,26 @@ func (c *claim) clear() error {
 	return nil
 }
 
-// write puts the names into the marker that are made from now on. It is written again when
-// all of them are complete, so that changed can tell what was changed since.
-func (c *claim) write(names []string) error {
-	data, err := json.Marshal(marker{markerComment, names, c.uuid})
+// begin puts the names into the marker that are made from now on.
+func (c *claim) begin(names []string) error { return c.write(marker{Names: names}) }
+
+// complete writes the marker again when the files are complete, under the names that they have
+// until then, and so tells what was put there, or was changed, by others.
+func (c *claim) complete(names, paths []string, defines string) error {
+	files := map[string]uint64{}
+	for _, path := range paths {
+		var stat unix.Stat_t
+		if err := unix.Lstat(path+partialSuffix, &stat); err != nil {
+			return &fs.PathError{Op: "lstat", Path: path + partialSuffix, Err: err}
+		}
+		files[filepath.Base(path)] = stat.Ino
+	}
+	return c.write(marker{Names: names, Files: files, Defines: defines})
+}
+
+func (c *claim) write(m marker) error {
+	m.Comment = markerComment
+	data, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}

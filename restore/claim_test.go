@@ -2,10 +2,12 @@ package restore
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,11 +18,25 @@ import (
 func killed(t *testing.T, files ...string) string {
 	t.Helper()
 	dir := t.TempDir()
+	leave(t, dir, filepath.Join(dir, markerName), marker{Names: []string{"vda.qcow2.partial", "vda.qcow2", "vm1.xml"}}, files...)
+	return dir
+}
+
+// leave makes files, and the marker of the killed restore that has named them.
+func leave(t *testing.T, dir, path string, m marker, files ...string) {
+	t.Helper()
+	m.Files = map[string]uint64{}
 	for _, name := range files {
 		must(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
+		info, err := os.Stat(filepath.Join(dir, name))
+		must(t, err)
+		if filepath.Ext(name) != partialSuffix {
+			m.Files[name] = info.Sys().(*syscall.Stat_t).Ino
+		}
 	}
-	must(t, os.WriteFile(filepath.Join(dir, markerName), []byte(`{"names":["vda.qcow2.partial","vda.qcow2","vm1.xml"]}`+"\nrest of a longer marker"), 0o600))
-	return dir
+	data, err := json.Marshal(m)
+	must(t, err)
+	must(t, os.WriteFile(path, append(data, "\nrest of a longer marker"...), 0o600))
 }
 
 // What a killed restore has left is removed, by a restore of anything.
@@ -119,5 +135,40 @@ func TestFinish(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(dir); len(left) != 3 {
 		t.Errorf("there are %v", left)
+	}
+}
+
+// A file that somebody has put where a killed restore was going to name its own stays, however
+// old it is: mv and cp -p keep the time.
+func TestRestoreWhereAFileWasMovedTo(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	for _, left := range []string{"vda.qcow2.partial", "vda.qcow2"} {
+		dir := killed(t, left)
+		theirs := filepath.Join(t.TempDir(), "theirs")
+		must(t, os.WriteFile(theirs, []byte("precious"), 0o600))
+		must(t, os.Chtimes(theirs, time.Time{}, time.Now().Add(-time.Hour)))
+		must(t, os.Rename(theirs, filepath.Join(dir, "vda.qcow2")))
+		if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir}); !fail.Is(err, fail.Usage) {
+			t.Errorf("%s was left: got %v, want fail.Usage", left, err)
+		}
+		if data, _ := os.ReadFile(filepath.Join(dir, "vda.qcow2")); string(data) != "precious" {
+			t.Errorf("%s was left: the file is gone", left)
+		}
+	}
+}
+
+// A domain that a killed restore may have defined is not left without its images.
+func TestRestoreWhereADomainMayBeDefined(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	dir := t.TempDir()
+	leave(t, dir, filepath.Join(dir, markerName), marker{Names: []string{"vda.qcow2"}, Defines: "uuid"}, "vda.qcow2")
+	if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir}); !fail.Is(err, fail.Usage) || !strings.Contains(err.Error(), "uuid") {
+		t.Errorf("got %v, want fail.Usage", err)
+	}
+	if Marked(dir) != "uuid" {
+		t.Error("the marker is gone")
+	}
+	if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir, Undo: func() error { return nil }}); err != nil {
+		t.Error(err)
 	}
 }

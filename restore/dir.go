@@ -75,8 +75,7 @@ func (r *restorer) takeDir() error {
 			return err
 		}
 	}
-	claim.uuid = r.Defines
-	return claim.write(r.names())
+	return claim.begin(r.names())
 }
 
 // lookAtDir makes the directory if it is absent, and refuses what is not the restore's to
@@ -96,6 +95,10 @@ func (r *restorer) lookAtDir(claim *claim) error {
 		if claim == nil && !marked || claim != nil && !claim.knows(e.Name()) {
 			return fail.Errorf(fail.Usage, "name a new directory with --to; nothing is ever overwritten", "%s is not empty (it has %s)", r.Dir, e.Name())
 		}
+	}
+	if claim != nil && claim.defines != "" && r.Undo == nil {
+		return fail.Errorf(fail.Usage, "begin restore --define again; or virsh undefine the domain, and remove the directory; or name a new one with --to",
+			"a restore --define to %s was killed, which may have defined a domain on it (UUID %s)", r.Dir, claim.defines)
 	}
 	if claim != nil && claim.changed() != "" {
 		return fail.Errorf(fail.Usage, "name a new directory with --to; nothing is ever overwritten",

@@ -18,7 +18,7 @@ func TestUndo(t *testing.T) {
 		var undone, there int
 		request := Request{Domain: "vm1", Dir: dir, Also: []string{"also"}, Defines: "uuid"}
 		request.Finish = func(context.Context, *Result) error {
-			must(t, os.WriteFile(filepath.Join(dir, "also"), nil, 0o600))
+			must(t, os.Mkdir(filepath.Join(dir, "also"), 0o700))
 			return broken
 		}
 		request.Undo = func() error {

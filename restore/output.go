@@ -172,7 +172,7 @@ func (r *restorer) takeName() error {
 			return err
 		}
 	}
-	return claim.write(r.names())
+	return claim.begin(r.names())
 }
 
 // wantAbsent refuses files that there are, and that no killed restore has left. Without a

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -63,8 +64,7 @@ func TestOutputToAFileAgain(t *testing.T) {
 	repo, content := oddDisk(t)
 	for name, wants := range map[string]bool{"disk.img.partial": true, "disk.img": true, "other": true} {
 		dir := t.TempDir()
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte("half"), 0o600))
-		must(t, os.WriteFile(filepath.Join(dir, ".disk.img"+markerName), []byte(`{"names":["disk.img","disk.img.partial"]}`), 0o600))
+		leave(t, dir, filepath.Join(dir, ".disk.img"+markerName), marker{Names: []string{"disk.img", "disk.img.partial"}}, name)
 		r := request(filepath.Join(dir, "disk.img"))
 		if _, err := Output(t.Context(), repo, r); err == nil != wants {
 			t.Errorf("%s: %v", name, err)
@@ -245,5 +245,33 @@ func TestOutputToAStream(t *testing.T) {
 	r.Stdout = failingWriter{}
 	if _, err := Output(t.Context(), repo, r); err == nil || !strings.Contains(err.Error(), "something is written") {
 		t.Errorf("got %v, want the error of the writer", err)
+	}
+}
+
+// A reader of standard output that has stopped does not keep a restore from ending.
+func TestOutputToAStreamThatStands(t *testing.T) {
+	repo, _ := oddDisk(t)
+	from, to, err := os.Pipe()
+	must(t, err)
+	defer from.Close()
+	defer to.Close()
+	to.Fd() // blocks from now on, as standard output does
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r := request("-")
+	r.Stdout = to
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Output(ctx, repo, r)
+		ended <- err
+	}()
+	time.Sleep(100 * time.Millisecond)
+	cancel(errors.New("enough"))
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "enough") {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("it hangs")
 	}
 }

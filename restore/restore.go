@@ -170,7 +170,7 @@ func (r *restorer) restoreDisks(ctx context.Context) ([]Disk, error) {
 
 // nameAll gives complete files their names.
 func (r *restorer) nameAll(paths []string) error {
-	if err := r.claim.write(r.names()); err != nil { // nothing is changed after that, but by others
+	if err := r.claim.complete(r.names(), paths, r.Defines); err != nil { // nothing is changed after that, but by others
 		return err
 	}
 	if err := fault.Point("restore: name files"); err != nil {

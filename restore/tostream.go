@@ -102,13 +102,31 @@ func (r *restorer) writePieces(ctx context.Context, images *chain.Chain, target 
 		if err := r.Limits.WaitN(ctx, len(data)); err != nil {
 			return err
 		}
-		if _, err := r.Stdout.Write(data); err != nil {
-			return &streamError{err}
+		if err := r.writeStdout(ctx, data); err != nil {
+			return err
 		}
 		r.Progress(target, p.offset+int64(len(data)), images.Size())
 		free <- p
 	}
 	return nil
+}
+
+// writeStdout writes to standard output. A write to a pipe that nobody reads never ends, and
+// nothing can interrupt it: it is left behind when ctx is cancelled, as the process ends then.
+func (r *restorer) writeStdout(ctx context.Context, data []byte) error {
+	written := panics.Go(func() error {
+		_, err := r.Stdout.Write(data)
+		return err
+	})
+	select {
+	case err := <-written:
+		if err != nil {
+			return &streamError{err}
+		}
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // streamError says that standard output does not take what is written.

@@ -138,3 +138,52 @@ func TestSalvageWithoutAnImage(t *testing.T) {
 		t.Errorf("got %v, want the error that says nothing of the image", err)
 	}
 }
+
+// Wherever images of a chain are missing or cannot be read, and whatever their sizes, what the
+// chain shows is right, or said to be lost and zero.
+func TestSalvageOfRandomChains(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(7, 9))
+	const cluster = 4096
+	for range 8 {
+		var sizes []int64
+		for range 2 + rnd.IntN(4) {
+			sizes = append(sizes, int64(1+rnd.IntN(3*4096))*512)
+		}
+		files, want := chainOf(t, rnd, cluster, sizes...)
+		for range 8 {
+			got, lost := salvaged(t, anyDamage(t, rnd, cluster, files, sizes))
+			right := bytes.Clone(want)
+			for _, r := range lost {
+				clear(right[r.Offset:r.End()])
+			}
+			if !bytes.Equal(got, right) {
+				t.Fatalf("sizes %v: wrong bytes", sizes)
+			}
+		}
+	}
+}
+
+// anyDamage damages some images of a chain.
+func anyDamage(t *testing.T, rnd *rand.Rand, cluster int64, files []io.ReaderAt, sizes []int64) (images []Image) {
+	t.Helper()
+	known := 0 // from this one on
+	if rnd.IntN(3) == 0 {
+		known = 1 + rnd.IntN(len(files)-1)
+		images = append(images, Image{Missing: errBroken, VirtualSize: -1})
+	}
+	for k := known; k < len(files); k++ {
+		image := Image{ReaderAt: files[k], VirtualSize: sizes[k]}
+		switch rnd.IntN(4) {
+		case 0:
+			image.Missing = errBroken
+		case 1:
+			size, err := files[k].(io.Seeker).Seek(0, io.SeekEnd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			image.ReaderAt = broken{files[k], rnd.Int64N(size/cluster+1) * cluster, cluster * int64(1+rnd.IntN(4))}
+		}
+		images = append(images, image)
+	}
+	return images
+}

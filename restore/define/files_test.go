@@ -152,3 +152,15 @@ func TestUndoTPMOfAKilledRestore(t *testing.T) {
 	want(t, filepath.Join(d.tpmDir, uuidOfPoint, "tpm2", "state"), "own")
 	want(t, filepath.Join(d.tpmDir, "other", "tpm2", "state"), "")
 }
+
+// A state of a TPM that is damaged, and so not restored with --salvage, prevents nothing else,
+// and the one that is there stays.
+func TestDamagedTPM(t *testing.T) {
+	d := newDefiner(t, map[string][]byte{"tpm.tar": archiveOf(t, "tpm2-00.permall", "of the point")}, manifest.Extra{Kind: manifest.ExtraTPM, File: "tpm.tar", Path: "/srv/tpm", Format: "tar"})
+	write(t, filepath.Join(d.repo.PointDir("vm1", "check1"), "tpm.tar"), "damaged")
+	write(t, filepath.Join(d.tpmDir, uuidOfPoint, "tpm2", "state"), "of now")
+	if err := d.putTPM(t.Context(), &restore.Result{}); err != nil {
+		t.Error(err)
+	}
+	want(t, filepath.Join(d.tpmDir, uuidOfPoint, "tpm2", "state"), "of now")
+}

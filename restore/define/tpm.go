@@ -43,7 +43,7 @@ func (d *definer) tpmOf(uuid string) string { return filepath.Join(d.tpmDir, uui
 // domain that the point is of, gets another name.
 func (d *definer) putTPM(ctx context.Context, restored *restore.Result) error {
 	e, has := d.tpm()
-	if !has {
+	if !has || !slices.ContainsFunc(restored.Extras, func(r restore.Extra) bool { return isTPM(r.Extra) }) { // damaged, which is said
 		return nil
 	}
 	if err := fault.Point("define: put TPM"); err != nil {

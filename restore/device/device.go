@@ -53,7 +53,7 @@ func Open(path string) (_ *Device, err error) {
 	if err := d.lock(); err != nil {
 		return nil, inUse(path, numbers.users())
 	}
-	if by := numbers.writers(); len(by) > 0 {
+	if by := append(numbers.writers(), numbers.loops()...); len(by) > 0 {
 		return nil, inUse(path, by)
 	}
 	// Root may open a read-only device for writing; only the writes fail.

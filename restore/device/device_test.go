@@ -101,6 +101,14 @@ func TestInUse(t *testing.T) {
 		wantRefused(t, part, "is in use")
 		wantRefused(t, path, "is in use")
 	})
+	t.Run("a loop device is on it", func(t *testing.T) {
+		path := testfs.Loop(t, 64*mib, 0)
+		out, err := exec.Command("losetup", "--find", "--show", path).Output()
+		must(t, err)
+		loop := strings.TrimSpace(string(out))
+		defer exec.Command("losetup", "--detach", loop).Run()
+		wantRefused(t, path, "is behind "+loop)
+	})
 	t.Run("QEMU has it", func(t *testing.T) {
 		path := testfs.Loop(t, 64*mib, 0)
 		qemu := exec.Command("qemu-io", "-f", "raw", path)

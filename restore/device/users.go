@@ -168,6 +168,24 @@ func (all numbers) writers() (who []string) {
 	return who
 }
 
+// loops are the loop devices that write to it. The kernel does not open what is behind them
+// exclusively, and no process has it open.
+func (all numbers) loops() (users []string) {
+	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // of those that are in use
+	for _, file := range files {
+		dir := filepath.Dir(filepath.Dir(file))
+		backing, _ := os.ReadFile(file) // it may have been detached
+		readOnly, _ := os.ReadFile(dir + "/ro")
+		if strings.TrimSpace(string(readOnly)) == "1" {
+			continue
+		}
+		if slices.ContainsFunc(all, func(n number) bool { return n.isAt(strings.TrimSuffix(string(backing), "\n")) }) {
+			users = append(users, "it is behind /dev/"+filepath.Base(dir))
+		}
+	}
+	return users
+}
+
 // writes tells whether a file descriptor in /proc is open for writing.
 func writes(fd string) bool {
 	info, _ := os.ReadFile(strings.Replace(fd, "/fd/", "/fdinfo/", 1))

@@ -50,3 +50,34 @@ func TestDefineBesideWithSockets(t *testing.T) {
 	}
 	t.Logf("%q", result.Changes)
 }
+
+// A copy writes to no disk of the original, and takes no socket of one that runs: what is not
+// in the point is left out.
+func TestDefineBesideWithoutADisk(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.DefineWith(t, "<boot dev='hd'/>", `
+		<rng model='virtio'><backend model='egd' type='unix'><source mode='bind' path='@DIR@/rng.sock'/></backend></rng>`,
+		testdomain.Disk{Target: "vda", Size: mib}, testdomain.Disk{Target: "vdb", Size: mib, Format: "raw"}))
+	s.Start()
+	s.BackUp(0, "full", "--exclude", "vdb")
+	s.Destroy()
+	name := testdomain.NewName()
+	copyOf(s, name)
+	dir := newDir(t)
+	result := defined(s, s.Name, dir, "--name", name, "--start") // nothing locks the original's disk
+	if got := sources(t, name); len(got) != 1 || got["vda"] != filepath.Join(dir, "vda.qcow2") {
+		t.Errorf("the copy has the disks %v", got)
+	}
+	if notes := strings.Join(result.Changes, "\n"); !strings.Contains(notes, "disk vdb is not in the point and left out of the copy") {
+		t.Errorf("told %s", notes)
+	}
+	if doc := testdomain.Virsh(t, "dumpxml", name, "--inactive"); strings.Contains(doc, s.Dir) {
+		t.Errorf("the copy has files of the original: %s", doc)
+	}
+	s.Start()
+	for _, of := range []string{s.Dir, dir} {
+		if _, err := os.Stat(filepath.Join(of, "rng.sock")); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -202,3 +202,41 @@ func TestDefineMeanwhile(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// What a killed restore has left tells of no domain before that is defined: one that somebody
+// defines meanwhile stays, wherever its disks are.
+func TestDefineKilledAndDefinedByOthers(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	dir := newDir(t)
+	doc := filepath.Join(s.Dir, "theirs.xml")
+	testsite.WriteFile(t, doc, strings.ReplaceAll(testdomain.Virsh(t, "dumpxml", s.Name, "--inactive"), s.Dir+"/", dir+"/old-"))
+	lose(s)
+	args := []string{"restore", s.Name, "--define", "--to", dir}
+	if r := broken(s, "restore disk#1", "kill", args...); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	testdomain.Virsh(t, "define", doc)
+	before := testdomain.Virsh(t, "dumpxml", s.Name)
+	s.Rejects(testsite.Reject(1, "it is defined already", "virsh undefine"), args, dir)
+	if after := testdomain.Virsh(t, "dumpxml", s.Name); after != before {
+		t.Errorf("it was\n%s\nand is\n%s", before, after)
+	}
+}
+
+// The images of a domain that a killed restore has defined are not replaced by others: those
+// of another restore, without --define.
+func TestDefineKilledAndRestoredWithout(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	lose(s)
+	dir := newDir(t)
+	args := []string{"restore", s.Name, "--define", "--to", dir}
+	if r := broken(s, "define: domain defined#1", "kill", args...); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	s.Rejects(testsite.Reject(2, "may have defined a domain on it", "--define again"), []string{"restore", s.Name + "@check1", "--to", dir}, dir)
+	wantDisks(s, s.Name, dir, s.Points[1])
+	s.Program.Must(t, nil, args...)
+	wantDisks(s, s.Name, dir, s.Points[1])
+}

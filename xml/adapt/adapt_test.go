@@ -139,3 +139,41 @@ func FuzzDomain(f *testing.F) {
 		}
 	})
 }
+
+// A copy has no disk that it would write to and the original, too: not one of any type that
+// the point does not have, nor a floppy.
+func TestCopyWritesToNothingOfTheOriginal(t *testing.T) {
+	const others = `<disk type='file' device='disk'><source file='/orig/vdb.raw'/><target dev='vdb'/></disk>
+<disk type='block' device='lun'><source dev='/dev/sdx'/><target dev='sda'/></disk>
+<disk type='network' device='disk'><source protocol='rbd' name='p/orig'/><target dev='vdc'/></disk>
+<disk type='file' device='floppy'><source file='/orig/fd.img'/><target dev='fda'/></disk>
+<disk type='file' device='cdrom'><source file='/orig/cd.iso'/><target dev='hda'/><readonly/></disk>
+<disk type='file' device='disk'><source file='/orig/ro.raw'/><target dev='vdd'/><readonly/></disk>
+<redirdev bus='usb' type='unix'><source mode='bind' path='/orig/usb.sock'/></redirdev>
+<smartcard mode='passthrough' type='unix'><source mode='bind' path='/orig/card.sock'/></smartcard>
+<rng model='virtio'><backend model='egd' type='unix'><source mode='bind' path='/orig/rng.sock'/></backend></rng>
+<interface type='vhostuser'><mac address='52:54:00:00:00:01'/><source type='unix' path='/orig/net.sock' mode='server'/></interface>
+<audio id='1' type='file' path='/orig/audio.wav'/>`
+	const os = `<os><loader readonly='no' type='pflash'>/orig/loader.fd</loader><varstore path='/orig/vars.json'/></os>`
+	for name, keeps := range map[string]bool{"": true, "new": false} {
+		doc := strings.Replace(fmt.Sprintf(small, others), "<devices>", os+"<devices>", 1)
+		got, err := Domain(doc, Request{Name: name, Dir: "/restored", Random: newRandom(), Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{"/orig/vdb.raw", "/dev/sdx", "p/orig", "/orig/fd.img", "/orig/usb.sock", "/orig/card.sock", "/orig/rng.sock",
+			"/orig/net.sock", "/orig/audio.wav", "/orig/vars.json"} {
+			if strings.Contains(got.XML, "'"+path+"'") != keeps {
+				t.Errorf("copy %q: %s is in it: %v", name, path, !keeps)
+			}
+			if said := strings.Contains(strings.Join(got.Notes, "\n"), path); !keeps && !said {
+				t.Errorf("no note of %s", path)
+			}
+		}
+		for _, path := range []string{"/orig/cd.iso", "/orig/ro.raw"} {
+			if !strings.Contains(got.XML, path) {
+				t.Errorf("copy %q: %s is gone", name, path)
+			}
+		}
+	}
+}

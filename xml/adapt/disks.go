@@ -82,27 +82,46 @@ func (a *adapter) driver(disk *edit.Element, format string) {
 	}
 }
 
-// keep leaves a disk that is not in the point as it is. A drive whose medium is not on this
-// host becomes empty: the domain would not start.
+// keep leaves a disk that is not in the point as it is, but for one that a copy would write to,
+// as the original does. A drive whose medium is not on this host becomes empty: the domain
+// would not start.
 func (a *adapter) keep(disk *edit.Element, target string) {
 	source := disk.Child("source")
 	device := disk.Value("device")
 	path := source.Value("file") + source.Value("dev")
-	removable := device == "cdrom" || device == "floppy"
+	removable := device == "cdrom" || device == floppy
 	switch {
-	case source == nil || disk.Child("source").Value("startupPolicy") == "optional":
+	case source == nil:
+	case a.renamed() && a.writes(disk) && device == floppy:
+		a.note("the floppy drive %s is empty: the original writes to its medium, %s", target, describe(disk))
+		a.eject(disk)
+	case a.renamed() && a.writes(disk):
+		a.note("disk %s is not in the point and left out of the copy: the original writes to it, %s", target, describe(disk))
+		disk.Remove()
+	case source.Value("startupPolicy") == "optional":
 	case removable && path != "" && !a.Exists(path):
-		source.Remove()
-		disk.Child("backingStore").Remove()
 		a.note("the %s drive %s is empty: its medium %s is not on this host", device, target, path)
+		a.eject(disk)
 	case removable:
 	case disk.Child("readonly") != nil:
 		a.note("disk %s is not in the point: it is kept as it was, on %s, for reading only", target, describe(disk))
-	case a.renamed():
-		a.note("disk %s is not in the point: it is kept on %s, which the original also writes to", target, describe(disk))
 	default:
 		a.note("disk %s is not in the point: it is kept as it was, on %s", target, describe(disk))
 	}
+}
+
+const floppy = "floppy"
+
+// writes says whether the domain writes to what a disk is on. QEMU keeps what is written to a
+// transient disk elsewhere, and removes it in the end.
+func (a *adapter) writes(disk *edit.Element) bool {
+	return disk.Value("device") != "cdrom" && disk.Child("readonly") == nil && disk.Child("transient") == nil
+}
+
+// eject makes a drive empty.
+func (a *adapter) eject(disk *edit.Element) {
+	disk.Child("source").Remove()
+	disk.Child("backingStore").Remove()
 }
 
 // describe names what a disk is on.

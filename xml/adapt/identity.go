@@ -75,6 +75,9 @@ func (a *adapter) networkCard(number int, nic *edit.Element) {
 		nic.Child("source").RemoveAttr("bridge")
 	}
 	if kind == "vhostuser" {
+		if a.renamed() && nic.Child("source").Value("mode") == "server" {
+			a.move(nic.Child("source"), "path", "vhost-user socket")
+		}
 		a.note("network card %d uses the vhost-user socket %s: its switch has to be there", number, nic.Child("source").Value("path"))
 	}
 	if !a.renamed() {

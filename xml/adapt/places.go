@@ -7,15 +7,19 @@ import (
 	"github.com/virtbackup/virtbackup/xml/edit"
 )
 
-// characterDevices moves the files and sockets of serial ports, consoles, parallel ports and
-// channels where they would collide with those of the original, or where their directory is
+// characterDevices moves the files and sockets of serial ports, consoles and the like
+// where they would collide with those of the original, or where their directory is
 // not on this host. The first console of a domain is its first serial port over again, so the
 // same path becomes the same path.
 func (a *adapter) characterDevices() {
-	for _, kind := range []struct{ element, name string }{{"serial", "serial port"}, {"console", "console"}, {"parallel", "parallel port"}, {channel, channel}} {
+	for _, kind := range []struct{ element, name string }{{"serial", "serial port"}, {"console", "console"}, {"parallel", "parallel port"}, {channel, channel},
+		{"redirdev", "USB redirection"}, {"smartcard", "smartcard"}, {"rng/backend", "random number generator"}} {
 		for _, device := range a.devices(kind.element) {
 			a.characterDevice(kind.name, device)
 		}
+	}
+	for _, audio := range a.devices("audio") {
+		a.move(audio, "path", "file of the audio device")
 	}
 }
 

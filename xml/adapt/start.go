@@ -2,7 +2,9 @@ package adapt
 
 import (
 	"cmp"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/xml/edit"
@@ -30,10 +32,22 @@ func (a *adapter) files(os *edit.Element) {
 			}
 		}
 	}
-	store := os.Child("varstore")
-	if path := a.Files[store.Value("path")]; path != "" && path != store.Value("path") {
+	if loader := os.Child("loader"); a.renamed() && loader.Value("readonly") == "no" && !slices.Contains(slices.Collect(maps.Values(a.Files)), loader.Text()) {
+		a.note("the firmware is kept in %s, which the original also writes to", loader.Text())
+	}
+	a.varStore(os.Child("varstore"))
+}
+
+// varStore is for <varstore> what nvram is for <nvram>.
+func (a *adapter) varStore(store *edit.Element) {
+	old := store.Value("path")
+	switch path := a.Files[old]; {
+	case path != "" && path != old:
 		a.note("the firmware's variables (<varstore>) are in %s", path)
 		store.SetAttr("path", path)
+	case path == "" && old != "" && a.renamed():
+		store.SetAttr("path", a.inDir(a.fileName()+"_VARS.json"))
+		a.note("the firmware's variables are not in the point: libvirt makes new ones in %s instead of %s", store.Value("path"), old)
 	}
 }
 

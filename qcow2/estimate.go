@@ -12,8 +12,9 @@ type Content struct {
 // FileBytes is how long the file of an image with some content gets at most, in whatever
 // order it is written. It is exact but for segments of 1 MiB that do not get full, and that
 // tables do not fill: one, two if there are so many tables that they do not stay in
-// memory. In an image that may hold compressed clusters there are two more, and some
-// percent of the frames' bytes if there are plain clusters, too.
+// memory. In an image that may hold compressed clusters there are two more, and, if there are
+// plain clusters, too, some percent of the frames' bytes: with clusters of more than 64 KiB, of
+// which a segment has few, up to as much again as the frames take.
 func (o Options) FileBytes(c Content) int64 {
 	o = o.withDefaults()
 	e := estimate{cluster: int64(o.ClusterSize), perSegment: max(1, segmentSize/int64(o.ClusterSize))}

@@ -22,7 +22,10 @@ func TestFileBytes(t *testing.T) {
 			if o.Frames {
 				spare = 3*spare + c.FrameBytes/16
 			}
-			if most := o.FileBytes(c); stats.FileBytes > most || stats.FileBytes < most-spare {
+			if o.Frames && clusterSize > 64<<10 { // a frame that does not fit may cost most of a segment
+				spare += stats.FileBytes
+			}
+			if most := o.FileBytes(c); stats.FileBytes > most || stats.FileBytes+spare < most {
 				t.Errorf("clusters of %d bytes, %+v, frames %v: a file of %d bytes, said were %d", clusterSize, c, o.Frames, stats.FileBytes, most)
 			}
 		}

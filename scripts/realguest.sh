@@ -76,6 +76,12 @@ configure() {
 		LABEL=root   /                    ext4  errors=remount-ro  0  1
 		LABEL=data   /var/lib/postgresql  xfs   defaults           0  2
 	END
+	# A busy host has nothing to do with what is tested.
+	write etc/systemd/system.conf.d/realguest.conf <<-'END'
+		[Manager]
+		DefaultTimeoutStartSec=10min
+		DefaultDeviceTimeoutSec=10min
+	END
 	write etc/systemd/journald.conf.d/realguest.conf <<-'END'
 		[Journal]
 		ForwardToConsole=yes

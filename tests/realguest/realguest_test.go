@@ -5,6 +5,7 @@ package realguest
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -52,7 +53,9 @@ func TestRealGuest(t *testing.T) {
 	if err := os.RemoveAll(keptDir(t)); err != nil {
 		t.Fatal(err)
 	}
-	s := testsite.New(t, testdomain.NewRealGuest(t))
+	s := testsite.New(t, testdomain.DefineRealGuest(t))
+	t.Cleanup(func() { keepSerial(t, "guest", filepath.Join(s.Dir, "serial.log")) })
+	s.Boot()
 	l := newLedger()
 	startWork(s, l)
 	var points []made

@@ -7,7 +7,6 @@ import (
 	"errors"
 
 	"github.com/virtbackup/virtbackup/backup"
-	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
@@ -58,30 +57,4 @@ func one[R any](domain string, do Do[R]) Outcome[R] {
 		return err
 	})
 	return o
-}
-
-// Running lists the domains that are running, which can be backed up.
-func Running(conn *hypervisor.Conn) ([]string, error) {
-	all, err := conn.Domains()
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, name := range all {
-		domain, err := conn.Domain(name)
-		if errors.Is(err, hypervisor.ErrNoDomain) { // it no longer exists
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		active, err := domain.Active()
-		if err != nil {
-			return nil, err
-		}
-		if active {
-			names = append(names, name)
-		}
-	}
-	return names, nil
 }

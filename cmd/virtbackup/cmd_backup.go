@@ -13,7 +13,6 @@ import (
 	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
-	"github.com/virtbackup/virtbackup/fleet"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -107,7 +106,7 @@ func autoCommand() *cli.Command {
 		Usage:       "inc where there is a usable base, else full; for timers",
 		ArgsUsage:   "DOMAIN... | --all",
 		Description: "virtbackup auto vm1\nvirtbackup auto --all\nvirtbackup auto vm1 --full-every 90d",
-		Flags:       append(backupFlags(boolFlagOf(ofCopy, "all", "back up every domain that runs")), newChainFlags()...),
+		Flags:       append(backupFlags(boolFlagOf(ofCopy, "all", "back up every domain, running or shut off")), newChainFlags()...),
 		Action: func(c *cli.Context) error {
 			domains := c.Args().Slice()
 			if c.Bool("all") == (len(domains) > 0) {
@@ -164,7 +163,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		return err
 	}
 	if c.Bool("all") {
-		if domains, err = fleet.Running(conn); err != nil {
+		if domains, err = conn.Domains(); err != nil {
 			return err
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/imagelock"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/source"
 )
@@ -31,6 +32,10 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 		}
 		err := s.addBitmap(s.chains[d.Target][0])
 		switch {
+		case errors.Is(err, qemuimg.ErrLocked) && s.onlyRead(s.chains[d.Target][0].Path):
+			d.Bitmap, refused[d.Target] = false, errReaders
+			s.withdraw(s.chains[d.Target][0].Path)
+			s.warn(fmt.Sprintf("disk %s has no bitmap in checkpoint %s: the next backup has to read all of it: %v", d.Target, s.job.Instant.Point, errReaders))
 		case errors.Is(err, qemuimg.ErrLocked):
 			return s.lockedOut(d.Target, err)
 		case err != nil:
@@ -46,6 +51,19 @@ func (s *Source) addBitmaps(refused map[string]error) error {
 	}
 	s.job.Checkpoint = "" // there is none to define
 	return s.d.Lock.SetInstantState(s.job.Instant.Identity, instants.Retired)
+}
+
+// errReaders is why an image gets no bitmap that others read, such as domains that run on
+// overlays of it: while they do, nobody may write to it.
+var errReaders = errors.New("another process reads its image; is it the backing file of a domain that runs?")
+
+// onlyRead tells whether the domain is off, and nobody has an image open for writing.
+func (s *Source) onlyRead(path string) bool {
+	if s.checkOff() != nil {
+		return false
+	}
+	lock, err := imagelock.ExcludeWriters(path)
+	return err == nil && lock.Close() == nil
 }
 
 // withdraw removes a bitmap whose addition has failed: it may be there nevertheless.

@@ -71,6 +71,26 @@ func TestBlockDevice(t *testing.T) {
 	s.Check()
 }
 
+// The image of a domain that is off is the backing file of one that runs: nobody may write to
+// it, so it gets no bitmap, and the domain is backed up all the same.
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	overlay := filepath.Join(testdomain.TempDir(t), "overlay.qcow2")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", s.Disk("vda").Source, "-F", "qcow2", overlay)
+	user := testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Source: overlay, Format: "qcow2"})
+	r := s.BackUp(3, "inc")
+	testsite.WantKinds(t, r.Point, "vda inc, vdb rescan")
+	testsite.WantSaid(t, r.Warnings, "is it the backing file of a domain that runs?")
+	user.Destroy()
+	next := s.BackUp(0, "inc") // since the newest point that has a bitmap
+	testsite.WantKinds(t, next.Point, "vda inc, vdb rescan")
+	if next.Point.Parent != "check1" {
+		t.Errorf("it is since %s", next.Point.Parent)
+	}
+	s.Check()
+}
+
 // Where the bitmaps may not find room none is added, and the others stay valid.
 func TestNoRoomForBitmaps(t *testing.T) {
 	t.Parallel()

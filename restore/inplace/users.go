@@ -2,21 +2,12 @@ package inplace
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 
-	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/guest/diskuse"
 	"github.com/virtbackup/virtbackup/guest/shutoff"
-	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
-	"github.com/virtbackup/virtbackup/internal/qemuimg"
-	"github.com/virtbackup/virtbackup/qcow2"
-	"github.com/virtbackup/virtbackup/restore/device"
-	"github.com/virtbackup/virtbackup/xml"
 )
 
 // fileKey is what a file or a block device is, whatever its path.
@@ -54,119 +45,13 @@ func (r *run) refuseOtherUsers(ctx context.Context) error {
 			mine[key] = d
 		}
 	}
-	names, err := r.Host.Domains()
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if err := r.refuseUser(ctx, name, mine); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// refuseUser looks at the disks of one domain, as it is and as it will start next time.
-func (r *run) refuseUser(ctx context.Context, name string, mine map[fileKey]*disk) error {
-	domain, err := r.Host.Domain(name)
-	if errors.Is(err, hypervisor.ErrNoDomain) {
-		return nil // undefined meanwhile
-	}
-	if err != nil {
-		return err
-	}
-	for _, read := range []func() (string, error){domain.XML, domain.InactiveXML} {
-		doc, err := read()
-		if errors.Is(err, hypervisor.ErrNoDomain) {
+	return diskuse.Each(ctx, r.Host, r.Log, func(u diskuse.Use) error {
+		key, ok := keyOf(u.Path)
+		used := mine[key]
+		if !ok || used == nil || u.Domain.UUID() == r.domain.UUID() && u.Target == used.Target && !u.Below {
 			return nil
 		}
-		if err != nil {
-			return err
-		}
-		described, err := xml.ParseDomain(doc)
-		if err != nil {
-			return err
-		}
-		for _, d := range described.Disks {
-			if err := r.refuseUse(ctx, domain, d, mine); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (r *run) refuseUse(ctx context.Context, domain guest.Domain, d xml.Disk, mine map[fileKey]*disk) error {
-	own, below := r.filesOf(ctx, domain, d)
-	for i, path := range append(own, below...) {
-		used := usedBy(path, mine)
-		if used == nil || domain.UUID() == r.domain.UUID() && d.Target == used.Target && i < len(own) {
-			continue
-		}
 		return fail.Errorf(fail.Usage, r.without(used.Target), "disk %s of domain %s (%s) is used by disk %s of domain %s, too",
-			used.Target, r.Domain, used.Path, d.Target, domain.Name())
-	}
-	return nil
-}
-
-// usedBy is the disk that a path leads to, or shares bytes with: a partition of it.
-func usedBy(path string, mine map[fileKey]*disk) *disk {
-	key, ok := keyOf(path)
-	if !ok {
-		return nil
-	}
-	if d := mine[key]; d != nil || !key.device {
-		return d
-	}
-	for _, d := range mine {
-		if d.device && device.Same(d.Path, path) {
-			return d
-		}
-	}
-	return nil
-}
-
-// filesOf are the files of a disk's top image, and those of its backing files, as far as they
-// can be found out.
-func (r *run) filesOf(ctx context.Context, domain guest.Domain, d xml.Disk) (own, below []string) {
-	path := d.Source
-	if d.SourceType == "volume" {
-		pool, volume, _ := strings.Cut(d.Source, "/")
-		var err error
-		if path, err = domain.VolumePath(pool, volume); err != nil {
-			return nil, nil // it is not there
-		}
-	}
-	if !filepath.IsAbs(path) {
-		return nil, nil
-	}
-	images, err := chainOf(ctx, path, d.Format)
-	if err != nil {
-		r.Log.Debug(fmt.Sprintf("the backing files of %s are taken from the XML of domain %s: %v", path, domain.Name(), err))
-		return []string{path}, d.Backing
-	}
-	for _, i := range images[1:] {
-		below = append(below, shutoff.Files(i)...)
-	}
-	return append(shutoff.Files(images[0]), path), append(below, d.Backing...)
-}
-
-// chainOf describes an image with its backing files. For a qcow2 image that has none, or
-// another format that cannot have one, its header is enough: a host may have hundreds of
-// domains, and qemu-img takes some 20 ms for each disk.
-func chainOf(ctx context.Context, path, format string) ([]qemuimg.Image, error) {
-	if format == "raw" {
-		return []qemuimg.Image{{Path: path}}, nil
-	}
-	if format == "qcow2" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		header, err := qcow2.ReadHeader(f)
-		if err = errors.Join(err, f.Close()); err == nil && header.BackingFile == "" && !header.ExternalData() {
-			return []qemuimg.Image{{Path: path}}, nil
-		}
-	}
-	return qemuimg.Chain(ctx, path, format, true)
+			used.Target, r.Domain, used.Path, u.Target, u.Domain.Name())
+	})
 }

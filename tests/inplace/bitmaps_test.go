@@ -52,3 +52,23 @@ func byBitmap(t *testing.T, s *testsite.Site, id, by string) {
 		t.Errorf("%+v", d)
 	}
 }
+
+// Disks that have changed places have bitmaps of the same name, which show what has changed since
+// another content.
+func TestBitmapOfAnotherDisk(t *testing.T) {
+	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 * mib}, testdomain.Disk{Target: "vdb", Size: 8 * mib}))
+	s.IO("vda", "write -P 0x11 0 4M")
+	s.IO("vdb", "write -P 0x22 2M 4M")
+	s.BackUp(0, "full")
+	s.Destroy()
+	a, b := s.Disk("vda").Source, s.Disk("vdb").Source
+	s.Redefine("'"+a+"'", "'/nowhere'")
+	s.Redefine("'"+b+"'", "'"+a+"'")
+	s.Redefine("'/nowhere'", "'"+b+"'")
+	s.Disks[0].Source, s.Disks[1].Source = b, a
+	r := restored(t, s, "check1", "--no-save")
+	wantPoint(t, s, pointOf(t, s, "check1"))
+	if d := diskOf(t, r, "vda"); d.Method != inplace.MethodCompare {
+		t.Errorf("%+v", d)
+	}
+}

@@ -212,7 +212,7 @@ func (w *walk) backUp() string {
 func (w *walk) restore() string {
 	w.turnOff(nil)
 	p := w.Points[w.IntN(len(w.Points))]
-	truth, killed := w.Truths(), false
+	killed := false
 	if w.IntN(3) == 0 {
 		steps := []string{"in place: write#1", "in place: zero heads after", "in place: write heads after", "in place: bitmaps removed"}
 		point := "VIRTBACKUP_FAULT=" + steps[w.IntN(len(steps))] + ":kill"
@@ -221,7 +221,7 @@ func (w *walk) restore() string {
 			p = w.Points[w.IntN(len(w.Points))]
 		}
 	}
-	save := !killed && w.IntN(2) == 0
+	save, truth := !killed && w.IntN(2) == 0, w.Truths() // what was not killed is done
 	r := w.Program.Must(w.t, []int{0, 2, 3}, w.command(p, !save)...)
 	if r.Code == 2 { // the images are rolled back, and have a bitmap that was deleted since
 		if !strings.Contains(r.Stderr, "would not show what the resize changes") {

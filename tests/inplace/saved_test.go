@@ -101,3 +101,26 @@ func TestSaveFails(t *testing.T) {
 	s.BackUp(0, "inc")
 	s.Check()
 }
+
+// What is written after the point of the present state was made is not overwritten: the domain was
+// started in between.
+func TestWrittenAfterSave(t *testing.T) {
+	for _, target := range []string{"vda", "vdb"} {
+		s := small(t)
+		p := s.Program
+		p.Binary, p.Env = testdomain.FaultyBinary(t), append(p.Env, "VIRTBACKUP_FAULT=in place: saved:pause")
+		run := p.Start(t, "restore", s.Name+"@check1", "--in-place", "--yes")
+		testsite.AwaitStopped(t, run)
+		s.Start()
+		s.IO(target, "write -P 0x66 5M 64k")
+		s.Destroy()
+		before := testdomain.Tool(t, "md5sum", s.Disk("vda").Source, s.Disk("vdb").Source)
+		testsite.Continue(run)
+		if r := run.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "disk "+target+" of domain "+s.Name+" was written to after point check3 was made") {
+			t.Errorf("disk %s: exit %d", target, r.Code)
+		}
+		if after := testdomain.Tool(t, "md5sum", s.Disk("vda").Source, s.Disk("vdb").Source); after != before {
+			t.Errorf("disk %s: the disks were changed", target)
+		}
+	}
+}

@@ -288,3 +288,21 @@ func TestImageInUse(t *testing.T) {
 	s.Add(p.Wait(), s.Truths())
 	s.Check()
 }
+
+// An image is replaced between the lock and the moment when it is opened for reading.
+func TestReplacedBeforeItIsOpened(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.StartBroken("storage daemon started:pause", nil, "inc")
+	testsite.AwaitStopped(t, p)
+	source := s.Disk("vdb").Source
+	testdomain.Tool(t, "cp", source, source+".new")
+	testdomain.Tool(t, "mv", source+".new", source)
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "is another file now") {
+		t.Errorf("exit %d", r.Code)
+	}
+	s.BackUp(0, "inc")
+	s.Check()
+	wantClean(s)
+}

@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -171,4 +174,34 @@ func TestRestoreWhereADomainMayBeDefined(t *testing.T) {
 	if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir, Undo: func() error { return nil }}); err != nil {
 		t.Error(err)
 	}
+}
+
+// Only one restore at a time has a claim, whenever the one before it removes the marker.
+func TestClaimIsExclusive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), markerName)
+	var holders atomic.Int32
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 300 {
+				c, err := takeClaim(path)
+				if fail.Is(err, fail.Locked) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if holders.Add(1) > 1 {
+					t.Error("two have it")
+				}
+				runtime.Gosched()
+				holders.Add(-1)
+				if err := c.release(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
 }

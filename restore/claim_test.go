@@ -113,14 +113,12 @@ func TestRestoreWhereAnotherIsAtWork(t *testing.T) {
 func TestFinish(t *testing.T) {
 	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
 	dir := filepath.Join(t.TempDir(), "out")
-	request := Request{Domain: "vm1", Dir: dir, Also: []string{"nvram", "tpm"}}
+	request := Request{Domain: "vm1", Dir: dir}
 	var want error
 	request.Finish = func(_ context.Context, result *Result) error {
 		if _, err := os.Stat(result.Disks[0].Image); err != nil {
 			t.Error(err)
 		}
-		must(t, os.Mkdir(filepath.Join(dir, "tpm"), 0o700))
-		must(t, os.WriteFile(filepath.Join(dir, "tpm", "state"), nil, 0o600))
 		result.Warnings = append(result.Warnings, "told")
 		return want
 	}
@@ -136,7 +134,7 @@ func TestFinish(t *testing.T) {
 	if err != nil || len(result.Warnings) != 1 {
 		t.Errorf("got %+v, %v", result, err)
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 3 {
+	if left, _ := os.ReadDir(dir); len(left) != 2 {
 		t.Errorf("there are %v", left)
 	}
 }
@@ -204,4 +202,21 @@ func TestClaimIsExclusive(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+// A directory is never what a killed restore has left, nor what is in it.
+func TestRestoreBesideADirectory(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	for _, name := range []string{"vda.qcow2", "vda.qcow2.partial"} {
+		dir := killed(t)
+		file := filepath.Join(dir, name, "precious")
+		must(t, os.Mkdir(filepath.Dir(file), 0o700))
+		must(t, os.WriteFile(file, nil, 0o600))
+		if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir}); !fail.Is(err, fail.Usage) {
+			t.Errorf("%s: got %v, want fail.Usage", name, err)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
+	}
 }

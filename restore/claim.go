@@ -117,14 +117,16 @@ func (c *claim) dir() string { return filepath.Dir(c.path) }
 
 // changed returns a name that is not to be removed: what has it is not the file that the killed
 // restore gave it, or was changed after it had put its last word into the marker, so somebody
-// uses it. Directories are those of Request.Also.
+// uses it. No directory is the restore's.
 func (c *claim) changed() string {
 	for _, name := range c.left {
 		var stat unix.Stat_t
-		if filepath.Ext(name) == partialSuffix || unix.Lstat(filepath.Join(c.dir(), name), &stat) != nil || stat.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if unix.Lstat(filepath.Join(c.dir(), name), &stat) != nil {
 			continue
 		}
-		if inode, named := c.files[name]; !named || inode != stat.Ino || after(stat.Mtim, c.at) {
+		inode, named := c.files[name]
+		known := named && inode == stat.Ino && !after(stat.Mtim, c.at) || filepath.Ext(name) == partialSuffix
+		if !known || stat.Mode&unix.S_IFMT != unix.S_IFREG {
 			return name
 		}
 	}
@@ -133,10 +135,10 @@ func (c *claim) changed() string {
 
 func after(a, b unix.Timespec) bool { return a.Nano() > b.Nano() }
 
-// clear removes what a killed restore has left. Directories are those of Request.Also.
+// clear removes what a killed restore has left.
 func (c *claim) clear() error {
 	for _, name := range c.left {
-		if err := os.RemoveAll(filepath.Join(c.dir(), name)); err != nil {
+		if err := os.Remove(filepath.Join(c.dir(), name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove what a killed restore has left: %w", err)
 		}
 	}

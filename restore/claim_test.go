@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -110,14 +113,12 @@ func TestRestoreWhereAnotherIsAtWork(t *testing.T) {
 func TestFinish(t *testing.T) {
 	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
 	dir := filepath.Join(t.TempDir(), "out")
-	request := Request{Domain: "vm1", Dir: dir, Also: []string{"nvram", "tpm"}}
+	request := Request{Domain: "vm1", Dir: dir}
 	var want error
 	request.Finish = func(_ context.Context, result *Result) error {
 		if _, err := os.Stat(result.Disks[0].Image); err != nil {
 			t.Error(err)
 		}
-		must(t, os.Mkdir(filepath.Join(dir, "tpm"), 0o700))
-		must(t, os.WriteFile(filepath.Join(dir, "tpm", "state"), nil, 0o600))
 		result.Warnings = append(result.Warnings, "told")
 		return want
 	}
@@ -133,7 +134,7 @@ func TestFinish(t *testing.T) {
 	if err != nil || len(result.Warnings) != 1 {
 		t.Errorf("got %+v, %v", result, err)
 	}
-	if left, _ := os.ReadDir(dir); len(left) != 3 {
+	if left, _ := os.ReadDir(dir); len(left) != 2 {
 		t.Errorf("there are %v", left)
 	}
 }
@@ -170,5 +171,52 @@ func TestRestoreWhereADomainMayBeDefined(t *testing.T) {
 	}
 	if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir, Undo: func() error { return nil }}); err != nil {
 		t.Error(err)
+	}
+}
+
+// Only one restore at a time has a claim, whenever the one before it removes the marker.
+func TestClaimIsExclusive(t *testing.T) {
+	path := filepath.Join(t.TempDir(), markerName)
+	var holders atomic.Int32
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			for range 300 {
+				c, err := takeClaim(path)
+				if fail.Is(err, fail.Locked) {
+					continue
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if holders.Add(1) > 1 {
+					t.Error("two have it")
+				}
+				runtime.Gosched()
+				holders.Add(-1)
+				if err := c.release(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+// A directory is never what a killed restore has left, nor what is in it.
+func TestRestoreBesideADirectory(t *testing.T) {
+	repo, _ := chainOf(t, 1, 1<<20, func(int) []int64 { return []int64{0} })
+	for _, name := range []string{"vda.qcow2", "vda.qcow2.partial"} {
+		dir := killed(t)
+		file := filepath.Join(dir, name, "precious")
+		must(t, os.Mkdir(filepath.Dir(file), 0o700))
+		must(t, os.WriteFile(file, nil, 0o600))
+		if _, err := Run(t.Context(), repo, Request{Domain: "vm1", Dir: dir}); !fail.Is(err, fail.Usage) {
+			t.Errorf("%s: got %v, want fail.Usage", name, err)
+		}
+		if _, err := os.Stat(file); err != nil {
+			t.Error(err)
+		}
 	}
 }

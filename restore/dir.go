@@ -118,8 +118,7 @@ func (r *restorer) names() (names []string) {
 		names = append(names, image, image+partialSuffix)
 	}
 	names = append(names, r.xmlName(), r.xmlName()+partialSuffix)
-	names = append(names, r.extraNames()...)
-	return append(names, r.Also...)
+	return append(names, r.extraNames()...)
 }
 
 // imagePath is that of the image of a disk.
@@ -189,11 +188,6 @@ func (r *restorer) removeMade() error {
 	for _, path := range slices.Backward(r.made) {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
-		}
-	}
-	if r.claim != nil || r.finishing {
-		for _, name := range r.Also {
-			errs = append(errs, os.RemoveAll(filepath.Join(r.Dir, name)))
 		}
 	}
 	if r.claim != nil {

@@ -16,9 +16,8 @@ func TestUndo(t *testing.T) {
 	for _, undoFails := range []bool{false, true} {
 		dir := filepath.Join(t.TempDir(), "out")
 		var undone, there int
-		request := Request{Domain: "vm1", Dir: dir, Also: []string{"also"}, Defines: "uuid"}
+		request := Request{Domain: "vm1", Dir: dir, Defines: "uuid"}
 		request.Finish = func(context.Context, *Result) error {
-			must(t, os.Mkdir(filepath.Join(dir, "also"), 0o700))
 			return broken
 		}
 		request.Undo = func() error {

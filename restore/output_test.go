@@ -275,3 +275,19 @@ func TestOutputToAStreamThatStands(t *testing.T) {
 		t.Error("it hangs")
 	}
 }
+
+// A file that was moved to where a killed restore was going to make its own stays.
+func TestOutputToAFileWhereOneWasMovedTo(t *testing.T) {
+	repo, _ := oddDisk(t)
+	dir := t.TempDir()
+	r := request(filepath.Join(dir, "disk.img"))
+	leave(t, dir, filepath.Join(dir, ".disk.img"+markerName), marker{Names: []string{"disk.img", "disk.img.partial"}}, "disk.img.partial")
+	must(t, os.WriteFile(r.Output, []byte("precious"), 0o600))
+	must(t, os.Chtimes(r.Output, time.Time{}, time.Now().Add(-time.Hour)))
+	if _, err := Output(t.Context(), repo, r); !fail.Is(err, fail.Usage) {
+		t.Errorf("got %v, want fail.Usage", err)
+	}
+	if data, _ := os.ReadFile(r.Output); string(data) != "precious" {
+		t.Error("the file is gone")
+	}
+}

@@ -77,9 +77,8 @@ type Request struct {
 
 	// Finish, if set, is called when all is in Dir, before the restore counts as done: if it
 	// fails, or the process is killed before it returns, what was made is removed, by the
-	// next restore at the latest. Also are the names of directories that it makes in Dir.
+	// next restore at the latest. It makes nothing in Dir.
 	Finish func(ctx context.Context, result *Result) error
-	Also   []string
 	// Undo, if set, undoes what Finish has done outside of Dir. It is called before the files
 	// in Dir are removed that Finish may have put to use: if this restore fails in Finish or
 	// after it, and where a killed one has left files. If Undo fails they stay.

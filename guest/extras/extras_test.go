@@ -19,6 +19,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/pointfile"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 func must(t *testing.T, err error) {
@@ -386,5 +387,25 @@ func TestSourceOptions(t *testing.T) {
 		if got := SourceOptions(tt[0], tt[1], tt[2]); got.Known() {
 			t.Errorf("%q: %+v", tt, got)
 		}
+	}
+}
+
+// A block device has no times: there only the same content twice says that it is of one
+// instant.
+func TestSteadyDevice(t *testing.T) {
+	const size = 2 << 20 // more than is read at once
+	device := testfs.Loop(t, size, 'a')
+	p := newPoint(t, t.TempDir(), ".partial-check1")
+	writes := byte(0)
+	change := func() {
+		if writes++; writes < 12 {
+			must(t, os.WriteFile(device, bytes.Repeat([]byte{'a' + writes}, size), 0))
+		}
+	}
+	taken, err := Take(t.Context(), Request{Domain: &fakeDomain{os: "<os><kernel>" + device + "</kernel></os>"}, Point: p, Moves: change})
+	must(t, err)
+	p.check(t, taken, "kernel")
+	if data, err := os.ReadFile(filepath.Join(p.dir, "kernel")); err != nil || !bytes.Equal(data, bytes.Repeat(data[:1], size)) {
+		t.Errorf("it is of two instants, or %v", err)
 	}
 }

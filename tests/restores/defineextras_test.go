@@ -85,10 +85,16 @@ func TestDefineWithTPM(t *testing.T) {
 	testdomain.Virsh(t, "start", name, "--paused") // swtpm takes it
 	testdomain.Virsh(t, "destroy", name)
 
-	// The same domain, whose state is still there: it is set aside.
-	testdomain.Virsh(t, "undefine", s.Name, "--keep-tpm")
-	testsite.WriteFile(t, filepath.Join(state(s.UUID), file), "newer")
+	// The same domain, whose state is still there, as the hint says how to undefine it: it is
+	// set aside.
+	undefine := []string{"undefine", s.Name, "--checkpoints-metadata", "--keep-nvram", "--keep-tpm"}
 	again := newDir(t)
+	s.Rejects(testsite.Reject(1, "it is defined already", "virsh "+strings.Join(undefine, " ")), []string{"restore", s.Name, "--define", "--to", again}, again)
+	testdomain.Virsh(t, undefine...)
+	if got, err := os.ReadFile(filepath.Join(state(s.UUID), file)); err != nil || !bytes.Equal(got, want) {
+		t.Fatalf("the state of the TPM of the domain that is undefined: %v", err)
+	}
+	testsite.WriteFile(t, filepath.Join(state(s.UUID), file), "newer")
 	if r := broken(s, "define: autostart#1", "error", "restore", s.Name, "--define", "--to", again); r.Code != 1 {
 		t.Errorf("exit %d", r.Code)
 	}

@@ -153,7 +153,10 @@ func TestCopyWritesToNothingOfTheOriginal(t *testing.T) {
 <smartcard mode='passthrough' type='unix'><source mode='bind' path='/orig/card.sock'/></smartcard>
 <rng model='virtio'><backend model='egd' type='unix'><source mode='bind' path='/orig/rng.sock'/></backend></rng>
 <interface type='vhostuser'><mac address='52:54:00:00:00:01'/><source type='unix' path='/orig/net.sock' mode='server'/></interface>
-<audio id='1' type='file' path='/orig/audio.wav'/>`
+<audio id='1' type='file' path='/orig/audio.wav'/>
+<memory model='nvdimm'><source><path>/orig/nvdimm</path></source><target><size>1</size></target></memory>
+<memory model='nvdimm'><source><path>/orig/ro</path></source><target><size>1</size><readonly/></target></memory>
+<memory model='nvdimm' access='private'><source><path>/orig/private</path></source><target><size>1</size></target></memory>`
 	const os = `<os><loader readonly='no' type='pflash'>/orig/loader.fd</loader><varstore path='/orig/vars.json'/></os>`
 	for name, keeps := range map[string]bool{"": true, "new": false} {
 		doc := strings.Replace(fmt.Sprintf(small, others), "<devices>", os+"<devices>", 1)
@@ -170,7 +173,10 @@ func TestCopyWritesToNothingOfTheOriginal(t *testing.T) {
 				t.Errorf("no note of %s", path)
 			}
 		}
-		for _, path := range []string{"/orig/cd.iso", "/orig/ro.raw"} {
+		if strings.Contains(got.XML, "/orig/nvdimm") != keeps {
+			t.Errorf("copy %q: the NVDIMM is in it: %v", name, !keeps)
+		}
+		for _, path := range []string{"/orig/cd.iso", "/orig/ro.raw", "/orig/ro<", "/orig/private<"} {
 			if !strings.Contains(got.XML, path) {
 				t.Errorf("copy %q: %s is gone", name, path)
 			}

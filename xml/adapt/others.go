@@ -22,9 +22,7 @@ func (a *adapter) others() {
 		}
 	}
 	for _, memory := range a.devices("memory") {
-		if path := memory.Child("source/path"); path != nil {
-			a.note("the memory device on %s is kept, and is not in the point", path.Text())
-		}
+		a.memory(memory)
 	}
 	for _, shmem := range a.devices("shmem") {
 		a.note("the shared memory %s is kept: the original and others use it too", shmem.Value("name"))
@@ -34,6 +32,19 @@ func (a *adapter) others() {
 	}
 	if a.root.Child("qemu:commandline") != nil {
 		a.note("<qemu:commandline> is kept as it was: paths and addresses in it are those of the original")
+	}
+}
+
+// memory leaves an NVDIMM out of a copy that would write to its file. Nothing locks that.
+func (a *adapter) memory(memory *edit.Element) {
+	path := memory.Child("source/path")
+	switch {
+	case path == nil:
+	case a.renamed() && memory.Value("access") != "private" && memory.Child("target/readonly") == nil:
+		a.note("the memory device on %s is not in the point and left out of the copy: the original writes to it", path.Text())
+		memory.Remove()
+	default:
+		a.note("the memory device on %s is kept, and is not in the point", path.Text())
 	}
 }
 

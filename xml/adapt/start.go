@@ -109,7 +109,10 @@ func (a *adapter) tpm(tpm *edit.Element) {
 			a.note("the TPM keeps its state where libvirt chooses, no longer in %s", source.Value("path"))
 			source.Remove()
 		}
-		if !a.TPM {
+		switch {
+		case !a.TPM && !a.renamed() && source == nil:
+			a.note("the state of the TPM is not in the point: where this host has none of the domain, it begins empty, and the guest asks for the recovery keys of what was bound to it (BitLocker, LUKS)")
+		case !a.TPM:
 			a.note("the state of the TPM is not in the point: it begins empty, and the guest asks for the recovery keys of what was bound to it (BitLocker, LUKS)")
 		}
 	case "passthrough":

@@ -33,17 +33,6 @@ func Layers(chain []qemuimg.Image, name string) int {
 	return n
 }
 
-// BitmapNames are the names of the bitmaps of an image; not nil.
-func BitmapNames(image qemuimg.Image) []string {
-	names := []string{}
-	if image.QCOW2 != nil {
-		for _, b := range image.QCOW2.Bitmaps {
-			names = append(names, b.Name)
-		}
-	}
-	return names
-}
-
 // Granularity is the finest of a bitmap's in the first images of a chain, in bytes.
 func Granularity(chain []qemuimg.Image, name string, layers int) int64 {
 	var finest int64

@@ -62,6 +62,17 @@ func (i Image) Bitmap(name string) (Bitmap, bool) {
 	return i.QCOW2.Bitmaps[n], true
 }
 
+// BitmapNames are the names of the bitmaps of an image; not nil.
+func (i Image) BitmapNames() []string {
+	names := []string{}
+	if i.QCOW2 != nil {
+		for _, b := range i.QCOW2.Bitmaps {
+			names = append(names, b.Name)
+		}
+	}
+	return names
+}
+
 // Chain describes an image of the given format and its backing files, the top one first.
 // Without force, it fails with [ErrLocked] if another process has one of them open for writing.
 //

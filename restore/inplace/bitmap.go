@@ -84,7 +84,7 @@ func (r *run) byBitmap(ctx context.Context, d *disk, points []manifest.Manifest)
 // identities are the disk's images, the top one first.
 func (d *disk) identities() (all []source.Image) {
 	for _, i := range d.images {
-		all = append(all, source.Image{Source: i.Path, ID: localimage.Identify(i.Path), Bitmaps: shutoff.BitmapNames(i)})
+		all = append(all, source.Image{Source: i.Path, ID: localimage.Identify(i.Path), Bitmaps: i.BitmapNames()})
 	}
 	return append([]source.Image{{Source: d.now.Source, ID: localimage.Identify(d.Path)}}, all...)
 }

@@ -1,10 +1,13 @@
 package pull
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
+	"github.com/virtbackup/virtbackup/internal/qemuimg"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/localimage"
@@ -23,7 +26,7 @@ func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		all[i].Size, all[i].Allocated, all[i].Images = size, allocated, imagesOf(d)
+		all[i].Size, all[i].Allocated, all[i].Images = size, allocated, s.imagesOf(d)
 	}
 	s.findOldImages(all)
 	return all, nil
@@ -42,12 +45,38 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 
 // imagesOf identifies the images of a disk, the top one first, then its backing
 // files.
-func imagesOf(d xml.Disk) []source.Image {
+func (s *Source) imagesOf(d xml.Disk) []source.Image {
 	var all []source.Image
 	for _, path := range append([]string{d.Source}, d.Backing...) {
 		all = append(all, source.Image{Source: path, ID: localimage.Identify(path)})
 	}
+	if len(d.Backing) > 0 {
+		s.findBitmaps(d, all[1:])
+	}
 	return all
+}
+
+// infoTime bounds qemu-img info, which takes some 20 ms.
+const infoTime = 30 * time.Second
+
+// findBitmaps finds the names of the bitmaps in the backing files of a disk. They are in the
+// files while the domain runs, too: QEMU stores them when a snapshot makes an image a backing file.
+// What cannot be found out stays unknown.
+func (s *Source) findBitmaps(d xml.Disk, below []source.Image) {
+	ctx, cancel := context.WithTimeout(context.Background(), infoTime)
+	defer cancel()
+	chain, err := qemuimg.Chain(ctx, d.Source, d.Format, true)
+	if err != nil {
+		s.Log.Debug(fmt.Sprintf("which bitmaps the backing files of disk %s have is unknown: %v", d.Target, err))
+		return
+	}
+	for i := range below {
+		for _, image := range chain[1:] {
+			if below[i].ID != "" && localimage.Identify(image.Path) == below[i].ID {
+				below[i].Bitmaps = image.BitmapNames()
+			}
+		}
+	}
 }
 
 // findOldImages finds qcow2 images of version 2, which cannot have bitmaps: libvirt's XML

@@ -1,6 +1,7 @@
 package pull
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -17,7 +18,8 @@ func TestImagesOf(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	all := imagesOf(xml.Disk{Source: path + ".absent", Backing: []string{path}})
+	s := &Source{Options: source.Options{Log: slog.New(slog.DiscardHandler)}}
+	all := s.imagesOf(xml.Disk{Source: path + ".absent", Backing: []string{path}})
 	if want := []source.Image{{Source: path + ".absent"}, {Source: path, ID: localimage.Identify(path)}}; !reflect.DeepEqual(all, want) {
 		t.Errorf("images %v", all)
 	}

@@ -139,6 +139,29 @@ func TestBitmapBelowIsLost(t *testing.T) {
 	testdomain.Same(t, s.Disk("vda").Source, "qcow2", s.Points[0].Truth["vda"])
 }
 
+// The same, but the domain runs again when it is backed up.
+func TestBitmapBelowIsLostWhileItRuns(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib}))
+	s.Write("vda", 0, 16*mib, 1)
+	s.BackUp(0, "full")
+	s.Write("vda", 1*mib, 100<<10, 2)
+	below := s.Disk("vda").Source
+	snapshot(s, "one")
+	s.Write("vda", 9*mib, 100<<10, 4)
+	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc") // QEMU has stored the bitmap below
+	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check2", "--force")
+	s.Destroy()
+	testdomain.Tool(t, "qemu-img", "convert", "-O", "qcow2", below, below+".new")
+	testdomain.Tool(t, "dd", "if="+below+".new", "of="+below, "bs=1M", "status=none")
+	s.Start()
+	s.Write("vda", 4*mib, 100<<10, 5)
+	inc := s.BackUp(3, "inc", "--since", "check1")
+	testsite.WantKinds(t, inc.Point, "vda rescan")
+	testsite.WantSaid(t, inc.Warnings, "has lost the bitmap")
+	s.Check()
+}
+
 // The points of the same, checked before they are removed.
 func TestLiveSnapshotPoints(t *testing.T) {
 	t.Parallel()

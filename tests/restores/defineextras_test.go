@@ -129,3 +129,32 @@ func TestDefineWhereAnotherHasTheName(t *testing.T) {
 	dir := newDir(t)
 	s.Rejects(testsite.Reject(1, "there is another domain "+s.Name, "--name NEW"), []string{"restore", s.Name, "--define", "--to", dir}, filepath.Dir(filepath.Dir(dir)))
 }
+
+// The state of a TPM that the point does not have stays where it is, whether the restore fails
+// or not.
+func TestDefineBesideTPM(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.DefineWith(t, "<boot dev='hd'/>", "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>", testdomain.Disk{Target: "vda", Size: mib}))
+	s.Start()
+	s.BackUp(3, "full") // says that the state is not in the point
+	s.Destroy()
+	dir := filepath.Join("/var/lib/libvirt/swtpm", s.UUID)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	file := filepath.Join(dir, "tpm2/tpm2-00.permall")
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata", "--keep-nvram", "--keep-tpm")
+	to := newDir(t)
+	if r := broken(s, "define: autostart#1", "error", "restore", s.Name, "--define", "--to", to); r.Code != 1 {
+		t.Errorf("exit %d", r.Code)
+	}
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the state of the TPM after a restore that failed: %v", err)
+	}
+	defined(s, s.Name, to)
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("the state of the TPM: %v", err)
+	}
+}

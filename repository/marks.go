@@ -21,6 +21,11 @@ const markPrefix = ".mark-"
 // JSON with the id of the point: {"point": "check3"}.
 const MarkHalfRestored = "in-place"
 
+// MarkPutBack is the mark of a domain whose disks were put back to a point that is crash
+// consistent, and that was not seen running since: how its guest has shut down before says nothing
+// of its file systems.
+const MarkPutBack = "put-back"
+
 // SetMark leaves a note for the next run, in case this one is killed: what it is about
 // to do to the guest. A mark stands until ClearMark.
 //

@@ -10,6 +10,8 @@ import (
 	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // write is the second pass: it writes what differs. If it is killed at any step, another
@@ -32,6 +34,7 @@ func (r *run) write(ctx context.Context) error {
 		{"domain", r.changeDomain},
 		{"write heads", r.onEachToWrite(r.writeHead)},
 		{"close", r.closeTargets},
+		{"note", r.noteConsistency},
 		{"end", r.endWriting},
 	} {
 		if ctx.Err() != nil {
@@ -111,6 +114,14 @@ func (r *run) discardSave(context.Context) error {
 		return nil
 	}
 	return r.power.RemoveManagedSave()
+}
+
+// noteConsistency notes that the disks hold a state that is crash consistent, or that they do not.
+func (r *run) noteConsistency(context.Context) error {
+	if r.chosen.Consistency == manifest.ConsistencyFilesystem {
+		return r.lock.ClearMark(repository.MarkPutBack)
+	}
+	return r.lock.SetDurableMark(repository.MarkPutBack, []byte(r.chosen.ID))
 }
 
 // endWriting undoes beginWriting.

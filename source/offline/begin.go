@@ -69,10 +69,16 @@ func (s *Source) Freeze(context.Context) error {
 	if err != nil {
 		return err
 	}
+	_, putBack, err := s.d.Lock.Mark(repository.MarkPutBack)
+	if err != nil {
+		return err
+	}
 	s.clean = ""
 	switch {
 	case mixed:
 		s.clean = "a restore in place of its disks was killed, and they hold a mixture of two states"
+	case putBack:
+		s.clean = "its disks were put back to a point that is crash consistent, and it was not seen running since"
 	case saved:
 		s.clean = "the domain is saved, and what its guest had not written yet is in the saved memory"
 	case s.off != hypervisor.GuestShutDown:

@@ -255,6 +255,12 @@ func TestQuiesced(t *testing.T) {
 		t.Errorf("of a guest that has shut down: %s", got)
 	}
 	s.Check()
+	// Its disk goes back to what it was while it was saved, and libvirt still says that it has shut down.
+	s.Program.Must(t, nil, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
+	s.Rejects(testsite.Reject(1, "put back to a point that is crash consistent", "while it runs or after its guest has shut down"), []string{"--quiet", "inc", s.Name, "--quiesce", "require"})
+	if got := s.BackUp(0, "inc").Point.Consistency; got != manifest.ConsistencyCrash {
+		t.Errorf("of disks that were put back: %s", got)
+	}
 	if testdomain.NeedsReplay(t, s.Points[1].Truth["vda"]) {
 		t.Error("the file system of the guest that has shut down has a journal to replay")
 	}

@@ -2,20 +2,20 @@ package backup
 
 import (
 	"encoding/json"
+	"fmt"
+	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
-// warnOfHalfRestored warns of disks that a killed restore in place has left half written: the
-// point will show that mixture.
-func (r *run) warnOfHalfRestored() {
+// refuseHalfRestored refuses to back up disks that a killed restore in place has left half written:
+// the point would show a mixture of two states, be the newest one, and outlive those that are right.
+func (r *run) refuseHalfRestored() error {
 	data, left, err := r.lock.Mark(repository.MarkHalfRestored)
-	if err != nil {
-		r.warn("%v", err)
-	}
-	if !left {
-		return
+	if err != nil || !left {
+		return err
 	}
 	var mark struct{ Point string }
 	_ = json.Unmarshal(data, &mark) // one that was cut short counts, too
@@ -23,6 +23,7 @@ func (r *run) warnOfHalfRestored() {
 	if mark.Point != "" {
 		at += "@" + mark.Point
 	}
-	r.warn("a restore in place of this domain was killed, and its disks hold a mixture of two states: virtbackup restore %s --in-place finishes it",
-		manifest.ShellWord(at))
+	return fail.WithHint(fmt.Errorf("a restore in place of domain %s was killed, and its disks hold a mixture of two states", r.Domain),
+		"virtbackup restore %s --in-place finishes it; if the disks were repaired in another way, remove %s",
+		manifest.ShellWord(at), manifest.ShellWord(filepath.Join(r.repo.Dir(), r.Domain, repository.MarkFile(repository.MarkHalfRestored))))
 }

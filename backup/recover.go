@@ -10,7 +10,9 @@ import (
 // recover cleans up after an earlier run of this domain that was killed, and redefines
 // checkpoints that libvirt has lost.
 func (r *run) recover(ctx context.Context) error {
-	r.warnOfHalfRestored()
+	if err := r.refuseHalfRestored(); err != nil {
+		return err
+	}
 	if !r.off {
 		if err := r.lock.ClearMark(repository.MarkPutBack); err != nil {
 			return err

@@ -16,6 +16,9 @@ import (
 // markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
 const markPrefix = ".mark-"
 
+// MarkFile is the name of the file of a mark.
+func MarkFile(name string) string { return markPrefix + name }
+
 // MarkHalfRestored is the mark of a restore in place that writes to the disks of the domain. Where
 // it is left, that restore was killed, and they hold a mixture of two states. Its content is
 // JSON with the id of the point: {"point": "check3"}.
@@ -95,5 +98,5 @@ func (l *Lock) markPath(name string) (string, error) {
 	if err := manifest.ValidName(name); err != nil {
 		return "", err
 	}
-	return filepath.Join(l.repo.domainDir(l.domain), markPrefix+name), nil
+	return filepath.Join(l.repo.domainDir(l.domain), MarkFile(name)), nil
 }

@@ -80,17 +80,9 @@ func (r *run) choose() error {
 	if err != nil {
 		return err
 	}
-	at := r.At
-	if _, _, err := manifest.ParsePointID(at); err != nil && marked && left.At == at {
-		newest, err := r.Repository.Find(r.Domain, manifest.Latest)
-		switch {
-		case err == nil && newest.Number() <= max(left.Next, number(left.Point)):
-			at = left.Point
-		case left.Writing:
-			return fail.Errorf(fail.Usage, fmt.Sprintf("%s@%s finishes it", r.Domain, left.Point),
-				"a restore of domain %s to %s was killed at %s, and points were made since: it is not clear what %q means",
-				r.Domain, left.Point, manifest.TimeText(left.Time), r.At)
-		}
+	at, err := r.meant(left, marked)
+	if err != nil {
+		return err
 	}
 	if r.chosen, err = r.Repository.Find(r.Domain, at); err != nil {
 		return err
@@ -102,6 +94,27 @@ func (r *run) choose() error {
 	}
 	r.mark.At, r.mark.Point, r.mark.Time = r.At, r.chosen.ID, time.Now().UTC()
 	return nil
+}
+
+// meant returns the point that is asked for, which may be a time or the newest one. Of a domain
+// with a killed restore that is the one of the same request then, and of no other request.
+func (r *run) meant(left mark, marked bool) (string, error) {
+	if _, _, err := manifest.ParsePointID(r.At); err == nil || !marked {
+		return r.At, nil
+	}
+	newest, err := r.Repository.Find(r.Domain, manifest.Latest)
+	if left.At == r.At && err == nil && newest.Number() <= max(left.Next, number(left.Point)) {
+		return left.Point, nil
+	}
+	if !left.Writing || left.Point == "" {
+		return r.At, nil
+	}
+	hint := fmt.Sprintf("%s@%s finishes it", r.Domain, left.Point)
+	if left.Saved != "" {
+		hint += fmt.Sprintf("; %s@%s is the state before", r.Domain, left.Saved)
+	}
+	return "", fail.Errorf(fail.Usage, hint, "a restore of domain %s to %s was killed at %s: it is not clear what %q means",
+		r.Domain, left.Point, manifest.TimeText(left.Time), r.At)
 }
 
 // refuseToLeave refuses to leave something half written that a killed restore was writing to: once

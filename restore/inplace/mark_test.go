@@ -75,6 +75,7 @@ func TestChoose(t *testing.T) {
 		{"it wrote", &mark{At: "latest", Point: "check2", Next: 3, Writing: true}, "latest", "check2", true},
 		{"it wrote, to another point", &mark{At: "latest", Point: "check2", Next: 3, Writing: true}, "check1", "check1", true},
 		{"it wrote long ago", &mark{At: "latest", Point: "check1", Next: 2, Writing: true}, "latest", "", false},
+		{"it wrote, another request", &mark{At: "check1", Point: "check1", Next: 3, Saved: "check3", Writing: true}, "latest", "", false},
 		{"it wrote long ago, the point by its id", &mark{At: "latest", Point: "check1", Next: 2, Writing: true}, "check1", "check1", true},
 		{"it wrote, and saved nothing", &mark{At: "latest", Point: "check3", Next: 4, Writing: true}, "latest", "check3", true},
 	}

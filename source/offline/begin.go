@@ -65,18 +65,12 @@ func (s *Source) Freeze(context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, mixed, err := s.d.Lock.Mark(repository.MarkHalfRestored)
-	if err != nil {
-		return err
-	}
 	_, putBack, err := s.d.Lock.Mark(repository.MarkPutBack)
 	if err != nil {
 		return err
 	}
 	s.clean = ""
 	switch {
-	case mixed:
-		s.clean = "a restore in place of its disks was killed, and they hold a mixture of two states"
 	case putBack:
 		s.clean = "its disks were put back to a point that is crash consistent, and it was not seen running since"
 	case saved:

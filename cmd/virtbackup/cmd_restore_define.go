@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/restore/define"
 )
 
@@ -23,6 +24,9 @@ func restoreDefined(c *cli.Context, chosen chosenPoint) (err error) {
 	request, err := restoreRequest(c, chosen)
 	if err != nil {
 		return err
+	}
+	if c.IsSet("name") && c.String("name") == "" { // a variable of a script that is not set
+		return fail.Errorf(fail.Usage, "--name NEW, or leave it out", "--name is empty")
 	}
 	if !c.IsSet("format") {
 		request.Format = "" // as the disks were

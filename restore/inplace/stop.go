@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -17,6 +18,14 @@ func (r *run) stop(ctx context.Context) error {
 	active, err := r.domain.Active()
 	if err != nil || !active {
 		return err
+	}
+	state, err := r.domain.State()
+	if err != nil {
+		return err
+	}
+	if state != hypervisor.Running {
+		word := manifest.ShellWord(r.Domain)
+		return fail.Errorf(fail.Usage, fmt.Sprintf("virsh resume %s, or virsh destroy %s, which is like pulling the plug", word, word), "domain %s is %s and cannot shut down", r.Domain, state)
 	}
 	if err := r.ask(true); err != nil {
 		return err

@@ -59,6 +59,7 @@ func TestQuestion(t *testing.T) {
 func TestQuestionBeforeShutdown(t *testing.T) {
 	s := testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 4 * mib}))
 	s.Program.Must(t, []int{0, 3}, "full", s.Name)
+	testdomain.Virsh(t, "resume", s.Name)
 	code, out := answered(t, s, "no\n", "restore", s.Name+"@check1", "--in-place", "--force")
 	if code != 1 {
 		t.Errorf("exit %d", code)

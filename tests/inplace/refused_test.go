@@ -56,6 +56,7 @@ func TestRefused(t *testing.T) {
 		s.Start()
 		defer s.Destroy()
 		s.Rejects(testsite.Reject(2, "is running", "--force"), []string{"restore", at("check1"), "--in-place", "--yes", "--no-save"}, s.Dir)
+		s.Rejects(testsite.Reject(2, "is paused and cannot shut down", "virsh resume"), []string{"restore", at("check1"), "--in-place", "--yes", "--no-save", "--force", "--quiet"}, s.Dir)
 		// No guest listens: it does not shut down.
 		testdomain.Virsh(t, "resume", s.Name)
 		s.Rejects(testsite.Reject(1, "has not shut down within 1s", "virsh destroy"), []string{"restore", at("check1"), "--in-place", "--yes", "--no-save", "--force", "--stop-time", "1s", "--quiet"}, s.Dir)

@@ -73,6 +73,9 @@ func (r *run) run(ctx context.Context) error {
 		if err != nil && !r.wrote {
 			err = errors.Join(err, r.abandon())
 		}
+		if err != nil && r.saved != nil && !r.result.Resumed {
+			r.Log.Warn(fmt.Sprintf("the point of the present state, %s, was made and stays", r.saved.ID))
+		}
 		return err
 	})
 }

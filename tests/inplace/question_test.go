@@ -146,3 +146,15 @@ func TestForce(t *testing.T) {
 		t.Errorf("the file holds %q", got)
 	}
 }
+
+// A point of the present state that was made is named, also if the answer is no.
+func TestSavedAndDeclined(t *testing.T) {
+	s := small(t)
+	code, out := answered(t, s, "no\n", "restore", s.Name+"@check1", "--in-place")
+	if code != 1 || !strings.Contains(out, "the point of the present state, check3, was made and stays") {
+		t.Errorf("exit %d", code)
+	}
+	if list := s.Program.Must(t, nil, "list", s.Name, "--quiet").Stdout; !strings.Contains(list, "check3") {
+		t.Errorf("the points are %s", list)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/virtbackup/virtbackup/extent"
+	"github.com/virtbackup/virtbackup/internal/bitset"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
@@ -42,6 +43,9 @@ type Options struct {
 	// Limiter, if set, is asked before each buffer is read. Copies that share
 	// one share its rate.
 	Limiter Limiter
+	// Only, if set, limits the copy to the clusters in it, by their indices, in units of the
+	// sink's clusters; a bitmap of the source is not asked. It must not change meanwhile.
+	Only *bitset.Set
 	// Progress, if set, is called for each extent as it is planned and for
 	// each buffer as it is stored. Calls come from several goroutines.
 	Progress func(Progress)
@@ -200,7 +204,11 @@ func (c *copier) run(ctx context.Context) error {
 }
 
 func (c *copier) plan(ctx context.Context) error {
-	p := &planner{extents: c.export.extents(c.sink.ClusterSize()), sink: c.sink,
+	extents := c.export.extents(c.sink.ClusterSize())
+	if c.options.Only != nil {
+		extents.only(c.options.Only)
+	}
+	p := &planner{extents: extents, sink: c.sink,
 		pool: c.pool, limiter: c.options.Limiter, out: c.batches, report: c.planned}
 	return p.run(ctx)
 }

@@ -42,10 +42,14 @@ func (r *run) compareDisk(ctx context.Context, d *disk, points []manifest.Manife
 	if err != nil {
 		return err
 	}
-	if !known {
-		if err := r.byReading(ctx, d); err != nil {
-			return err
-		}
+	if known {
+		err = r.sieve(ctx, d)
+	} else {
+		d.Method, d.By = MethodCompare, "compared in full: no bitmap shows what has changed"
+		d.differs, err = r.read(ctx, d, nil)
+	}
+	if err != nil {
+		return err
 	}
 	d.addGrowth()
 	if d.differs.Len() == 0 && d.ResizedFrom == 0 {
@@ -58,23 +62,29 @@ func (r *run) compareDisk(ctx context.Context, d *disk, points []manifest.Manife
 	return r.prove(ctx, d)
 }
 
-// byReading reads the whole disk, and the point's clusters where it has data.
-func (r *run) byReading(ctx context.Context, d *disk) error {
-	d.Method, d.By = MethodCompare, "compared in full: no bitmap shows what has changed"
+// sieve leaves, of the clusters that may differ, those that do. A bitmap has what was written, and
+// that may be what was there; the images between two points have what was changed and changed back.
+func (r *run) sieve(ctx context.Context, d *disk) (err error) {
+	d.differs, err = r.read(ctx, d, &d.differs)
+	return err
+}
+
+// read reads the disk, or some clusters of it, and the point's clusters where the disk has data, and
+// returns which differ.
+func (r *run) read(ctx context.Context, d *disk, only *bitset.Set) (differs bitset.Set, err error) {
 	export, err := d.export(ctx, nbdcopy.Source{})
 	if err != nil {
-		return err
+		return differs, err
 	}
 	defer export.Close()
-	marked := &marker{differs: &d.differs, cluster: d.cluster()}
-	comparer, err := flatten.Compare(d.chain, marked)
+	comparer, err := flatten.Compare(d.chain, &marker{differs: &differs, cluster: d.cluster()})
 	if err != nil {
-		return err
+		return differs, err
 	}
-	_, err = export.Copy(ctx, comparer, nbdcopy.Options{Limiter: r.Limits, Progress: func(p nbdcopy.Progress) {
+	_, err = export.Copy(ctx, comparer, nbdcopy.Options{Only: only, Limiter: r.Limits, Progress: func(p nbdcopy.Progress) {
 		r.Progress(Compare, d.Target, p.Position, p.Size)
 	}})
-	return err
+	return differs, err
 }
 
 // export opens the reader's export of the disk.
@@ -108,11 +118,7 @@ func (d *disk) addGrowth() {
 // prove reads all clusters that will be written, so that they are compared with their hashes
 // before the first write.
 func (r *run) prove(ctx context.Context, d *disk) error {
-	return flatten.CopyPart(ctx, d.chain, &d.differs, discard{ctx, d.cluster(), r.Limits}, func(bytes int64) {
-		if d.Method == MethodBitmap {
-			r.Progress(Compare, d.Target, bytes, d.Bytes)
-		}
-	})
+	return flatten.CopyPart(ctx, d.chain, &d.differs, discard{ctx, d.cluster(), r.Limits}, func(int64) {})
 }
 
 // marker is a sink that notes which clusters it is told.

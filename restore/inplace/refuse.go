@@ -147,18 +147,44 @@ func (r *run) refuseSize(d *disk) error {
 	if top.QCOW2.Snapshots > 0 {
 		return fail.Errorf(fail.Usage, "virsh snapshot-delete, or qemu-img snapshot -d", "%s: an image with internal snapshots is not resized", what)
 	}
-	ledger, err := r.Repository.Ledger(r.Domain)
+	ours, err := r.ourBitmaps()
 	if err != nil {
 		return err
 	}
 	for _, b := range top.QCOW2.Bitmaps {
-		if i, ok := issued(ledger, b.Name); !ok || ledger.Inherited(i) {
+		if !ours(b.Name) {
 			return fail.Errorf(fail.Usage, "restore --define --to DIR, or remove the bitmap (qemu-img bitmap --remove)",
 				"%s: bitmap %s in %s is not ours, and would not show what the resize changes", what, b.Name, top.Path)
 		}
 		d.drop = append(d.drop, b.Name)
 	}
 	return nil
+}
+
+// ourBitmaps returns a function that tells whether a bitmap is ours alone. One whose identity was
+// forgotten, as its checkpoint was deleted, is known by the manifest of its point: an image that was
+// rolled back, or put aside meanwhile, has it again.
+func (r *run) ourBitmaps() (ours func(name string) bool, err error) {
+	ledger, err := r.Repository.Ledger(r.Domain)
+	if err != nil {
+		return nil, err
+	}
+	lineage, err := r.Repository.Lineage(r.Domain)
+	if err != nil {
+		return nil, err
+	}
+	forgotten := map[string]bool{}
+	for _, m := range slices.Concat(lineage.Points, lineage.Hidden) {
+		if m.Identity != "" && m.Checkpoint != "" {
+			forgotten[manifest.CheckpointName(m.ID, m.Identity)] = true
+		}
+	}
+	return func(name string) bool {
+		if i, ok := issued(ledger, name); ok {
+			return !ledger.Inherited(i)
+		}
+		return forgotten[name]
+	}, nil
 }
 
 // examine looks at the images of a disk. With force, another process may have them open.

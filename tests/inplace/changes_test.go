@@ -63,6 +63,23 @@ func TestSizeWithForeignBitmap(t *testing.T) {
 	rejects(t, s, testsite.Reject(2, "bitmap theirs in "+vda+" is not ours", "qemu-img bitmap --remove"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
 }
 
+// A bitmap of ours whose checkpoint was deleted, and which is back with an old copy of the image, is
+// still ours: it does not prevent that the disk is resized, and does not stay.
+func TestSizeWithForgottenBitmap(t *testing.T) {
+	s := small(t)
+	vda := s.Disk("vda").Source
+	testdomain.Tool(t, "cp", vda, vda+".old")
+	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check1", "--force")
+	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check2", "--force")
+	testdomain.Tool(t, "dd", "status=none", "bs=1M", "if="+vda+".old", "of="+vda)
+	testdomain.Tool(t, "qemu-img", "resize", "-q", vda, "12M")
+	restored(t, s, "check1", "--no-save", "--disk", "vda")
+	wantPoint(t, s, pointOf(t, s, "check1"), "vda")
+	if info := testdomain.Tool(t, "qemu-img", "info", vda); strings.Contains(info, "check1.") || strings.Contains(info, "check2.") {
+		t.Errorf("bitmaps that do not show what was resized stay: %s", info)
+	}
+}
+
 // A checkpoint of another tool beside ours: an incremental since it, made with libvirt alone,
 // is right after the disks were put back.
 func TestForeignCheckpoint(t *testing.T) {

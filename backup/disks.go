@@ -108,8 +108,9 @@ func manifestDisk(d plan.Disk, virtual int64, stats qcow2.Stats, digest string, 
 	return manifest.Disk{
 		Target: d.Target, Image: d.Target + ".qcow2", Kind: kind, Method: method, Reason: d.Reason, Parent: d.Parent,
 		VirtualSize: virtual, Source: d.Source, SourceFormat: d.Format, SourceID: d.SourceID, SourceEncrypted: d.Encrypted,
-		SourceOptions: extras.SourceOptions(d.Source, d.SourceType, d.Format),
-		DataBytes:     stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
+		SourceBackingIDs: manifest.BoundBackingIDs(d.BackingIDs),
+		SourceOptions:    extras.SourceOptions(d.Source, d.SourceType, d.Format),
+		DataBytes:        stats.DataBytes, ZeroBytes: stats.ZeroBytes, ImageBytes: size, Hashes: digest,
 	}
 }
 

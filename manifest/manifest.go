@@ -103,6 +103,9 @@ type Disk struct {
 	Source       string `json:"source"`
 	SourceFormat string `json:"source_format"`
 	SourceID     string `json:"source_id,omitempty"` // differs for another file or device of the same name
+	// SourceBackingIDs are those of the backing files of the source, the lowest one last, "" for
+	// those that are unknown. nil: it is unknown which backing files there were; empty: there were none.
+	SourceBackingIDs []string `json:"source_backing_ids,omitzero"`
 	// SourceEncrypted: the source is encrypted and QEMU decrypts it: the image here
 	// is not encrypted.
 	SourceEncrypted bool `json:"source_encrypted,omitempty"`
@@ -323,6 +326,9 @@ func (d Disk) validate() error {
 		return fmt.Errorf("hash_range %d is neither %d nor %d", d.HashRange, hashlist.RangeLength, hashlist.FirstRangeLength)
 	case !digest.Valid(d.Hashes):
 		return fmt.Errorf("hashes: %q is not a digest", d.Hashes)
+	}
+	if err := validateBackingIDs(d.SourceBackingIDs); err != nil {
+		return err
 	}
 	return d.SourceOptions.validate()
 }

@@ -139,6 +139,8 @@ func TestValidateRefuses(t *testing.T) {
 		"parent image with dots":   func(m *Manifest) { m.Disks[0].Parent = "../check1/.." },
 		"parent image not normal":  func(m *Manifest) { m.Disks[0].Parent = ".././check1/vda.qcow2" },
 		"parent image other point": func(m *Manifest) { m.Parent = "check1"; m.Disks[0].Parent = "../check0/vda.qcow2" },
+		"many backing files":       func(m *Manifest) { m.Disks[0].SourceBackingIDs = make([]string, maxBackingIDs+1) },
+		"long id of backing file":  func(m *Manifest) { m.Disks[0].SourceBackingIDs = []string{strings.Repeat("x", maxBackingID+1)} },
 		"virtual size":             func(m *Manifest) { m.Disks[0].VirtualSize = -1 },
 		"data bytes":               func(m *Manifest) { m.Disks[0].DataBytes = -1 },
 		"zero bytes":               func(m *Manifest) { m.Disks[0].ZeroBytes = -1 },

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
@@ -99,7 +100,7 @@ func differ(a, b manifest.Manifest) (bool, error) {
 
 // KeepDisk takes over the image of a disk as it is: both files get another name (link(2)).
 func (r *Replacement) KeepDisk(d manifest.Disk) error {
-	if have, _ := r.old.Disk(d.Target); have != d {
+	if have, _ := r.old.Disk(d.Target); !reflect.DeepEqual(have, d) {
 		return fmt.Errorf("keep disk %q of %s: it is not the point's", d.Target, r.id)
 	}
 	for _, name := range []string{d.Image, d.HashesFile()} {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -285,7 +286,7 @@ func TestKeptDisks(t *testing.T) {
 	}
 	after, err := r.Point("vm1", "check1")
 	must(t, err)
-	if after.Disks[0] != m.Disks[0] || after.Disks[0].HashRange != 0 || after.Disks[1].HashRange == 0 {
+	if !reflect.DeepEqual(after.Disks[0], m.Disks[0]) || after.Disks[0].HashRange != 0 || after.Disks[1].HashRange == 0 {
 		t.Errorf("%+v, was %+v", after.Disks, m.Disks)
 	}
 	wantWhole(t, r, "check1")

@@ -17,19 +17,46 @@ func Replaced(then Image, now []Image) string {
 	if len(now) == 0 || then.Source == "" {
 		return ""
 	}
-	for _, i := range now {
-		if then.ID != "" && i.ID != "" {
-			if i.ID == then.ID {
-				return ""
-			}
-		} else if i.Source == then.Source {
-			return ""
-		}
+	if find(then, now) >= 0 {
+		return ""
 	}
 	if now[0].Source != then.Source {
 		return fmt.Sprintf("its image was another one then (%s, now %s)", then.Source, now[0].Source)
 	}
 	return fmt.Sprintf("its image %s was replaced by another file since", then.Source)
+}
+
+// find returns where an image is among others, or -1.
+func find(then Image, now []Image) int {
+	return slices.IndexFunc(now, func(i Image) bool {
+		if then.ID != "" && i.ID != "" {
+			return i.ID == then.ID
+		}
+		return i.Source == then.Source
+	})
+}
+
+// Rebased returns an explanation if the image that the base was copied from has other backing files
+// now, or "". below are the IDs of those it had then, the lowest one last; nil if they are unknown.
+//
+// What the disk reads from a backing file changes with the file, and no bitmap shows that: none of
+// it is written by the guest. Images above that of the base (live external snapshot) do not matter.
+// A block commit or pull below it changes no content, but this cannot be checked.
+func Rebased(then Image, below []string, now []Image) string {
+	at := find(then, now)
+	if below == nil || at < 0 {
+		return ""
+	}
+	backing := now[at+1:]
+	if len(backing) != len(below) {
+		return fmt.Sprintf("its image %s has other backing files than then (%d then, %d now)", now[at].Source, len(below), len(backing))
+	}
+	for n, i := range backing {
+		if i.ID != "" && below[n] != "" && i.ID != below[n] {
+			return fmt.Sprintf("its backing file %s is not the one of then", i.Source)
+		}
+	}
+	return ""
 }
 
 // Lost returns an explanation if the image that the base was copied from is a backing file by now, and

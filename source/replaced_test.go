@@ -1,6 +1,7 @@
 package source
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -30,6 +31,51 @@ func TestReplaced(t *testing.T) {
 		if got := Replaced(tt.base, tt.images); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// Other backing files below the image of the base show other content; images above it do not matter.
+func TestRebased(t *testing.T) {
+	a := Image{Source: "/a", ID: "file:1"}
+	b, c, top := Image{Source: "/b", ID: "file:2"}, Image{Source: "/c", ID: "file:3"}, Image{Source: "/top", ID: "file:9"}
+	below := []string{"file:2", "file:3"}
+	for _, tt := range []struct {
+		name  string
+		below []string
+		now   []Image
+		want  string // a part of it; "" not rebased
+	}{
+		{"the same", below, []Image{a, b, c}, ""},
+		{"snapshot", below, []Image{top, a, b, c}, ""},
+		{"moved", below, []Image{a, {Source: "/d", ID: "file:2"}, c}, ""},
+		{"replaced in place", below, []Image{a, {Source: "/b", ID: "file:4"}, c}, "its backing file /b is not"},
+		{"the lowest", below, []Image{top, a, b, {Source: "/d", ID: "file:4"}}, "its backing file /d is not"},
+		{"swapped", below, []Image{a, c, b}, "its backing file /c is not"},
+		{"one less", below, []Image{a, b}, "(2 then, 1 now)"},
+		{"none", below, []Image{a}, "(2 then, 0 now)"},
+		{"one more between", below, []Image{a, top, b, c}, "(2 then, 3 now)"},
+		{"none then", []string{}, []Image{a, b}, "(0 then, 1 now)"},
+		{"none then, and now", []string{}, []Image{top, a}, ""},
+		{"unknown then", []string{"", "file:3"}, []Image{a, b, c}, ""},
+		{"unknown now", below, []Image{a, {Source: "/d"}, c}, ""},
+		{"not recorded", nil, []Image{a, b}, ""},
+		{"images unknown now", below, nil, ""},
+	} {
+		if got := Rebased(a, tt.below, tt.now); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestBackingIDs(t *testing.T) {
+	if got := BackingIDs(nil); got != nil {
+		t.Errorf("no images: got %#v", got)
+	}
+	if got := BackingIDs([]Image{{ID: "file:1"}}); got == nil || len(got) > 0 {
+		t.Errorf("no backing files: got %#v", got)
+	}
+	if got := BackingIDs([]Image{{ID: "file:1"}, {}, {ID: "file:3"}}); !slices.Equal(got, []string{"", "file:3"}) {
+		t.Errorf("two backing files: got %#v", got)
 	}
 }
 

@@ -63,6 +63,20 @@ type Image struct {
 	Bitmaps []string
 }
 
+// BackingIDs returns the IDs of the backing files of a disk with these images, "" for those that
+// are unknown. It returns nil if the images are unknown, and an empty slice if there are none below
+// the top one.
+func BackingIDs(images []Image) []string {
+	if len(images) == 0 {
+		return nil
+	}
+	ids := []string{}
+	for _, i := range images[1:] {
+		ids = append(ids, i.ID)
+	}
+	return ids
+}
+
 // Disk is a disk as the source sees it before the job begins.
 type Disk struct {
 	xml.Disk        // Format is [QCOW2Version2] for an image that cannot have bitmaps

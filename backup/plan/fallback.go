@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -38,10 +39,8 @@ func (f Fallback) validate() error {
 func (p *Plan) whyNoBitmap(d Disk, base manifest.Disk, s State) string {
 	c, ok := sealedCheckpoint(s, p.Base)
 	then := source.Image{Source: base.Source, ID: base.SourceID}
-	why := source.Replaced(then, s.Images[d.Target])
-	if why == "" {
-		why = source.Lost(then, s.Images[d.Target], c.Name)
-	}
+	now := s.Images[d.Target]
+	why := cmp.Or(source.Replaced(then, now), source.Rebased(then, base.SourceBackingIDs, now), source.Lost(then, now, c.Name))
 	switch {
 	case noBitmaps(d.Disk) != "":
 		return noBitmaps(d.Disk)

@@ -62,11 +62,13 @@ type Disk struct {
 	// BaseSize is the disk's size at the base: no bitmap covers the part by which it has
 	// grown since.
 	BaseSize int64
-	Expected int64            // bytes that the copy will read, as libvirt estimates it
-	Measured bool             // Expected is the dirty data by block status, Zeros the dirty zeros
-	Zeros    int64            // bytes
-	SourceID string           // of its image
-	Links    []diskimage.Link // the chain of Parent, once it has been checked
+	Expected int64  // bytes that the copy will read, as libvirt estimates it
+	Measured bool   // Expected is the dirty data by block status, Zeros the dirty zeros
+	Zeros    int64  // bytes
+	SourceID string // of its image
+	// BackingIDs are those of the backing files of its image, see [source.BackingIDs].
+	BackingIDs []string
+	Links      []diskimage.Link // the chain of Parent, once it has been checked
 }
 
 // Make decides what to do, disk by disk. It returns a fail.NotFound for a
@@ -187,7 +189,7 @@ func (p *Plan) disk(w Wanted, d xml.Disk, s State) Disk {
 	plan := Disk{Disk: d, Bitmap: noBitmaps(d) == "", Size: s.Sizes[d.Target]}
 	plan.Expected = min(plan.Size, s.Allocated[d.Target])
 	if images := s.Images[d.Target]; len(images) > 0 {
-		plan.SourceID = images[0].ID
+		plan.SourceID, plan.BackingIDs = images[0].ID, source.BackingIDs(images)
 	}
 	if p.Base == nil {
 		return plan

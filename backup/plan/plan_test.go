@@ -215,6 +215,13 @@ func TestPlan(t *testing.T) {
 			s.base("check3", "vda").Source, s.base("check3", "vda").SourceID = "/vda", "file:1"
 			s.Images["vda"] = []source.Image{{Source: "/new", ID: "file:3"}, {Source: "/other", ID: "file:2"}, {Source: "/vda", ID: "file:1"}}
 		}, "check6 inc since check3: vda inc, vdb inc", ""},
+		{"replaced backing file", Wanted{Kind: inc}, history(), func(s *State) {
+			s.base("check3", "vda").SourceID, s.base("check3", "vda").SourceBackingIDs = "file:1", []string{"file:2"}
+			s.base("check3", "vdb").SourceID, s.base("check3", "vdb").SourceBackingIDs = "file:4", []string{"file:2"}
+			s.base("check3", "vda").Source, s.base("check3", "vdb").Source = "/vda", "/vdb"
+			s.Images["vda"] = []source.Image{{Source: "/vda", ID: "file:1"}, {Source: "/b", ID: "file:3"}}
+			s.Images["vdb"] = []source.Image{{Source: "/vdb", ID: "file:4"}, {Source: "/a", ID: "file:2"}}
+		}, "check6 inc since check3: vda rescan, vdb inc", "its backing file /b is not the one of then"},
 		{"inc since a point without checkpoint", Wanted{Kind: inc, Since: "check2"}, history(), func(s *State) { s.Points[1].Checkpoint = "" },
 			"check6 inc since check2: vda rescan, vdb rescan", "point check2 has no checkpoint"},
 		{"the checkpoint is gone", Wanted{Kind: inc, Since: "check2"}, history(), func(s *State) { s.lose("check2") },

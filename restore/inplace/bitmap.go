@@ -68,8 +68,7 @@ func (r *run) byBitmap(ctx context.Context, d *disk, points []manifest.Manifest)
 	for _, q := range points {
 		qd, ok := q.Disk(d.Target)
 		layers := shutoff.Layers(d.images, q.Checkpoint)
-		then := source.Image{Source: qd.Source, ID: qd.SourceID}
-		if !ok || layers == 0 || qd.VirtualSize > d.size || source.Replaced(then, d.identities()) != "" || source.Lost(then, d.identities(), q.Checkpoint) != "" {
+		if !ok || layers == 0 || qd.VirtualSize > d.size || d.replaced(q, qd) {
 			continue
 		}
 		theirs, err := r.Repository.LinksOf(q, qd)
@@ -81,12 +80,23 @@ func (r *run) byBitmap(ctx context.Context, d *disk, points []manifest.Manifest)
 	return false, nil
 }
 
-// identities are the disk's images, the top one first.
+// replaced tells whether the disk's images are others than at a point, so that the bitmap since
+// the point does not show all that differs.
+func (d *disk) replaced(q manifest.Manifest, qd manifest.Disk) bool {
+	then, now := source.Image{Source: qd.Source, ID: qd.SourceID}, d.identities()
+	return source.Replaced(then, now) != "" || source.Rebased(then, qd.SourceBackingIDs, now) != "" || source.Lost(then, now, q.Checkpoint) != ""
+}
+
+// identities are the disk's images, the top one first: it has the name that the domain's XML has.
 func (d *disk) identities() (all []source.Image) {
-	for _, i := range d.images {
-		all = append(all, source.Image{Source: i.Path, ID: localimage.Identify(i.Path), Bitmaps: i.BitmapNames()})
+	for n, i := range d.images {
+		shown := i.Path
+		if n == 0 {
+			shown = d.now.Source
+		}
+		all = append(all, source.Image{Source: shown, ID: localimage.Identify(i.Path), Bitmaps: i.BitmapNames()})
 	}
-	return append([]source.Image{{Source: d.now.Source, ID: localimage.Identify(d.Path)}}, all...)
+	return all
 }
 
 // since finds what differs by the bitmap of a point q.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -86,7 +88,24 @@ func restoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return way(c, chosen)
+	return withSalvage(c, chosen, way(c, chosen))
+}
+
+// withSalvage adds --salvage to the hint for damage, where it can help: what it restores of a point
+// is found by the point's manifest, and --define needs the domain's XML.
+func withSalvage(c *cli.Context, chosen chosenPoint, err error) error {
+	var damaged *damage.Error
+	if c.Bool("salvage") || !errors.As(err, &damaged) {
+		return err
+	}
+	ofXML := func(p damage.Point) bool { return p.File == manifest.DomainXML }
+	if c.Bool("define") && slices.ContainsFunc(damaged.Points, ofXML) {
+		return err
+	}
+	if _, unknown := chosen.repo.Find(chosen.domain, chosen.at); unknown != nil {
+		return err
+	}
+	return fail.WithHint(err, "%s; --salvage restores what can be restored of this point", fail.HintOf(err))
 }
 
 // wayToRestore returns the one way that the options ask for. --define is a restore --to a

@@ -167,7 +167,10 @@ type Result struct {
 	Seconds   float64   `json:"seconds"`
 
 	// Lost are the parts that are zeros now: only with Request.Salvage.
-	Lost     []reading.Lost `json:"lost,omitempty"`
-	Notes    []string       `json:"notes,omitempty"`
-	Warnings []string       `json:"warnings,omitempty"`
+	Lost []reading.Lost `json:"lost,omitempty"`
+	// LostFiles are the files of the point that are damaged and were not put back: only with
+	// Request.Salvage.
+	LostFiles []string `json:"lost_files,omitempty"`
+	Notes     []string `json:"notes,omitempty"`
+	Warnings  []string `json:"warnings,omitempty"`
 }

@@ -199,7 +199,7 @@ func (r *run) report() {
 	}
 	r.result.Domain, r.result.Point, r.result.Time = r.Domain, r.chosen.ID, r.chosen.Time
 	r.result.LeftAlone = r.leftAlone()
-	r.result.Lost = r.point.Lost()
+	r.result.Lost, r.result.LostFiles = r.point.Lost(), r.point.LostFiles()
 	r.result.Warnings = append(r.result.Warnings, r.point.Warnings()...)
 }
 

@@ -164,6 +164,7 @@ type Result struct {
 	LeftAlone []string  `json:"left_alone,omitempty"`
 	Saved     string    `json:"saved,omitempty"` // the point of the state before
 	Resumed   bool      `json:"resumed,omitempty"`
+	Stopped   bool      `json:"stopped,omitempty"` // the domain ran, and is off now: only with Request.Force
 	Seconds   float64   `json:"seconds"`
 
 	// Lost are the parts that are zeros now: only with Request.Salvage.

@@ -110,9 +110,14 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}
+	active, err := r.domain.Active()
+	if err != nil {
+		return err
+	}
 	if err := r.stop(ctx); err != nil {
 		return err
 	}
+	r.result.Stopped = active
 	if r.result.Resumed {
 		return nil
 	}

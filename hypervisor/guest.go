@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"libvirt.org/go/libvirt"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // GuestShutDown is the reason of WhyShutOff for a domain whose guest has shut down by itself, or because it was asked to.
@@ -66,6 +68,9 @@ func volumePath(conn *libvirt.Connect, pool, volume string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = p.Free() }()
+	if active, err := p.IsActive(); err == nil && !active {
+		return "", fail.Errorf(fail.Other, "virsh pool-start "+pool, "the storage pool is not active")
+	}
 	v, err := p.LookupStorageVolByName(volume)
 	if err != nil {
 		return "", err

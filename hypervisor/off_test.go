@@ -3,6 +3,8 @@ package hypervisor
 import (
 	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // A domain whose memory is saved is off, and says so.
@@ -33,6 +35,12 @@ func TestVolumePath(t *testing.T) {
 	}
 	if _, err := g.VolumePath(g.Name(), "absent"); err == nil {
 		t.Error("a volume that is not there has a path")
+	}
+	inactive := g.Name() + "-inactive"
+	virsh(t, "pool-define-as", inactive, "dir", "--target", t.TempDir())
+	t.Cleanup(func() { virsh(t, "pool-undefine", inactive) })
+	if _, err := g.VolumePath(inactive, "vda.qcow2"); err == nil || fail.HintOf(err) != "virsh pool-start "+inactive {
+		t.Errorf("a pool that is not started: %v, hint %q", err, fail.HintOf(err))
 	}
 	if _, err := g.VolumePath("absent", "vda.qcow2"); err == nil {
 		t.Error("a pool that is not there has a volume")

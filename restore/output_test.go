@@ -216,8 +216,8 @@ func TestOutputOfADamagedDisk(t *testing.T) {
 				var stdout bytes.Buffer
 				r := request(output)
 				r.Stdout = &stdout
-				if _, err := Output(t.Context(), repo, r); !fail.Is(err, fail.Damaged) {
-					t.Errorf("got %v, want damage", err)
+				if _, err := Output(t.Context(), repo, r); !fail.Is(err, fail.Damaged) || strings.Contains(fail.HintOf(err), "begin the restore again") {
+					t.Errorf("got %v, hint %q, want damage, which another attempt meets again", err, fail.HintOf(err))
 				}
 				if got := stdout.Bytes(); !bytes.Equal(got, content[:len(got)]) {
 					t.Error("wrong bytes were written")

@@ -102,7 +102,7 @@ func (r *restorer) run(ctx context.Context) (_ Result, err error) {
 	if err := r.nameAll(result.files()); err != nil {
 		return Result{}, err
 	}
-	result.Warnings, result.Lost = r.point.Warnings(), r.point.Lost()
+	result.Warnings, result.Lost, result.LostFiles = r.point.Warnings(), r.point.Lost(), r.point.LostFiles()
 	if r.Finish != nil {
 		r.finishing = true
 		if err := r.Finish(ctx, &result); err != nil {

@@ -23,6 +23,9 @@ type Result struct {
 	// Lost are the parts of disks that were filled with zeros, because what they held is
 	// unknown: only with Request.Salvage.
 	Lost []reading.Lost `json:"lost,omitempty"`
+	// LostFiles are the files of the point that are damaged and were left out: only with
+	// Request.Salvage.
+	LostFiles []string `json:"lost_files,omitempty"`
 }
 
 // Disk is one restored disk.

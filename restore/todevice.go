@@ -45,17 +45,18 @@ func (r *restorer) outputDevice(ctx context.Context, d *Disk) (beyond int64, err
 	defer closeImages()
 	if d.DataBytes, err = r.overwrite(ctx, images, dev, d); err != nil {
 		return 0, fail.WithHint(fmt.Errorf("restore disk %s of %s@%s to %s: %w", d.Target, r.Domain, r.point.ID, r.Output, err),
-			"%s has a part of the disk, and zeros in its first MiB: begin the restore again%s", r.Output, orInstead(err))
+			"%s has a part of the disk, and zeros in its first MiB%s", r.Output, nextStep(err))
 	}
 	return dev.Size() - d.VirtualSize, nil
 }
 
-// orInstead adds the hint of damage: what else can be restored.
-func orInstead(err error) string {
+// nextStep continues the hint: what to do about damage, which another attempt meets again, or else
+// that attempt.
+func nextStep(err error) string {
 	if fail.Is(err, fail.Damaged) {
 		return "; " + fail.HintOf(err)
 	}
-	return ""
+	return ": begin the restore again"
 }
 
 // overwrite writes a whole disk, the head last.

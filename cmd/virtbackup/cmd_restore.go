@@ -1,14 +1,17 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -86,7 +89,24 @@ func restoreAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return way(c, chosen)
+	return withSalvage(c, chosen, way(c, chosen))
+}
+
+// withSalvage adds --salvage to the hint for damage, where it can help: what it restores of a point
+// is found by the point's manifest, and --define needs the domain's XML.
+func withSalvage(c *cli.Context, chosen chosenPoint, err error) error {
+	var damaged *damage.Error
+	if c.Bool("salvage") || !errors.As(err, &damaged) {
+		return err
+	}
+	ofXML := func(p damage.Point) bool { return p.File == manifest.DomainXML }
+	if c.Bool("define") && slices.ContainsFunc(damaged.Points, ofXML) {
+		return err
+	}
+	if _, unknown := chosen.repo.Find(chosen.domain, chosen.at); unknown != nil {
+		return err
+	}
+	return fail.WithHint(err, "%s; --salvage restores what can be restored of this point", fail.HintOf(err))
 }
 
 // wayToRestore returns the one way that the options ask for. --define is a restore --to a
@@ -140,24 +160,31 @@ func restoreTo(c *cli.Context, chosen chosenPoint) error {
 		return err
 	}
 	printed := printDone(c, result, func(w io.Writer) error { return view.Restored(w, result) })
-	if err := lostParts(chosen, result.Lost); err != nil {
+	if err := lostParts(chosen, result.Lost, result.LostFiles...); err != nil {
 		return err
 	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)
 }
 
-// lostParts is the error for a restore that has filled parts of disks with zeros; nil if there
-// are none.
-func lostParts(chosen chosenPoint, lost []reading.Lost) error {
-	if len(lost) == 0 {
+// lostParts is the error for a restore that has filled parts of disks with zeros, or has left out
+// files; nil if nothing was lost.
+func lostParts(chosen chosenPoint, lost []reading.Lost, files ...string) error {
+	var what []string
+	if len(lost) > 0 {
+		bytes := int64(0)
+		for _, l := range lost {
+			bytes += l.Length
+		}
+		what = append(what, bytesize.Text(bytes)+" of its disks were lost and are filled with zeros")
+	}
+	if len(files) > 0 {
+		what = append(what, strings.Join(files, ", ")+" could not be restored")
+	}
+	if len(what) == 0 {
 		return nil
 	}
-	bytes := int64(0)
-	for _, l := range lost {
-		bytes += l.Length
-	}
 	return fail.Errorf(fail.Damaged, fmt.Sprintf("virtbackup verify %s shows what is damaged, and which points still restore", manifest.ShellWord(chosen.domain)),
-		"the point is damaged: %s of its disks were lost and are filled with zeros; all else is restored as it was", bytesize.Text(bytes))
+		"the point is damaged: %s; all else is restored as it was", strings.Join(what, "; "))
 }
 
 // pointToRestore opens the repository and returns the point that is meant. With --at, the

@@ -44,7 +44,7 @@ func restoreDefined(c *cli.Context, chosen chosenPoint) (err error) {
 		return err
 	}
 	printed := printDone(c, result, func(w io.Writer) error { return view.Defined(w, result) })
-	if err := lostParts(chosen, result.Lost); err != nil {
+	if err := lostParts(chosen, result.Lost, result.LostFiles...); err != nil {
 		return err
 	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)

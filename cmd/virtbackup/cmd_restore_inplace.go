@@ -72,7 +72,7 @@ func restoreInPlace(c *cli.Context, chosen chosenPoint) (err error) {
 	}
 	show.close(true)
 	printed := printDone(c, result, func(w io.Writer) error { return view.RestoredInPlace(w, result) })
-	if err := lostParts(chosen, result.Lost); err != nil {
+	if err := lostParts(chosen, result.Lost, result.LostFiles...); err != nil {
 		return err
 	}
 	return warnedIf(len(result.Warnings) > 0 || printed != nil)

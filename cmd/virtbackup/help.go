@@ -15,9 +15,9 @@ virtbackup inc vm1                     what changed since the newest point
 virtbackup list vm1                    the points, as a tree
 virtbackup restore vm1 --to /tmp/vm1   the newest point, as standalone images
 
-virtbackup copies the disks of running KVM guests, at one instant, into plain qcow2
-images: at first all that holds data, then only what changed. Options may stand
-before or after the arguments.`
+virtbackup copies the disks of KVM guests, running or shut off, at one instant, into
+plain qcow2 images: at first all that holds data, then only what changed. Options
+may stand before or after the arguments.`
 
 // exitCodes are explained where people look first.
 var exitCodes = commandline.Section{Title: "EXIT CODES", Lines: []string{

@@ -34,7 +34,7 @@ func (e *RunningOnlyError) Unwrap() error { return hypervisor.ErrNotRunning }
 // domain, the top one first. Without force it fails with qemuimg.ErrLocked if another process
 // has one of them open for writing. The error is a *RunningOnlyError where that would be more
 // than files and block devices of this host, or where a reader of the files alone would have
-// to guess.
+// to guess, and an *UnusableError where the top image is none.
 func Images(ctx context.Context, d guest.Domain, disk xml.Disk, force bool) ([]qemuimg.Image, error) {
 	only := func(format string, args ...any) error {
 		return &RunningOnlyError{d.Name(), disk.Target, fmt.Sprintf(format, args...)}
@@ -48,7 +48,7 @@ func Images(ctx context.Context, d guest.Domain, disk xml.Disk, force bool) ([]q
 	}
 	chain, err := qemuimg.Chain(ctx, path, disk.Format, force)
 	if err != nil {
-		return nil, fmt.Errorf("disk %s of domain %s: %w", disk.Target, d.Name(), err)
+		return nil, unreadable(d, disk, path, err)
 	}
 	chain[0].Path = path // qemu-img's name for it may have a prefix
 	for i, image := range chain {

@@ -24,6 +24,9 @@ import (
 // QEMU's image locking.
 var ErrLocked = errors.New("another process has the image open")
 
+// Packages is the hint for an error that is exec.ErrNotFound.
+const Packages = "qemu-img and qemu-storage-daemon read the images of a domain that is shut off: Debian has them in qemu-utils and qemu-system-common, Fedora in qemu-img"
+
 // Error is a run of qemu-img that failed.
 type Error struct {
 	Args []string

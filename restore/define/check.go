@@ -82,7 +82,7 @@ func (d *definer) stillFree() error {
 // collisions looks for domains of the name or the UUID. One that a killed restore to the
 // directory has defined does not count: it is undefined before its images are removed.
 func (d *definer) collisions() (lacks []needs.Lack, err error) {
-	const another = "--name NEW restores to another domain beside it; or virsh undefine %s --checkpoints-metadata --keep-nvram --keep-tpm first, if it is to be replaced: its disks stay"
+	const another = "--name NEW restores to another domain beside it; or virsh undefine %s --managed-save --snapshots-metadata --checkpoints-metadata --keep-nvram --keep-tpm first, if it is to be replaced: its disks stay"
 	same, err := d.found(d.host.DomainByUUID(d.adapted.UUID))
 	if err != nil {
 		return nil, err

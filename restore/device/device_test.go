@@ -83,7 +83,7 @@ func TestNoBlockDevice(t *testing.T) {
 func TestInUse(t *testing.T) {
 	t.Run("mounted", func(t *testing.T) {
 		path := testfs.Loop(t, 64*mib, 0)
-		wantRefused(t, path, "is mounted at "+testfs.Mount(t, path, "mkfs.ext4", "-q"))
+		wantRefused(t, path, "is in use: it is mounted at "+testfs.Mount(t, path, "mkfs.ext4", "-q"))
 	})
 	t.Run("a partition is mounted", func(t *testing.T) {
 		path := testfs.Loop(t, 64*mib, 0)

@@ -96,7 +96,7 @@ func Same(path, other string) bool {
 // users says what uses a device that cannot be opened exclusively.
 func (all numbers) users() (users []string) {
 	for _, n := range all {
-		what := ""
+		what := "it "
 		if n != all[0] {
 			what = n.name() + " "
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -179,7 +180,11 @@ func (r *run) startDaemon(ctx context.Context, writable bool) (*storagedaemon.Da
 	if err != nil {
 		return nil, err
 	}
-	return storagedaemon.Start(ctx, dir, writable)
+	daemon, err := storagedaemon.Start(ctx, dir, writable)
+	if errors.Is(err, exec.ErrNotFound) {
+		err = fail.WithHint(err, "%s", qemuimg.Packages)
+	}
+	return daemon, err
 }
 
 // closeDisks closes all that was opened.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -189,12 +188,17 @@ func (r *run) ourBitmaps() (ours func(name string) bool, err error) {
 
 // examine looks at the images of a disk. With force, another process may have them open.
 func (r *run) examine(ctx context.Context, d *disk, force bool) (err error) {
-	var only *shutoff.RunningOnlyError
+	var (
+		only     *shutoff.RunningOnlyError
+		unusable *shutoff.UnusableError
+	)
 	switch d.images, err = shutoff.Images(ctx, r.domain, d.now, force); {
 	case errors.As(err, &only):
 		return fail.Errorf(fail.Usage, r.without(d.Target), "disk %s of domain %s cannot be restored in place: %s", d.Target, r.Domain, only.Why)
+	case errors.As(err, &unusable):
+		return fail.WithHint(err, "restore --define --to DIR makes new images, once the domain is undefined; or put the file back")
 	case err != nil:
-		return r.missing(d, err)
+		return err
 	}
 	top := d.images[0]
 	d.Path, d.size = top.Path, top.VirtualSize
@@ -215,13 +219,4 @@ func (r *run) examine(ctx context.Context, d *disk, force bool) (err error) {
 		return fail.Errorf(fail.Usage, "restore --define --to DIR", "disk %s: its image %s is in the repository %s", d.Target, top.Path, repo)
 	}
 	return nil
-}
-
-// missing explains that an image is not there.
-func (r *run) missing(d *disk, err error) error {
-	if _, statErr := os.Stat(d.now.Source); d.now.SourceType == "volume" || !errors.Is(statErr, fs.ErrNotExist) {
-		return err
-	}
-	return fail.Errorf(fail.Other, "restore --define --to DIR makes new images, once the domain is undefined; or put the file back",
-		"disk %s of domain %s: its image %s is missing", d.Target, r.Domain, d.now.Source)
 }

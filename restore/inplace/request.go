@@ -164,10 +164,14 @@ type Result struct {
 	LeftAlone []string  `json:"left_alone,omitempty"`
 	Saved     string    `json:"saved,omitempty"` // the point of the state before
 	Resumed   bool      `json:"resumed,omitempty"`
+	Stopped   bool      `json:"stopped,omitempty"` // the domain ran, and is off now: only with Request.Force
 	Seconds   float64   `json:"seconds"`
 
 	// Lost are the parts that are zeros now: only with Request.Salvage.
-	Lost     []reading.Lost `json:"lost,omitempty"`
-	Notes    []string       `json:"notes,omitempty"`
-	Warnings []string       `json:"warnings,omitempty"`
+	Lost []reading.Lost `json:"lost,omitempty"`
+	// LostFiles are the files of the point that are damaged and were not put back: only with
+	// Request.Salvage.
+	LostFiles []string `json:"lost_files,omitempty"`
+	Notes     []string `json:"notes,omitempty"`
+	Warnings  []string `json:"warnings,omitempty"`
 }

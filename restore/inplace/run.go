@@ -113,9 +113,14 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}
+	active, err := r.domain.Active()
+	if err != nil {
+		return err
+	}
 	if err := r.stop(ctx); err != nil {
 		return err
 	}
+	r.result.Stopped = active
 	if r.result.Resumed {
 		return nil
 	}
@@ -202,7 +207,7 @@ func (r *run) report() {
 	}
 	r.result.Domain, r.result.Point, r.result.Time = r.Domain, r.chosen.ID, r.chosen.Time
 	r.result.LeftAlone = r.leftAlone()
-	r.result.Lost = r.point.Lost()
+	r.result.Lost, r.result.LostFiles = r.point.Lost(), r.point.LostFiles()
 	r.result.Warnings = append(r.result.Warnings, r.point.Warnings()...)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/damage"
@@ -29,7 +30,7 @@ func (p *Point) DomainXML() ([]byte, error) {
 	case !fail.Is(err, fail.Damaged):
 		return nil, fmt.Errorf("the domain's XML: %w", err)
 	case p.named || p.Salvage:
-		p.Warn(fmt.Sprintf("the domain's XML is not restored: %v", err))
+		p.leaveOut(manifest.DomainXML, "the domain's XML", err)
 		return nil, nil
 	}
 	return nil, fail.WithHint(fmt.Errorf("the domain's XML: %w", p.Explain(err)), "%s", p.imagesAlone())
@@ -45,11 +46,30 @@ func (p *Point) ProveFile(ctx context.Context, name string) (sound bool, err err
 	case damaged == nil:
 		return true, nil
 	case p.named || p.Salvage:
-		p.Warn(fmt.Sprintf("%s is not restored: %v", name, damaged))
+		p.leaveOut(name, name, damaged)
 		return false, nil
 	default:
 		return false, fail.WithHint(fmt.Errorf("%s: %w", name, p.Explain(damaged)), "%s", p.imagesAlone())
 	}
+}
+
+// leaveOut warns of a damaged file that is not restored. It counts as lost unless disks were named:
+// then it was not asked for.
+func (p *Point) leaveOut(file, what string, why error) {
+	p.Warn(fmt.Sprintf("%s is not restored: %v", what, why))
+	if !p.named {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.lostFiles = append(p.lostFiles, file)
+	}
+}
+
+// LostFiles are the files of the point that were damaged and are not restored, so far: only with
+// Salvage, and without named disks.
+func (p *Point) LostFiles() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.lostFiles)
 }
 
 // CopyFile writes the content of a file of the point that may be large to a new file, once all

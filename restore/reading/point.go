@@ -42,9 +42,10 @@ type Point struct {
 	chains [][]link // of each disk
 	below  []error  // with Salvage, for each disk: the damage that hides the base of the chain
 
-	mu       sync.Mutex // of what follows
-	warnings []string
-	lost     map[string]*lostParts // by target
+	mu        sync.Mutex // of what follows
+	warnings  []string
+	lost      map[string]*lostParts // by target
+	lostFiles []string
 }
 
 // link is one image of a chain, and what was proven of it; nil is nothing.

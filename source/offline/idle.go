@@ -58,7 +58,7 @@ func (s *Source) await(ctx context.Context, targets []string) error {
 // explainMissing adds a hint to the error of a program that is not installed.
 func explainMissing(err error) error {
 	if errors.Is(err, exec.ErrNotFound) {
-		return fail.WithHint(err, "qemu-img and qemu-storage-daemon read the images of a domain that is shut off: Debian has them in qemu-utils and qemu-system-common, Fedora in qemu-img")
+		return fail.WithHint(err, "%s", qemuimg.Packages)
 	}
 	return err
 }

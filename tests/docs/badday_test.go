@@ -86,14 +86,30 @@ func (n badNight) wantAsOf(name, image string) {
 	testdomain.Same(n.T, image, "qcow2", n.Points[0].Truth["vda"])
 }
 
+// undefine is README.md's command that removes a definition, for a domain.
+func undefine(t *testing.T, domain string) []string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(testdomain.Root(t), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(text), "\n    virsh undefine vm1 ")
+	if !ok {
+		t.Fatal("README.md does not undefine vm1")
+	}
+	options, _, _ := strings.Cut(rest, "\n")
+	return append([]string{"undefine", domain}, strings.Fields(options)...)
+}
+
 // The original and its disks were deleted: the guest comes back, and the next backup continues
-// in the same directory.
+// in the same directory. A definition that is left is removed with all that keeps libvirt from it.
 func TestBadDayGuestGone(t *testing.T) {
 	t.Parallel()
 	n := newBadNight(t)
 	disk := n.Disk("vda").Source
-	n.Destroy()
-	testdomain.Virsh(t, "undefine", n.Name, "--checkpoints-metadata")
+	testdomain.Virsh(t, "snapshot-create-as", n.Name, "before")
+	testdomain.Virsh(t, "managedsave", n.Name)
+	testdomain.Virsh(t, undefine(t, n.Name)...)
 	if err := os.Remove(disk); err != nil {
 		t.Fatal(err)
 	}

@@ -133,6 +133,9 @@ func TestForce(t *testing.T) {
 	s.Program.Must(t, []int{0, 3}, "full", s.Name)
 	s.WriteFile("/mnt/one", []byte("second"))
 	r := s.Program.Must(t, []int{0, 3}, "--json", "restore", s.Name+"@check1", "--in-place", "--yes", "--force", "--stop-time", "2m")
+	if !strings.Contains(r.Stdout, `"stopped": true`) {
+		t.Error("the result does not say that the domain is off now")
+	}
 	if !strings.Contains(r.Stderr, "is shut down first") {
 		t.Error("it does not say that the domain is shut down")
 	}

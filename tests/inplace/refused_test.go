@@ -72,6 +72,16 @@ func TestRefused(t *testing.T) {
 		defer os.Rename(path+".away", path)
 		rejects(t, s, testsite.Reject(1, "its image "+path+" is missing", "--define"), at("check1"), "--in-place", "--yes", "--no-save")
 	})
+	t.Run("no image", func(t *testing.T) {
+		path := s.Disk("vda").Source
+		if err := os.Rename(path, path+".away"); err != nil {
+			t.Fatal(err)
+		}
+		defer os.Rename(path+".away", path)
+		testsite.WriteFile(t, path, "")
+		rejects(t, s, testsite.Reject(1, "its image "+path+" is no qcow2 image", "--define"), at("check1"), "--in-place", "--yes", "--no-save")
+		s.Rejects(testsite.Reject(1, "its image "+path+" is no qcow2 image", "--exclude vda"), []string{"inc", s.Name}, s.Dir)
+	})
 	t.Run("image in use", func(t *testing.T) {
 		socket := filepath.Join(testdomain.TempDir(t), "s")
 		pid := filepath.Join(filepath.Dir(socket), "pid")

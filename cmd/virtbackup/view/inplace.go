@@ -90,6 +90,11 @@ func RestoredInPlace(w io.Writer, r inplace.Result) error {
 			return err
 		}
 	}
+	if r.Stopped {
+		if _, err := fmt.Fprintf(w, "the domain was shut down, and is off now\nnext: virsh start %s\n", manifest.ShellWord(r.Domain)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -262,7 +262,11 @@ func (r *recoverer) ifNotRefused(do func() error) error {
 	case !errors.As(err, &refused) && !errors.Is(err, hypervisor.ErrNotRunning):
 		return err
 	}
-	later := &laterError{err.Error() + "; the next run does it"}
+	next := "the next run does it"
+	if errors.Is(err, hypervisor.ErrNotRunning) {
+		next = "a run while the domain is up does it"
+	}
+	later := &laterError{err.Error() + "; " + next}
 	if errors.Is(err, hypervisor.ErrBusy) {
 		r.busy = later
 	}

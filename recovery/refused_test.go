@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
@@ -31,6 +32,9 @@ func TestIfNotRefused(t *testing.T) {
 		var later *laterError
 		if errors.As(err, &later) != tt.later || !tt.later && !errors.Is(err, tt.err) {
 			t.Errorf("%v: got %v", tt.err, err)
+		}
+		if off := errors.Is(tt.err, hypervisor.ErrNotRunning); later != nil && strings.HasSuffix(later.why, "; a run while the domain is up does it") != off {
+			t.Errorf("%v: got %v", tt.err, later)
 		}
 		asked := false
 		again := s.ifNotRefused(func() error { asked = true; return nil })

@@ -28,7 +28,11 @@ func refused(err error) error {
 	if errors.Is(err, qemuimg.ErrLocked) {
 		kind = hypervisor.ErrBusy
 	}
-	return &hypervisor.Error{Kind: kind, Message: err.Error()}
+	message := err.Error()
+	if shared := (*SharedError)(nil); errors.As(err, &shared) {
+		message += ", unless --exclusive says that none does"
+	}
+	return &hypervisor.Error{Kind: kind, Message: message}
 }
 
 // Checkpoints lists the checkpoints, with sizes also of a domain that is shut off.

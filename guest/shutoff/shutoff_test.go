@@ -363,6 +363,9 @@ func TestMayBeShared(t *testing.T) {
 	if err := MayBeShared("/dev/null"); !errors.As(err, &shared) || !strings.Contains(shared.Hint(), "--exclusive") {
 		t.Errorf("a device: %v", err)
 	}
+	if err := refused(shared); !errors.Is(err, hypervisor.ErrNotRunning) || !strings.HasSuffix(err.Error(), "which another host may use, unless --exclusive says that none does") {
+		t.Errorf("what is left because of a device: %v", err)
+	}
 	if err := MayBeShared(t.TempDir() + "/absent"); err == nil || errors.As(err, &shared) {
 		t.Errorf("nothing: %v", err)
 	}

@@ -131,6 +131,7 @@ func TestRestoreByHandWhenTheGuestIsGone(t *testing.T) {
 		t.Errorf("which point: %s", said)
 	}
 	follow(t, "## The guest is gone", "POINT", pointDir(s, point.ID), "DISK", disk, "DOMAIN", s.Name, "DIR", dir)
+	follow(t, "Then start it:", "DOMAIN", s.Name)
 	if got := strings.TrimSpace(testdomain.Virsh(t, "domstate", s.Name)); got != "running" {
 		t.Errorf("the restored guest is %s", got)
 	}

@@ -211,6 +211,7 @@ func TestCheckpointsWhileOff(t *testing.T) {
 	testsite.WantLine(t, size, `^check2 +vda +0 B`)
 	s.Program.Must(t, nil, "checkpoint", "list", s.Name)
 	name := s.Checkpoint("check1")
+	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check1", "--force")
 	if info := testdomain.Tool(t, "qemu-img", "info", s.Disk("vda").Source); strings.Contains(info, name) {
 		t.Errorf("its bitmap is left: %s", info)
 	}

@@ -40,10 +40,13 @@ func restoreDefined(c *cli.Context, chosen chosenPoint) (err error) {
 	request.Log, request.Progress = logger(c, show), show.Update
 	result, err := define.Run(c.Context, chosen.repo, conn, define.Request{Request: request, Name: c.String("name"), Start: c.Bool("start")})
 	show.Close(err == nil)
-	if err != nil {
+	if err != nil && result.Name == "" {
 		return err
 	}
 	printed := printDone(c, result, func(w io.Writer) error { return view.Defined(w, result) })
+	if err != nil { // it does not start
+		return err
+	}
 	if err := lostParts(chosen, result.Lost, result.LostFiles...); err != nil {
 		return err
 	}

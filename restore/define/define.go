@@ -42,7 +42,7 @@ type definer struct {
 //
 // Errors: *LackError if the host lacks something; those of restore.Run; those of libvirt.
 // Whatever the error, nothing is left of the restore, except if the domain does not start:
-// then it stays defined, and a second restore is not needed.
+// then it stays defined, a second restore is not needed, and the Result is returned with the error.
 func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (Result, error) {
 	d := &definer{Request: request, repo: repo, host: host, tpmDir: swtpmDir, now: time.Now}
 	if err := d.prepare(ctx); err != nil {
@@ -56,10 +56,8 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	}
 	d.result.Result = restored
 	d.result.Warnings = append(d.result.Warnings, d.warned...)
-	if err := d.start(); err != nil {
-		return Result{}, err
-	}
-	return d.result, nil
+	err = d.start()
+	return d.result, err
 }
 
 // prepare finds the point, makes the domain's new XML, and looks for what the host lacks.

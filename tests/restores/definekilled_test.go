@@ -152,6 +152,9 @@ func TestDefinedDomainDoesNotStart(t *testing.T) {
 	if r.Code != 1 || !strings.Contains(r.Stderr, "and defined, but does not start") || !strings.Contains(r.Stderr, "virsh start "+s.Name) {
 		t.Errorf("exit %d: %s", r.Code, r.Stderr)
 	}
+	if !strings.Contains(r.Stdout, "domain "+s.Name+" is defined, UUID "+s.UUID+"\n  disk vda: the file "+dir) {
+		t.Errorf("it does not say what was defined: %s", r.Stdout)
+	}
 	wantDisks(s, s.Name, dir, s.Points[1])
 	testdomain.Virsh(t, "start", s.Name, "--paused")
 }

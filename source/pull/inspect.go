@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/source"
 	"github.com/virtbackup/virtbackup/source/localimage"
@@ -16,7 +20,7 @@ import (
 
 // Inspect fills in size, allocation and images of the disks that can be copied.
 func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
-	all := make([]source.Disk, len(disks))
+	all, pid := make([]source.Disk, len(disks)), s.pid()
 	for i, d := range disks {
 		all[i].Disk = d
 		if d.Unfit() != "" {
@@ -26,7 +30,7 @@ func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
 		if err != nil {
 			return nil, err
 		}
-		all[i].Size, all[i].Allocated, all[i].Images = size, allocated, s.imagesOf(d)
+		all[i].Size, all[i].Allocated, all[i].Images = size, allocated, s.imagesOf(d, pid)
 	}
 	s.findOldImages(all)
 	return all, nil
@@ -44,16 +48,36 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 }
 
 // imagesOf identifies the images of a disk, the top one first, then its backing
-// files.
-func (s *Source) imagesOf(d xml.Disk) []source.Image {
+// files. pid is QEMU's process, 0 if it is not here.
+func (s *Source) imagesOf(d xml.Disk, pid int) []source.Image {
 	var all []source.Image
 	for _, path := range append([]string{d.Source}, d.Backing...) {
-		all = append(all, source.Image{Source: path, ID: localimage.Identify(path)})
+		id := localimage.Identify(path)
+		if pid > 0 && localimage.Deleted(pid, path) {
+			// What QEMU reads is not the file that the domain will have when it starts next: it equals
+			// no image of another point, so that both are compared.
+			id = "replaced:" + manifest.NewIdentity()
+			s.warn(fmt.Sprintf("disk %s: %s was replaced or removed while the domain runs; QEMU still uses the file that it has opened, and its next start does not", d.Target, path))
+		}
+		all = append(all, source.Image{Source: path, ID: id})
 	}
 	if len(d.Backing) > 0 {
 		s.findBitmaps(d, all[1:])
 	}
 	return all
+}
+
+// pid is the process of the domain's QEMU, where it is on this host, else 0 (virPidFileConstructPath).
+func (s *Source) pid() int {
+	text, err := os.ReadFile(filepath.Join("/run/libvirt/qemu", s.d.Domain.Name()+".pid"))
+	if err != nil {
+		return 0
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0
+	}
+	return pid
 }
 
 // infoTime bounds qemu-img info, which takes some 20 ms.

@@ -2,6 +2,7 @@ package offline
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -91,4 +92,29 @@ func TestBackingFileAdded(t *testing.T) {
 	s.Program.Must(t, []int{0, 3}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
 	testdomain.Same(t, s.Disk("vda").Source, "qcow2", s.Points[0].Truth["vda"])
 	s.Check()
+}
+
+// A file is replaced while QEMU has it open: what QEMU reads then is not what the domain has after its
+// next start, and both are backed up as they are.
+func TestFileReplacedWhileOpen(t *testing.T) {
+	for _, which := range []string{"backing file", "image"} {
+		t.Run(which, func(t *testing.T) {
+			t.Parallel()
+			s, base, other := onBase(t)
+			if which == "image" {
+				base = s.Disk("vda").Source
+				testdomain.Tool(t, "cp", base, other)
+				testdomain.QemuIO(t, other, "qcow2", "write -P 0x47 4M 1M")
+			}
+			s.Start()
+			testdomain.Tool(t, "mv", other, base)
+			r := s.Program.Must(t, []int{3}, "inc", s.Name)
+			if !strings.Contains(r.Stderr, "was replaced or removed while the domain runs") {
+				t.Error("it is not told")
+			}
+			s.Destroy()
+			testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan")
+			s.Check()
+		})
+	}
 }

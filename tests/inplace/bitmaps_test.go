@@ -11,6 +11,7 @@ import (
 // Where the point's own bitmap is gone, that of a later one is used, and what the images in between
 // have.
 func TestBitmapOfALaterPoint(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib}))
 	s.IO("vda", "write -P 0x11 0 8M")
 	s.BackUp(0, "full")
@@ -28,6 +29,7 @@ func TestBitmapOfALaterPoint(t *testing.T) {
 // The bitmap is of a point in another branch: the image was rolled back, as a copy of it was written
 // over it. What the restored point's own images have is written, too.
 func TestBitmapOfAnotherBranch(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib}))
 	s.IO("vda", "write -P 0x11 0 8M")
 	s.BackUp(0, "full")
@@ -56,6 +58,7 @@ func byBitmap(t *testing.T, s *testsite.Site, id, by string) {
 // Disks that have changed places have bitmaps of the same name, which show what has changed since
 // another content.
 func TestBitmapOfAnotherDisk(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 * mib}, testdomain.Disk{Target: "vdb", Size: 8 * mib}))
 	s.IO("vda", "write -P 0x11 0 4M")
 	s.IO("vdb", "write -P 0x22 2M 4M")

@@ -16,6 +16,7 @@ import (
 
 // Disks that have another size get the one back that they had; the next inc compares them.
 func TestSizes(t *testing.T) {
+	t.Parallel()
 	s := kinds(t)
 	points(t, s)
 	s.Destroy()
@@ -56,6 +57,7 @@ func TestSizes(t *testing.T) {
 
 // A disk with a bitmap of another tool is not resized: that would not show what it changes.
 func TestSizeWithForeignBitmap(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	vda := s.Disk("vda").Source
 	testdomain.Tool(t, "qemu-img", "bitmap", "--add", vda, "theirs")
@@ -66,6 +68,7 @@ func TestSizeWithForeignBitmap(t *testing.T) {
 // A bitmap of ours whose checkpoint was deleted, and which is back with an old copy of the image, is
 // still ours: it does not prevent that the disk is resized, and does not stay.
 func TestSizeWithForgottenBitmap(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	vda := s.Disk("vda").Source
 	testdomain.Tool(t, "cp", vda, vda+".old")
@@ -83,6 +86,7 @@ func TestSizeWithForgottenBitmap(t *testing.T) {
 // A checkpoint of another tool beside ours: an incremental since it, made with libvirt alone,
 // is right after the disks were put back.
 func TestForeignCheckpoint(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 24 * mib}, testdomain.Disk{Target: "vdb", Size: 20 * mib, Backing: "qcow2"}))
 	s.Init()
 	s.WriteAll(1)
@@ -123,6 +127,7 @@ func TestForeignCheckpoint(t *testing.T) {
 
 // On a chain of images the top one is written to, and no other changes; bitmaps of both count.
 func TestOverlay(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 24 * mib}))
 	s.Init()
 	s.WriteAll(1)
@@ -173,6 +178,7 @@ func onDevice(t *testing.T) *testsite.Site {
 
 // A raw block device keeps what is a device; one of another size is refused.
 func TestDevice(t *testing.T) {
+	t.Parallel()
 	s := onDevice(t)
 	device := s.Disk("vda").Source
 	r := restored(t, s, "check1", "--no-save")
@@ -206,6 +212,7 @@ func r2(t *testing.T, s *testsite.Site) string {
 
 // The file of a disk keeps its owner, mode and extended attributes; zeros take no space.
 func TestFileStays(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	for _, d := range s.Disks {
 		testdomain.Tool(t, "chown", "64055:64055", d.Source)
@@ -241,6 +248,7 @@ func TestFileStays(t *testing.T) {
 
 // Disks that are not in the point, or not chosen, are left alone, and named.
 func TestLeftAlone(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 8 * mib}, testdomain.Disk{Target: "vdb", Size: 8 * mib}, testdomain.Disk{Target: "vdc", Size: 8 * mib}))
 	s.Init()
 	s.BackUp(0, "full", "--exclude", "vdc")
@@ -263,6 +271,7 @@ func TestLeftAlone(t *testing.T) {
 // The guest notices that it went back in time; the definition is otherwise as it was, with its
 // secrets.
 func TestGeneration(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	const id = "43dc0cf8-809b-4adb-9bea-a9abb5f3d90e"
 	s.Redefine("<memory unit=", "<genid>"+id+"</genid><memory unit=")

@@ -35,6 +35,7 @@ func wantContent(t *testing.T, path, want string) {
 // UEFI variables and a kernel come back with the disks, in the files that they were in; a kernel
 // that another domain starts with is left alone.
 func TestExtras(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 4 * mib}))
 	s.Init()
 	s.MayWarn = true
@@ -79,6 +80,7 @@ func TestExtras(t *testing.T) {
 
 // The state of a TPM comes back: a directory of files that come and go.
 func TestTPM(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 4 * mib}))
 	s.Init()
 	s.MayWarn = true

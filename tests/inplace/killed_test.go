@@ -37,6 +37,7 @@ func passes(t *testing.T, s *testsite.Site, args ...string) []string {
 // Killed at any point, a restore leaves the repository as it was, and the same command
 // finishes it: the disks are right, autostart is on again, the next inc is right.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	testdomain.Virsh(t, "autostart", s.Name)
 	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
@@ -114,6 +115,7 @@ func (d disksOf) back(t *testing.T) {
 // While the disks are half restored they do not boot: their first MiB is zeros, and autostart
 // is off.
 func TestHalfRestored(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	testdomain.Virsh(t, "autostart", s.Name)
 	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
@@ -144,6 +146,7 @@ func TestHalfRestored(t *testing.T) {
 
 // What a killed restore was writing to is not left half written by one that restores less.
 func TestKilledAndOtherDisks(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	testdomain.Virsh(t, "autostart", s.Name)
 	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}

@@ -9,6 +9,7 @@ import (
 // Every point comes back, forwards and backwards, by bitmaps where there are any; the next
 // inc is small, and shows what the disks hold.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	s := kinds(t)
 	points(t, s)
 	s.Destroy()

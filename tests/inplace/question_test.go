@@ -32,6 +32,7 @@ func answered(t *testing.T, s *testsite.Site, answer string, args ...string) (co
 
 // It says what it overwrites, and asks; "no", and the end of the input, change nothing.
 func TestQuestion(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	args := []string{"restore", s.Name + "@check1", "--in-place", "--no-save"}
 	before := digests(t, s.Dir, s.Repo)
@@ -57,6 +58,7 @@ func TestQuestion(t *testing.T) {
 
 // Asked before the domain is shut down, it names all files that it may overwrite.
 func TestQuestionBeforeShutdown(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.NewWithExtras(t, testdomain.Disk{Target: "vda", Size: 4 * mib}))
 	s.Program.Must(t, []int{0, 3}, "full", s.Name)
 	testdomain.Virsh(t, "resume", s.Name)
@@ -76,6 +78,7 @@ func TestQuestionBeforeShutdown(t *testing.T) {
 
 // While it writes, the domain does not start, whatever its disks are.
 func TestStartMeanwhile(t *testing.T) {
+	t.Parallel()
 	for _, target := range []string{"vda", "vdb"} {
 		s := small(t)
 		p := s.Program
@@ -99,6 +102,7 @@ func TestStartMeanwhile(t *testing.T) {
 // Where libvirt gives a domain a node of its own for a block device, QEMU's locks on that are not
 // seen, and the domain starts: before the first write that is refused, later it is an error.
 func TestStartOnDeviceMeanwhile(t *testing.T) {
+	t.Parallel()
 	s := onDevice(t)
 	for point, changed := range map[string]bool{"in place: begin before": false, "in place: close before": true} {
 		p := s.Program
@@ -126,6 +130,7 @@ func TestStartOnDeviceMeanwhile(t *testing.T) {
 
 // A guest that runs is shut down in order, once that is confirmed.
 func TestForce(t *testing.T) {
+	t.Parallel()
 	s := testsite.New(t, testdomain.NewGuest(t, testdomain.Disk{Target: "vda", Size: 64 * mib}))
 	s.Init()
 	s.MayWarn = true
@@ -152,6 +157,7 @@ func TestForce(t *testing.T) {
 
 // A point of the present state that was made is named, also if the answer is no.
 func TestSavedAndDeclined(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	code, out := answered(t, s, "no\n", "restore", s.Name+"@check1", "--in-place")
 	if code != 1 || !strings.Contains(out, "the point of the present state, check3, was made and stays") {

@@ -26,6 +26,7 @@ type walk struct {
 // Whatever was done to a domain and its images, a restore in place of any point is right, and so are
 // all points.
 func TestRandom(t *testing.T) {
+	t.Parallel()
 	rounds := 6
 	if testdomain.Soak(t) > 0 {
 		rounds = 40

@@ -44,6 +44,7 @@ func rejects(t *testing.T, s *testsite.Site, want testsite.Rejection, args ...st
 }
 
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	at := func(point string) string { return s.Name + "@" + point }
 	rejects(t, s, testsite.Reject(2, "standard input is no terminal", "--yes"), at("check1"), "--in-place", "--no-save")
@@ -96,6 +97,7 @@ func TestRefused(t *testing.T) {
 
 // A managed save would go on with disks that are not its own any more.
 func TestManagedSave(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	s.Start()
 	testdomain.Virsh(t, "managedsave", s.Name)
@@ -114,6 +116,7 @@ func TestManagedSave(t *testing.T) {
 // Disks that others use are not written to: as their disk, as their backing file, by a link, in
 // a domain that is off or running.
 func TestOtherUsers(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	vda := s.Disk("vda").Source
 	dir := testdomain.TempDir(t)
@@ -138,6 +141,7 @@ func TestOtherUsers(t *testing.T) {
 
 // A domain of the same name that is another one keeps its disks.
 func TestOtherDomain(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	doc := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive")
 	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
@@ -157,6 +161,7 @@ func TestOtherDomain(t *testing.T) {
 
 // Damage is found before anything is written.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	for _, target := range []string{"vda", "vdb"} {
 		for _, id := range []string{"check1", "check2"} {
@@ -189,6 +194,7 @@ func TestDamage(t *testing.T) {
 
 // Damage in a later point, whose bitmap would show what has changed, is no matter of a sound one.
 func TestDamageElsewhere(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	s.Program.Must(t, nil, "checkpoint", "delete", s.Name, "check1", "--force")
 	image := s.Image(pointOf(t, s, "check2").Manifest, "vda")

@@ -24,6 +24,7 @@ func addPoint(t *testing.T, s *testsite.Site, id string, truth map[string]string
 
 // The present state is kept as a point first, and comes back; the chain goes on.
 func TestSaved(t *testing.T) {
+	t.Parallel()
 	s := kinds(t)
 	points(t, s)
 	s.Destroy()
@@ -56,6 +57,7 @@ func TestSaved(t *testing.T) {
 // Killed after the present state was saved, the same command means the point that "latest"
 // was before, and not the one of the present state. Nor does it save a mixture.
 func TestSavedAndKilled(t *testing.T) {
+	t.Parallel()
 	for _, point := range []string{"in place: saved", "in place: zero heads after", "in place: write heads after"} {
 		t.Run(point, func(t *testing.T) {
 			s := small(t)
@@ -84,6 +86,7 @@ func TestSavedAndKilled(t *testing.T) {
 
 // If the present state cannot be saved, nothing is overwritten.
 func TestSaveFails(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	before := digests(t, s.Dir)
 	r := faulty(t, s, []string{"VIRTBACKUP_FAULT=write image:full"}, "restore", s.Name+"@check1", "--in-place", "--yes")
@@ -105,6 +108,7 @@ func TestSaveFails(t *testing.T) {
 // What is written after the point of the present state was made is not overwritten: the domain was
 // started in between.
 func TestWrittenAfterSave(t *testing.T) {
+	t.Parallel()
 	for _, target := range []string{"vda", "vdb"} {
 		s := small(t)
 		p := s.Program

@@ -12,6 +12,7 @@ import (
 // A signal ends it in order, and says what is left to do; the same command does it. Before
 // anything is written there is nothing left to do.
 func TestSignalInPlace(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	testdomain.Virsh(t, "autostart", s.Name)
 	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
@@ -36,6 +37,7 @@ func TestSignalInPlace(t *testing.T) {
 
 // A disk that is a volume of a storage pool.
 func TestVolume(t *testing.T) {
+	t.Parallel()
 	s := small(t)
 	pool := filepath.Base(s.Dir)
 	testdomain.Virsh(t, "pool-create-as", pool, "dir", "--target", s.Dir)

@@ -10,6 +10,7 @@ import (
 
 // A file system that is mounted read-only is noticed before anything is done.
 func TestReadOnlyTarget(t *testing.T) {
+	t.Parallel()
 	dir := testsite.Mount(t, "24M")
 	source := filepath.Join(dir, "vda")
 	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", source, "16M")
@@ -28,6 +29,7 @@ func TestReadOnlyTarget(t *testing.T) {
 // What does not fit is refused before anything is written; what has its space already needs no
 // other.
 func TestSpace(t *testing.T) {
+	t.Parallel()
 	for _, format := range []string{"qcow2", "raw"} {
 		dir := testsite.Mount(t, "24M")
 		testdomain.Tool(t, "chmod", "777", dir)
@@ -58,6 +60,7 @@ func TestSpace(t *testing.T) {
 
 // Space that is only reserved (fallocate(2)) is space that a disk has.
 func TestReservedSpace(t *testing.T) {
+	t.Parallel()
 	for _, format := range []string{"qcow2", "raw"} {
 		dir := testsite.Mount(t, "24M")
 		testdomain.Tool(t, "chmod", "777", dir)

@@ -87,7 +87,7 @@ func TestDefineWithTPM(t *testing.T) {
 
 	// The same domain, whose state is still there, as the hint says how to undefine it: it is
 	// set aside.
-	undefine := []string{"undefine", s.Name, "--checkpoints-metadata", "--keep-nvram", "--keep-tpm"}
+	undefine := []string{"undefine", s.Name, "--managed-save", "--snapshots-metadata", "--checkpoints-metadata", "--keep-nvram", "--keep-tpm"}
 	again := newDir(t)
 	s.Rejects(testsite.Reject(1, "it is defined already", "virsh "+strings.Join(undefine, " ")), []string{"restore", s.Name, "--define", "--to", again}, again)
 	testdomain.Virsh(t, undefine...)

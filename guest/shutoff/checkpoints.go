@@ -161,23 +161,29 @@ func (d *Domain) DeleteCheckpoint(name string, metadataOnly bool) error {
 	return d.Domain.DeleteCheckpoint(name, !active)
 }
 
+// imagesOf returns the checkpoint of a document, its bitmaps, and the images of each disk that has
+// one. An image that cannot be looked at is an error: its bitmap would be left, or taken as broken.
+func (d *Domain) imagesOf(doc string) (c xml.Checkpoint, wanted map[string][]string, chains map[string][]qemuimg.Image, err error) {
+	if c, err = xml.ParseCheckpoint(doc); err != nil {
+		return c, nil, nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lookTime)
+	defer cancel()
+	wanted = bitmapsOf(c)
+	chains, unknown, err := d.chains(ctx, wanted)
+	if err == nil && unknown != nil {
+		err = refused(unknown)
+	}
+	return c, wanted, chains, err
+}
+
 // removeBitmaps removes the bitmaps of a checkpoint of a domain that is shut off.
 func (d *Domain) removeBitmaps(name string) error {
 	doc, err := d.CheckpointXML(name)
 	if err != nil {
 		return err
 	}
-	c, err := xml.ParseCheckpoint(doc)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookTime)
-	defer cancel()
-	wanted := bitmapsOf(c)
-	chains, unknown, err := d.chains(ctx, wanted)
-	if err == nil && unknown != nil {
-		err = refused(unknown)
-	}
+	_, wanted, chains, err := d.imagesOf(doc)
 	if err != nil {
 		return err
 	}
@@ -235,17 +241,7 @@ func (d *Domain) RedefineCheckpoint(doc string, validate bool) error {
 }
 
 func (d *Domain) checkBitmaps(doc string) error {
-	c, err := xml.ParseCheckpoint(doc)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookTime)
-	defer cancel()
-	wanted := bitmapsOf(c)
-	chains, unknown, err := d.chains(ctx, wanted)
-	if err == nil && unknown != nil {
-		err = refused(unknown)
-	}
+	c, wanted, chains, err := d.imagesOf(doc)
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,9 @@ func Run(ctx context.Context, deps Deps, request Request) (Result, error) {
 	start := time.Now()
 	r := &run{Request: request.withDefaults(), Deps: deps}
 	if err := r.run(ctx); err != nil {
+		if r.result.Stopped {
+			r.Log.Warn(fmt.Sprintf("domain %s was shut down for this, and is off now", r.Domain))
+		}
 		return Result{}, err
 	}
 	r.result.Seconds = time.Since(start).Seconds()

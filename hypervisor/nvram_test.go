@@ -18,7 +18,7 @@ func newUEFIGuest(t *testing.T, start bool) guest {
 	t.Parallel()
 	conn := connect(t)
 	dir := t.TempDir()
-	name := fmt.Sprintf("vbtest-uefi-%d-%s", os.Getpid(), strings.ToLower(filepath.Base(dir)))
+	name := fmt.Sprintf("vbtest-uefi-%d-%s", os.Getpid(), strings.ToLower(t.Name()))
 	definition := filepath.Join(dir, "domain.xml")
 	must(t, os.WriteFile(definition, fmt.Appendf(nil, `<domain type='qemu'><name>%s</name><memory unit='MiB'>128</memory>
 		<os firmware='efi'><type arch='x86_64' machine='q35'>hvm</type></os><features><acpi/></features>

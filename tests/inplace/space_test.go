@@ -26,23 +26,30 @@ func TestReadOnlyTarget(t *testing.T) {
 	wantPoint(t, s, pointOf(t, s, "check1"))
 }
 
+// onSmallFileSystem has a point of a disk of 16 MiB, most of it data, on a file system of 24 MiB,
+// which full fills.
+func onSmallFileSystem(t *testing.T, format string) (s *testsite.Site, source string, full func()) {
+	t.Helper()
+	dir := testsite.Mount(t, "24M")
+	testdomain.Tool(t, "chmod", "777", dir)
+	source = filepath.Join(dir, "vda")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, source, "16M")
+	s = testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Format: format, Source: source}))
+	s.Init()
+	s.MayWarn = true
+	testdomain.QemuIO(t, source, format, "write -P 0x21 2M 12M")
+	s.BackUp(0, "full")
+	return s, source, func() {
+		testdomain.Tool(t, "sh", "-c", "! dd if=/dev/zero of="+filepath.Join(dir, "filler")+" bs=64k 2>/dev/null")
+	}
+}
+
 // What does not fit is refused before anything is written; what has its space already needs no
 // other.
 func TestSpace(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"qcow2", "raw"} {
-		dir := testsite.Mount(t, "24M")
-		testdomain.Tool(t, "chmod", "777", dir)
-		source := filepath.Join(dir, "vda")
-		testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, source, "16M")
-		s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Format: format, Source: source}))
-		s.Init()
-		s.MayWarn = true
-		testdomain.QemuIO(t, source, format, "write -P 0x21 2M 12M")
-		s.BackUp(0, "full")
-		full := func() {
-			testdomain.Tool(t, "sh", "-c", "! dd if=/dev/zero of="+filepath.Join(dir, "filler")+" bs=64k 2>/dev/null")
-		}
+		s, source, full := onSmallFileSystem(t, format)
 
 		testdomain.QemuIO(t, source, format, "write -P 0x22 2M 12M")
 		full()
@@ -52,7 +59,7 @@ func TestSpace(t *testing.T) {
 		testdomain.QemuIO(t, source, format, "discard 2M 12M")
 		full()
 		rejects(t, s, testsite.Reject(1, "has too little space", "free space there"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
-		testdomain.Tool(t, "rm", filepath.Join(dir, "filler"))
+		testdomain.Tool(t, "rm", filepath.Join(filepath.Dir(source), "filler"))
 		restored(t, s, "check1", "--no-save")
 		wantPoint(t, s, pointOf(t, s, "check1"))
 	}
@@ -62,17 +69,9 @@ func TestSpace(t *testing.T) {
 func TestReservedSpace(t *testing.T) {
 	t.Parallel()
 	for _, format := range []string{"qcow2", "raw"} {
-		dir := testsite.Mount(t, "24M")
-		testdomain.Tool(t, "chmod", "777", dir)
-		source := filepath.Join(dir, "vda")
-		testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, source, "16M")
-		s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Format: format, Source: source}))
-		s.Init()
-		s.MayWarn = true
-		testdomain.QemuIO(t, source, format, "write -P 0x21 2M 12M")
-		s.BackUp(0, "full")
+		s, source, full := onSmallFileSystem(t, format)
 		testdomain.Tool(t, "qemu-img", "create", "-q", "-f", format, "-o", "preallocation=falloc", source, "16M")
-		testdomain.Tool(t, "sh", "-c", "! dd if=/dev/zero of="+filepath.Join(dir, "filler")+" bs=64k 2>/dev/null")
+		full()
 		restored(t, s, "check1", "--no-save")
 		wantPoint(t, s, pointOf(t, s, "check1"))
 	}

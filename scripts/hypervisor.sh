@@ -25,8 +25,12 @@ if answers; then exit 0; fi
 if [ -d /run/systemd/system ]; then
 	systemctl start libvirtd 2>/dev/null || systemctl start virtqemud.socket virtlogd.socket
 else
-	pidof virtlogd >/dev/null || virtlogd -d
-	pidof libvirtd >/dev/null || libvirtd -d
+	# As systemd would: what they start as other users, such as swtpm_setup as tss, must not
+	# look for its files where TMPDIR, HOME or the umask of this shell let only root in.
+	umask 022
+	daemon() { pidof "$1" >/dev/null || (cd / && env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$1" -d); }
+	daemon virtlogd
+	daemon libvirtd
 fi
 for ((i = 0; i < 300; i++)); do
 	if answers; then

@@ -53,7 +53,7 @@ func copyOf(s *testsite.Site, name string) {
 	s.T.Cleanup(func() {
 		testdomain.TryVirsh(s.T, "destroy", name)
 		testdomain.TryVirsh(s.T, "undefine", name, "--checkpoints-metadata", "--keep-nvram")
-		_ = os.Remove("/var/log/libvirt/qemu/" + name + ".log")
+		testdomain.RemoveLogs(name)
 	})
 }
 

@@ -15,6 +15,11 @@ func logOf(name string) string {
 	return filepath.Join("/var/log/libvirt/qemu", name+".log")
 }
 
+// tpmLogOf is where a domain's swtpm and swtpm_setup print to.
+func tpmLogOf(name string) string {
+	return filepath.Join("/var/log/swtpm/libvirt/qemu", name+"-swtpm.log")
+}
+
 // logPlace is a position in a domain's log.
 type logPlace struct {
 	file   string
@@ -74,10 +79,10 @@ func (p logPlace) rest() string {
 	return string(old[p.info.Size():]) + string(text)
 }
 
-// removeLogs removes a domain's logs.
-func removeLogs(name string) {
+// RemoveLogs removes a domain's logs.
+func RemoveLogs(name string) {
 	files, _ := filepath.Glob(logOf(name) + "*")
-	for _, file := range files {
+	for _, file := range append(files, tpmLogOf(name)) {
 		_ = os.Remove(file)
 	}
 }

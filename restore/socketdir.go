@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/filelock"
+	"github.com/virtbackup/virtbackup/internal/storagedaemon"
 )
 
 // socketDirs are the directories with sockets of qemu-storage-daemon: not beside the images,
@@ -18,12 +19,12 @@ const socketDirs = "virtbackup-restore-"
 // socketDir makes a directory for a socket, which is locked while this process uses it. Those of
 // killed restores are removed.
 func socketDir() (dir string, remove func() error, err error) {
-	old, _ := filepath.Glob(filepath.Join(os.TempDir(), socketDirs+"*"))
+	old, _ := filepath.Glob(filepath.Join(storagedaemon.TempDir(), socketDirs+"*"))
 	for _, dir := range old {
 		removeUnused(dir)
 	}
 	for range 10 { // another restore may take a new one for unused before it is locked
-		if dir, err = os.MkdirTemp("", socketDirs); err != nil {
+		if dir, err = os.MkdirTemp(storagedaemon.TempDir(), socketDirs); err != nil {
 			return "", nil, err
 		}
 		lock, lockErr := lockDir(dir)

@@ -26,9 +26,15 @@ if [ -d /run/systemd/system ]; then
 	systemctl start libvirtd 2>/dev/null || systemctl start virtqemud.socket virtlogd.socket
 else
 	# As systemd would: what they start as other users, such as swtpm_setup as tss, must not
-	# look for its files where TMPDIR, HOME or the umask of this shell let only root in.
+	# look for its files where TMPDIR, HOME, the umask of this shell or the mode of /tmp let only
+	# root in.
 	umask 022
-	daemon() { pidof "$1" >/dev/null || (cd / && env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$1" -d); }
+	tmp=/run/virtbackup-hypervisor
+	install -d -m 1777 "$tmp"
+	daemon() {
+		pidof "$1" >/dev/null || (cd / && env -i TMPDIR="$tmp" \
+			PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$1" -d)
+	}
 	daemon virtlogd
 	daemon libvirtd
 fi

@@ -71,7 +71,7 @@ type restoreWay struct {
 
 var (
 	optionsOfImages  = []string{"format", "compress", "preallocation"}
-	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time"}
+	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time", "exclusive"}
 
 	restoreWays = []restoreWay{{"to", optionsOfInPlace, restoreTo}, {"in-place", optionsOfImages, restoreInPlace}, {"output", optionsOfInPlace, restoreOutput}}
 )

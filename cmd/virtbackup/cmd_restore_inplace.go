@@ -44,6 +44,9 @@ func restoreInPlace(c *cli.Context, chosen chosenPoint) (err error) {
 	if err := notNegative(c, "stop-time"); err != nil {
 		return err
 	}
+	if c.IsSet("stop-time") && !c.Bool("force") {
+		return fail.Errorf(fail.Usage, "--force shuts the domain down", "--stop-time needs --force")
+	}
 	confirm, err := confirmation(c)
 	if err != nil {
 		return err

@@ -90,7 +90,7 @@ func (e *signalError) Error() string { return fmt.Sprintf("ended by signal: %s",
 
 // Hint says in what state the run leaves things.
 func (e *signalError) Hint() string {
-	return "what this run had begun is cleaned up; nothing was added"
+	return "what this run had begun is cleaned up"
 }
 
 // endings are the signals that end a run. Go's default for SIGQUIT (Ctrl-\) is to end the

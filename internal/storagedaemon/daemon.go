@@ -44,6 +44,18 @@ type Daemon struct {
 	locks []*imagelock.Lock // held until the daemon has ended
 }
 
+// most is how long the path of a directory may be that gets directories with sockets.
+const most = 48
+
+// TempDir is the directory for temporary directories with sockets: os.TempDir, or /tmp where the
+// path of a socket in that would be too long (unix(7): it has less than 108 bytes).
+func TempDir() string {
+	if dir := os.TempDir(); len(dir) <= most {
+		return dir
+	}
+	return "/tmp"
+}
+
 // Start starts a daemon, whose NBD socket will be in a directory that only this user can enter
 // (unix(7): the path of a socket has less than 108 bytes). A daemon that is not writable only
 // opens images for reading: killing it harms nothing. The caller closes the daemon.

@@ -222,3 +222,13 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A directory whose path leaves no room for that of a socket is not used.
+func TestTempDir(t *testing.T) {
+	for dir, want := range map[string]string{"/var/tmp": "/var/tmp", "/" + strings.Repeat("x", 90): "/tmp"} {
+		t.Setenv("TMPDIR", dir)
+		if got := TempDir(); got != want {
+			t.Errorf("with TMPDIR %s: %s", dir, got)
+		}
+	}
+}

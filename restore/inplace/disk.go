@@ -160,15 +160,14 @@ func (r *run) checkSaved(ctx context.Context, d *disk) error {
 // dirPrefix begins the name of the directory of a restore's sockets.
 const dirPrefix = "virtbackup-in-place-"
 
-// makeDir makes the directory of the sockets, below /tmp: the path of a socket is short (unix(7)).
-// The mark has it, so that the successor of a killed restore removes it.
+// makeDir makes the directory of the sockets. The mark has it, so that the successor of a killed restore removes it.
 func (r *run) makeDir() (err error) {
 	if left := r.mark.Dir; strings.HasPrefix(filepath.Base(left), dirPrefix) {
 		if err := os.RemoveAll(left); err != nil {
 			return err
 		}
 	}
-	if r.mark.Dir, err = os.MkdirTemp("", dirPrefix); err != nil {
+	if r.mark.Dir, err = os.MkdirTemp(storagedaemon.TempDir(), dirPrefix); err != nil {
 		return err
 	}
 	return r.setMark()

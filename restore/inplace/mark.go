@@ -90,7 +90,8 @@ func (r *run) choose() error {
 	r.mark.Dir = left.Dir
 	if marked && left.Writing {
 		r.result.Resumed, r.mark, r.left = true, left, left.Time
-		r.Log.Info(fmt.Sprintf("a restore of domain %s to %s was killed while it wrote; this one makes up for it", r.Domain, left.Point))
+		r.Log.Warn(fmt.Sprintf("a restore of domain %s to %s was killed while it wrote; this one makes up for it, and keeps nothing that was written since",
+			r.Domain, left.Point))
 	}
 	r.mark.At, r.mark.Point, r.mark.Time = r.At, r.chosen.ID, time.Now().UTC()
 	return nil

@@ -125,8 +125,10 @@ type Overwrite struct {
 	Stops bool
 	// DiscardsSave: there is a managed save, which will be discarded.
 	DiscardsSave bool
-	// Resumed: a restore was killed while it wrote; the disks hold a mixture.
+	// Resumed: a restore was killed while it wrote; the disks hold a mixture since Killed, which
+	// is zero where it is not known.
 	Resumed bool
+	Killed  time.Time
 	// Shared says of images that another host may use why that is so: QEMU's locks do not show
 	// whether one does.
 	Shared []string

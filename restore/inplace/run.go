@@ -235,7 +235,7 @@ func (r *run) leftAlone() (targets []string) {
 
 // ask says what will be overwritten, and asks.
 func (r *run) ask(stops bool) error {
-	o := Overwrite{Domain: r.Domain, Point: r.chosen, LeftAlone: r.leftAlone(), Saved: r.saved, Saves: !r.NoSave, Stops: stops, Resumed: r.result.Resumed}
+	o := Overwrite{Domain: r.Domain, Point: r.chosen, LeftAlone: r.leftAlone(), Saved: r.saved, Saves: !r.NoSave, Stops: stops, Resumed: r.result.Resumed, Killed: r.left}
 	for _, d := range r.disks {
 		o.Disks = append(o.Disks, d.Disk)
 		if err := shutoff.MayBeShared(d.Path); err != nil && !r.Exclusive {

@@ -1,7 +1,10 @@
 package needs
 
 import (
+	"fmt"
+
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml/edit"
 )
 
@@ -48,7 +51,7 @@ func (c *checker) network(source *edit.Element) error {
 	case found == hypervisor.Absent:
 		c.lack("virsh net-list --all shows those that there are; virsh net-define FILE makes one", "the network %s does not exist", name)
 	case found == hypervisor.Inactive && c.Start:
-		c.lack("virsh net-start "+name+"; virsh net-autostart "+name, "the network %s is not active", name)
+		c.lack(fmt.Sprintf("virsh net-start %[1]s; virsh net-autostart %[1]s", manifest.ShellWord(name)), "the network %s is not active", name)
 	}
 	return nil
 }

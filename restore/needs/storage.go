@@ -2,6 +2,7 @@ package needs
 
 import (
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/xml/edit"
 )
 
@@ -43,9 +44,9 @@ func (c *checker) volume(source *edit.Element) error {
 	case found == hypervisor.Absent:
 		c.lack("virsh pool-list --all shows those that there are", "the storage pool %s does not exist", pool)
 	case found == hypervisor.Inactive:
-		c.lack("virsh pool-start "+pool, "the storage pool %s is not active", pool)
+		c.lack("virsh pool-start "+manifest.ShellWord(pool), "the storage pool %s is not active", pool)
 	case !has:
-		c.lack("virsh vol-list "+pool+" shows those that there are", "the storage pool %s has no volume %s", pool, volume)
+		c.lack("virsh vol-list "+manifest.ShellWord(pool)+" shows those that there are", "the storage pool %s has no volume %s", pool, volume)
 	}
 	return nil
 }
@@ -61,7 +62,7 @@ func (c *checker) files() {
 		c.file(table.Text(), "the ACPI table", copied)
 	}
 	for _, source := range c.all("filesystem/source") {
-		c.file(source.Value("dir"), "the shared directory", "mkdir -p "+source.Value("dir")+", or take <filesystem> out of the XML")
+		c.file(source.Value("dir"), "the shared directory", "mkdir -p "+manifest.ShellWord(source.Value("dir"))+", or take <filesystem> out of the XML")
 		c.file(source.Value("socket"), "the virtiofs socket", "start the virtiofsd that makes it")
 	}
 	for _, path := range c.all("memory/source/path") {

@@ -135,8 +135,8 @@ func TestHalfRestored(t *testing.T) {
 		}
 		s.Rejects(testsite.Reject(1, "its disks hold a mixture of two states", "virtbackup restore "+s.Name+"@check1 --in-place finishes it"), []string{"--quiet", "copy", s.Name})
 		s.Rejects(testsite.Reject(2, "it is not clear what", s.Name+"@check1 finishes it"), []string{"--quiet", "restore", s.Name, "--in-place", "--yes"})
-		r := resultOf(t, s.Program.Must(t, []int{0, 3}, append([]string{"--json"}, args...)...))
-		if !r.Resumed {
+		done := s.Program.Must(t, []int{0, 3}, append([]string{"--json"}, args...)...)
+		if r := resultOf(t, done); !r.Resumed || !strings.Contains(done.Stderr, "nothing is kept, nor of what was written since") {
 			t.Errorf("%s: it does not say that it goes on: %+v", point, r)
 		}
 		wantPoint(t, s, pointOf(t, s, "check1"))

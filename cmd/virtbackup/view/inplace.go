@@ -38,10 +38,15 @@ func overwriteLines(o inplace.Overwrite) (lines []string) {
 		lines = append(lines, "its managed save is discarded: what was in its memory is lost")
 	}
 	switch {
-	case o.Resumed && o.Saved != nil:
-		lines = append(lines, fmt.Sprintf("the disks hold a mixture, as a restore was killed; %s is their state before that", o.Saved.ID))
 	case o.Resumed:
-		lines = append(lines, "the disks hold a mixture, as a restore was killed")
+		at := ""
+		if !o.Killed.IsZero() {
+			at = " at " + manifest.TimeText(o.Killed)
+		}
+		lines = append(lines, fmt.Sprintf("a restore was killed%s: the disks hold a mixture, of which nothing is kept, nor of what was written since then", at))
+		if o.Saved != nil {
+			lines = append(lines, fmt.Sprintf("%s is the state before that restore", o.Saved.ID))
+		}
 	case o.Saved != nil:
 		lines = append(lines, fmt.Sprintf("the present state is kept as %s", o.Saved.ID))
 	case o.Stops && o.Saves:

@@ -25,16 +25,12 @@ if answers; then exit 0; fi
 if [ -d /run/systemd/system ]; then
 	systemctl start libvirtd 2>/dev/null || systemctl start virtqemud.socket virtlogd.socket
 else
-	# As systemd would: what they start as other users, such as swtpm_setup as tss, must not
-	# look for its files where TMPDIR, HOME, the umask of this shell or the mode of /tmp let only
-	# root in.
+	# As on a machine with systemd: what the daemons start as other users must not look for its
+	# files where TMPDIR, HOME or the umask of this shell let only root in. swtpm_setup, which
+	# is tss, has some in /tmp itself.
 	umask 022
-	tmp=/run/virtbackup-hypervisor
-	install -d -m 1777 "$tmp"
-	daemon() {
-		pidof "$1" >/dev/null || (cd / && env -i TMPDIR="$tmp" \
-			PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$1" -d)
-	}
+	chmod 1777 /tmp
+	daemon() { pidof "$1" >/dev/null || (cd / && env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$1" -d); }
 	daemon virtlogd
 	daemon libvirtd
 fi

@@ -71,7 +71,7 @@ type restoreWay struct {
 
 var (
 	optionsOfImages  = []string{"format", "compress", "preallocation"}
-	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time", "exclusive"}
+	optionsOfInPlace = []string{"yes", "no-save", "force", "stop-time"}
 
 	restoreWays = []restoreWay{{"to", optionsOfInPlace, restoreTo}, {"in-place", optionsOfImages, restoreInPlace}, {"output", optionsOfInPlace, restoreOutput}}
 )

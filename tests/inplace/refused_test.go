@@ -53,7 +53,6 @@ func TestRefused(t *testing.T) {
 	rejects(t, s, testsite.Reject(2, "exclude each other", ""), at("check1"), "--in-place", "--to", "/nowhere", "--yes")
 	rejects(t, s, testsite.Reject(2, "--stop-time must be at least 0", ""), at("check1"), "--in-place", "--yes", "--stop-time=-1s")
 	rejects(t, s, testsite.Reject(2, "--stop-time needs --force", "shuts the domain down"), at("check1"), "--in-place", "--yes", "--stop-time=1m")
-	rejects(t, s, testsite.Reject(2, "--to and --exclusive exclude each other", ""), at("check1"), "--to", "/nowhere", "--exclusive")
 
 	t.Run("running", func(t *testing.T) {
 		s.Start()

@@ -21,17 +21,35 @@ export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
 run() { go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
 
 # The race detector is for the packages. The tests of the whole program run one that is built as
-# users' are; their own model of power cuts takes five times as long with it. The longest packages
-# come first: the others run in parallel with them.
+# users' are; their own model of power cuts takes five times as long with it. So do the tests with
+# large images or many points, which have no goroutines that those of small ones do not have.
+large='^Test(SpilledRefcounts|ImageIsNoLargerThanQemus|CloneCost|CloneMemory|Clone[A-Za-z]+Nights|Memory|ChainTooLongForQemuImg|LongChains|EditedListIsThatWrittenFromScratch)$'
+
+packages() {
+	local packages code=0
+	mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
+	run -race -p 1 -skip "$large" "${packages[@]}" || code=1
+	run -p 1 -run "$large" ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
+	return $code
+}
+
+# Tests of the packages mostly compute, and those of the whole program wait: they run side by
+# side. The longest packages come first.
+everything() {
+	local code=0 beside
+	set -m # or it would ignore Ctrl-C (bash(1), SIGNALS)
+	packages >.cache/packages.json &
+	beside=$!
+	trap 'kill -INT -- "-$beside"' INT TERM
+	run ./tests/faults ./tests/chains ./tests/guest ./tests/... || code=1
+	wait "$beside" || code=1
+	cat .cache/packages.json
+	return $code
+}
+
 tests() {
 	case " $*" in
-	" ")
-		local code=0
-		run ./tests/faults ./tests/chains ./tests/guest ./tests/... || code=1
-		mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
-		run -race -p 3 "${packages[@]}" || code=1
-		return $code
-		;;
+	" ") everything ;;
 	*" ./tests/"*) run "$@" ;;
 	*) run -race "$@" ;;
 	esac

@@ -69,6 +69,19 @@ func TestMovedFilesHaveNamesOfTheirOwn(t *testing.T) {
 	}
 }
 
+// A file that was in the directory of the images before: the domain itself has it there again, and
+// another domain, whose original may come back, has one of its own.
+func TestFileInTheSameDirectory(t *testing.T) {
+	for name, want := range map[string]string{"": "/restored/a.log", "new": "/restored/a-2.log"} {
+		got := adaptSmall(t, `<serial type='file'><source path='/restored/a.log'/></serial>`,
+			Request{Name: name, Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}})
+		if said := strings.Contains(strings.Join(got.Notes, "
+"), "serial"); !strings.Contains(got.XML, "'"+want+"'") || said != (name != "") {
+			t.Errorf("name %q: notes %q, %s", name, got.Notes, got.XML)
+		}
+	}
+}
+
 // Cards of one domain have different addresses, and no old one.
 func TestAddressesAreUnique(t *testing.T) {
 	const card = `<interface><mac address='52:54:00:00:00:01'/></interface>`

@@ -85,8 +85,13 @@ func (a *adapter) move(e *edit.Element, attr, what string) {
 	}
 	path, known := a.moved[old]
 	if !known {
+		if a.renamed() {
+			a.taken[old] = true
+		}
 		path = a.inDir(filepath.Base(old))
 		a.moved[old] = path
+	}
+	if !known && path != old {
 		a.note("the %s is in %s instead of %s", what, path, old)
 	}
 	e.SetAttr(attr, path)

@@ -74,9 +74,8 @@ func TestMovedFilesHaveNamesOfTheirOwn(t *testing.T) {
 func TestFileInTheSameDirectory(t *testing.T) {
 	for name, want := range map[string]string{"": "/restored/a.log", "new": "/restored/a-2.log"} {
 		got := adaptSmall(t, `<serial type='file'><source path='/restored/a.log'/></serial>`,
-			Request{Name: name, Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}})
-		if said := strings.Contains(strings.Join(got.Notes, "
-"), "serial"); !strings.Contains(got.XML, "'"+want+"'") || said != (name != "") {
+			Request{Name: name, Exists: func(string) bool { return false }, Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}})
+		if said := strings.Contains(strings.Join(got.Notes, "\n"), "serial"); !strings.Contains(got.XML, "'"+want+"'") || said != (name != "") {
 			t.Errorf("name %q: notes %q, %s", name, got.Notes, got.XML)
 		}
 	}

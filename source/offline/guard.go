@@ -5,10 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strings"
-	"syscall"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/imagelock"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
@@ -37,48 +33,16 @@ func (g *guard) hold(path string) error {
 	}
 	held := guarded{path: path, lock: lock}
 	if held.info, err = lock.Stat(); err == nil && !held.info.Mode().IsRegular() {
-		err = writeOut(path)
+		err = imagelock.WriteOut(path)
 	}
 	if err == nil {
-		held.writes, err = writes(held.info)
+		held.writes, err = imagelock.Writes(held.info)
 	}
 	if err != nil {
 		return errors.Join(err, lock.Close())
 	}
 	g.files = append(g.files, held)
 	return nil
-}
-
-// writeOut writes to a device what was written to it before and is still cached, so that it does
-// not count as written later.
-func writeOut(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
-}
-
-// writes returns the kernel's counters of writes and discards of a block device (Documentation/
-// block/stat.rst), "" of a file.
-func writes(info fs.FileInfo) (string, error) {
-	of, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || info.Mode().IsRegular() {
-		return "", nil
-	}
-	text, err := os.ReadFile(fmt.Sprintf("/sys/dev/block/%d:%d/stat", unix.Major(of.Rdev), unix.Minor(of.Rdev)))
-	if err != nil {
-		return "", err
-	}
-	counts := strings.Fields(string(text))
-	if len(counts) < 7 {
-		return "", fmt.Errorf("the kernel counts no writes to block device %s", info.Name())
-	}
-	counted := counts[4] + " " + counts[6]
-	if len(counts) > 13 { // discards, since Linux 4.18
-		counted += " " + counts[11] + " " + counts[13]
-	}
-	return counted, nil
 }
 
 // named returns an error unless the paths still name the files that are locked.
@@ -102,7 +66,7 @@ func (g *guard) unchanged() error {
 		if err != nil {
 			return err
 		}
-		counted, err := writes(info)
+		counted, err := imagelock.Writes(info)
 		if err != nil {
 			return err
 		}

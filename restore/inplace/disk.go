@@ -56,20 +56,6 @@ const (
 	lockPoll = 100 * time.Millisecond
 )
 
-// fileState shows whether a file was written to.
-type fileState struct {
-	modified time.Time
-	size     int64
-}
-
-func stateOf(path string) (fileState, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fileState{}, err
-	}
-	return fileState{info.ModTime(), info.Size()}, nil
-}
-
 // issued tells whether a bitmap is one that this repository has made.
 func issued(ledger *repository.Ledger, bitmap string) (instants.Instant, bool) {
 	_, identity, ok := manifest.ParseCheckpointName(bitmap)
@@ -133,28 +119,6 @@ func (r *run) awaitUnlocked(ctx context.Context, d *disk) (err error) {
 			return context.Cause(ctx)
 		}
 	}
-}
-
-// checkSaved sees that the disk is as the point of the present state has it: nobody has started
-// the domain since. The bitmap of that point tells, or the time of a raw file.
-func (r *run) checkSaved(ctx context.Context, d *disk) error {
-	if r.saved == nil || r.result.Resumed {
-		return nil
-	}
-	changed := d.Format == "raw" && !d.device && d.seen.modified.After(r.saved.Time)
-	images, err := d.readerDisk.Bitmaps(ctx)
-	if err != nil {
-		return err
-	}
-	for _, bitmaps := range images {
-		for _, b := range bitmaps {
-			changed = changed || b.Name == r.saved.Checkpoint && b.Count > 0
-		}
-	}
-	if changed {
-		return fail.Errorf(fail.Other, "begin again", "disk %s of domain %s was written to after point %s was made of the present state", d.Target, r.Domain, r.saved.ID)
-	}
-	return nil
 }
 
 // dirPrefix begins the name of the directory of a restore's sockets.

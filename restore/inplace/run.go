@@ -30,6 +30,7 @@ type run struct {
 	mark   mark
 	left   time.Time // when a restore was killed that this one makes up for
 	saved  *manifest.Manifest
+	before map[string]fileState // of the images, by target, before it was made
 
 	disks     []*disk
 	extras    []extra
@@ -126,6 +127,9 @@ func (r *run) prepare(ctx context.Context) error {
 	r.result.Stopped = active
 	if r.result.Resumed {
 		return nil
+	}
+	if err := r.noteStates(); err != nil {
+		return err
 	}
 	next, err := r.lock.NextNumber()
 	if err != nil {

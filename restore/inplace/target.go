@@ -25,6 +25,9 @@ type target interface {
 // openTarget opens the disk to be written to.
 func (r *run) openTarget(ctx context.Context, d *disk) (err error) {
 	if d.Format == "raw" {
+		if err := d.unwritten(); err != nil {
+			return err
+		}
 		d.sink, err = openRaw(d)
 		return err
 	}
@@ -37,10 +40,7 @@ func (r *run) openTarget(ctx context.Context, d *disk) (err error) {
 	if err != nil {
 		return err
 	}
-	now, err := stateOf(d.Path)
-	if err == nil && now != d.seen {
-		err = fmt.Errorf("image %s was written to while it was compared", d.Path)
-	}
+	err = d.unwritten()
 	if err == nil {
 		d.sink, err = openThroughQEMU(ctx, daemon, d)
 	}

@@ -52,7 +52,7 @@ func (r *run) compareDisk(ctx context.Context, d *disk, points []manifest.Manife
 		return err
 	}
 	d.addGrowth()
-	if d.differs.Len() == 0 && d.ResizedFrom == 0 {
+	if d.differs.Len() == 0 && !d.resized {
 		return nil
 	}
 	for k := range d.head() {

@@ -27,13 +27,14 @@ const headBytes = 1 << 20
 // disk is a disk that is restored.
 type disk struct {
 	Disk
-	then   manifest.Disk
-	now    xml.Disk
-	images []qemuimg.Image // the top one first
-	size   int64           // that it has, bytes
-	device bool            // a block device
-	drop   []string        // bitmaps of ours that a resize makes worthless
-	seen   fileState       // of the top image, when pass one began
+	then    manifest.Disk
+	now     xml.Disk
+	images  []qemuimg.Image // the top one first
+	size    int64           // that it has, bytes
+	device  bool            // a block device
+	resized bool            // it has another size than at the point, which may be 0 (ResizedFrom)
+	drop    []string        // bitmaps of ours that a resize makes worthless
+	seen    fileState       // of the top image, when pass one began
 
 	reader     *storagedaemon.Daemon // keeps everybody from writing to the images
 	readerDisk *storagedaemon.Disk

@@ -134,7 +134,7 @@ func (r *run) refuseSize(d *disk) error {
 	if d.size == d.then.VirtualSize {
 		return nil
 	}
-	d.ResizedFrom = d.size
+	d.ResizedFrom, d.resized = d.size, true
 	what := fmt.Sprintf("disk %s has %d bytes, and had %d at %s", d.Target, d.size, d.then.VirtualSize, r.chosen.ID)
 	if d.device {
 		return fail.Errorf(fail.Usage, "--disk "+d.Target+" --output DEVICE restores to another device", "%s: a device is not resized", what)

@@ -63,7 +63,7 @@ func (r *run) onEachToWrite(do func(context.Context, *disk) error) func(context.
 // toWrite are the disks that differ.
 func (r *run) toWrite() (disks []*disk) {
 	for _, d := range r.disks {
-		if d.Bytes > 0 || d.ResizedFrom > 0 {
+		if d.Bytes > 0 || d.resized {
 			disks = append(disks, d)
 		}
 	}
@@ -158,7 +158,7 @@ func (z zeroing) Write(offsets []int64, data []byte) error {
 // resize gives the disk the size that it had, where that is another one. No bitmap of ours
 // shows what it cuts off or adds.
 func (r *run) resize(ctx context.Context, d *disk) error {
-	if d.ResizedFrom == 0 {
+	if !d.resized {
 		return nil
 	}
 	if err := errors.Join(d.sink.Close(), d.closeReader()); err != nil {

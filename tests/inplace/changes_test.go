@@ -287,3 +287,17 @@ func TestGeneration(t *testing.T) {
 		t.Errorf("more than the generation id has changed:\n%s\n%s", before, after)
 	}
 }
+
+// A raw file of no bytes, as touch makes it in place of one that is lost, becomes the disk again.
+func TestEmptyFile(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	vdb := s.Disk("vdb").Source
+	testdomain.Tool(t, "truncate", "-s", "0", vdb)
+	r := restored(t, s, "check1", "--no-save", "--disk", "vdb")
+	wantPoint(t, s, pointOf(t, s, "check1"), "vdb")
+	if info, err := os.Stat(vdb); err != nil || info.Size() != 8*mib {
+		t.Errorf("it has %d bytes, %v", info.Size(), err)
+	}
+	t.Logf("%+v", r)
+}

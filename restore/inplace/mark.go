@@ -138,6 +138,16 @@ func (r *run) refuseToLeave() error {
 		"a restore of domain %s was killed at %s, and %s may be half written, which this one would leave so", r.Domain, manifest.TimeText(r.left), what)
 }
 
+// stillAlone returns an error if another restore was killed while it wrote, since this one was
+// prepared: the lock was free meanwhile.
+func (r *run) stillAlone() error {
+	left, _, err := r.readMark()
+	if err == nil && left.Writing && !r.result.Resumed {
+		err = fail.Errorf(fail.Other, "begin again", "another restore of domain %s was killed meanwhile, and its disks hold a mixture", r.Domain)
+	}
+	return err
+}
+
 func number(id string) int {
 	_, n, err := manifest.ParsePointID(id)
 	if err != nil {

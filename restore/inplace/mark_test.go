@@ -132,3 +132,18 @@ func TestMarks(t *testing.T) {
 		t.Errorf("a mark is left: %v", err)
 	}
 }
+
+// The mark of a restore that writes is not this one's to remove, as long as it does not write itself.
+func TestAbandonLeavesTheMarkOfAnother(t *testing.T) {
+	r := newRun(t, 1)
+	must(t, r.choose())
+	must(t, r.setMark())
+	must(t, r.lock.SetMark(markWriting, []byte(`{"at":"latest","point":"check1"}`)))
+	must(t, r.abandon())
+	if _, left, err := r.lock.Mark(markWriting); err != nil || !left {
+		t.Errorf("it is gone: %v", err)
+	}
+	if _, left, err := r.lock.Mark(markBegun); err != nil || left {
+		t.Errorf("its own mark is left: %v", err)
+	}
+}

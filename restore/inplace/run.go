@@ -166,6 +166,9 @@ func (r *run) save(ctx context.Context) error {
 
 // restore finds what differs, asks, and writes.
 func (r *run) restore(ctx context.Context) (err error) {
+	if err := r.stillAlone(); err != nil {
+		return err
+	}
 	if err := r.refuse(ctx); err != nil {
 		return err
 	}

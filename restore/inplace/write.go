@@ -103,7 +103,7 @@ func (r *run) abandon() error {
 	if r.mark.Writing {
 		return r.endWriting(context.Background())
 	}
-	return r.clearMark()
+	return r.lock.ClearMark(markBegun) // the other one, if there is one, is of another restore
 }
 
 // discardSave discards the memory of a domain that was saved. From now on there is no way

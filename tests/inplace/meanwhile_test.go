@@ -101,3 +101,21 @@ func TestFileOfTheFuture(t *testing.T) {
 	restored(t, s, "check1")
 	wantPoint(t, s, pointOf(t, s, "check1"))
 }
+
+// The mark of another restore, which was killed meanwhile, stays: its disks hold a mixture.
+func TestAnotherRestoreKilledMeanwhile(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	run := pausedAt(t, s, "in place: saved")
+	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
+	if r := faulty(t, s, []string{"VIRTBACKUP_FAULT=in place: zero heads after:kill"}, args...); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	testsite.Continue(run)
+	if r := run.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "another restore") {
+		t.Errorf("exit %d", r.Code)
+	}
+	s.Rejects(testsite.Reject(1, "its disks hold a mixture of two states", "finishes it"), []string{"--quiet", "copy", s.Name})
+	s.Program.Must(t, []int{0, 3}, args...)
+	wantPoint(t, s, pointOf(t, s, "check1"))
+}

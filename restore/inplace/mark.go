@@ -25,7 +25,7 @@ type mark struct {
 	// the present state was saved.
 	At    string `json:"at"`
 	Point string `json:"point"`
-	// Next is the number that the point of the present state has.
+	// Next is the number that the point of the present state has, 0 if none is made.
 	Next  int    `json:"next"`
 	Saved string `json:"saved,omitempty"`
 	// Disks are the targets that may be half written, and Extras tells whether other files may be.

@@ -131,11 +131,11 @@ func (r *run) prepare(ctx context.Context) error {
 	if err := r.noteStates(); err != nil {
 		return err
 	}
-	next, err := r.lock.NextNumber()
-	if err != nil {
-		return err
+	if !r.NoSave {
+		if r.mark.Next, err = r.lock.NextNumber(); err != nil {
+			return err
+		}
 	}
-	r.mark.Next = next
 	return fault.Around("in place: mark", r.setMark)
 }
 

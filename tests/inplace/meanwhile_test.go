@@ -119,3 +119,23 @@ func TestAnotherRestoreKilledMeanwhile(t *testing.T) {
 	s.Program.Must(t, []int{0, 3}, args...)
 	wantPoint(t, s, pointOf(t, s, "check1"))
 }
+
+// A restore that was to make no point of the present state, and was killed before it wrote: a point
+// that a backup has made since is what "latest" means.
+func TestKilledAndBackedUp(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	args := []string{"--json", "restore", s.Name, "--in-place", "--yes", "--no-save"}
+	if r := faulty(t, s, []string{"VIRTBACKUP_FAULT=in place: compare:kill"}, args...); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	s.Start()
+	s.WriteAll(4)
+	s.BackUp(0, "inc")
+	s.WriteAll(5)
+	s.Destroy()
+	if r := resultOf(t, s.Program.Must(t, []int{0, 3}, args...)); r.Point != "check3" {
+		t.Errorf("it was restored to %s", r.Point)
+	}
+	wantPoint(t, s, pointOf(t, s, "check3"))
+}

@@ -91,6 +91,15 @@ func (l *Lock) ClearMark(name string) error {
 	return nil
 }
 
+// ClearDurableMark is ClearMark for a mark of SetDurableMark: a power cut does not bring it back.
+func (l *Lock) ClearDurableMark(name string) error {
+	err := l.ClearMark(name)
+	if err == nil {
+		err = localfile.SyncDir(l.repo.domainDir(l.domain))
+	}
+	return err
+}
+
 func (l *Lock) markPath(name string) (string, error) {
 	if err := l.check(); err != nil {
 		return "", err

@@ -70,7 +70,7 @@ func (r *run) setMark() error {
 
 // clearMark forgets the restore: it is done, or has changed nothing.
 func (r *run) clearMark() error {
-	return errors.Join(r.lock.ClearMark(markBegun), r.lock.ClearMark(markWriting))
+	return errors.Join(r.lock.ClearMark(markBegun), r.lock.ClearDurableMark(markWriting))
 }
 
 // choose finds the point. A killed restore that was asked for the same goes on with the point

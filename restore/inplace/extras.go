@@ -63,6 +63,12 @@ func (r *run) compareExtras(ctx context.Context) error {
 			}
 			continue
 		}
+		if link, err := isLink(e, path); err != nil {
+			return err
+		} else if link {
+			r.point.Warn(fmt.Sprintf("%s differs from the one at %s, and is not put back: it is a symbolic link, and may have led to another file then", path, r.chosen.ID))
+			continue
+		}
 		if sound, err := r.point.ProveFile(ctx, e.File); err != nil {
 			return err
 		} else if sound {
@@ -160,12 +166,21 @@ func (r *run) sameExtra(ctx context.Context, e manifest.Extra, path string) (boo
 		archive, err = extras.Pack(path)
 		now = digest.Of(archive)
 	} else {
-		now, err = localfile.Digest(path)
+		now, err = digestOf(path)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	return now == r.chosen.Files[e.File], err
+}
+
+// digestOf is the digest of a file, which a symbolic link may lead to.
+func digestOf(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	return localfile.Digest(real)
 }
 
 // otherBooter is a domain that starts with the same kernel or firmware, "" if there is none.
@@ -198,6 +213,19 @@ func (r *run) otherBooter(e manifest.Extra, path string) (name string, err error
 		}
 	}
 	return "", nil
+}
+
+// isLink tells whether the path of a file that is not the domain's own, a kernel or a firmware, is a
+// symbolic link. That of a host's kernel leads to another file after each upgrade.
+func isLink(e manifest.Extra, path string) (bool, error) {
+	if e.Kind == manifest.ExtraNVRAM || e.Kind == manifest.ExtraTPM {
+		return false, nil
+	}
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.Mode()&fs.ModeSymlink != 0, err
 }
 
 // putExtras puts them back. Begun again, it writes them again.

@@ -104,3 +104,29 @@ func TestTPM(t *testing.T) {
 		t.Errorf("left: %v, %v", entries, err)
 	}
 }
+
+// What a symbolic link leads to is not overwritten by its name: that of the host's kernel leads to
+// another one after each upgrade.
+func TestExtraBehindALink(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 4 * mib}))
+	s.Init()
+	s.MayWarn = true
+	link, then, now := filepath.Join(s.Dir, "vmlinuz"), filepath.Join(s.Dir, "vmlinuz-6.1.0-20"), filepath.Join(s.Dir, "vmlinuz-6.1.0-21")
+	testsite.WriteFile(t, then, "the kernel then")
+	testsite.WriteFile(t, now, "the kernel now")
+	testdomain.Tool(t, "ln", "-s", filepath.Base(then), link)
+	s.Redefine("</type>", "</type><kernel>"+link+"</kernel>")
+	s.BackUp(0, "full")
+	testdomain.QemuIO(t, s.Disk("vda").Source, "qcow2", "write -P 0x33 1M 64k")
+	s.Program.Must(t, []int{0}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save") // the kernel is as it was
+	testdomain.Tool(t, "ln", "-sfn", filepath.Base(now), link)
+	testdomain.QemuIO(t, s.Disk("vda").Source, "qcow2", "write -P 0x33 1M 64k")
+	r := s.Program.Must(t, []int{3}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
+	if !strings.Contains(r.Stderr, "it is a symbolic link") {
+		t.Error("it does not say why the kernel is not put back")
+	}
+	wantContent(t, now, "the kernel now")
+	wantContent(t, then, "the kernel then")
+	wantPoint(t, s, pointOf(t, s, "check1"))
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/xml"
 )
 
 func must(t testing.TB, err error) {
@@ -145,5 +146,31 @@ func TestAbandonLeavesTheMarkOfAnother(t *testing.T) {
 	}
 	if _, left, err := r.lock.Mark(markBegun); err != nil || left {
 		t.Errorf("its own mark is left: %v", err)
+	}
+}
+
+// That the disks hold a crash-consistent state is forgotten only once all of them hold another.
+func TestNoteConsistency(t *testing.T) {
+	r := newRun(t, 1)
+	r.described = xml.Domain{Disks: []xml.Disk{{Target: "vda", Source: "/a"}, {Target: "vdb", Source: "/b"}}}
+	for _, tt := range []struct {
+		consistency string
+		disks       []string
+		want        bool
+	}{
+		{manifest.ConsistencyFilesystem, []string{"vda", "vdb"}, false},
+		{manifest.ConsistencyFilesystem, []string{"vdb"}, false},
+		{manifest.ConsistencyCrash, []string{"vda"}, true},
+		{manifest.ConsistencyFilesystem, []string{"vdb"}, true},
+		{manifest.ConsistencyFilesystem, []string{"vda", "vdb"}, false},
+	} {
+		r.chosen.Consistency, r.disks = tt.consistency, nil
+		for _, target := range tt.disks {
+			r.disks = append(r.disks, &disk{Disk: Disk{Target: target}})
+		}
+		must(t, r.noteConsistency(t.Context()))
+		if _, left, err := r.lock.Mark(repository.MarkPutBack); err != nil || left != tt.want {
+			t.Errorf("%+v: marked %v, %v", tt, left, err)
+		}
 	}
 }

@@ -118,10 +118,14 @@ func (r *run) discardSave(context.Context) error {
 
 // noteConsistency notes that the disks hold a state that is crash consistent, or that they do not.
 func (r *run) noteConsistency(context.Context) error {
-	if r.chosen.Consistency == manifest.ConsistencyFilesystem {
+	switch {
+	case r.chosen.Consistency != manifest.ConsistencyFilesystem:
+		return r.lock.SetDurableMark(repository.MarkPutBack, []byte(r.chosen.ID))
+	case len(r.leftAlone()) > 0: // of which an earlier restore may have noted it
+		return nil
+	default:
 		return r.lock.ClearMark(repository.MarkPutBack)
 	}
-	return r.lock.SetDurableMark(repository.MarkPutBack, []byte(r.chosen.ID))
 }
 
 // endWriting undoes beginWriting.

@@ -8,6 +8,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest/diskuse"
 	"github.com/virtbackup/virtbackup/guest/shutoff"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/restore/device"
 )
 
 // fileKey is what a file or a block device is, whatever its path.
@@ -48,10 +49,24 @@ func (r *run) refuseOtherUsers(ctx context.Context) error {
 	return diskuse.Each(ctx, r.Host, r.Log, func(u diskuse.Use) error {
 		key, ok := keyOf(u.Path)
 		used := mine[key]
+		if ok && used == nil && key.device {
+			used = r.sharing(u.Path)
+		}
 		if !ok || used == nil || u.Domain.UUID() == r.domain.UUID() && u.Target == used.Target && !u.Below {
 			return nil
 		}
 		return fail.Errorf(fail.Usage, r.without(used.Target), "disk %s of domain %s (%s) is used by disk %s of domain %s, too",
 			used.Target, r.Domain, used.Path, u.Target, u.Domain.Name())
 	})
+}
+
+// sharing is a disk that has bytes of a block device: its own is a partition of that, or the other
+// way round.
+func (r *run) sharing(path string) *disk {
+	for _, d := range r.disks {
+		if d.device && device.Same(d.Path, path) {
+			return d
+		}
+	}
+	return nil
 }

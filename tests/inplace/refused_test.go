@@ -12,6 +12,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/restore/inplace"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -247,4 +248,13 @@ func salvaged(t *testing.T, s *testsite.Site, id string) {
 			t.Errorf("disk %s differs where nothing is lost", d.Target)
 		}
 	}
+}
+
+// Nor is a device written to that has a partition which is the disk of another domain.
+func TestPartitionOfOthers(t *testing.T) {
+	t.Parallel()
+	s := onDevice(t)
+	partition := testfs.Partition(t, s.Disk("vda").Source, 16*mib)
+	other := testdomain.Define(t, testdomain.Disk{Target: "vdc", Size: 4 * mib, Format: "raw", Source: partition})
+	rejects(t, s, testsite.Reject(2, "is used by disk vdc of domain "+other.Name, ""), s.Name+"@check1", "--in-place", "--yes", "--no-save")
 }

@@ -51,6 +51,7 @@ func TestRefused(t *testing.T) {
 	rejects(t, s, testsite.Reject(2, "standard input is no terminal", "--yes"), at("check1"), "--in-place", "--no-save")
 	rejects(t, s, testsite.Reject(6, "has no disk \"vdx\"", "virtbackup show"), at("check1"), "--in-place", "--yes", "--no-save", "--disk", "vdx")
 	rejects(t, s, testsite.Reject(6, "check9", ""), at("check9"), "--in-place", "--yes", "--no-save")
+	rejects(t, s, testsite.Reject(2, "no directory to restore to", "--to DIR"), at("check1"), "--in-place=false", "--yes", "--no-save")
 	rejects(t, s, testsite.Reject(2, "exclude each other", ""), at("check1"), "--in-place", "--to", "/nowhere", "--yes")
 	rejects(t, s, testsite.Reject(2, "--stop-time must be at least 0", ""), at("check1"), "--in-place", "--yes", "--stop-time=-1s")
 	rejects(t, s, testsite.Reject(2, "--stop-time needs --force", "shuts the domain down"), at("check1"), "--in-place", "--yes", "--stop-time=1m")

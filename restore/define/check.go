@@ -150,7 +150,8 @@ func (d *definer) usedBy(name string, images map[string]bool) (string, error) {
 		return "", nil // not one that names our images in a way that libvirt understands
 	}
 	for _, disk := range definition.Disks {
-		if images[disk.Source] {
+		source, err := localfile.RealPath(disk.Source)
+		if err == nil && disk.Source != "" && images[source] {
 			left, err := d.isLeft(domain)
 			if left {
 				return "", nil

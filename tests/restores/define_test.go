@@ -187,3 +187,29 @@ func TestDefineOnAnotherHost(t *testing.T) {
 		}
 	}
 }
+
+// A domain that has one of the images to be made as its disk would use it, too, also if it names it by
+// a symbolic link.
+func TestDefineOnTheDiskOfAnother(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	lose(s)
+	dir := newDir(t)
+	parent := filepath.Dir(dir)
+	if err := os.Mkdir(parent, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(testdomain.TempDir(t), "link")
+	if err := os.Symlink(parent, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, as := range []string{parent, link} {
+		source := filepath.Join(as, "vm", "vda.qcow2")
+		other := testdomain.Define(t, testdomain.Disk{Target: "vda", Size: mib, Source: source})
+		s.WantRejected(s.Program.Must(t, []int{1}, "restore", s.Name, "--define", "--to", dir), testsite.Reject(1, "domain "+other.Name+" has "+source+" as a disk", "--to"))
+		if left, _ := os.ReadDir(parent); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+		testdomain.Virsh(t, "undefine", other.Name)
+	}
+}

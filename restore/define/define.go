@@ -94,6 +94,9 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 	if err := d.sameDomain(); err != nil {
 		return err
 	}
+	for _, disk := range d.adapted.Unused {
+		d.warn("disk %s is in the point, and not in the domain's configuration: it was attached while the domain ran, and is not a disk of the one that is defined. Its image is %s", disk.Target, disk.Image)
+	}
 	d.result.Name, d.result.UUID, d.result.Changes = d.adapted.Name, d.adapted.UUID, d.adapted.Notes
 	return d.check()
 }

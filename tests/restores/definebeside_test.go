@@ -81,3 +81,26 @@ func TestDefineBesideWithoutADisk(t *testing.T) {
 		}
 	}
 }
+
+// A disk that was attached to the running domain alone is in the point, and not in the configuration:
+// the domain is defined without it, and that is said.
+func TestDefineWithADiskOfTheRunningDomain(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: mib}))
+	s.MayWarn = true
+	live := filepath.Join(s.Dir, "live.qcow2")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", live, "2M")
+	testdomain.Tool(t, "qemu-io", "-f", "qcow2", "-c", "write -q -P 0x55 0 1M", live)
+	testdomain.Virsh(t, "attach-disk", s.Name, live, "vdc", "--live", "--driver", "qemu", "--subdriver", "qcow2")
+	s.BackUp(0, "full")
+	lose(s)
+	dir := newDir(t)
+	r := s.Program.Must(t, []int{3}, "restore", s.Name, "--define", "--to", dir)
+	if !strings.Contains(r.Stderr, "disk vdc") {
+		t.Error("it does not say that the domain has no disk vdc")
+	}
+	if got := sources(t, s.Name); len(got) != 1 || got["vda"] != filepath.Join(dir, "vda.qcow2") {
+		t.Errorf("the domain has the disks %v", got)
+	}
+	testdomain.QemuIO(t, filepath.Join(dir, "vdc.qcow2"), "qcow2", "read -P 0x55 0 1M")
+}

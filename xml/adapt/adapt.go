@@ -59,21 +59,25 @@ type Result struct {
 	// Notes tell a person what was changed, and what was kept and may need a look, in the
 	// order of the subjects: identity, start, disks, devices.
 	Notes []string
+	// Unused are restored images of disks that the XML has not: they were attached to the running
+	// domain alone.
+	Unused []Disk
 }
 
 // adapter is one adaptation.
 type adapter struct {
 	Request
-	root  *edit.Element
-	notes []string
-	moved map[string]string // old path of a file or socket: new path
-	taken map[string]bool   // paths of files, and new MAC addresses
-	err   error             // the first that a change has met
+	root   *edit.Element
+	notes  []string
+	moved  map[string]string // old path of a file or socket: new path
+	taken  map[string]bool   // paths of files, and new MAC addresses
+	unused []Disk
+	err    error // the first that a change has met
 }
 
 // Domain adapts the XML of a domain, as virDomainGetXMLDesc returned it, of a running domain or
 // not. Its bytes stay as they are, except for what has to change. It is an error if the XML is
-// not that of a domain with a name and a UUID, or if a disk is not in it.
+// not that of a domain with a name and a UUID, or if none of the disks is in it.
 func Domain(doc string, request Request) (Result, error) {
 	document, err := edit.Parse(doc)
 	if err != nil {
@@ -104,7 +108,7 @@ func Domain(doc string, request Request) (Result, error) {
 	if err != nil {
 		return Result{}, fmt.Errorf("XML of the domain: %w", err)
 	}
-	return Result{text, a.root.Child("name").Text(), a.root.Child("uuid").Text(), a.notes}, nil
+	return Result{text, a.root.Child("name").Text(), a.root.Child("uuid").Text(), a.notes, a.unused}, nil
 }
 
 // renamed says whether it becomes another domain.

@@ -23,8 +23,13 @@ func (a *adapter) disks() {
 			a.keep(disk, target)
 		}
 	}
-	for target := range restored {
-		a.fails(fmt.Errorf("the XML of the domain has no disk %s", target))
+	for _, d := range a.Disks {
+		if _, left := restored[d.Target]; left {
+			a.unused = append(a.unused, d)
+		}
+	}
+	if len(a.unused) > 0 && len(a.unused) == len(a.Disks) {
+		a.fails(fmt.Errorf("the XML of the domain has no disk %s", a.unused[0].Target))
 	}
 }
 

@@ -170,20 +170,41 @@ func (all numbers) writers() (who []string) {
 
 // loops are the loop devices that write to it. The kernel does not open what is behind them
 // exclusively, and no process has it open.
-func (all numbers) loops() (users []string) {
+func (all numbers) loops() []string {
+	return loopsOn(func(backing string) bool {
+		return slices.ContainsFunc(all, func(n number) bool { return n.isAt(backing) })
+	})
+}
+
+// loopsOn are the loop devices that write to what is theirs.
+func loopsOn(theirs func(backing string) bool) (users []string) {
 	files, _ := filepath.Glob("/sys/block/loop*/loop/backing_file") // of those that are in use
 	for _, file := range files {
 		dir := filepath.Dir(filepath.Dir(file))
 		backing, _ := os.ReadFile(file) // it may have been detached
 		readOnly, _ := os.ReadFile(dir + "/ro")
-		if strings.TrimSpace(string(readOnly)) == "1" {
-			continue
-		}
-		if slices.ContainsFunc(all, func(n number) bool { return n.isAt(strings.TrimSuffix(string(backing), "\n")) }) {
+		if strings.TrimSpace(string(readOnly)) != "1" && theirs(strings.TrimSuffix(string(backing), "\n")) {
 			users = append(users, "it is behind /dev/"+filepath.Base(dir))
 		}
 	}
 	return users
+}
+
+// FileInUse returns an error, of fail.Usage, if the host has a file as a loop device that can be written
+// to: what is cached of that, as of a file system, would be written over what others write.
+func FileInUse(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	by := loopsOn(func(backing string) bool {
+		other, err := os.Stat(backing)
+		return err == nil && os.SameFile(info, other)
+	})
+	if len(by) == 0 {
+		return nil
+	}
+	return fail.Errorf(fail.Usage, "end that use: losetup --detach, once it is not mounted", "%s is in use: %s", path, strings.Join(by, "; "))
 }
 
 // writes tells whether a file descriptor in /proc is open for writing.

@@ -34,25 +34,30 @@ func (r *run) refuse(ctx context.Context) error {
 	return r.refuseBusyDevices()
 }
 
-// refuseBusyDevices refuses devices that the host itself uses: mounted, or part of another one.
+// refuseBusyDevices refuses devices and files that the host itself uses: mounted, or part of another
+// device.
 func (r *run) refuseBusyDevices() error {
 	active, err := r.domain.Active()
 	if err != nil || active { // its own QEMU uses them
 		return err
 	}
 	for _, d := range r.disks {
-		if !d.device {
-			continue
-		}
-		opened, err := device.Open(d.Path)
-		if err == nil {
-			err = opened.Close()
-		}
-		if err != nil {
+		if err := busy(d); err != nil {
 			return fmt.Errorf("disk %s of domain %s: %w", d.Target, r.Domain, err)
 		}
 	}
 	return nil
+}
+
+func busy(d *disk) error {
+	if !d.device {
+		return device.FileInUse(d.Path)
+	}
+	opened, err := device.Open(d.Path)
+	if err != nil {
+		return err
+	}
+	return opened.Close()
 }
 
 func (r *run) refuseDomain() error {

@@ -259,3 +259,23 @@ func TestPartitionOfOthers(t *testing.T) {
 	other := testdomain.Define(t, testdomain.Disk{Target: "vdc", Size: 4 * mib, Format: "raw", Source: partition})
 	rejects(t, s, testsite.Reject(2, "is used by disk vdc of domain "+other.Name, ""), s.Name+"@check1", "--in-place", "--yes", "--no-save")
 }
+
+// Nor is a raw file written to that the host itself has as a loop device, as for a mount: what that
+// has cached would be written over it later.
+func TestLoopOnRawFile(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	vdb := s.Disk("vdb").Source
+	loop := func(args ...string) {
+		t.Helper()
+		device := strings.TrimSpace(testdomain.Tool(t, "losetup", append(args, "--find", "--show", vdb)...))
+		t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
+		if len(args) == 0 {
+			rejects(t, s, testsite.Reject(2, vdb+" is in use: it is behind "+device, "end that use"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
+		} else {
+			restored(t, s, "check1", "--no-save")
+		}
+	}
+	loop("--read-only")
+	loop()
+}

@@ -65,6 +65,16 @@ func TestSizeWithForeignBitmap(t *testing.T) {
 	rejects(t, s, testsite.Reject(2, "bitmap theirs in "+vda+" is not ours", "qemu-img bitmap --remove"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
 }
 
+// A disk with internal snapshots is not resized: they have the size that it had.
+func TestSizeWithSnapshot(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	vda := s.Disk("vda").Source
+	testdomain.Tool(t, "qemu-img", "snapshot", "-c", "theirs", vda)
+	testdomain.Tool(t, "qemu-img", "resize", "-q", vda, "12M")
+	rejects(t, s, testsite.Reject(2, "an image with internal snapshots is not resized", "snapshot-delete"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
+}
+
 // A bitmap of ours whose checkpoint was deleted, and which is back with an old copy of the image, is
 // still ours: it does not prevent that the disk is resized, and does not stay.
 func TestSizeWithForgottenBitmap(t *testing.T) {
@@ -277,6 +287,13 @@ func TestGeneration(t *testing.T) {
 	s.Redefine("<memory unit=", "<genid>"+id+"</genid><memory unit=")
 	s.Redefine("</devices>", "<graphics type='vnc' passwd='secret' port='-1' autoport='yes'/></devices>")
 	before := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive", "--security-info")
+	args := []string{"restore", s.Name + "@check1", "--in-place", "--yes", "--no-save"}
+	if r := faulty(t, s, []string{"VIRTBACKUP_FAULT=in place: write heads before:kill"}, args...); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	if strings.Contains(testdomain.Virsh(t, "dumpxml", s.Name, "--inactive"), id) {
+		t.Error("the domain could boot before it has another id")
+	}
 	restored(t, s, "check1", "--no-save")
 	after := testdomain.Virsh(t, "dumpxml", s.Name, "--inactive", "--security-info")
 	if strings.Contains(after, id) || !strings.Contains(after, "<genid>") || !strings.Contains(after, "passwd='secret'") {

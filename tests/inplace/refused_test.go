@@ -195,6 +195,30 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// Nor is anything written where the disk reads as zeros, and the point was not read to compare them.
+func TestDamageWhereTheDiskIsZeros(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	for _, d := range s.Disks {
+		testdomain.QemuIO(t, d.Source, d.Format, "write -z -u 0 8M")
+	}
+	image := s.Image(pointOf(t, s, "check1").Manifest, "vda")
+	data, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(data, bytes.Repeat([]byte{0x81}, 1000)) // what WriteAll writes at 3 MiB
+	if at < 0 {
+		t.Fatal("the image has not what was written")
+	}
+	testsite.Flip(t, image, int64(at))
+	before := digests(t, s.Dir)
+	s.Program.Must(t, []int{5}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
+	if after := digests(t, s.Dir); !maps.Equal(before, after) {
+		t.Error("the disks were changed")
+	}
+}
+
 // Damage in a later point, whose bitmap would show what has changed, is no matter of a sound one.
 func TestDamageElsewhere(t *testing.T) {
 	t.Parallel()

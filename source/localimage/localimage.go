@@ -2,13 +2,16 @@
 package localimage
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/fileid"
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // Identify returns what distinguishes a file or device from others that were or will be at
@@ -35,6 +38,36 @@ func Identify(path string) string {
 		return ""
 	}
 	return "dm:" + string(uuid[:len(uuid)-1])
+}
+
+// IdentifyImage is Identify for an image of a format as QEMU names it. A qcow2 image may have its
+// data in another file, which then distinguishes it, too: its bitmaps do not show that the data
+// file was replaced.
+func IdentifyImage(path, format string) string {
+	id := Identify(path)
+	if data := dataFile(path, format); id != "" && data != "" {
+		id += ",data:" + Identify(data)
+	}
+	return id
+}
+
+// dataFile returns the path of the external data file of an image, "" if it has none.
+func dataFile(path, format string) string {
+	if format != "qcow2" {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	header, err := qcow2.ReadHeader(f)
+	if err = errors.Join(err, f.Close()); err != nil || !header.ExternalData() {
+		return ""
+	}
+	if filepath.IsAbs(header.DataFile) {
+		return header.DataFile
+	}
+	return filepath.Join(filepath.Dir(path), header.DataFile)
 }
 
 // DataBytes counts the bytes of an image file that are not holes; unwritten

@@ -2,6 +2,7 @@ package localimage
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -42,5 +43,42 @@ func TestIdentify(t *testing.T) {
 		if got := Identify(path); got != "" {
 			t.Errorf("%s: %q", path, got)
 		}
+	}
+}
+
+// The data file of a qcow2 image distinguishes it, and only that of a qcow2 image is looked for: what a
+// guest has written to a raw one names no files.
+func TestIdentifyImage(t *testing.T) {
+	dir := t.TempDir()
+	path, data := filepath.Join(dir, "image"), filepath.Join(dir, "data")
+	create := func(options ...string) {
+		t.Helper()
+		if out, err := exec.Command("qemu-img", append(append([]string{"create", "-q", "-f", "qcow2"}, options...), path, "1M")...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	create()
+	if got := IdentifyImage(path, "qcow2"); got != Identify(path) || got == "" {
+		t.Errorf("without a data file: %q", got)
+	}
+	create("-o", "data_file="+data)
+	first := IdentifyImage(path, "qcow2")
+	if first != Identify(path)+",data:"+Identify(data) {
+		t.Errorf("with a data file: %q", first)
+	}
+	if err := os.WriteFile(data+".new", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(data+".new", data); err != nil {
+		t.Fatal(err)
+	}
+	if got := IdentifyImage(path, "qcow2"); got == first {
+		t.Errorf("with another data file: %q", got)
+	}
+	if got := IdentifyImage(path, "raw"); got != Identify(path) {
+		t.Errorf("as a raw image: %q", got)
+	}
+	if got := IdentifyImage(filepath.Join(dir, "absent"), "qcow2"); got != "" {
+		t.Errorf("of no file: %q", got)
 	}
 }

@@ -51,8 +51,9 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 // files. pid is QEMU's process, 0 if it is not here.
 func (s *Source) imagesOf(d xml.Disk, pid int) []source.Image {
 	var all []source.Image
-	for _, path := range append([]string{d.Source}, d.Backing...) {
-		id := localimage.Identify(path)
+	formats := append([]string{d.Format}, d.BackingFormats...)
+	for n, path := range append([]string{d.Source}, d.Backing...) {
+		id := localimage.IdentifyImage(path, formats[n])
 		if pid > 0 && localimage.Deleted(pid, path) {
 			// What QEMU reads is not the file that the domain will have when it starts next: it equals
 			// no image of another point, so that both are compared.
@@ -96,7 +97,7 @@ func (s *Source) findBitmaps(d xml.Disk, below []source.Image) {
 	}
 	for i := range below {
 		for _, image := range chain[1:] {
-			if below[i].ID != "" && localimage.Identify(image.Path) == below[i].ID {
+			if below[i].ID != "" && localimage.IdentifyImage(image.Path, image.Format) == below[i].ID {
 				below[i].Bitmaps = image.BitmapNames()
 			}
 		}

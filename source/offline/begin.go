@@ -39,6 +39,9 @@ func (s *Source) Prepare(job source.Job) error {
 	for _, d := range job.Disks {
 		s.warnOfSharing(d, s.chains[d.Target][0].Path)
 	}
+	if err := s.warnOfSaved(); err != nil {
+		return err
+	}
 	return os.Mkdir(s.directory(), 0o700)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,26 @@ func IdentifyImage(path, format string) string {
 		id += ",data:" + Identify(data)
 	}
 	return id
+}
+
+// Written returns when an image file was written to last, with its data file if it has one: the
+// times in nanoseconds since the Epoch. "" means unknown; devices have no such time.
+func Written(path, format string) string {
+	times := ""
+	for _, path := range []string{path, dataFile(path, format)} {
+		if path == "" {
+			continue
+		}
+		info, err := os.Stat(path)
+		if err != nil || !info.Mode().IsRegular() {
+			return ""
+		}
+		if times != "" {
+			times += "+"
+		}
+		times += strconv.FormatInt(info.ModTime().UnixNano(), 10)
+	}
+	return times
 }
 
 // dataFile returns the path of the external data file of an image, "" if it has none.

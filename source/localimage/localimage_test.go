@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // A file keeps its identity when it is written to or moved. A copy has another identity,
@@ -79,6 +80,28 @@ func TestIdentifyImage(t *testing.T) {
 		t.Errorf("as a raw image: %q", got)
 	}
 	if got := IdentifyImage(filepath.Join(dir, "absent"), "qcow2"); got != "" {
+		t.Errorf("of no file: %q", got)
+	}
+}
+
+func TestWritten(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "image")
+	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file="+path+".data", path, "1M").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+	for _, path := range []string{path, path + ".data"} {
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const one = "1767323045000000006"
+	for want, image := range map[string][2]string{one + "+" + one: {path, "qcow2"}, one: {path, "raw"}, "": {"/dev/null", "raw"}} {
+		if got := Written(image[0], image[1]); got != want {
+			t.Errorf("%s: %q, want %q", image, got, want)
+		}
+	}
+	if got := Written(path+".absent", "raw"); got != "" {
 		t.Errorf("of no file: %q", got)
 	}
 }

@@ -60,7 +60,7 @@ func (s *Source) imagesOf(d xml.Disk, pid int) []source.Image {
 			id = "replaced:" + manifest.NewIdentity()
 			s.warn(fmt.Sprintf("disk %s: %s was replaced or removed while the domain runs; QEMU still uses the file that it has opened, and its next start does not", d.Target, path))
 		}
-		all = append(all, source.Image{Source: path, ID: id})
+		all = append(all, source.Image{Source: path, ID: id, Written: localimage.Written(path, formats[n])})
 	}
 	if len(d.Backing) > 0 {
 		s.findBitmaps(d, all[1:])

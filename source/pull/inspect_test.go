@@ -20,7 +20,7 @@ func TestImagesOf(t *testing.T) {
 	}
 	s := &Source{Options: source.Options{Log: slog.New(slog.DiscardHandler)}}
 	all := s.imagesOf(xml.Disk{Source: path + ".absent", Backing: []string{path}, BackingFormats: []string{"raw"}}, 0)
-	if want := []source.Image{{Source: path + ".absent"}, {Source: path, ID: localimage.Identify(path)}}; !reflect.DeepEqual(all, want) {
+	if want := []source.Image{{Source: path + ".absent"}, {Source: path, ID: localimage.Identify(path), Written: localimage.Written(path, "raw")}}; !reflect.DeepEqual(all, want) {
 		t.Errorf("images %v", all)
 	}
 }

@@ -1,7 +1,9 @@
 package offline
 
 import (
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -36,4 +38,22 @@ func TestDataFileReplaced(t *testing.T) {
 	s.Program.Must(t, []int{0, 3}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save")
 	testdomain.Same(t, s.Disk("vda").Source, "qcow2", s.Points[0].Truth["vda"])
 	s.Check()
+}
+
+// While the image is read nobody may write to its data file, and who does it without QEMU's locks is
+// noticed.
+func TestWriterToADataFile(t *testing.T) {
+	t.Parallel()
+	s, data := withDataFile(t)
+	p := s.StartBroken("step copy after:pause", nil, "full")
+	testsite.AwaitStopped(t, p)
+	if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 4k", data).CombinedOutput(); !strings.Contains(string(out), `Failed to get "write" lock`) {
+		t.Errorf("a writer: %v, %s", err, out)
+	}
+	testdomain.Tool(t, "dd", "if=/dev/zero", "of="+data, "bs=1k", "count=1", "conv=notrunc")
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "data.raw was changed while it was read") {
+		t.Errorf("exit %d", r.Code)
+	}
+	wantClean(s)
 }

@@ -46,7 +46,7 @@ func Identify(path string) string {
 // file was replaced.
 func IdentifyImage(path, format string) string {
 	id := Identify(path)
-	if data := dataFile(path, format); id != "" && data != "" {
+	if data := DataFile(path, format); id != "" && data != "" {
 		id += ",data:" + Identify(data)
 	}
 	return id
@@ -56,7 +56,7 @@ func IdentifyImage(path, format string) string {
 // times in nanoseconds since the Epoch. "" means unknown; devices have no such time.
 func Written(path, format string) string {
 	times := ""
-	for _, path := range []string{path, dataFile(path, format)} {
+	for _, path := range []string{path, DataFile(path, format)} {
 		if path == "" {
 			continue
 		}
@@ -72,8 +72,9 @@ func Written(path, format string) string {
 	return times
 }
 
-// dataFile returns the path of the external data file of an image, "" if it has none.
-func dataFile(path, format string) string {
+// DataFile returns the path of the external data file of an image of a format as QEMU names it, "" if
+// it has none.
+func DataFile(path, format string) string {
 	if format != "qcow2" {
 		return ""
 	}

@@ -54,11 +54,14 @@ func (s *Source) imagesOf(d xml.Disk, pid int) []source.Image {
 	formats := append([]string{d.Format}, d.BackingFormats...)
 	for n, path := range append([]string{d.Source}, d.Backing...) {
 		id := localimage.IdentifyImage(path, formats[n])
-		if pid > 0 && localimage.Deleted(pid, path) {
+		for _, file := range []string{path, localimage.DataFile(path, formats[n])} {
+			if pid == 0 || file == "" || !localimage.Deleted(pid, file) {
+				continue
+			}
 			// What QEMU reads is not the file that the domain will have when it starts next: it equals
 			// no image of another point, so that both are compared.
 			id = "replaced:" + manifest.NewIdentity()
-			s.warn(fmt.Sprintf("disk %s: %s was replaced or removed while the domain runs; QEMU still uses the file that it has opened, and its next start does not", d.Target, path))
+			s.warn(fmt.Sprintf("disk %s: %s was replaced or removed while the domain runs; QEMU still uses the file that it has opened, and its next start does not", d.Target, file))
 		}
 		all = append(all, source.Image{Source: path, ID: id, Written: localimage.Written(path, formats[n])})
 	}

@@ -40,6 +40,28 @@ func TestDataFileReplaced(t *testing.T) {
 	s.Check()
 }
 
+// The data file is replaced while QEMU has it open: what QEMU reads then is not what the domain has after
+// its next start, and both are backed up as they are.
+func TestDataFileReplacedWhileOpen(t *testing.T) {
+	t.Parallel()
+	s, data := withDataFile(t)
+	s.BackUp(0, "full")
+	testdomain.Tool(t, "cp", data, data+".new")
+	testdomain.QemuIO(t, data+".new", "raw", "write -P 0x43 8M 1M")
+	testdomain.Tool(t, "chmod", "666", data, data+".new") // libvirt 9.0 does not give it to QEMU
+	truth := s.Truths()
+	s.Start()
+	testdomain.Tool(t, "mv", data+".new", data)
+	r := s.Program.Must(t, []int{3}, "--json", "inc", s.Name)
+	if !strings.Contains(r.Stderr, data+" was replaced or removed while the domain runs") {
+		t.Error("it is not told")
+	}
+	s.Add(r, truth)
+	s.Destroy()
+	testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan")
+	s.Check()
+}
+
 // While the image is read nobody may write to its data file, and who does it without QEMU's locks is
 // noticed.
 func TestWriterToADataFile(t *testing.T) {

@@ -3,6 +3,7 @@ package offline
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -105,6 +106,23 @@ func TestFailedAddition(t *testing.T) {
 		t.Errorf("a bitmap is left: %s", info)
 	}
 	testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan, vdb inc")
+	s.Check()
+}
+
+// A writer is killed after the bitmaps were added, which loses the new one: a full does not need the
+// others, and fails all the same, since its checkpoint would be worth nothing.
+func TestNewBitmapIsLost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.StartBroken("add bitmap after:pause", nil, "full")
+	testsite.AwaitStopped(t, p)
+	_ = exec.Command("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "-c", "sigraise 9", s.Disk("vda").Source).Run()
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "has lost the bitmap") {
+		t.Errorf("exit %d", r.Code)
+	}
+	wantClean(s)
+	testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan, vdb rescan")
 	s.Check()
 }
 

@@ -36,6 +36,8 @@ type Execution interface {
 	RunID() (uint, error)
 	WhyShutOff() (string, error)
 	ManagedSave() (bool, error)
+	// SavedXML returns the domain as it goes on from its managed save, "" if it has none.
+	SavedXML() (string, error)
 	Resume() error
 	OutOfSpace() (targets []string, err error)
 	Freeze(timeout time.Duration) (filesystems int, err error)

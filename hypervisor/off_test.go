@@ -2,6 +2,7 @@ package hypervisor
 
 import (
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -15,6 +16,9 @@ func TestManagedSave(t *testing.T) {
 		got, err := g.ManagedSave()
 		if off, offErr := g.WhyShutOff(); got != saved || off != why || err != nil || offErr != nil {
 			t.Errorf("saved %v, %q, want %v, %q (%v, %v)", got, off, saved, why, err, offErr)
+		}
+		if doc, err := g.SavedXML(); err != nil || strings.Contains(doc, "<name>"+g.Name()+"</name>") != saved || !saved && doc != "" {
+			t.Errorf("the XML that was saved: %q, %v", doc, err)
 		}
 	}
 	want(false, "")

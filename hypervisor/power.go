@@ -25,6 +25,20 @@ func (d *Domain) ManagedSave() (saved bool, err error) {
 	return saved, about(err, "ask whether domain %s has a managed save", d.name)
 }
 
+// SavedXML returns the document of the domain as it will go on from its managed save, which is not that of its
+// configuration if it was changed while it ran; "" if there is no managed save (virDomainManagedSaveGetXMLDesc).
+func (d *Domain) SavedXML() (doc string, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		saved, err := dom.HasManagedSaveImage(0)
+		if doc = ""; err != nil || !saved {
+			return err
+		}
+		doc, err = dom.ManagedSaveGetXMLDesc(0)
+		return err
+	})
+	return doc, about(err, "read the managed save of domain %s", d.name)
+}
+
 // RemoveManagedSave discards what ManagedSave tells of: the memory of the guest is lost (virDomainManagedSaveRemove). No
 // error if there is none.
 func (d *Domain) RemoveManagedSave() error {

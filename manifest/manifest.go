@@ -104,7 +104,8 @@ type Disk struct {
 	SourceFormat string `json:"source_format"`
 	SourceID     string `json:"source_id,omitempty"` // differs for another file or device of the same name
 	// SourceBackingIDs are those of the backing files of the source, the lowest one last, "" for
-	// those that are unknown. nil: it is unknown which backing files there were; empty: there were none.
+	// those that are unknown. That of one without bitmaps has the time when it was written to. nil:
+	// it is unknown which backing files there were; empty: there were none.
 	SourceBackingIDs []string `json:"source_backing_ids,omitzero"`
 	// SourceEncrypted: the source is encrypted and QEMU decrypts it: the image here
 	// is not encrypted.

@@ -3,6 +3,7 @@ package source
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Replaced returns an explanation if a disk's image is not the one that the base was
@@ -37,7 +38,8 @@ func find(then Image, now []Image) int {
 }
 
 // Rebased returns an explanation if the image that the base was copied from has other backing files
-// now, or "". below are the IDs of those it had then, the lowest one last; nil if they are unknown.
+// now, or others have written to one, or "". below are the [BackingIDs] of then, the lowest one last;
+// nil if they are unknown.
 //
 // What the disk reads from a backing file changes with the file, and no bitmap shows that: none of
 // it is written by the guest. Images above that of the base (live external snapshot) do not matter.
@@ -52,8 +54,14 @@ func Rebased(then Image, below []string, now []Image) string {
 		return fmt.Sprintf("its image %s has other backing files than then (%d then, %d now)", now[at].Source, len(below), len(backing))
 	}
 	for n, i := range backing {
-		if i.ID != "" && below[n] != "" && i.ID != below[n] {
+		id, written, timed := strings.Cut(below[n], writtenMark)
+		_, now, timedNow := strings.Cut(i.backingID(), writtenMark)
+		switch {
+		case i.ID == "" || id == "":
+		case i.ID != id:
 			return fmt.Sprintf("its backing file %s is not the one of then", i.Source)
+		case timed && timedNow && now != written:
+			return fmt.Sprintf("its backing file %s was written to since", i.Source)
 		}
 	}
 	return ""

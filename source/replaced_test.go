@@ -38,6 +38,9 @@ func TestReplaced(t *testing.T) {
 func TestRebased(t *testing.T) {
 	a := Image{Source: "/a", ID: "file:1"}
 	b, c, top := Image{Source: "/b", ID: "file:2"}, Image{Source: "/c", ID: "file:3"}, Image{Source: "/top", ID: "file:9"}
+	template := func(written string) Image {
+		return Image{Source: "/b", ID: "file:2", Written: written, Bitmaps: []string{}}
+	}
 	below := []string{"file:2", "file:3"}
 	for _, tt := range []struct {
 		name  string
@@ -60,6 +63,13 @@ func TestRebased(t *testing.T) {
 		{"unknown now", below, []Image{a, {Source: "/d"}, c}, ""},
 		{"not recorded", nil, []Image{a, b}, ""},
 		{"images unknown now", below, nil, ""},
+		{"not written to", []string{"file:2,written:7"}, []Image{a, template("7")}, ""},
+		{"written to", []string{"file:2,written:7"}, []Image{top, a, template("8")}, "/b was written to since"},
+		{"written to, and another file", []string{"file:4,written:7"}, []Image{a, template("8")}, "/b is not the one"},
+		{"time unknown then", []string{"file:2"}, []Image{a, template("8")}, ""},
+		{"time unknown now", []string{"file:2,written:7"}, []Image{a, template("")}, ""},
+		{"bitmaps unknown now", []string{"file:2,written:7"}, []Image{a, {Source: "/b", ID: "file:2", Written: "8"}}, ""},
+		{"has bitmaps now", []string{"file:2,written:7"}, []Image{a, {Source: "/b", ID: "file:2", Written: "8", Bitmaps: []string{"c"}}}, ""},
 	} {
 		if got := Rebased(a, tt.below, tt.now); (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
@@ -74,7 +84,8 @@ func TestBackingIDs(t *testing.T) {
 	if got := BackingIDs([]Image{{ID: "file:1"}}); got == nil || len(got) > 0 {
 		t.Errorf("no backing files: got %#v", got)
 	}
-	if got := BackingIDs([]Image{{ID: "file:1"}, {}, {ID: "file:3"}}); !slices.Equal(got, []string{"", "file:3"}) {
+	images := []Image{{ID: "file:1", Written: "6"}, {}, {ID: "file:3"}, {ID: "file:4", Written: "7", Bitmaps: []string{}}, {ID: "file:5", Written: "7", Bitmaps: []string{"c"}}}
+	if got := BackingIDs(images); !slices.Equal(got, []string{"", "file:3", "file:4,written:7", "file:5"}) {
 		t.Errorf("two backing files: got %#v", got)
 	}
 }

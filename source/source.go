@@ -61,10 +61,25 @@ type Image struct {
 	ID     string // "" if unknown
 	// Bitmaps are the names of its persistent bitmaps; nil if they are unknown.
 	Bitmaps []string
+	// Written is when its file was written to last; "" if unknown.
+	Written string
 }
 
-// BackingIDs returns the IDs of the backing files of a disk with these images, "" for those that
-// are unknown. It returns nil if the images are unknown, and an empty slice if there are none below
+// writtenMark is between the ID of a backing file and the time when it was written to.
+const writtenMark = ",written:"
+
+// backingID is the ID of a backing file, and when it was written to: nobody writes to one while an
+// overlay depends on it, and no bitmap of the overlay would show that. One that has bitmaps is
+// written to when these are deleted.
+func (i Image) backingID() string {
+	if i.ID == "" || i.Written == "" || i.Bitmaps == nil || len(i.Bitmaps) > 0 {
+		return i.ID
+	}
+	return i.ID + writtenMark + i.Written
+}
+
+// BackingIDs returns the IDs of the backing files of a disk with these images, and when those
+// without bitmaps were written to; "" for those that are unknown. It returns nil if the images are unknown, and an empty slice if there are none below
 // the top one.
 func BackingIDs(images []Image) []string {
 	if len(images) == 0 {
@@ -72,7 +87,7 @@ func BackingIDs(images []Image) []string {
 	}
 	ids := []string{}
 	for _, i := range images[1:] {
-		ids = append(ids, i.ID)
+		ids = append(ids, i.backingID())
 	}
 	return ids
 }

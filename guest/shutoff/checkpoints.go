@@ -118,7 +118,7 @@ func (d *Domain) withSizes(docs []string) (sized []string, unknown, err error) {
 }
 
 // chains describes the images of those disks that the domain has. unknown is why one is left out:
-// it is on the network, its image is gone, ….
+// it is on the network, its image is gone, another process has it open (qemuimg.ErrLocked), ….
 func (d *Domain) chains(ctx context.Context, wanted map[string][]string) (all map[string][]qemuimg.Image, unknown, err error) {
 	described, err := guest.Describe(d)
 	if err != nil {
@@ -130,14 +130,11 @@ func (d *Domain) chains(ctx context.Context, wanted map[string][]string) (all ma
 			continue
 		}
 		chain, err := Images(ctx, d, disk, false)
-		switch {
-		case errors.Is(err, qemuimg.ErrLocked):
-			return nil, nil, refused(err)
-		case err != nil:
+		if err != nil {
 			unknown = errors.Join(unknown, err)
-		default:
-			all[disk.Target] = chain
+			continue
 		}
+		all[disk.Target] = chain
 	}
 	return all, unknown, nil
 }

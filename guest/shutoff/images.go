@@ -106,6 +106,9 @@ func unfit(image qemuimg.Image) (why string, err error) {
 	case image.QCOW2 != nil && image.QCOW2.Corrupt:
 		return "", fmt.Errorf("image %s is marked as corrupt: qemu-img check -r all %s", image.Path, manifest.ShellWord(image.Path))
 	}
+	if image.QCOW2 != nil && image.QCOW2.DataFile != "" && !filepath.IsAbs(image.QCOW2.DataFile) {
+		return fmt.Sprintf("image %s names its data file by the relative path %s, which QEMU's programs look for in the directory that they are started in", image.Path, image.QCOW2.DataFile), nil
+	}
 	for _, path := range Files(image) {
 		if !filepath.IsAbs(path) {
 			return fmt.Sprintf("its chain of images has %s, which is no file of this host", path), nil

@@ -315,6 +315,8 @@ func TestImages(t *testing.T) {
 	must(t, os.WriteFile(guessed, bytes.Replace(header, []byte("\xe2\x79\x2a\xca"), []byte("\xe2\x79\x2a\x00"), 1), 0o600)) // the header extension with the format
 	tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", base(l), "-F", "qcow2", network)
 	tool(t, "qemu-img", "create", "-q", "-f", "qed", qed, "8M")
+	relative := filepath.Join(dir, "relative")
+	tool(t, "sh", "-c", "cd "+dir+" && qemu-img create -q -f qcow2 -o data_file=data relative 8M")
 	linked := filepath.Join(dir, "linked")
 	must(t, os.Symlink(base(l), linked))
 	for name, c := range map[string]struct {
@@ -330,6 +332,7 @@ func TestImages(t *testing.T) {
 		"more backing":     {xml.Disk{SourceType: "file", Source: l.vdb, Backing: []string{l.vda}, BackingFormats: []string{""}}, "has none"},
 		"other format":     {xml.Disk{SourceType: "file", Source: l.vda, Backing: []string{linked}, BackingFormats: []string{"raw"}}, "is raw, and"},
 		"guessed format":   {xml.Disk{SourceType: "file", Source: guessed}, "does not record the format"},
+		"relative data":    {xml.Disk{SourceType: "file", Source: relative}, "data file by the relative path data"},
 		"qed":              {xml.Disk{SourceType: "file", Source: qed, Format: "qed"}, "its format is qed"},
 		"network":          {xml.Disk{SourceType: "network", Source: "rbd:a/b"}, "of the type network"},
 		"encrypted":        {xml.Disk{SourceType: "file", Source: l.vda, Encrypted: true}, "encrypted"},

@@ -94,7 +94,8 @@ func (d *disk) identities() (all []source.Image) {
 		if n == 0 {
 			shown = d.now.Source
 		}
-		all = append(all, source.Image{Source: shown, ID: localimage.Identify(i.Path), Bitmaps: i.BitmapNames()})
+		all = append(all, source.Image{Source: shown, ID: localimage.IdentifyImage(i.Path, i.Format), Bitmaps: i.BitmapNames(),
+			Written: localimage.Written(i.Path, i.Format)})
 	}
 	return all
 }

@@ -39,6 +39,9 @@ func (s *Source) Prepare(job source.Job) error {
 	for _, d := range job.Disks {
 		s.warnOfSharing(d, s.chains[d.Target][0].Path)
 	}
+	if err := s.warnOfSaved(); err != nil {
+		return err
+	}
 	return os.Mkdir(s.directory(), 0o700)
 }
 
@@ -60,7 +63,10 @@ func (s *Source) warnOfSharing(d source.JobDisk, path string) {
 
 // Freeze finds out whether the guest has left its file systems in order: nothing runs that could be
 // frozen.
-func (s *Source) Freeze(context.Context) error {
+func (s *Source) Freeze(context.Context) error { return s.judge() }
+
+// judge finds out whether the file systems are in order, by how the domain has ended.
+func (s *Source) judge() error {
 	saved, err := s.d.Domain.ManagedSave()
 	if err != nil {
 		return err
@@ -90,10 +96,7 @@ func (s *Source) Thaw(context.Context) error { return nil }
 
 // Begin adds the bitmaps of the new checkpoint, and serves the disks.
 func (s *Source) Begin(ctx context.Context) (source.Begun, error) {
-	begun := source.Begun{Quiesced: s.clean == "", Refused: map[string]error{}}
-	if s.Quiesce != source.QuiesceNo {
-		begun.NotQuiesced = s.clean
-	}
+	begun := source.Begun{Refused: map[string]error{}}
 	if err := s.addBitmaps(begun.Refused); err != nil {
 		return begun, err
 	}
@@ -102,7 +105,10 @@ func (s *Source) Begin(ctx context.Context) (source.Begun, error) {
 			return begun, err
 		}
 	}
-	begun.Time = s.begun
+	begun.Time, begun.Quiesced = s.begun, s.clean == ""
+	if s.Quiesce != source.QuiesceNo {
+		begun.NotQuiesced = s.clean
+	}
 	return begun, nil
 }
 
@@ -128,6 +134,12 @@ func (s *Source) lock(ctx context.Context) error {
 	_, now, err := s.look(ctx, s.job.Targets())
 	if err == nil {
 		err = s.same(now)
+	}
+	if err == nil { // it may have been started since AwaitIdle, and have ended in another way
+		s.off, err = s.d.Domain.WhyShutOff()
+	}
+	if err == nil {
+		err = s.judge()
 	}
 	if err == nil {
 		s.chains, s.begun = now, time.Now().UTC()

@@ -27,7 +27,8 @@ func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
 			if n == 0 {
 				shown = d.Source // as a domain that runs has it: a volume by its pool
 			}
-			all[i].Images = append(all[i].Images, source.Image{Source: shown, ID: localimage.Identify(image.Path), Bitmaps: image.BitmapNames()})
+			all[i].Images = append(all[i].Images, source.Image{Source: shown, ID: localimage.IdentifyImage(image.Path, image.Format), Bitmaps: image.BitmapNames(),
+				Written: localimage.Written(image.Path, image.Format)})
 			all[i].Allocated += s.allocated(image.Path, image.ActualSize, image.VirtualSize)
 		}
 		all[i].Allocated = min(all[i].Allocated, all[i].Size)

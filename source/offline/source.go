@@ -39,7 +39,7 @@ type Source struct {
 	// chains are the images of the disks to be copied, by target, as they were planned for.
 	chains map[string][]qemuimg.Image
 	ids    map[string]string // identities of their files, by path
-	off    string            // why the domain was off then
+	off    string            // why the domain is off: as of AwaitIdle, then as of the instant
 	job    source.Job        // as requested, less the bitmaps that were refused
 	begun  time.Time         // the instant
 	doc    string            // of the new checkpoint; "" before CheckpointXML

@@ -51,15 +51,19 @@ func (s *Source) Written(d xml.Disk) (bytes int64, ok bool) {
 // files. pid is QEMU's process, 0 if it is not here.
 func (s *Source) imagesOf(d xml.Disk, pid int) []source.Image {
 	var all []source.Image
-	for _, path := range append([]string{d.Source}, d.Backing...) {
-		id := localimage.Identify(path)
-		if pid > 0 && localimage.Deleted(pid, path) {
+	formats := append([]string{d.Format}, d.BackingFormats...)
+	for n, path := range append([]string{d.Source}, d.Backing...) {
+		id := localimage.IdentifyImage(path, formats[n])
+		for _, file := range []string{path, localimage.DataFile(path, formats[n])} {
+			if pid == 0 || file == "" || !localimage.Deleted(pid, file) {
+				continue
+			}
 			// What QEMU reads is not the file that the domain will have when it starts next: it equals
 			// no image of another point, so that both are compared.
 			id = "replaced:" + manifest.NewIdentity()
-			s.warn(fmt.Sprintf("disk %s: %s was replaced or removed while the domain runs; QEMU still uses the file that it has opened, and its next start does not", d.Target, path))
+			s.warn(fmt.Sprintf("disk %s: %s was replaced or removed while the domain runs; QEMU still uses the file that it has opened, and its next start does not", d.Target, file))
 		}
-		all = append(all, source.Image{Source: path, ID: id})
+		all = append(all, source.Image{Source: path, ID: id, Written: localimage.Written(path, formats[n])})
 	}
 	if len(d.Backing) > 0 {
 		s.findBitmaps(d, all[1:])
@@ -96,7 +100,7 @@ func (s *Source) findBitmaps(d xml.Disk, below []source.Image) {
 	}
 	for i := range below {
 		for _, image := range chain[1:] {
-			if below[i].ID != "" && localimage.Identify(image.Path) == below[i].ID {
+			if below[i].ID != "" && localimage.IdentifyImage(image.Path, image.Format) == below[i].ID {
 				below[i].Bitmaps = image.BitmapNames()
 			}
 		}

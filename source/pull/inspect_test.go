@@ -19,8 +19,8 @@ func TestImagesOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Source{Options: source.Options{Log: slog.New(slog.DiscardHandler)}}
-	all := s.imagesOf(xml.Disk{Source: path + ".absent", Backing: []string{path}}, 0)
-	if want := []source.Image{{Source: path + ".absent"}, {Source: path, ID: localimage.Identify(path)}}; !reflect.DeepEqual(all, want) {
+	all := s.imagesOf(xml.Disk{Source: path + ".absent", Backing: []string{path}, BackingFormats: []string{"raw"}}, 0)
+	if want := []source.Image{{Source: path + ".absent"}, {Source: path, ID: localimage.Identify(path), Written: localimage.Written(path, "raw")}}; !reflect.DeepEqual(all, want) {
 		t.Errorf("images %v", all)
 	}
 }

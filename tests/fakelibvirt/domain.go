@@ -215,6 +215,9 @@ func (d *Domain) WhyShutOff() (string, error) {
 // ManagedSave is false.
 func (d *Domain) ManagedSave() (bool, error) { return false, d.call("ManagedSave") }
 
+// SavedXML is "".
+func (d *Domain) SavedXML() (string, error) { return "", d.call("SavedXML") }
+
 // VolumePath knows no volumes.
 func (d *Domain) VolumePath(pool, volume string) (string, error) {
 	return "", fmt.Errorf("no volume %s in pool %s", volume, pool)

@@ -3,7 +3,9 @@ package offline
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -59,14 +61,7 @@ func TestKilledWhileABitmapIsAdded(t *testing.T) {
 	s.BackUp(0, "full")
 	s.WriteAll(2)
 	s.Destroy()
-	bin := filepath.Join(s.Dir, "bin")
-	real := strings.TrimSpace(testdomain.Tool(t, "sh", "-c", "command -v qemu-img"))
-	testsite.WriteFile(t, filepath.Join(bin, "qemu-img"), fmt.Sprintf(killedAdd, s.Disk("vda").Source, real))
-	if err := os.Chmod(filepath.Join(bin, "qemu-img"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	program := s.Program
-	program.Env = append(program.Env, "PATH="+bin+":"+os.Getenv("PATH"))
+	program := withQemuImg(s, fmt.Sprintf(killedAdd, s.Disk("vda").Source, "@REAL@"))
 	if r := program.Run(t, "inc", s.Name); r.Code != 1 || !strings.Contains(r.Stderr, "cannot be used any more") {
 		t.Errorf("exit %d", r.Code)
 	}
@@ -78,6 +73,56 @@ func TestKilledWhileABitmapIsAdded(t *testing.T) {
 	s.Start()
 	s.WriteAll(3)
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb inc")
+	s.Check()
+}
+
+// withQemuImg is virtbackup with a script in the place of qemu-img, in which @REAL@ is the real one.
+func withQemuImg(s *testsite.Site, script string) testdomain.Program {
+	s.T.Helper()
+	bin := filepath.Join(s.Dir, "bin")
+	real := strings.TrimSpace(testdomain.Tool(s.T, "sh", "-c", "command -v qemu-img"))
+	testsite.WriteFile(s.T, filepath.Join(bin, "qemu-img"), strings.ReplaceAll(script, "@REAL@", real))
+	if err := os.Chmod(filepath.Join(bin, "qemu-img"), 0o755); err != nil {
+		s.T.Fatal(err)
+	}
+	program := s.Program
+	program.Env = append(slices.Clone(program.Env), "PATH="+bin+":"+os.Getenv("PATH"))
+	return program
+}
+
+// The addition of a bitmap fails after it was made: nobody would find it again, since the checkpoint does
+// not have it, and so it is removed.
+func TestFailedAddition(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.New(t, testdomain.Disk{Target: "vda", Size: 16 * mib}, testdomain.Disk{Target: "vdb", Size: 8 * mib}))
+	s.WriteAll(1)
+	s.BackUp(0, "full")
+	s.Destroy()
+	script := "#!/bin/sh\n@REAL@ \"$@\" || exit\ncase \"$*\" in\n\"bitmap --add\"*" + s.Disk("vda").Source + "*) echo 'it fails' >&2; exit 1 ;;\nesac\n"
+	truth := s.Truths()
+	inc := s.Add(withQemuImg(s, script).Must(t, []int{3}, "--json", "inc", s.Name), truth)
+	testsite.WantSaid(t, inc.Warnings, "disk vda has no bitmap in checkpoint check2")
+	if info := testdomain.Tool(t, "qemu-img", "info", s.Disk("vda").Source); strings.Contains(info, "check2.") {
+		t.Errorf("a bitmap is left: %s", info)
+	}
+	testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan, vdb inc")
+	s.Check()
+}
+
+// A writer is killed after the bitmaps were added, which loses the new one: a full does not need the
+// others, and fails all the same, since its checkpoint would be worth nothing.
+func TestNewBitmapIsLost(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.StartBroken("add bitmap after:pause", nil, "full")
+	testsite.AwaitStopped(t, p)
+	_ = exec.Command("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "-c", "sigraise 9", s.Disk("vda").Source).Run()
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "has lost the bitmap") {
+		t.Errorf("exit %d", r.Code)
+	}
+	wantClean(s)
+	testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan, vdb rescan")
 	s.Check()
 }
 

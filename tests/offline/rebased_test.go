@@ -34,6 +34,9 @@ var replacements = map[string]func(t *testing.T, top, base, other string){
 	"another file of its name": func(t *testing.T, _, base, other string) {
 		testdomain.Tool(t, "mv", other, base)
 	},
+	"written to": func(t *testing.T, _, base, _ string) {
+		testdomain.QemuIO(t, base, "qcow2", "write -P 0x42 4M 1M")
+	},
 	"one between": func(t *testing.T, top, base, other string) {
 		testdomain.Tool(t, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", base, other)
 		testdomain.Tool(t, "qemu-img", "rebase", "-u", "-F", "qcow2", "-b", other, top)

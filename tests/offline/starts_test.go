@@ -280,6 +280,20 @@ func TestWriterWithoutLocks(t *testing.T) {
 	s.Check()
 }
 
+// The same for a backing file.
+func TestWriterToABackingFileWithoutLocks(t *testing.T) {
+	t.Parallel()
+	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 8 * mib, Backing: "raw"}))
+	p := s.StartBroken("step copy after:pause", nil, "full")
+	testsite.AwaitStopped(t, p)
+	testdomain.Tool(t, "dd", "if=/dev/zero", "of="+filepath.Join(s.Dir, "vda.base.raw"), "bs=1k", "count=1", "conv=notrunc")
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "vda.base.raw was changed while it was read") {
+		t.Errorf("exit %d", r.Code)
+	}
+	wantClean(s)
+}
+
 // Another program has an image open: the run waits, and says who may be meant.
 func TestImageInUse(t *testing.T) {
 	t.Parallel()

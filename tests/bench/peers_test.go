@@ -87,7 +87,7 @@ func (s *stage) convertFrom(r *turn, format, from string, options ...string) {
 
 // qemuImgChain flattens the newest point of the base repository.
 func (s *stage) qemuImgChain() contestant {
-	return contestant{work: func(r *turn) { s.convertFrom(r, "qcow2", s.point(s.base, "check3")) }}
+	return contestant{work: func(r *turn) { s.convertFrom(r, "qcow2", s.point(s.base, s.newest())) }}
 }
 
 // virtnbdbackup makes a full in a new directory.

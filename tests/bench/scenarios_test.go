@@ -43,6 +43,10 @@ var (
 		{"copy-on-read", (*stage).copyOnRead},
 		{"virtnbdbackup-inc", (*stage).virtnbdbackupInc},
 	}
+	restores = []way{
+		{"restore", (*stage).restore},
+		{"qemu-img-chain", (*stage).qemuImgChain},
+	}
 	latent = []way{
 		{"idle", disturb((*stage).idle)},
 		{"idle-job", disturb((*stage).idleJob)},
@@ -78,8 +82,9 @@ func scenarios() []scenario {
 		{"d16g", "the same on a disk of 16 GiB", both, changed(changes{16 * gib, 100, mib}), incs[:1]},
 		{"e", "4 KiB changed in each of 100,000 places of a 49 GiB disk", both,
 			manyPlaces, incs},
-		{"chain", "a full of (a) and two incs of 256 MiB", both, chain,
-			[]way{{"restore", (*stage).restore}, {"qemu-img-chain", (*stage).qemuImgChain}}},
+		{"chain-1", "a full of (a)", both, chain(0, 0), restores},
+		{"chain-30", "a full of (a) and 29 incs of 32 MiB", both, chain(29, 32), restores},
+		{"chain-100", "a full of (a) and 99 incs of 8 MiB", both, chain(99, 8), restores},
 		{"inplace", "1 % changed of (a) since a point, the domain shut off", both, inPlaceStage,
 			[]way{{"in-place", (*stage).inPlace}, {"restore", (*stage).restore}}},
 		{"guest", "(a), while a guest writes 4 KiB every few milliseconds", both, filled(random), latent},
@@ -130,26 +135,27 @@ func manyPlaces(t *testing.T, s settings, p place) *stage {
 	return newChanged(t, s, p, changes{places * 512 * kib, places, 4 * kib}, ourBase)
 }
 
-// chain makes a full and two incs of the disk of (a). They are what is read, so
-// they are at the place, too.
-func chain(t *testing.T, s settings, p place) *stage {
-	t.Helper()
-	st := filled(random)(t, s, p)
-	st.base = filepath.Join(p.dir(t), "repo")
-	st.sources = []string{st.base}
-	ourBase(st)
-	pattern := filepath.Join(st.qemu, "pattern")
-	writePattern(t, pattern, mib)
-	for i := range int64(2) {
-		var commands []string
-		places := 256 / s.shrink
-		for j := range places {
-			at := st.size/places*j + i*300*kib
-			commands = append(commands, fmt.Sprintf("write -s %s %d 1M", pattern, at))
+// chain makes a full of the disk of (a) and incs that change 1 MiB in each of places equal parts
+// of the disk. They are what is read, so they are at the place, too.
+func chain(incs, places int64) func(*testing.T, settings, place) *stage {
+	return func(t *testing.T, s settings, p place) *stage {
+		t.Helper()
+		st := filled(random)(t, s, p)
+		st.base = filepath.Join(p.dir(t), "repo")
+		st.sources = []string{st.base}
+		ourBase(st)
+		pattern := filepath.Join(st.qemu, "pattern")
+		writePattern(t, pattern, mib)
+		for i := range (incs + s.shrink - 1) / s.shrink {
+			var commands []string
+			for j := range places {
+				at := st.size/places*j + i*300*kib%(st.size/places-mib)
+				commands = append(commands, fmt.Sprintf("write -s %s %d 1M", pattern, at))
+			}
+			st.IO("vda", commands...)
+			testdomain.Tool(t, testdomain.Binary(t), "--repo", st.base, "--quiet", "inc", st.Name)
 		}
-		st.IO("vda", commands...)
-		testdomain.Tool(t, testdomain.Binary(t), "--repo", st.base, "--quiet", "inc", st.Name)
+		st.IO("vda", "flush")
+		return st
 	}
-	st.IO("vda", "flush")
-	return st
 }

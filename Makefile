@@ -48,11 +48,11 @@ SOAK ?= 30m
 soak: deps ## Runs the oracle test for longer (SOAK=30m).
 	@VIRTBACKUP_SOAK='$(SOAK)' scripts/test.sh -timeout 0 -v -run Oracle ./tests/chains
 
-# All points of a run, broken in every way: some 650 faults of backups and 5000 of prune, and
-# what else the tests break. FAULTS chooses tests.
-FAULTS ?= Fault|Readers|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
+# All points of a run, broken in every way: some 1000 faults of backups, 5000 of prune and 760 of
+# restores, and what else the tests break. FAULTS chooses tests.
+FAULTS ?= Fault|Broken|Readers|PowerLoss|Signal|Kill|SecondRun|ForeignJob|ReadOnly|FullRepository|Recover|Damage|Verify
 .PHONY: faults
-faults: deps ## Breaks virtbackup and what is around it, at every point (about half an hour).
+faults: deps ## Breaks virtbackup and what is around it, at every point (about an hour).
 	@VIRTBACKUP_FAULTS=all scripts/test.sh -timeout 2h -v -run '$(FAULTS)' ./tests/...
 
 NIGHTS ?= 400

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -54,10 +56,31 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	if err != nil {
 		return Result{}, err
 	}
+	if err := d.forgetHalfRestored(); err != nil {
+		d.warn("backups of domain %s are refused until %s is removed, the mark of a restore in place that was killed: %v", d.Domain, d.halfRestored(), err)
+	}
 	d.result.Result = restored
 	d.result.Warnings = append(d.result.Warnings, d.warned...)
 	err = d.start()
 	return d.result, err
+}
+
+// halfRestored is the mark of a restore in place that was killed.
+func (d *definer) halfRestored() string {
+	return filepath.Join(d.repo.Dir(), d.Domain, repository.MarkFile(repository.MarkHalfRestored))
+}
+
+// forgetHalfRestored removes that mark: the domain has other disks now. Without a mark it does not
+// touch the repository, which may be read-only.
+func (d *definer) forgetHalfRestored() error {
+	if _, err := os.Lstat(d.halfRestored()); d.Name != "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock, err := d.repo.Lock(d.Domain)
+	if err != nil {
+		return err
+	}
+	return errors.Join(lock.ClearDurableMark(repository.MarkHalfRestored), lock.Unlock())
 }
 
 // prepare finds the point, makes the domain's new XML, and looks for what the host lacks.

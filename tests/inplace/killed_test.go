@@ -166,3 +166,18 @@ func TestKilledAndOtherDisks(t *testing.T) {
 	wantPoint(t, s, pointOf(t, s, "check1"))
 	s.Program.Must(t, []int{0, 3}, append(args, "--disk", "vda")...)
 }
+
+// Where the domain is defined again instead, on new disks, nothing is half restored any more.
+func TestKilledAndDefined(t *testing.T) {
+	t.Parallel()
+	s := small(t)
+	if r := faulty(t, s, []string{"VIRTBACKUP_FAULT=in place: write after:kill"}, "restore", s.Name+"@check1", "--in-place", "--yes", "--no-save"); r.Code != 137 {
+		t.Fatalf("exit %d", r.Code)
+	}
+	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
+	define := []string{"restore", s.Name, "--define", "--to", filepath.Join(testdomain.TempDir(t), "again")}
+	s.Program.Must(t, []int{0}, append([]string{"--json"}, define...)...)
+	if r := s.Program.Must(t, []int{0, 3}, "auto", s.Name); strings.Contains(r.Stderr, "mixture") {
+		t.Error("it takes the new disks for half restored ones")
+	}
+}

@@ -12,7 +12,7 @@ hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
 tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra xfsprogs procps
 	systemd shellcheck strace tar xz-utils debootstrap ca-certificates virtnbdbackup libxml2-utils
-	ovmf swtpm swtpm-tools)
+	ovmf swtpm swtpm-tools tini)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")
 
 say() { printf 'deps: %s\n' "$*"; }

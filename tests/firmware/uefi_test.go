@@ -86,7 +86,10 @@ func restoredBoots(t *testing.T, s *testsite.Site, dir string) {
 	definition := filepath.Join(dir, "restored.xml")
 	testsite.WriteFile(t, definition, replace.Replace(string(doc)))
 	testdomain.Virsh(t, "create", definition)
-	t.Cleanup(func() { testdomain.Virsh(t, "destroy", s.Name+"-restored") })
+	t.Cleanup(func() {
+		testdomain.Virsh(t, "destroy", s.Name+"-restored")
+		testdomain.RemoveLogs(s.Name + "-restored")
+	})
 	for end := time.Now().Add(3 * time.Minute); !strings.Contains(serial(restored), "GUEST-READY"); time.Sleep(time.Second) {
 		if time.Now().After(end) {
 			t.Fatalf("the restored guest is not up: %s", serial(restored))

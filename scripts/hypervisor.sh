@@ -30,11 +30,14 @@ else
 	# is tss, has some in /tmp itself.
 	umask 022
 	chmod 1777 /tmp
-	as_systemd() { (cd / && exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@" </dev/null &>/dev/null); }
-	pidof virtlogd >/dev/null || as_systemd virtlogd -d
+	cd /
+	as_systemd=(env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin)
+	pidof virtlogd >/dev/null || "${as_systemd[@]}" virtlogd -d
 	# QEMU is no child of libvirtd, and virsh destroy waits until it was reaped. A process 1 that looks
 	# for its children every other second makes that 1.5 s; tini takes its place for them.
-	pidof libvirtd >/dev/null || as_systemd setsid tini -s -- libvirtd &
+	if ! pidof libvirtd >/dev/null; then
+		"${as_systemd[@]}" setsid tini -s -- libvirtd </dev/null &>/dev/null &
+	fi
 fi
 for ((i = 0; i < 300; i++)); do
 	if answers; then

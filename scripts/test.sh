@@ -18,7 +18,8 @@ export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
 # Tests mostly wait, for libvirtd and for the disk. Go runs as many packages at a time as
 # there are cores. With three tests of each package two cores are busy enough, and no test of the
 # whole program waits so long that it fails. Packages wait less for others: three at a time.
-run() { go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
+# Ctrl-C ends it also beside another run, where bash has set it to be ignored.
+run() { env --default-signal=INT go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
 
 # The race detector is for the packages. The tests of the whole program run one that is built as
 # users' are; their own model of power cuts takes five times as long with it. So do the tests with
@@ -27,6 +28,7 @@ large='^Test(SpilledRefcounts|ImageIsNoLargerThanQemus|CloneCost|CloneMemory|Clo
 
 packages() {
 	local packages code=0
+	trap 'exit 130' INT
 	mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
 	run -race -p 1 -skip "$large" "${packages[@]}" || code=1
 	run -p 1 -run "$large" ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
@@ -37,10 +39,9 @@ packages() {
 # side. The longest packages come first.
 everything() {
 	local code=0 beside
-	set -m # or it would ignore Ctrl-C (bash(1), SIGNALS)
+	trap 'exit 130' INT # go test has ended by then, and bash would go on with the next one
 	packages >.cache/packages.json &
 	beside=$!
-	trap 'kill -INT -- "-$beside"' INT TERM
 	run ./tests/faults ./tests/chains ./tests/guest ./tests/... || code=1
 	wait "$beside" || code=1
 	cat .cache/packages.json

@@ -3,7 +3,6 @@ package backup
 import (
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -25,5 +24,5 @@ func (r *run) refuseHalfRestored() error {
 	}
 	return fail.WithHint(fmt.Errorf("a restore in place of domain %s was killed, and its disks hold a mixture of two states", r.Domain),
 		"virtbackup restore %s --in-place finishes it; if the disks were repaired in another way, remove %s",
-		manifest.ShellWord(at), manifest.ShellWord(filepath.Join(r.repo.Dir(), r.Domain, repository.MarkFile(repository.MarkHalfRestored))))
+		manifest.ShellWord(at), manifest.ShellWord(r.repo.MarkPath(r.Domain, repository.MarkHalfRestored)))
 }

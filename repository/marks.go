@@ -16,8 +16,10 @@ import (
 // markPrefix begins the names of marks: REPO/DOMAIN/.mark-frozen.
 const markPrefix = ".mark-"
 
-// MarkFile is the name of the file of a mark.
-func MarkFile(name string) string { return markPrefix + name }
+// MarkPath is where a mark of a domain is, or would be.
+func (r *Repository) MarkPath(domain, name string) string {
+	return filepath.Join(r.domainDir(domain), markPrefix+name)
+}
 
 // MarkHalfRestored is the mark of a restore in place that writes to the disks of the domain. Where
 // it is left, that restore was killed, and they hold a mixture of two states. Its content is
@@ -107,5 +109,5 @@ func (l *Lock) markPath(name string) (string, error) {
 	if err := manifest.ValidName(name); err != nil {
 		return "", err
 	}
-	return filepath.Join(l.repo.domainDir(l.domain), MarkFile(name)), nil
+	return l.repo.MarkPath(l.domain, name), nil
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -57,7 +56,7 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 		return Result{}, err
 	}
 	if err := d.forgetHalfRestored(); err != nil {
-		d.warn("backups of domain %s are refused until %s is removed, the mark of a restore in place that was killed: %v", d.Domain, d.halfRestored(), err)
+		d.warn("backups of domain %s are refused until %s is removed, the mark of a restore in place that was killed: %v", d.Domain, d.repo.MarkPath(d.Domain, repository.MarkHalfRestored), err)
 	}
 	d.result.Result = restored
 	d.result.Warnings = append(d.result.Warnings, d.warned...)
@@ -65,15 +64,10 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	return d.result, err
 }
 
-// halfRestored is the mark of a restore in place that was killed.
-func (d *definer) halfRestored() string {
-	return filepath.Join(d.repo.Dir(), d.Domain, repository.MarkFile(repository.MarkHalfRestored))
-}
-
-// forgetHalfRestored removes that mark: the domain has other disks now. Without a mark it does not
+// forgetHalfRestored removes the mark of a restore in place that was killed: the domain has other disks now. Without a mark it does not
 // touch the repository, which may be read-only.
 func (d *definer) forgetHalfRestored() error {
-	if _, err := os.Lstat(d.halfRestored()); d.Name != "" || errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Lstat(d.repo.MarkPath(d.Domain, repository.MarkHalfRestored)); d.Name != "" || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	lock, err := d.repo.Lock(d.Domain)

@@ -36,6 +36,10 @@ else
 	# QEMU is no child of libvirtd, and virsh destroy waits until it was reaped. A process 1 that looks
 	# for its children every other second makes that 1.5 s; tini takes its place for them.
 	if ! pidof libvirtd >/dev/null; then
+		command -v tini >/dev/null || {
+			echo "hypervisor: tini is missing: make deps installs it" >&2
+			exit 1
+		}
 		"${as_systemd[@]}" setsid tini -s -- libvirtd </dev/null &>/dev/null &
 	fi
 fi

@@ -55,12 +55,12 @@ func Rebased(then Image, below []string, now []Image) string {
 	}
 	for n, i := range backing {
 		id, written, timed := strings.Cut(below[n], writtenMark)
-		_, now, timedNow := strings.Cut(i.backingID(), writtenMark)
+		_, writtenNow, timedNow := strings.Cut(i.backingID(), writtenMark)
 		switch {
 		case i.ID == "" || id == "":
 		case i.ID != id:
 			return fmt.Sprintf("its backing file %s is not the one of then", i.Source)
-		case timed && timedNow && now != written:
+		case timed && timedNow && writtenNow != written:
 			return fmt.Sprintf("its backing file %s was written to since", i.Source)
 		}
 	}

@@ -79,8 +79,8 @@ func (i Image) backingID() string {
 }
 
 // BackingIDs returns the IDs of the backing files of a disk with these images, and when those
-// without bitmaps were written to; "" for those that are unknown. It returns nil if the images are unknown, and an empty slice if there are none below
-// the top one.
+// without bitmaps were written to; "" for those that are unknown. It returns nil if the images are
+// unknown, and an empty slice if there are none below the top one.
 func BackingIDs(images []Image) []string {
 	if len(images) == 0 {
 		return nil

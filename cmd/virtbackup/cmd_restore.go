@@ -112,7 +112,9 @@ func withSalvage(c *cli.Context, chosen chosenPoint, err error) error {
 // wayToRestore returns the one way that the options ask for. --define is a restore --to a
 // directory, and more.
 func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error) {
-	asked := slices.DeleteFunc(slices.Clone(restoreWays), func(w restoreWay) bool { return !c.IsSet(w.option) || c.Value(w.option) == false })
+	asked := slices.DeleteFunc(slices.Clone(restoreWays), func(w restoreWay) bool {
+		return !c.IsSet(w.option) || c.Value(w.option) == false // --in-place=false asks for nothing
+	})
 	switch {
 	case len(asked) > 1:
 		return nil, fail.Errorf(fail.Usage, "leave out one of them", "--%s and --%s exclude each other", asked[0].option, asked[1].option)

@@ -83,21 +83,8 @@ func (r *run) byBitmap(ctx context.Context, d *disk, points []manifest.Manifest)
 // replaced tells whether the disk's images are others than at a point, so that the bitmap since
 // the point does not show all that differs.
 func (d *disk) replaced(q manifest.Manifest, qd manifest.Disk) bool {
-	then, now := source.Image{Source: qd.Source, ID: qd.SourceID}, d.identities()
+	then, now := source.Image{Source: qd.Source, ID: qd.SourceID}, localimage.Images(d.now.Source, d.images)
 	return source.Replaced(then, now) != "" || source.Rebased(then, qd.SourceBackingIDs, now) != "" || source.Lost(then, now, q.Checkpoint) != ""
-}
-
-// identities are the disk's images, the top one first: it has the name that the domain's XML has.
-func (d *disk) identities() (all []source.Image) {
-	for n, i := range d.images {
-		shown := i.Path
-		if n == 0 {
-			shown = d.now.Source
-		}
-		all = append(all, source.Image{Source: shown, ID: localimage.IdentifyImage(i.Path, i.Format), Bitmaps: i.BitmapNames(),
-			Written: localimage.Written(i.Path, i.Format)})
-	}
-	return all
 }
 
 // since finds what differs by the bitmap of a point q.

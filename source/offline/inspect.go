@@ -22,13 +22,8 @@ func (s *Source) Inspect(disks []xml.Disk) ([]source.Disk, error) {
 		if q := chain[0].QCOW2; q != nil && q.Compat == "0.10" {
 			all[i].Format = source.QCOW2Version2
 		}
-		for n, image := range chain {
-			shown := image.Path
-			if n == 0 {
-				shown = d.Source // as a domain that runs has it: a volume by its pool
-			}
-			all[i].Images = append(all[i].Images, source.Image{Source: shown, ID: localimage.IdentifyImage(image.Path, image.Format), Bitmaps: image.BitmapNames(),
-				Written: localimage.Written(image.Path, image.Format)})
+		all[i].Images = localimage.Images(d.Source, chain)
+		for _, image := range chain {
 			all[i].Allocated += s.allocated(image.Path, image.ActualSize, image.VirtualSize)
 		}
 		all[i].Allocated = min(all[i].Allocated, all[i].Size)

@@ -67,15 +67,10 @@ func TestDataFileReplacedWhileOpen(t *testing.T) {
 func TestWriterToADataFile(t *testing.T) {
 	t.Parallel()
 	s, data := withDataFile(t)
-	p := s.StartBroken("step copy after:pause", nil, "full")
-	testsite.AwaitStopped(t, p)
-	if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 4k", data).CombinedOutput(); !strings.Contains(string(out), `Failed to get "write" lock`) {
-		t.Errorf("a writer: %v, %s", err, out)
-	}
-	testdomain.Tool(t, "dd", "if=/dev/zero", "of="+data, "bs=1k", "count=1", "conv=notrunc")
-	testsite.Continue(p)
-	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "data.raw was changed while it was read") {
-		t.Errorf("exit %d", r.Code)
-	}
-	wantClean(s)
+	wantFailed(s, "step copy after", "full", "data.raw was changed while it was read", func() {
+		if out, err := exec.Command("qemu-io", "-f", "raw", "-c", "write 0 4k", data).CombinedOutput(); !strings.Contains(string(out), `Failed to get "write" lock`) {
+			t.Errorf("a writer: %v, %s", err, out)
+		}
+		testdomain.Tool(t, "dd", "if=/dev/zero", "of="+data, "bs=1k", "count=1", "conv=notrunc")
+	})
 }

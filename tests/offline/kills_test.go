@@ -114,14 +114,9 @@ func TestFailedAddition(t *testing.T) {
 func TestNewBitmapIsLost(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	p := s.StartBroken("add bitmap after:pause", nil, "full")
-	testsite.AwaitStopped(t, p)
-	_ = exec.Command("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "-c", "sigraise 9", s.Disk("vda").Source).Run()
-	testsite.Continue(p)
-	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "has lost the bitmap") {
-		t.Errorf("exit %d", r.Code)
-	}
-	wantClean(s)
+	wantFailed(s, "add bitmap after", "full", "has lost the bitmap", func() {
+		_ = exec.Command("qemu-io", "-f", "qcow2", "-c", "write 0 64k", "-c", "sigraise 9", s.Disk("vda").Source).Run()
+	})
 	testsite.WantKinds(t, s.BackUp(3, "inc").Point, "vda rescan, vdb rescan")
 	s.Check()
 }

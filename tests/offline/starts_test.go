@@ -264,18 +264,26 @@ func TestYield(t *testing.T) {
 	}
 }
 
+// wantFailed does something while a run is paused at a point: the run fails, says so, and leaves nothing.
+func wantFailed(s *testsite.Site, point, kind, said string, meanwhile func()) {
+	s.T.Helper()
+	p := s.StartBroken(point+":pause", nil, kind)
+	testsite.AwaitStopped(s.T, p)
+	meanwhile()
+	testsite.Continue(p)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, said) {
+		s.T.Errorf("exit %d", r.Code)
+	}
+	wantClean(s)
+}
+
 // Who writes to an image without QEMU's locks is noticed.
 func TestWriterWithoutLocks(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	p := s.StartBroken("step copy after:pause", nil, "inc")
-	testsite.AwaitStopped(t, p)
-	testdomain.Tool(t, "dd", "if=/dev/zero", "of="+s.Disk("vdb").Source, "bs=1k", "count=1", "conv=notrunc")
-	testsite.Continue(p)
-	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "was changed while it was read") {
-		t.Errorf("exit %d", r.Code)
-	}
-	wantClean(s)
+	wantFailed(s, "step copy after", "inc", "was changed while it was read", func() {
+		testdomain.Tool(t, "dd", "if=/dev/zero", "of="+s.Disk("vdb").Source, "bs=1k", "count=1", "conv=notrunc")
+	})
 	testsite.WantKinds(t, s.BackUp(0, "inc").Point, "vda inc, vdb rescan")
 	s.Check()
 }
@@ -284,14 +292,9 @@ func TestWriterWithoutLocks(t *testing.T) {
 func TestWriterToABackingFileWithoutLocks(t *testing.T) {
 	t.Parallel()
 	s := testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 8 * mib, Backing: "raw"}))
-	p := s.StartBroken("step copy after:pause", nil, "full")
-	testsite.AwaitStopped(t, p)
-	testdomain.Tool(t, "dd", "if=/dev/zero", "of="+filepath.Join(s.Dir, "vda.base.raw"), "bs=1k", "count=1", "conv=notrunc")
-	testsite.Continue(p)
-	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "vda.base.raw was changed while it was read") {
-		t.Errorf("exit %d", r.Code)
-	}
-	wantClean(s)
+	wantFailed(s, "step copy after", "full", "vda.base.raw was changed while it was read", func() {
+		testdomain.Tool(t, "dd", "if=/dev/zero", "of="+filepath.Join(s.Dir, "vda.base.raw"), "bs=1k", "count=1", "conv=notrunc")
+	})
 }
 
 // Another program has an image open: the run waits, and says who may be meant.

@@ -39,8 +39,7 @@ func isTPM(e manifest.Extra) bool { return e.Kind == manifest.ExtraTPM && e.Form
 func (d *definer) tpmOf(uuid string) string { return filepath.Join(d.tpmDir, uuid) }
 
 // putTPM puts the state of the TPM where libvirt keeps it, and no longer beside the images. A
-// state that is there, of the
-// domain that the point is of, gets another name.
+// state that is there, of the domain that the point is of, gets another name.
 func (d *definer) putTPM(ctx context.Context, restored *restore.Result) error {
 	e, has := d.tpm()
 	if !has || !slices.ContainsFunc(restored.Extras, func(r restore.Extra) bool { return isTPM(r.Extra) }) { // damaged, which is said
@@ -68,6 +67,11 @@ func (d *definer) putTPM(ctx context.Context, restored *restore.Result) error {
 	if _, err := extras.Unpack(&archive, state); err != nil {
 		return err
 	}
+	note := "the TPM has its state as of the point, in " + dir
+	if d.aside != "" {
+		note += "; the one that was there is in " + d.aside
+	}
+	d.result.Changes = append(d.result.Changes, note)
 	restored.Extras = slices.DeleteFunc(restored.Extras, func(r restore.Extra) bool { return isTPM(r.Extra) })
 	return errors.Join(localfile.SyncDir(dir), localfile.SyncDir(d.tpmDir), os.Remove(d.inDir(e)))
 }
@@ -92,7 +96,6 @@ func (d *definer) setAside(dir string) error {
 	}
 	if err == nil {
 		d.aside = aside
-		d.result.Changes = append(d.result.Changes, fmt.Sprintf("the TPM has its state as of the point; the one that was there is in %s", aside))
 	}
 	return err
 }

@@ -79,6 +79,7 @@ func TestDefineWithTPM(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(state(result.UUID), file)); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the state of the TPM of the copy: %v", err)
 	}
+	testsite.WantLine(t, strings.Join(result.Changes, "\n"), "^the TPM has its state as of the point, in "+state(result.UUID)+"$")
 	if left, _ := filepath.Glob(dir + "/tpm*"); len(left) > 0 || len(result.Extras) > 0 {
 		t.Errorf("beside the images: %v, told %+v", left, result.Extras)
 	}
@@ -101,7 +102,7 @@ func TestDefineWithTPM(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(state(s.UUID), file)); string(got) != "newer" {
 		t.Errorf("after a restore that failed: %v", err)
 	}
-	defined(s, s.Name, again)
+	result = defined(s, s.Name, again)
 	if got, err := os.ReadFile(filepath.Join(state(s.UUID), file)); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the state of the TPM: %v", err)
 	}
@@ -109,6 +110,7 @@ func TestDefineWithTPM(t *testing.T) {
 	if len(aside) != 1 {
 		t.Fatalf("set aside: %v", aside)
 	}
+	testsite.WantLine(t, strings.Join(result.Changes, "\n"), "the one that was there is in "+aside[0]+"$")
 	if got, err := os.ReadFile(filepath.Join(aside[0], file)); string(got) != "newer" {
 		t.Errorf("what was set aside: %v", err)
 	}

@@ -125,11 +125,11 @@ func (o *oracle) sleep() {
 	o.T.Logf("the domain is off: %s", strings.TrimSpace(testdomain.Virsh(o.T, "domstate", "--reason", o.Name)))
 }
 
-// wake starts the domain if it is off, as it was before.
+// wake starts the domain if it is off, from its saved memory if it has such.
 func (o *oracle) wake() {
 	o.T.Helper()
 	if o.State() == "shut" {
-		o.Start()
+		o.Wake()
 	}
 }
 

@@ -46,10 +46,7 @@ func TestOnAndOff(t *testing.T) {
 	testsite.WantKinds(t, saved.Point, kinds)
 	testsite.WantSaid(t, saved.Notes, "saved")
 	s.Auto(manifest.KindInc, "since "+saved.Point.ID)
-	testdomain.Virsh(t, "start", s.Name) // continues from the saved memory, paused as it was
-	// QEMU 10 does not write to the images before it has run.
-	testdomain.Virsh(t, "resume", s.Name)
-	testdomain.Virsh(t, "suspend", s.Name)
+	s.Wake()
 	s.WriteAll(5)
 	testsite.WantKinds(t, s.BackUp(0, "inc", "--since", saved.Point.ID).Point, kinds)
 	s.Destroy()

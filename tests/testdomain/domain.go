@@ -140,6 +140,16 @@ func (d *Domain) Start() {
 	Virsh(d.t, "start", d.Name, "--paused")
 }
 
+// Wake starts the domain from the memory that virsh managedsave has saved, with its processor
+// paused. QEMU 10 leaves the images of a domain inactive until its processor has run, and ends
+// itself when something writes to them before that.
+func (d *Domain) Wake() {
+	d.t.Helper()
+	d.Start()
+	Virsh(d.t, "resume", d.Name)
+	Virsh(d.t, "suspend", d.Name)
+}
+
 // endedByOther tells that QEMU did not fail to start by itself.
 func endedByOther(text string) bool {
 	return strings.Contains(text, "(libvirtd)") || strings.Contains(text, "domain is no longer running") ||

@@ -189,6 +189,10 @@ func (d *Domain) Pid() int {
 	return pid
 }
 
+// killTime bounds how long a killed QEMU takes to be gone: on a busy disk it ends once its writes
+// have returned.
+const killTime = time.Minute
+
 // Kill kills QEMU with SIGKILL, as a crash would end it, and waits until libvirt says that the
 // domain is off.
 func (d *Domain) Kill() {
@@ -196,13 +200,12 @@ func (d *Domain) Kill() {
 	if err := syscall.Kill(d.Pid(), syscall.SIGKILL); err != nil {
 		d.t.Fatal(err)
 	}
-	for range 100 {
+	for start := time.Now(); time.Since(start) < killTime; time.Sleep(50 * time.Millisecond) {
 		if d.State() == "shut" {
 			return
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
-	d.t.Fatalf("%s is still %s, 5 s after its QEMU was killed", d.Name, d.State())
+	d.t.Fatalf("%s is still %s, %v after its QEMU was killed", d.Name, d.State(), killTime)
 }
 
 // remove destroys and undefines the domain, and shows QEMU's log if the test failed.

@@ -10,7 +10,7 @@ build=(gcc libc6-dev pkg-config libvirt-dev libnbd-dev qemu-utils qemu-system-co
 # What a hypervisor needs, and what the tests, the guest and the demo use.
 hypervisor=(qemu-system-x86 qemu-block-extra libvirt-daemon-system
 	libvirt-daemon-driver-qemu libvirt-clients)
-tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra xfsprogs procps
+tests=(libnbd-bin nbdkit busybox-static cpio gzip e2fsprogs util-linux util-linux-extra xfsprogs btrfs-progs procps
 	systemd shellcheck strace tar xz-utils debootstrap ca-certificates virtnbdbackup libxml2-utils
 	ovmf swtpm swtpm-tools tini)
 packages=("${build[@]}" "${hypervisor[@]}" "${tests[@]}")

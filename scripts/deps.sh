@@ -88,6 +88,7 @@ need_parts() {
 		mke2fs e2fsprogs e2fsprogs
 		debugfs e2fsprogs e2fsprogs
 		mkfs.xfs xfsprogs xfsprogs
+		mkfs.btrfs btrfs-progs btrfs-progs
 		fincore util-linux-extra util-linux
 		ps procps procps-ng
 		systemd-analyze systemd systemd
@@ -98,6 +99,7 @@ need_parts() {
 		/usr/share/OVMF ovmf edk2-ovmf
 		swtpm swtpm swtpm
 		swtpm_setup swtpm-tools swtpm-tools
+		tini tini tini
 		debootstrap debootstrap debootstrap
 		xmllint libxml2-utils libxml2
 	END

@@ -64,8 +64,8 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	return d.result, err
 }
 
-// forgetHalfRestored removes the mark of a restore in place that was killed: the domain has other disks now. Without a mark it does not
-// touch the repository, which may be read-only.
+// forgetHalfRestored removes the mark of a restore in place that was killed: the domain has other
+// disks now. Without a mark it does not touch the repository, which may be read-only.
 func (d *definer) forgetHalfRestored() error {
 	if _, err := os.Lstat(d.repo.MarkPath(d.Domain, repository.MarkHalfRestored)); d.Name != "" || errors.Is(err, fs.ErrNotExist) {
 		return nil

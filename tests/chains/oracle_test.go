@@ -129,7 +129,7 @@ func (o *oracle) sleep() {
 func (o *oracle) wake() {
 	o.T.Helper()
 	if o.State() == "shut" {
-		o.Wake()
+		o.Start()
 	}
 }
 

@@ -46,7 +46,7 @@ func TestOnAndOff(t *testing.T) {
 	testsite.WantKinds(t, saved.Point, kinds)
 	testsite.WantSaid(t, saved.Notes, "saved")
 	s.Auto(manifest.KindInc, "since "+saved.Point.ID)
-	s.Wake()
+	s.Start() // continues from the saved memory
 	s.WriteAll(5)
 	testsite.WantKinds(t, s.BackUp(0, "inc", "--since", saved.Point.ID).Point, kinds)
 	s.Destroy()

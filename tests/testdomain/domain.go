@@ -121,11 +121,22 @@ func (d *Domain) define(xml string) {
 	d.UUID = strings.TrimSpace(Virsh(d.t, "domuuid", d.Name))
 }
 
-// Start starts the domain with its processor paused.
-//
-// Right after a start that failed it tries again: libvirt 9.0 sees the end of the first QEMU late,
-// from a queue, and then ends the QEMU that runs by that time (8 of 72 starts, six domains at once).
+// Start starts the domain with its processor paused, from its saved memory if it has such. QEMU 10
+// leaves the images of a domain that comes back paused inactive until its processor has run, and
+// ends itself when something writes to them before that.
 func (d *Domain) Start() {
+	d.t.Helper()
+	saved := strings.Contains(Virsh(d.t, "dominfo", d.Name), "Managed save:   yes")
+	d.start()
+	if saved {
+		Virsh(d.t, "resume", d.Name)
+		Virsh(d.t, "suspend", d.Name)
+	}
+}
+
+// start tries again right after a start that failed: libvirt 9.0 sees the end of the first QEMU late,
+// from a queue, and then ends the QEMU that runs by that time (8 of 72 starts, six domains at once).
+func (d *Domain) start() {
 	d.t.Helper()
 	for range 3 {
 		_, err := TryVirsh(d.t, "start", d.Name, "--paused")
@@ -138,16 +149,6 @@ func (d *Domain) Start() {
 		time.Sleep(time.Second)
 	}
 	Virsh(d.t, "start", d.Name, "--paused")
-}
-
-// Wake starts the domain from the memory that virsh managedsave has saved, with its processor
-// paused. QEMU 10 leaves the images of a domain inactive until its processor has run, and ends
-// itself when something writes to them before that.
-func (d *Domain) Wake() {
-	d.t.Helper()
-	d.Start()
-	Virsh(d.t, "resume", d.Name)
-	Virsh(d.t, "suspend", d.Name)
 }
 
 // endedByOther tells that QEMU did not fail to start by itself.

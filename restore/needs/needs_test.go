@@ -213,6 +213,20 @@ func TestAllAtOnce(t *testing.T) {
 	}
 }
 
+// withoutKVM is a host without /dev/kvm: libvirt does not offer the type kvm then.
+type withoutKVM struct{ host }
+
+func (withoutKVM) Capabilities() (string, error) { return fmt.Sprintf(capabilities, ""), nil }
+
+func TestNoKVM(t *testing.T) {
+	for what, want := range map[string]int{"@type='kvm'": 1, "": 0} {
+		found, err := Of(domainWith(what), withoutKVM{}, Options{Root: root(t)})
+		if err != nil || len(found.Lacks) != want || want > 0 && !strings.Contains(fmt.Sprint(found.Lacks[0]), "KVM is not available") {
+			t.Errorf("%s: %q, %v", what, found, err)
+		}
+	}
+}
+
 // What libvirt says against a start may not be true: it is a doubt, and none where the domain
 // has devices of the host.
 func TestDoubts(t *testing.T) {

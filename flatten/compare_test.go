@@ -23,7 +23,7 @@ import (
 // unit is the cluster size of these tests.
 const unit = 4096
 
-func isZero(p []byte) bool { return len(bytes.TrimLeft(p, "\x00")) == 0 }
+func isZero(p []byte) bool { return bytes.Count(p, []byte{0}) == len(p) }
 
 // baseOf makes an image that holds a disk, without the clusters that are zeros.
 func baseOf(t *testing.T, disk []byte) *os.File {

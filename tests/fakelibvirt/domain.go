@@ -172,7 +172,7 @@ func (d *Domain) Allocation(target string) (capacity, allocation int64, err erro
 	return int64(len(disk.data)), allocation, nil
 }
 
-func isZero(p []byte) bool { return len(bytes.Trim(p, "\x00")) == 0 }
+func isZero(p []byte) bool { return bytes.Count(p, []byte{0}) == len(p) }
 
 // Active tells whether the domain runs.
 func (d *Domain) Active() (bool, error) {

@@ -3,8 +3,10 @@ package testdomain
 import (
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -125,9 +127,12 @@ func CheckImage(t testing.TB, image string) {
 
 var virtualSize = regexp.MustCompile(`"virtual-size": (\d+)`)
 
-// VirtualSize is what qemu-img info says, as digits.
+// VirtualSize is what qemu-img info says, as digits; a raw image is as long as it is.
 func VirtualSize(t testing.TB, image, format string) string {
 	t.Helper()
+	if format == "raw" {
+		return sizeOf(t, image)
+	}
 	// The size of the image comes last: those of its children stand before it.
 	sizes := virtualSize.FindAllStringSubmatch(Tool(t, "qemu-img", "info", "-U", "--output=json", "-f", format, image), -1)
 	if len(sizes) == 0 {
@@ -136,11 +141,24 @@ func VirtualSize(t testing.TB, image, format string) string {
 	return sizes[len(sizes)-1][1]
 }
 
+// sizeOf is the length of a raw image, a file or a device, as digits.
+func sizeOf(t testing.TB, raw string) string {
+	t.Helper()
+	info, err := os.Stat(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !info.Mode().IsRegular() {
+		return strings.TrimSpace(Tool(t, "blockdev", "--getsize64", raw))
+	}
+	return strconv.FormatInt(info.Size(), 10)
+}
+
 // Same ends the test where an image of any format ("qcow2", "raw") does not
 // hold exactly what the raw image truth holds, size included.
 func Same(t testing.TB, image, format, truth string) {
 	t.Helper()
-	if a, b := VirtualSize(t, image, format), VirtualSize(t, truth, "raw"); a != b {
+	if a, b := VirtualSize(t, image, format), sizeOf(t, truth); a != b {
 		t.Fatalf("%s has %s bytes, the truth has %s", image, a, b)
 	}
 	Tool(t, "qemu-img", "compare", "-U", "-f", format, "-F", "raw", image, truth)

@@ -139,7 +139,7 @@ func TestTargetRequests(t *testing.T) {
 		if allocate {
 			trim = "trim=0"
 		}
-		for _, want := range []string{"Write id=1 offset=0x10000 count=0x30000", "Write id=2 offset=0x100000 count=0x10000",
+		for _, want := range []string{" offset=0x10000 count=0x30000 fua=0", " offset=0x100000 count=0x10000 fua=0", // side by side
 			"Zero id=3 offset=0x200000 count=0x300000 " + trim, " Flush id=4"} {
 			if strings.Count(string(text), want) != 1 {
 				t.Errorf("not one %q in\n%s", want, text)

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -43,7 +44,7 @@ func (s *stage) intoQemuNBD(options ...string) contestant {
 			socket = filepath.Join(r.dir, "socket")
 			r.image = filepath.Join(r.dir, "vda.qcow2")
 			testdomain.Tool(s.t, "qemu-img", "create", "-q", "-f", "qcow2", r.image,
-				testdomain.VirtualSize(s.t, s.truth, "qcow2"))
+				fmt.Sprint(testdomain.VirtualSize(s.t, s.truth, "qcow2")))
 			args := append([]string{"--persistent", "--format=qcow2", "--shared=4", "--socket=" + socket}, options...)
 			r.startHelper("qemu-nbd", append(args, r.image)...)
 			s.await(socket)

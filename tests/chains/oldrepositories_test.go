@@ -56,8 +56,8 @@ func TestOldRepositories(t *testing.T) {
 	if err != nil || len(archives) == 0 {
 		t.Fatalf("no repositories in %s: %v", oldRepositories, err)
 	}
-	for _, archive := range archives {
-		t.Run(filepath.Base(archive), func(t *testing.T) { newOldSite(t, archive).use() })
+	for i, archive := range archives {
+		t.Run(filepath.Base(archive), func(t *testing.T) { newOldSite(t, archive).use(i) })
 	}
 }
 
@@ -169,8 +169,16 @@ func newOldSite(t *testing.T, archive string) *oldSite {
 	return s
 }
 
-func (s *oldSite) use() {
+// use lists, verifies and restores, and goes on with the chains. The archives have the same points,
+// so of each some are read, by its number: every point of two archives or more.
+func (s *oldSite) use(number int) {
 	s.t.Helper()
+	var some []oldPoint
+	for i, p := range s.truth.Points {
+		if (i+number)%3 == 0 || i == len(s.truth.Points)-1 {
+			some = append(some, p)
+		}
+	}
 	var listed []manifest.Manifest
 	if err := json.Unmarshal([]byte(s.program.Must(s.t, nil, "list", "--json").Stdout), &listed); err != nil {
 		s.t.Fatal(err)
@@ -180,7 +188,7 @@ func (s *oldSite) use() {
 			s.t.Fatalf("list does not have the points of %+v", s.truth)
 		}
 	}
-	for _, p := range s.truth.Points {
+	for _, p := range some {
 		if shown := s.program.Must(s.t, nil, "show", s.truth.Domain.Name+"@"+p.ID).Stdout; !strings.Contains(shown, p.ID) {
 			s.t.Errorf("show does not show %s", p.ID)
 		}
@@ -188,7 +196,7 @@ func (s *oldSite) use() {
 	if verified := s.wantVerified(); !verified { // it writes down what it finds
 		s.program.Must(s.t, nil, "verify")
 	}
-	for _, p := range s.truth.Points {
+	for _, p := range some {
 		s.wantTruth(p)
 	}
 	s.goOn(listed)

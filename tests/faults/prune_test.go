@@ -114,4 +114,4 @@ func cutPrune(cells []pruneCell, r *rand.Rand) []pruneCell {
 }
 
 // pruneCut is how many faults there are on each file system in make test.
-const pruneCut = 6
+const pruneCut = 4

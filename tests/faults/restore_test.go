@@ -185,7 +185,7 @@ func (r *restored) cells() (cells []restoreCell, points int) {
 	return cells, points
 }
 
-// cutRestore selects a third of the points, with one way for each, mostly SIGKILL, or all
+// cutRestore selects a fifth of the points, with one way for each, mostly SIGKILL, or all
 // as cut does.
 func cutRestore(cells []restoreCell, r *rand.Rand) []restoreCell {
 	if testsite.AllFaults() {
@@ -196,7 +196,7 @@ func cutRestore(cells []restoreCell, r *rand.Rand) []restoreCell {
 	}
 	var some []restoreCell
 	for ; len(cells) > 0; cells = cells[5:] {
-		switch r.IntN(6) {
+		switch r.IntN(10) {
 		case 0:
 			some = append(some, cells[0])
 		case 1:

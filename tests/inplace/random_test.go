@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -80,10 +79,7 @@ func (w *walk) turnOff(*testdomain.Disk) string {
 // write writes to both disks.
 func (w *walk) write(*testdomain.Disk) string {
 	for _, d := range w.Disks {
-		size, err := strconv.ParseInt(testdomain.VirtualSize(w.t, d.Source, d.Format), 10, 64)
-		if err != nil {
-			w.t.Fatal(err)
-		}
+		size := testdomain.VirtualSize(w.t, d.Source, d.Format)
 		at := w.Int64N(size>>16) << 16
 		length := min(size-at, 512*(1+w.Int64N(400)))
 		command := fmt.Sprintf("write -P %#x %d %d", 1+w.IntN(250), at, length)

@@ -1,12 +1,14 @@
 package testdomain
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -125,41 +127,85 @@ func CheckImage(t testing.TB, image string) {
 	Tool(t, "qemu-img", "check", "-f", "qcow2", image)
 }
 
-var virtualSize = regexp.MustCompile(`"virtual-size": (\d+)`)
-
-// VirtualSize is what qemu-img info says, as digits; a raw image is as long as it is.
-func VirtualSize(t testing.TB, image, format string) string {
-	t.Helper()
-	if format == "raw" {
-		return sizeOf(t, image)
-	}
-	// The size of the image comes last: those of its children stand before it.
-	sizes := virtualSize.FindAllStringSubmatch(Tool(t, "qemu-img", "info", "-U", "--output=json", "-f", format, image), -1)
-	if len(sizes) == 0 {
-		t.Fatalf("qemu-img info %s names no virtual size", image)
-	}
-	return sizes[len(sizes)-1][1]
+// Header is the beginning of that of a qcow2 image, as docs/interop/qcow2.txt of QEMU has it.
+type Header struct {
+	Magic, Version    uint32
+	BackingFileOffset uint64 // 0: there is none
+	BackingFileSize   uint32
+	ClusterBits       uint32
+	Size              int64 // of the disk, in bytes
 }
 
-// sizeOf is the length of a raw image, a file or a device, as digits.
-func sizeOf(t testing.TB, raw string) string {
+// HeaderOf reads the header of a qcow2 image. It starts no qemu-img, which takes longer than most
+// of what is compared.
+func HeaderOf(t testing.TB, image string) (h Header) {
 	t.Helper()
-	info, err := os.Stat(raw)
+	f, err := os.Open(image)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !info.Mode().IsRegular() {
-		return strings.TrimSpace(Tool(t, "blockdev", "--getsize64", raw))
+	defer f.Close()
+	if err := binary.Read(f, binary.BigEndian, &h); err != nil || h.Magic != 0x514649fb {
+		t.Fatalf("%s is no qcow2 image: it begins with %#x, %v", image, h.Magic, err)
 	}
-	return strconv.FormatInt(info.Size(), 10)
+	return h
+}
+
+// VirtualSize is that of the disk in an image, in bytes.
+func VirtualSize(t testing.TB, image, format string) int64 {
+	t.Helper()
+	if format == "qcow2" {
+		return HeaderOf(t, image).Size
+	}
+	f, err := os.Open(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd) // of a device, too
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
+}
+
+// Compare returns an error unless two raw files are the same byte for byte, and as long. cmp(1)
+// asks for 4 KiB at a time, which took a tenth of the time of all tests.
+func Compare(a, b string) error {
+	var files [2]*os.File
+	for i, path := range []string{a, b} {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		files[i] = f
+	}
+	var p [2][1 << 20]byte
+	for at := 0; ; {
+		var n [2]int
+		for i, f := range files {
+			var err error
+			if n[i], err = io.ReadFull(f, p[i][:]); err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+				return err
+			}
+		}
+		if !bytes.Equal(p[0][:n[0]], p[1][:n[1]]) {
+			return fmt.Errorf("%s and %s differ in the %d and %d bytes at offset %d", a, b, n[0], n[1], at)
+		}
+		if n[0] == 0 {
+			return nil
+		}
+		at += n[0]
+	}
 }
 
 // Same ends the test where an image of any format ("qcow2", "raw") does not
 // hold exactly what the raw image truth holds, size included.
 func Same(t testing.TB, image, format, truth string) {
 	t.Helper()
-	if a, b := VirtualSize(t, image, format), sizeOf(t, truth); a != b {
-		t.Fatalf("%s has %s bytes, the truth has %s", image, a, b)
+	if a, b := VirtualSize(t, image, format), VirtualSize(t, truth, "raw"); a != b {
+		t.Fatalf("%s has %d bytes, the truth has %d", image, a, b)
 	}
 	Tool(t, "qemu-img", "compare", "-U", "-f", format, "-F", "raw", image, truth)
 }

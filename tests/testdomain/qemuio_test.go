@@ -1,6 +1,10 @@
 package testdomain
 
-import "testing"
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
 
 func TestJudge(t *testing.T) {
 	const wrote = "wrote 512/512 bytes at offset 0\n512 bytes, 1 ops; 00.00 sec (1 MiB/sec and 1 ops/sec)\n"
@@ -23,5 +27,36 @@ func TestJudge(t *testing.T) {
 		if err := judge(c.commands, c.out); (err == nil) != c.good {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// A byte that differs, and one more, are seen wherever they are.
+func TestCompare(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for _, size := range []int{0, 1, 1 << 20, 1<<20 + 1, 3 << 20} {
+		data := make([]byte, size)
+		a, b := file("a", data), file("b", data)
+		if err := Compare(a, b); err != nil {
+			t.Errorf("%d bytes that are the same: %v", size, err)
+		}
+		if longer := file("b", append(data, 0)); Compare(a, longer) == nil || Compare(longer, a) == nil {
+			t.Errorf("%d bytes are the same as one more", size)
+		}
+		if size > 0 {
+			data[size-1] = 1
+			if Compare(a, file("b", data)) == nil {
+				t.Errorf("of %d bytes the last one differs, and that is not seen", size)
+			}
+		}
+	}
+	if Compare(filepath.Join(dir, "a"), filepath.Join(dir, "none")) == nil {
+		t.Error("a file that is not there is the same")
 	}
 }

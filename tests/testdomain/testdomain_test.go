@@ -55,8 +55,8 @@ func checkTruth(t *testing.T, d *testdomain.Domain, disk testdomain.Disk) {
 	} {
 		testdomain.QemuIO(t, raw, "raw", c)
 	}
-	if got, want := testdomain.VirtualSize(t, raw, "raw"), fmt.Sprint(disk.Size); got != want {
-		t.Errorf("the truth of %s has %s bytes, want %s", disk.Target, got, want)
+	if got, want := testdomain.VirtualSize(t, raw, "raw"), disk.Size; got != want {
+		t.Errorf("the truth of %s has %d bytes, want %d", disk.Target, got, want)
 	}
 	testdomain.Same(t, raw, "raw", raw)
 }

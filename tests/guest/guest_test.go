@@ -77,10 +77,11 @@ func failFrozen(t *testing.T, s *testsite.Site) {
 // hangAgent stops the guest agent: --quiesce try goes on without it in bounded time, require
 // fails.
 func hangAgent(t *testing.T, s *testsite.Site) {
-	// It continues when the first byte of vdb says so: no agent listens now.
-	s.Exec(`setsid sh -c 'sleep 1; kill -STOP $(pidof qemu-ga); ` +
-		`until [ "$(dd if=/dev/vdb bs=1 count=1)" = G ]; do sleep 1; echo 3 >/proc/sys/vm/drop_caches; done; ` +
-		`kill -CONT $(pidof qemu-ga)' >/dev/null 2>&1 </dev/null &`)
+	// The first byte of vdb says when it stops, so that it answers until then, and when it goes on: no
+	// agent listens then.
+	s.Exec(`setsid sh -c 'until_byte() { until [ "$(dd if=/dev/vdb bs=1 count=1)" = $1 ]; do sleep 1; echo 3 >/proc/sys/vm/drop_caches; done; }; ` +
+		`until_byte S; kill -STOP $(pidof qemu-ga); until_byte G; kill -CONT $(pidof qemu-ga)' >/dev/null 2>&1 </dev/null &`)
+	s.IO("vdb", "write -P 0x53 0 512")
 	testsite.Await(t, "hanging agent", 0, func() bool {
 		_, err := testdomain.TryVirsh(t, "qemu-agent-command", s.Name, `{"execute":"guest-ping"}`, "--timeout", "1")
 		return err != nil

@@ -12,9 +12,10 @@ import (
 )
 
 // liar replaces the guest agent: it answers with numbers and texts that no agent gives, then
-// with noise, and finally with an answer that does not end.
+// with noise, and finally with an answer that does not end. It begins when the real one has answered
+// that it was started.
 const liar = `port=/dev/virtio-ports/org.qemu.guest_agent.0
-sleep 1
+sleep 5
 kill -9 $(pidof qemu-ga)
 sleep 1
 exec 3<>$port

@@ -121,7 +121,7 @@ func pauseFull(s *testsite.Site, scratch, faults string) *testdomain.Process {
 	testsite.AwaitStopped(s.T, p)
 	// The command begins before the space is used up, which pauses the guest at its next write,
 	// and writes later: the agent must answer first that the command has begun.
-	s.Exec(`rm -f /tmp/done; setsid sh -c 'sleep 2; dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
+	s.Exec(`rm -f /tmp/done; setsid sh -c 'sleep 6; dd if=/dev/urandom of=/dev/vdb bs=1M count=64 oflag=direct; echo done >/tmp/done' >/dev/null 2>&1 </dev/null &`)
 	// Repeated, as the guest may take space between the question and the answer.
 	testdomain.Tool(s.T, "sh", "-c", fmt.Sprintf("while a=$(df -B1 --output=avail %s | tail -1); [ $a -gt 0 ]; do fallocate -l $a %s && break; done", scratch, ballast))
 	testsite.Await(s.T, "pause", 0, func() bool { return s.State() == "paused" })

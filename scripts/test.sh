@@ -47,7 +47,7 @@ everything() {
 	trap 'exit 130' INT # go test has ended by then, and bash would go on with the next one
 	packages >.cache/packages.json &
 	beside=$!
-	run ./tests/faults ./tests/chains ./tests/guest ./tests/... || code=1
+	run ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
 	wait "$beside" || code=1
 	cat .cache/packages.json
 	return $code

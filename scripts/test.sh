@@ -29,14 +29,14 @@ export GORACE="no_huge_pages_for_shadow=0 ${GORACE:-}"
 # users' are; their own model of power cuts takes five times as long with it. So do the tests with
 # large images, many points or a run for each call that may fail, which have no goroutines that
 # smaller ones do not have, and those of command lines, which start a process for each.
-large='^Test(Scripts|RefusedBitmapsAndFailures|EveryCallFails|RecoverAfterEveryStep|SpilledRefcounts|ImageIsNoLargerThanQemus|CloneCost|CloneMemory|Clone[A-Za-z]+Nights|Memory|MisreadAfterEviction|MisreadHashList|ChainTooLongForQemuImg|LongChains|EditedListIsThatWrittenFromScratch)$'
+norace='^Test(Scripts|RefusedBitmapsAndFailures|EveryCallFails|RecoverAfterEveryStep|SpilledRefcounts|ImageIsNoLargerThanQemus|CloneCost|CloneMemory|Clone[A-Za-z]+Nights|Memory|MisreadAfterEviction|MisreadHashList|ChainTooLongForQemuImg|LongChains|EditedListIsThatWrittenFromScratch)$'
 
 packages() {
 	local packages code=0
 	trap 'exit 130' INT
 	mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
-	run -race -p 1 -skip "$large" "${packages[@]}" || code=1
-	run -p 1 -run "$large" ./backup ./cmd/virtbackup ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
+	run -race -p 1 -skip "$norace" "${packages[@]}" || code=1
+	run -p 1 -run "$norace" ./backup ./cmd/virtbackup ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
 	return $code
 }
 

@@ -136,8 +136,8 @@ type Header struct {
 	Size              int64 // of the disk, in bytes
 }
 
-// HeaderOf reads the header of a qcow2 image. It starts no qemu-img, which takes longer than most
-// of what is compared.
+// HeaderOf reads the header of a qcow2 image: without qemu-img, whose start takes longer than most
+// of what is compared, and without package qcow2, which has written the images that are judged.
 func HeaderOf(t testing.TB, image string) (h Header) {
 	t.Helper()
 	f, err := os.Open(image)

@@ -60,3 +60,17 @@ func TestCompare(t *testing.T) {
 		t.Error("a file that is not there is the same")
 	}
 }
+
+// The header says what qemu-img has put there.
+func TestHeaderOf(t *testing.T) {
+	dir := t.TempDir()
+	base, overlay := filepath.Join(dir, "base"), filepath.Join(dir, "overlay")
+	Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", base, "5M")
+	Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", overlay, "7M")
+	if h := HeaderOf(t, base); h.BackingFileOffset != 0 || h.Size != 5<<20 {
+		t.Errorf("an image that stands alone: %+v", h)
+	}
+	if h := HeaderOf(t, overlay); h.BackingFileOffset == 0 || h.Size != 7<<20 {
+		t.Errorf("an image with a backing file: %+v", h)
+	}
+}

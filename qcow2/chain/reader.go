@@ -28,10 +28,16 @@ type Reader struct {
 	packed []byte  // page-aligned
 	frames []byte  // what Frames has returned
 	zstd   *zstd.Decoder
+
+	// Of ReadAt: the clusters that it reads, and the one that it keeps; keptAt is -1 where there
+	// is none.
+	offsets []int64
+	kept    []byte
+	keptAt  int64
 }
 
 // NewReader returns a reader; those of one chain may be used side by side.
-func (c *Chain) NewReader() *Reader { return &Reader{chain: c, number: -1} }
+func (c *Chain) NewReader() *Reader { return &Reader{chain: c, number: -1, keptAt: -1} }
 
 // Size is that of the disk in bytes.
 func (r *Reader) Size() int64 { return r.chain.Size() }
@@ -184,8 +190,8 @@ func (r *Reader) readPacked(buf []byte, offsets []int64) (int, error) {
 // readFile reads a part of a file, less of it where the file ends, into memory of
 // the reader.
 func (r *Reader) readFile(l layer, offset, length int64) ([]byte, error) {
-	if int64(len(r.packed)) < length {
-		r.packed = directio.Buffer(int(max(length, maxPacked+pageSize)))
+	if have := int64(len(r.packed)); have < length {
+		r.packed = directio.Buffer(int(max(length, 2*have)))
 	}
 	n, err := l.r.ReadAt(r.packed[:length], offset)
 	if err == io.EOF {

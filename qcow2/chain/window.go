@@ -2,6 +2,7 @@ package chain
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -31,8 +32,8 @@ type Window struct {
 // cell is where a cluster's content stands.
 type cell struct {
 	entry uint64 // of the L2 table; 0 where the cluster reads as zeros
-	layer int32
-	found bool // some layer says something of it
+	layer int32  // that says it, if one does
+	found bool   // some layer says something of it
 }
 
 // Window looks up window i; nil if all of its clusters are Absent. Callers share
@@ -83,15 +84,15 @@ func (w *Window) fill(layer int, visible int64, table []byte) (open int) {
 		cell := &w.cells[k]
 		switch {
 		case cell.found:
-		case w.At(k) >= visible:
-			cell.found = true
+		case w.At(k) >= visible: // this layer ends there, and hides those below it
+			cell.layer, cell.found = int32(layer), true
 		case table != nil:
 			entry := binary.BigEndian.Uint64(table[k*8:])
 			switch {
 			case qcow2.HasData(entry):
 				cell.layer, cell.entry, cell.found = int32(layer), entry, true
 			case qcow2.IsZero(entry):
-				cell.found = true
+				cell.layer, cell.found = int32(layer), true
 			}
 		}
 		if !cell.found {
@@ -143,6 +144,11 @@ func (w *Window) Cell(k int) (layer int, entry uint64) {
 	return int(w.cells[k].layer), w.cells[k].entry
 }
 
+// InTop tells whether the top image itself says what cluster k is, data or zeros.
+func (w *Window) InTop(k int) bool {
+	return w.cells != nil && w.cells[k].found && w.cells[k].layer == 0
+}
+
 // Compressed tells whether cluster k is data and compressed.
 func (w *Window) Compressed(k int) bool {
 	_, entry := w.Cell(k)
@@ -163,4 +169,22 @@ func (w *Window) cell(offset int64) cell {
 		return cell{}
 	}
 	return w.cells[(offset-w.Offset)/w.chain.cluster]
+}
+
+// RunAt is what the chain says of the byte at an offset of the disk, and the end of the run
+// that it is in, in bytes: as far as one window tells.
+func (c *Chain) RunAt(off int64) (end int64, s State, err error) {
+	if off < 0 || off >= c.Size() {
+		return 0, Absent, fmt.Errorf("look at offset %d of a disk of %d bytes", off, c.Size())
+	}
+	i := off / c.WindowSize()
+	w, err := c.Window(i)
+	switch {
+	case err != nil:
+		return 0, Absent, err
+	case w == nil:
+		return min((i+1)*c.WindowSize(), c.Size()), Absent, nil
+	}
+	k, s := w.Run(int((off - w.Offset) / c.cluster))
+	return min(w.At(k), c.Size()), s, nil
 }

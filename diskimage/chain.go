@@ -60,7 +60,7 @@ type chainFiles struct {
 }
 
 func newChainFiles(ctx context.Context, o hashlist.ReadOptions) *chainFiles {
-	return &chainFiles{newFilePool(), hashlist.NewReaders(ctx, o)}
+	return &chainFiles{newFilePool(o.Cached), hashlist.NewReaders(ctx, o)}
 }
 
 func (c *chainFiles) close() {

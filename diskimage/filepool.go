@@ -30,7 +30,8 @@ func keepOpen() int {
 // longest. What is read is proven by hashes, so a file that was replaced meanwhile
 // is detected. It is safe for concurrent use.
 type filePool struct {
-	limit int // files that are kept open
+	limit  int  // files that are kept open
+	cached bool // they are read through the page cache
 
 	mu     sync.Mutex
 	files  map[string]*pooledFile
@@ -46,7 +47,9 @@ type pooledFile struct {
 	used   int64 // by the pool's clock
 }
 
-func newFilePool() *filePool { return &filePool{limit: keepOpen(), files: map[string]*pooledFile{}} }
+func newFilePool(cached bool) *filePool {
+	return &filePool{limit: keepOpen(), cached: cached, files: map[string]*pooledFile{}}
+}
 
 // with calls do with a reader of the file, which is do's until it returns.
 func (p *filePool) with(path string, do func(*directio.Reader) error) error {
@@ -73,6 +76,14 @@ func (f pooledPath) ReadAt(p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
+// Forget empties the page cache of a part of the file.
+func (f pooledPath) Forget(offset, length int64) {
+	_ = f.pool.with(f.path, func(r *directio.Reader) error { // advice; who reads next gets the error
+		r.Forget(offset, length)
+		return nil
+	})
+}
+
 func (p *filePool) take(path string) (*pooledFile, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -83,9 +94,9 @@ func (p *filePool) take(path string) (*pooledFile, error) {
 	if f == nil {
 		p.shrink(p.limit - 1)
 		var err error
-		if f, err = openPooled(path); errors.Is(err, unix.EMFILE) {
+		if f, err = p.open(path); errors.Is(err, unix.EMFILE) {
 			p.shrink(0)
-			f, err = openPooled(path)
+			f, err = p.open(path)
 		}
 		if err != nil {
 			return nil, err
@@ -97,10 +108,13 @@ func (p *filePool) take(path string) (*pooledFile, error) {
 	return f, nil
 }
 
-func openPooled(path string) (*pooledFile, error) {
+func (p *filePool) open(path string) (*pooledFile, error) {
 	file, err := localfile.OpenRegular(path)
 	if err != nil {
 		return nil, err
+	}
+	if p.cached {
+		return &pooledFile{file: file, reader: directio.NewCachedReader(file)}, nil
 	}
 	reader, err := directio.NewReader(file)
 	if err != nil {

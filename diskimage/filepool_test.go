@@ -19,7 +19,7 @@ func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pool := newFilePool()
+	pool := newFilePool(false)
 	wantContent := func(r *directio.Reader) {
 		p := directio.Buffer(4096)
 		if n, _ := r.ReadAt(p, 0); string(p[:n]) != "content" {

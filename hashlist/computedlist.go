@@ -29,7 +29,7 @@ func (r *Reader) computeList() (*provenList, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &provenList{layout: r.layout, shared: r.shared, digest: r.digest, misread: r.listMisread,
+	l := &provenList{layout: r.layout, shared: r.shared, digest: r.digest, misread: r.listMisread, forget: func(Range) {},
 		read: func(p []byte, offset int64) (int, error) {
 			n, err := room.ReadAt(p, offset)
 			if err == io.EOF {

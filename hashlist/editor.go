@@ -52,7 +52,7 @@ type Editor struct {
 func OpenEditor(ctx context.Context, list EditFile, of List) (*Editor, error) {
 	shared := NewReaders(ctx, ReadOptions{})
 	defer shared.Close()
-	l := &provenList{layout: of.layout(), shared: shared, digest: of.Digest, misread: func(Range) {},
+	l := &provenList{layout: of.layout(), shared: shared, digest: of.Digest, misread: func(Range) {}, forget: func(Range) {},
 		read: func(p []byte, off int64) (int, error) { return shared.readFile(File{ReaderAt: list}, p, off) }}
 	if err := l.openList(); err != nil {
 		return nil, err

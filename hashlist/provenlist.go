@@ -25,6 +25,8 @@ type provenList struct {
 	read   func(p []byte, offset int64) (int, error)
 	// misread is called with a piece that was read wrong once.
 	misread func(Range)
+	// forget makes the next read of a part ask the storage.
+	forget func(Range)
 }
 
 func (l *provenList) rangeLength(index int64) int64 {
@@ -46,6 +48,7 @@ func (l *provenList) readRange(index int64, buf []byte) error {
 			}
 			return nil
 		}
+		l.forget(Range{Offset: index * pieceOfList, Length: l.rangeLength(index)})
 	}
 	return ErrListUnusable
 }
@@ -103,6 +106,7 @@ func (l *provenList) openList() error {
 			}
 			return nil
 		}
+		l.forget(Range{Length: l.hashesSize()})
 	}
 	return ErrListUnusable
 }
@@ -125,6 +129,7 @@ func (l *provenList) readTree() bool {
 			}
 			return true
 		}
+		l.forget(place)
 	}
 	return false
 }

@@ -126,6 +126,7 @@ func (r *Reader) readRange(index int64, buf []byte) error {
 func (r *Reader) readFile(p []byte, off int64) (int, error) {
 	n, err := r.shared.readFile(r.image, p, off)
 	if localfile.Unreadable(err) {
+		r.image.forget(Range{Offset: off, Length: int64(len(p))})
 		n, err = r.shared.readFile(r.image, p, off)
 	}
 	if localfile.Unreadable(err) {
@@ -160,6 +161,7 @@ func (r *Reader) prove(data []byte, n int, off int64) error {
 // readAgain reads a range that differed from its hash once more, past the page
 // cache: what is there is what the storage returned, or what memory made of it.
 func (r *Reader) readAgain(p []byte, place Range, sum [hashSize]byte) error {
+	r.image.forget(place)
 	n, err := r.readFile(p, place.Offset)
 	switch {
 	case err != nil:
@@ -231,5 +233,5 @@ func (r *Reader) openList(unusable *provenList) (*provenList, error) {
 // storedList is the list that lies beside the image.
 func (r *Reader) storedList() *provenList {
 	return &provenList{layout: r.layout, shared: r.shared, digest: r.digest, misread: r.listMisread,
-		read: func(p []byte, offset int64) (int, error) { return r.shared.readFile(r.stored, p, offset) }}
+		read: func(p []byte, offset int64) (int, error) { return r.shared.readFile(r.stored, p, offset) }, forget: r.stored.forget}
 }

@@ -13,7 +13,15 @@ type File struct {
 	io.ReaderAt
 }
 
-// ReadOptions are callbacks while images are read. Calls come from several goroutines.
+// forget makes the next read of a part of a file ask the storage, where it is read through a
+// cache (directio.Reader).
+func (f File) forget(at Range) {
+	if cached, ok := f.ReaderAt.(interface{ Forget(offset, length int64) }); ok {
+		cached.Forget(at.Offset, at.Length)
+	}
+}
+
+// ReadOptions say how images are read. Callbacks are called from several goroutines.
 type ReadOptions struct {
 	// Warn, if set, is called with a message for what was read wrong once, and for hash
 	// lists that are damaged.
@@ -21,6 +29,9 @@ type ReadOptions struct {
 	// Progress, if set, is called after each piece of a file that was read: a reader of
 	// few bytes may have to read a whole image, because its list is damaged.
 	Progress func()
+	// Cached lets the kernel keep what was read of the files, which are opened for the readers:
+	// parts of them are read repeatedly.
+	Cached bool
 }
 
 // Readers are those of several images, as of a chain, that share memory: maxCached bytes

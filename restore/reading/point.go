@@ -30,6 +30,8 @@ type Options struct {
 	// Salvage reads what can be read of damaged images: what is unknown reads as zeros, and Lost
 	// tells where that is. It is still right that nothing is read that was not proven.
 	Salvage bool
+	// Cached is that of hashlist.ReadOptions: parts of the disks are read repeatedly.
+	Cached bool
 }
 
 // Point is a restore point that is being read. Its methods may be called side by side.
@@ -155,7 +157,7 @@ func (p *Point) OpenDisk(ctx context.Context, target string) (images *chain.Chai
 	for _, l := range links {
 		files = append(files, l.Link)
 	}
-	o := hashlist.ReadOptions{Warn: p.Warn}
+	o := hashlist.ReadOptions{Warn: p.Warn, Cached: p.Cached}
 	if p.Salvage {
 		return diskimage.OpenSalvaging(ctx, files, p.below[i], o, func(offset, length int64, why error) { p.lose(target, offset, length, why) })
 	}

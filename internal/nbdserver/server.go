@@ -1,0 +1,152 @@
+package nbdserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/panics"
+)
+
+// Disk is what an export serves. Its methods are called by several goroutines at once.
+type Disk interface {
+	// Size is that of the disk in bytes. It does not change.
+	Size() int64
+	// ReadAt fills p with the bytes at an offset; they end before the end of the disk. It is called
+	// with pieces of at most pieceLength bytes, and does not keep p.
+	ReadAt(p []byte, off int64) error
+	// Run is where the run ends that the byte at an offset is in, and whether all of it reads as
+	// zeros without being allocated. A run may end earlier than it could.
+	Run(off int64) (end int64, hole bool, err error)
+}
+
+// Export is a disk with the name that clients ask for.
+type Export struct {
+	Name        string // at most 4096 bytes of UTF-8
+	Description string // for people; may be empty
+	Disk        Disk
+}
+
+// Server serves exports. If there is just one, clients may leave out its name.
+type Server struct {
+	Exports []Export
+	Log     *slog.Logger // nil: nothing is logged
+}
+
+const (
+	// maxConnections bounds memory: nbdcopy opens 4, a guest one for each disk.
+	maxConnections = 32
+	// workers of a connection read at the same time: enough to keep a disk and two cores busy, of
+	// which one hashes.
+	workers = 4
+	// pieceLength is how much of a reply is read and sent at a time. It is what nbdcopy asks for,
+	// and as fast as 1 MiB.
+	pieceLength = 256 << 10
+	// handshakeTime is how long a client may take until it has chosen an export. After that it may
+	// be silent for as long as it likes.
+	handshakeTime = 30 * time.Second
+)
+
+// Serve accepts connections and serves them until ctx is cancelled, which ends all of them and is no
+// error. It closes the listener, and returns when nothing of it runs any more.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	log := s.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	defer stop()
+	defer listener.Close()
+	open := connections{all: map[net.Conn]bool{}}
+	var group panics.Group
+	var err error
+	for {
+		var conn net.Conn
+		if conn, err = listener.Accept(); err != nil {
+			break
+		}
+		if !open.add(conn) {
+			log.Warn(fmt.Sprintf("a client was refused: there are %d connections", maxConnections))
+			conn.Close()
+			continue
+		}
+		group.Go(func() error {
+			defer open.remove(conn)
+			if err := panics.Catch(func() error { return s.serve(conn) }); err != nil && ctx.Err() == nil {
+				log.Debug("connection ended: " + err.Error())
+			}
+			return nil
+		})
+	}
+	open.closeAll()
+	if waited := group.Wait(); ctx.Err() != nil {
+		return waited
+	}
+	return fmt.Errorf("accept connections on %s: %w", listener.Addr(), err)
+}
+
+// connections are those that are open.
+type connections struct {
+	mu  sync.Mutex
+	all map[net.Conn]bool
+}
+
+func (c *connections) add(conn net.Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.all) == maxConnections {
+		return false
+	}
+	c.all[conn] = true
+	return true
+}
+
+func (c *connections) remove(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.all, conn)
+	conn.Close()
+}
+
+func (c *connections) closeAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.all {
+		conn.Close()
+	}
+}
+
+// errEnded says that a client has ended the connection as it should.
+var errEnded = errors.New("the client has ended it")
+
+// serve serves one client.
+func (s *Server) serve(conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
+		return err
+	}
+	n := newNegotiation(s, conn)
+	if err := n.run(); err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	return n.session().run()
+}
+
+// export returns the one of a name.
+func (s *Server) export(name string) (Export, bool) {
+	for _, e := range s.Exports {
+		if e.Name == name {
+			return e, true
+		}
+	}
+	if name == "" && len(s.Exports) == 1 {
+		return s.Exports[0], true
+	}
+	return Export{}, false
+}

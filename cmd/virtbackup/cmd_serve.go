@@ -1,0 +1,46 @@
+package main
+
+import (
+	"io"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/serve"
+)
+
+func serveCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "serve",
+		Usage:     "let other programs read a point's disks over NBD, without restoring it",
+		ArgsUsage: "DOMAIN[@POINT]",
+		Description: "virtbackup serve vm1\n" +
+			"virtbackup serve vm1@check2 --disk vda --socket /run/vm1.sock\n" +
+			"virtbackup serve vm1 --listen 127.0.0.1:10809\n\n" +
+			"It goes on until Ctrl-C or SIGTERM; the exit code is then 128 and the number of the signal.\n" +
+			"Every byte is compared with its hash before it is sent: damage is an I/O error for who\n" +
+			"reads there, and an error in the log. prune leaves the domain's points alone meanwhile.\n" +
+			"A socket is for this user alone; every user of this host can read from an address.",
+		Flags: []cli.Flag{
+			&cli.StringSliceFlag{Name: "disk", Usage: "serve only disk `TARGET` (vda); may be repeated"},
+			&cli.StringFlag{Name: "socket", Usage: "listen on a socket that is made at `PATH` (default: one below /run/virtbackup)"},
+			&cli.StringFlag{Name: "listen", Usage: "listen on `ADDRESS:PORT` of this host alone, such as 127.0.0.1:10809"},
+		},
+		Action: serveAction,
+	}
+}
+
+func serveAction(c *cli.Context) error {
+	arg, err := oneDomain(c)
+	if err != nil {
+		return err
+	}
+	repo, domain, at, err := openWithPoint(c, arg)
+	if err != nil {
+		return err
+	}
+	r := serve.Request{Domain: domain, At: at, Disks: c.StringSlice("disk"), Socket: c.String("socket"), Listen: c.String("listen"), Log: logger(c, c.App.ErrWriter)}
+	return serve.Run(c.Context, repo, r, func(s serve.Served) error {
+		return printAnswer(c, s, func(w io.Writer) error { return view.Served(w, s, c.Bool("quiet")) })
+	})
+}

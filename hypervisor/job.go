@@ -187,6 +187,8 @@ type BlockJob struct {
 	// Mirror says that it does not end by itself: once it has caught up, it follows the guest's writes until it is pivoted or
 	// aborted.
 	Mirror bool
+	// Done of Total is how far it is, in a unit of QEMU's own: bytes of the disk, mostly.
+	Done, Total uint64
 }
 
 // blockJobs names virDomainBlockJobType for people. Backup jobs are not among them: BackupJob is about those.
@@ -204,6 +206,7 @@ func (d *Domain) BlockJob(target string) (job BlockJob, err error) {
 		info, err := dom.GetBlockJobInfo(target, 0)
 		if err == nil && info != nil {
 			job = blockJobs[info.Type]
+			job.Done, job.Total = info.Cur, info.End
 		}
 		return err
 	})

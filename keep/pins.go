@@ -40,6 +40,19 @@ type Pin struct {
 	Reason   string    `json:"reason"` // for people
 	Host     string    `json:"host"`   // where it was made
 	Time     time.Time `json:"time"`   // when, UTC
+	// Runs is the domain that runs from the point, nil where it is something else that reads it.
+	Runs *Runs `json:"runs,omitempty"`
+}
+
+// Runs is a domain whose images show what a point has through a server.
+type Runs struct {
+	Name   string `json:"name"`
+	UUID   string `json:"uuid"`
+	Dir    string `json:"dir"`    // absolute, of its images
+	Socket string `json:"socket"` // of the server
+	// Policies are what an I/O error did before, by the targets of the disks and the attributes of
+	// their drivers: the domain is to get them back.
+	Policies map[string]map[string]string `json:"policies"`
 }
 
 // Pins lists the pins in the directory of a domain. damaged are the names of files that cannot
@@ -114,11 +127,11 @@ func parsePin(data []byte, name string) (pin Pin, err error) {
 }
 
 // AddPin pins a point, durably: its directory is in that of the domain, whose lock the caller
-// holds.
-func AddPin(domainDir string, m manifest.Manifest, reason string) (Pin, error) {
+// holds. runs may be nil.
+func AddPin(domainDir string, m manifest.Manifest, reason string, runs *Runs) (Pin, error) {
 	host, _ := os.Hostname()
 	pin := Pin{Format: manifest.Format, ID: manifest.NewIdentity(), Point: m.ID, Identity: m.Identity,
-		Reason: reason, Host: host, Time: time.Now().UTC()}
+		Reason: reason, Host: host, Time: time.Now().UTC(), Runs: runs}
 	data, err := digest.EncodeJSON(pin)
 	if err != nil {
 		return Pin{}, err

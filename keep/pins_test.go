@@ -30,12 +30,12 @@ func wantPins(t *testing.T, dir string, want int) []Pin {
 func TestPins(t *testing.T) {
 	dir := domainDir(t)
 	wantPins(t, dir, 0)
-	first, err := AddPin(dir, testPoint, "one")
+	first, err := AddPin(dir, testPoint, "one", nil)
 	must(t, err)
 	if pins := wantPins(t, dir, 1); pins[0] != first || first.Point != "check1" || first.Identity != testPoint.Identity || first.Reason != "one" {
 		t.Errorf("got %+v, made %+v", pins, first)
 	}
-	second, err := AddPin(dir, testPoint, "two")
+	second, err := AddPin(dir, testPoint, "two", nil)
 	must(t, err, RemovePin(dir, first.ID), RemovePin(dir, first.ID))
 	if pins := wantPins(t, dir, 1); pins[0] != second {
 		t.Errorf("got %+v, want %+v", pins, second)
@@ -56,7 +56,7 @@ func TestPins(t *testing.T) {
 // What is no pin is named.
 func TestDamagedPins(t *testing.T) {
 	dir := domainDir(t)
-	pin, err := AddPin(dir, testPoint, "a guest")
+	pin, err := AddPin(dir, testPoint, "a guest", nil)
 	must(t, err)
 	in := func(name string) string { return filepath.Join(dir, PinsName, name) }
 	must(t, os.WriteFile(in("empty.json"), nil, 0o600), unix.Mkfifo(in("fifo.json"), 0o600), os.Symlink(pin.ID+pinSuffix, in("link.json")),
@@ -72,7 +72,7 @@ func TestDeathWhilePinning(t *testing.T) {
 	dir := domainDir(t)
 	for _, remove := range []func(){
 		func() {
-			pin, err := AddPin(dir, testPoint, "a guest")
+			pin, err := AddPin(dir, testPoint, "a guest", nil)
 			must(t, err, RemovePin(dir, pin.ID))
 		},
 		func() { RemoveNoPins(dir) },
@@ -91,7 +91,7 @@ func TestPinBesideUnpin(t *testing.T) {
 	dir := domainDir(t)
 	var unpinning sync.WaitGroup
 	for range 30 {
-		pin, err := AddPin(dir, testPoint, "a guest")
+		pin, err := AddPin(dir, testPoint, "a guest", nil)
 		must(t, err)
 		if pins, _, err := Pins(dir); err != nil || !slices.Contains(pins, pin) {
 			t.Errorf("not pinned: %+v, %v", pins, err)

@@ -19,12 +19,19 @@ func (r *Repository) Pins(domain string) (pins []keep.Pin, damaged []string, err
 
 // Pin keeps a listed point, and all that it needs, as they are, durably. The caller holds
 // the lock only while it pins; Unpin takes it back.
-func (l *Lock) Pin(id, reason string) (keep.Pin, error) {
+func (l *Lock) Pin(id, reason string) (keep.Pin, error) { return l.pin(id, reason, nil) }
+
+// PinFor is Pin for a domain that is going to run from the point.
+func (l *Lock) PinFor(id string, runs keep.Runs) (keep.Pin, error) {
+	return l.pin(id, fmt.Sprintf("domain %s runs from it, in %s", runs.Name, runs.Dir), &runs)
+}
+
+func (l *Lock) pin(id, reason string, runs *keep.Runs) (keep.Pin, error) {
 	m, err := l.lockedPoint(id)
 	if err != nil {
 		return keep.Pin{}, err
 	}
-	return keep.AddPin(l.dir(), m, reason)
+	return keep.AddPin(l.dir(), m, reason, runs)
 }
 
 // Unpin removes a pin of a domain, and the directory of pins with the last one; no error if

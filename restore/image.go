@@ -19,8 +19,38 @@ import (
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
-// restoreDisk flattens a chain into one image.
-func (r *restorer) restoreDisk(ctx context.Context, d *Disk) (err error) {
+// restoreDisk makes the image of a disk.
+func (r *restorer) restoreDisk(ctx context.Context, d *Disk) error {
+	if r.Overlay != nil {
+		return r.overlay(d)
+	}
+	return r.flattenDisk(ctx, d)
+}
+
+// overlay makes an image without data on its backing file.
+func (r *restorer) overlay(d *Disk) (err error) {
+	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
+	if err != nil {
+		return err
+	}
+	r.makes(file.Name())
+	defer func() { err = errors.Join(err, file.Close()) }()
+	if err := fault.Point("restore: make overlay"); err != nil {
+		return err
+	}
+	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: d.VirtualSize, BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw)})
+	if err != nil {
+		return err
+	}
+	stats, err := writer.Finish(file.Sync)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Truncate(stats.FileBytes), file.Sync())
+}
+
+// flattenDisk flattens a chain into one image.
+func (r *restorer) flattenDisk(ctx context.Context, d *Disk) (err error) {
 	images, closeImages, err := r.point.OpenDisk(ctx, d.Target)
 	if err != nil {
 		return err

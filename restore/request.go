@@ -75,6 +75,11 @@ type Request struct {
 	// Zstd is the level that qcow2 images are compressed with, 0 for none.
 	Zstd int
 
+	// Overlay, if set, is the backing file of a disk's image, which then has no data of its own:
+	// a raw image that shows the disk as it was, wherever it is. Nothing of the disks is read. The
+	// format is QCOW2.
+	Overlay func(target string) (backing string)
+
 	// Finish, if set, is called when all is in Dir, before the restore counts as done: if it
 	// fails, or the process is killed before it returns, what was made is removed, by the
 	// next restore at the latest. It makes nothing in Dir.

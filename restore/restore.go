@@ -162,10 +162,10 @@ func (r *restorer) restoreDisks(ctx context.Context) ([]Disk, error) {
 		}
 		return nil
 	})
-	if err := r.point.CheckRest(ctx, err); err != nil {
-		return nil, err
+	if r.Overlay == nil {
+		err = r.point.CheckRest(ctx, err)
 	}
-	return disks, nil
+	return disks, err
 }
 
 // nameAll gives complete files their names.

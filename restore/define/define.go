@@ -27,11 +27,12 @@ type definer struct {
 	host  Host
 	point manifest.Manifest
 
-	adapted adapt.Result
-	owner   *owner // of the files; nil if they keep the owner that they have
-	warned  []string
-	domain  *hypervisor.Domain // once it is defined
-	result  Result
+	adapted  adapt.Result
+	policies map[string]adapt.Policies // of the disks of the point's XML
+	owner    *owner                    // of the files; nil if they keep the owner that they have
+	warned   []string
+	domain   *hypervisor.Domain // once it is defined
+	result   Result
 
 	tpmDir string // swtpmDir; another one in tests
 	tpmPut bool   // the state of the TPM was put there
@@ -45,13 +46,45 @@ type definer struct {
 // Whatever the error, nothing is left of the restore, except if the domain does not start:
 // then it stays defined, a second restore is not needed, and the Result is returned with the error.
 func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (Result, error) {
-	d := &definer{Request: request, repo: repo, host: host, tpmDir: swtpmDir, now: time.Now}
-	if err := d.prepare(ctx); err != nil {
+	p, err := Prepare(ctx, repo, host, request)
+	if err != nil {
 		return Result{}, err
 	}
+	return p.Run(ctx)
+}
+
+// Prepared is a restore that could begin: what the host lacks was looked for, and what the domain
+// will be is known.
+type Prepared struct{ d *definer }
+
+// Prepare does what Run does before it changes anything.
+func Prepare(ctx context.Context, repo *repository.Repository, host Host, request Request) (*Prepared, error) {
+	d := &definer{Request: request, repo: repo, host: host, tpmDir: swtpmDir, now: time.Now}
+	if err := d.prepare(ctx); err != nil {
+		return nil, err
+	}
+	return &Prepared{d}, nil
+}
+
+// Point is the one that is restored.
+func (p *Prepared) Point() manifest.Manifest { return p.d.point }
+
+// Domain is the one that will be defined.
+func (p *Prepared) Domain() (name, uuid string) { return p.d.adapted.Name, p.d.adapted.UUID }
+
+// Dir is the directory of the images, without symbolic links.
+func (p *Prepared) Dir() string { return p.d.Dir }
+
+// Policies are what an I/O error did in the point's domain, by the targets of the disks.
+func (p *Prepared) Policies() map[string]adapt.Policies { return p.d.policies }
+
+// Run restores and defines what was prepared. It may be called once.
+func (p *Prepared) Run(ctx context.Context) (Result, error) { return p.d.run(ctx) }
+
+func (d *definer) run(ctx context.Context) (Result, error) {
 	d.At, d.DirMode, d.Defines = d.point.ID, dirMode, d.adapted.UUID
 	d.Finish, d.Undo = d.finish, d.undo
-	restored, err := restore.Run(ctx, repo, d.Request.Request)
+	restored, err := restore.Run(ctx, d.repo, d.Request.Request)
 	if err != nil {
 		return Result{}, err
 	}
@@ -105,6 +138,9 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if d.policies, err = adapt.PoliciesOf(string(doc)); err != nil {
+		return fmt.Errorf("the XML of %s@%s: %w", d.Domain, d.point.ID, err)
+	}
 	if d.adapted, err = adapt.Domain(string(doc), d.adaptation()); err != nil {
 		return fmt.Errorf("the XML of %s@%s: %w", d.Domain, d.point.ID, err)
 	}
@@ -136,7 +172,7 @@ func (d *definer) adaptation() adapt.Request {
 	request := adapt.Request{Name: d.Name, Dir: d.Dir, Files: map[string]string{}, Exists: exists}
 	for _, disk := range d.point.Disks {
 		path, format := d.ImageOf(disk)
-		request.Disks = append(request.Disks, adapt.Disk{Target: disk.Target, Image: path, Format: string(format)})
+		request.Disks = append(request.Disks, adapt.Disk{Target: disk.Target, Image: path, Format: string(format), Stop: d.Overlay != nil})
 	}
 	_, request.TPM = d.tpm()
 	for _, e := range d.point.Extras {

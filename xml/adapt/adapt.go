@@ -44,6 +44,8 @@ type Disk struct {
 	Target string // as in the XML: "vda"
 	Image  string // absolute path
 	Format string // "qcow2" or "raw"
+	// Stop makes the guest pause where the disk has an I/O error, rather than see it.
+	Stop bool
 }
 
 // File is a restored file.

@@ -26,7 +26,7 @@ func adaptSmall(t *testing.T, devices string, request Request) Result {
 
 // A disk without a source, which a point may have, gets one.
 func TestDiskWithoutSource(t *testing.T) {
-	got := adaptSmall(t, "", Request{Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}}).XML
+	got := adaptSmall(t, "", Request{Disks: []Disk{{Target: "vda", Image: "/restored/vda.qcow2", Format: "qcow2"}}}).XML
 	if want := `<disk type='file'><driver name='qemu' type='qcow2'/><source file='/restored/vda.qcow2'/><target dev='vda'/></disk>`; !strings.Contains(got, want) {
 		t.Errorf("got %s", got)
 	}
@@ -51,7 +51,7 @@ func TestNVRAM(t *testing.T) {
 
 // What a path means is kept in XML that needs escapes.
 func TestOddPaths(t *testing.T) {
-	got := adaptSmall(t, "", Request{Disks: []Disk{{"vda", `/a'b"<&>.qcow2`, "qcow2"}}}).XML
+	got := adaptSmall(t, "", Request{Disks: []Disk{{Target: "vda", Image: `/a'b"<&>.qcow2`, Format: "qcow2"}}}).XML
 	if want := `file='/a&apos;b"&lt;&amp;&gt;.qcow2'`; !strings.Contains(got, want) {
 		t.Errorf("got %s", got)
 	}
@@ -61,7 +61,7 @@ func TestOddPaths(t *testing.T) {
 func TestMovedFilesHaveNamesOfTheirOwn(t *testing.T) {
 	got := adaptSmall(t, `<serial type='file'><source path='/x/vda.qcow2'/></serial><serial type='file'><source path='/x/a.log'/></serial>`+
 		`<serial type='file'><source path='/y/a.log'/></serial><console type='file'><source path='/x/a.log'/></console>`,
-		Request{Name: "new", Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}}).XML
+		Request{Name: "new", Disks: []Disk{{Target: "vda", Image: "/restored/vda.qcow2", Format: "qcow2"}}}).XML
 	for want, times := range map[string]int{"/restored/vda-2.qcow2": 1, "/restored/a.log": 2, "/restored/a-2.log": 1} {
 		if strings.Count(got, "'"+want+"'") != times {
 			t.Errorf("%s is not there %d times: %s", want, times, got)
@@ -74,7 +74,7 @@ func TestMovedFilesHaveNamesOfTheirOwn(t *testing.T) {
 func TestFileInTheSameDirectory(t *testing.T) {
 	for name, want := range map[string]string{"": "/restored/a.log", "new": "/restored/a-2.log"} {
 		got := adaptSmall(t, `<serial type='file'><source path='/restored/a.log'/></serial>`,
-			Request{Name: name, Exists: func(string) bool { return false }, Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}})
+			Request{Name: name, Exists: func(string) bool { return false }, Disks: []Disk{{Target: "vda", Image: "/restored/vda.qcow2", Format: "qcow2"}}})
 		if said := strings.Contains(strings.Join(got.Notes, "\n"), "serial"); !strings.Contains(got.XML, "'"+want+"'") || said != (name != "") {
 			t.Errorf("name %q: notes %q, %s", name, got.Notes, got.XML)
 		}
@@ -172,7 +172,7 @@ func TestCopyWritesToNothingOfTheOriginal(t *testing.T) {
 	const os = `<os><loader readonly='no' type='pflash'>/orig/loader.fd</loader><varstore path='/orig/vars.json'/></os>`
 	for name, keeps := range map[string]bool{"": true, "new": false} {
 		doc := strings.Replace(fmt.Sprintf(small, others), "<devices>", os+"<devices>", 1)
-		got, err := Domain(doc, Request{Name: name, Dir: "/restored", Random: newRandom(), Disks: []Disk{{"vda", "/restored/vda.qcow2", "qcow2"}}})
+		got, err := Domain(doc, Request{Name: name, Dir: "/restored", Random: newRandom(), Disks: []Disk{{Target: "vda", Image: "/restored/vda.qcow2", Format: "qcow2"}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,5 +193,28 @@ func TestCopyWritesToNothingOfTheOriginal(t *testing.T) {
 				t.Errorf("copy %q: %s is gone", name, path)
 			}
 		}
+	}
+}
+
+// The policies of the disks that are named change, and nothing else does, there and back.
+func TestPolicies(t *testing.T) {
+	const doc = `<domain type='qemu'><name>a</name><devices>
+ <disk type='file'><driver name='qemu' type='qcow2' error_policy='report'/><target dev='vda'/></disk>
+ <disk type='file'><driver name='qemu'  type='raw' cache='none'/><target dev='vdb'/></disk>
+ <disk type='file' device='cdrom'><target dev='sda'/></disk></devices></domain>`
+	was, err := PoliciesOf(doc)
+	if err != nil || len(was) != 3 || was["vda"]["error_policy"] != "report" || was["vda"]["rerror_policy"] != "" {
+		t.Fatalf("%v, %v", was, err)
+	}
+	stop := Policies{"error_policy": "stop", "rerror_policy": "stop"}
+	changed, err := WithPolicies(doc, map[string]Policies{"vda": stop, "vdb": stop, "sda": stop, "vdz": stop})
+	if err != nil || strings.Count(changed, `error_policy='stop'`) != 4 || strings.Contains(changed, "report") {
+		t.Errorf("%s, %v", changed, err)
+	}
+	if back, err := WithPolicies(changed, was); err != nil || back != doc {
+		t.Errorf("back: %s, %v", back, err)
+	}
+	if _, err := PoliciesOf("<domain"); err == nil {
+		t.Error("no error for what is no XML")
 	}
 }

@@ -57,6 +57,11 @@ func (a *adapter) rewrite(disk *edit.Element, d Disk) {
 	}
 	disk.SetAttr("type", "file")
 	a.driver(disk, d.Format)
+	if d.Stop {
+		for _, policy := range policies {
+			disk.Child("driver").SetAttr(policy, "stop")
+		}
+	}
 	if source == nil {
 		source = a.insert(disk.Child("target"), "<source/>")
 	}

@@ -34,7 +34,7 @@ func requestFor(t *testing.T, name, doc string) Request {
 	r := Request{Dir: "/restored", Random: newRandom(), Exists: func(path string) bool { return !strings.HasPrefix(path, "/srv") }}
 	for _, d := range domain.Disks {
 		if d.Unfit() == "" && leftOut[name] != d.Target {
-			r.Disks = append(r.Disks, Disk{d.Target, fmt.Sprintf("/restored/%s.%s", d.Target, d.Format), d.Format})
+			r.Disks = append(r.Disks, Disk{Target: d.Target, Image: fmt.Sprintf("/restored/%s.%s", d.Target, d.Format), Format: d.Format})
 		}
 	}
 	switch name {

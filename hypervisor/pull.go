@@ -1,0 +1,23 @@
+package hypervisor
+
+import (
+	"libvirt.org/go/libvirt"
+)
+
+// BlockPull begins to copy what a disk's image has in its backing files into the image itself, which does not need them
+// any more afterwards (virDomainBlockPull). BlockJob shows it.
+func (d *Domain) BlockPull(target string) error {
+	err := d.once(func(dom *libvirt.Domain) error { return dom.BlockPull(target, 0, 0) })
+	return about(d.orNotRunning(err), "pull the backing files of disk %s of domain %s", target, d.name)
+}
+
+// PowerOff ends the guest as if its power was cut (virDomainDestroy, with SIGTERM for QEMU first). No error if it is shut off.
+func (d *Domain) PowerOff() error {
+	err := d.with(func(dom *libvirt.Domain) error { return dom.Destroy() })
+	if err != nil {
+		if active, activeErr := d.Active(); activeErr == nil && !active {
+			return nil
+		}
+	}
+	return about(err, "power off domain %s", d.name)
+}

@@ -1,0 +1,156 @@
+package instant
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/keep"
+)
+
+const (
+	// startTime is how long a server may take until it listens: it opens the images of the chains.
+	startTime = time.Minute
+	// endTime is how long one may take to end.
+	endTime = 10 * time.Second
+	// logSuffix ends the name of a server's log, beside its socket.
+	logSuffix = ".log"
+)
+
+// server is the process that shows the point to QEMU. It is one of its own, which goes on when
+// this one is killed, and ends by itself when the pin is gone.
+type server struct {
+	program []string // with its arguments, without those of the server
+	domain  string
+	pin     keep.Pin
+
+	ended <-chan error // of a server that this process has started; nil if there is none
+	pid   int
+	said  int64 // how much of its log was read
+}
+
+// ensure starts the server unless one listens. started tells whether it did.
+func (s *server) ensure(ctx context.Context) (started bool, err error) {
+	if s.listens() {
+		return false, nil
+	}
+	if err := fault.Point("instant: start server"); err != nil {
+		return false, err
+	}
+	s.reap()
+	if err := s.start(); err != nil {
+		return false, fmt.Errorf("start a server for %s@%s: %w", s.domain, s.pin.Point, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTime)
+	defer cancel()
+	for !s.listens() {
+		select {
+		case err := <-s.ended:
+			s.ended = nil
+			return false, fmt.Errorf("the server for %s@%s has ended (%w): %s", s.domain, s.pin.Point, err, strings.Join(s.failures(), "; "))
+		case <-ctx.Done():
+			return false, fmt.Errorf("await the server for %s@%s: %w", s.domain, s.pin.Point, context.Cause(ctx))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return true, nil
+}
+
+// listens tells whether a server answers on the socket.
+func (s *server) listens() bool {
+	conn, err := net.Dial("unix", s.pin.Runs.Socket)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	hello := make([]byte, 8) // NBDMAGIC: one that hangs does not count
+	_ = conn.SetDeadline(time.Now().Add(startTime))
+	_, err = io.ReadFull(conn, hello)
+	return err == nil
+}
+
+// start starts a process with a session of its own: Ctrl-C and the end of a terminal are not for it.
+func (s *server) start() error {
+	log, err := os.OpenFile(s.pin.Runs.Socket+logSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	s.said = 0
+	args := append(s.program[1:len(s.program):len(s.program)], "serve", s.domain+"@"+s.pin.Point, "--socket", s.pin.Runs.Socket, "--pin", s.pin.ID)
+	cmd := exec.Command(s.program[0], args...) // ends with the pin
+	cmd.Stderr = log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.pid = cmd.Process.Pid
+	s.ended = panics.Go(cmd.Wait)
+	return nil
+}
+
+// reap waits for a server of this process that has ended.
+func (s *server) reap() {
+	if s.ended == nil {
+		return
+	}
+	select {
+	case <-s.ended:
+		s.ended = nil
+	default:
+	}
+}
+
+// failures are what the server's log has got since the last call: what could not be read.
+func (s *server) failures() (lines []string) {
+	f, err := os.Open(s.pin.Runs.Socket + logSuffix)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if _, err := f.Seek(s.said, io.SeekStart); err != nil {
+		return nil
+	}
+	r := bufio.NewReader(f)
+	for {
+		line, err := r.ReadString('\n')
+		if err != nil { // not complete yet
+			return lines
+		}
+		s.said += int64(len(line))
+		lines = append(lines, strings.TrimSpace(line))
+	}
+}
+
+// end waits until the server has ended, which it does once the pin is gone, and removes what it has
+// left.
+func (s *server) end() error {
+	deadline := time.Now().Add(endTime)
+	for s.listens() && time.Now().Before(deadline) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if s.listens() {
+		return fmt.Errorf("the server on %s does not end", s.pin.Runs.Socket)
+	}
+	if s.ended != nil {
+		<-s.ended
+	}
+	var errs []error
+	for _, path := range []string{s.pin.Runs.Socket, s.pin.Runs.Socket + logSuffix} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

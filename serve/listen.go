@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -33,13 +34,13 @@ func (r Request) listen(point string) (*listener, error) {
 		return listenTCP(r.Listen)
 	}
 	if r.Socket != "" {
-		return listenUnix(r.Socket)
+		return listenUnix(r.Socket, r.ForQEMU)
 	}
 	path, clean, err := defaultSocket(r.Domain, point)
 	if err != nil {
 		return nil, err
 	}
-	l, err := listenUnix(path)
+	l, err := listenUnix(path, r.ForQEMU)
 	if err != nil {
 		return nil, errors.Join(err, clean())
 	}
@@ -81,8 +82,8 @@ func listenTCP(address string) (*listener, error) {
 }
 
 // listenUnix listens on a socket that only this user can connect to. One that a killed process has
-// left is replaced. made are directories that are made for it.
-func listenUnix(path string) (l *listener, err error) {
+// left is replaced. The owner of its directory can connect to it too if it is forOwner.
+func listenUnix(path string, forOwner bool) (l *listener, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -112,7 +113,38 @@ func listenUnix(path string) (l *listener, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("--socket: %w", err)
 	}
+	if forOwner {
+		if err := giveToOwner(dir, path); err != nil {
+			return nil, errors.Join(err, socket.remove())
+		}
+	}
 	return socket, nil
+}
+
+// giveToOwner gives a socket to the owner of its directory, who may be anyone: what is there now may
+// not be what was made, and only a socket is given away.
+func giveToOwner(dir *os.File, path string) error {
+	info, err := dir.Stat()
+	if err != nil {
+		return err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	if int(owner.Uid) == os.Geteuid() {
+		return nil
+	}
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return errors.Join(err, fmt.Errorf("%s is no socket any more", path))
+	}
+	if err := unix.Fchownat(fd, "", int(owner.Uid), int(owner.Gid), unix.AT_EMPTY_PATH); err != nil {
+		return &os.PathError{Op: "chown", Path: path, Err: err}
+	}
+	return nil
 }
 
 // bind makes a socket of this user alone.

@@ -21,6 +21,11 @@ type Request struct {
 	// Socket is the path of a socket that is made for this user; Listen is an address of this host
 	// alone, with a port. Both empty: a socket of a default name.
 	Socket, Listen string
+	// ForQEMU gives the socket to the owner of its directory: QEMU's user, in guest.DefaultRunDir.
+	ForQEMU bool
+	// Pin is the id of a pin of the point, if there is one: it keeps the point as it is, not the
+	// lock for readers, and Run returns when it is gone. Prune goes on with the other points.
+	Pin string
 	// Log gets warnings, and errors for what is damaged. nil means none.
 	Log *slog.Logger
 }
@@ -51,6 +56,9 @@ func Run(ctx context.Context, repo *repository.Repository, r Request, ready func
 	}
 	if r.Socket != "" && r.Listen != "" {
 		return fail.Errorf(fail.Usage, "leave out one of them", "--socket and --listen exclude each other")
+	}
+	if r.Pin != "" {
+		return whilePinned(ctx, repo, r.Domain, r.Pin, func(ctx context.Context) error { return r.serve(ctx, repo, ready) })
 	}
 	return repo.Read(ctx, r.Domain, func() error { return r.serve(ctx, repo, ready) })
 }

@@ -25,6 +25,8 @@ func serveCommand() *cli.Command {
 			&cli.StringSliceFlag{Name: "disk", Usage: "serve only disk `TARGET` (vda); may be repeated"},
 			&cli.StringFlag{Name: "socket", Usage: "listen on a socket that is made at `PATH` (default: one below /run/virtbackup)"},
 			&cli.StringFlag{Name: "listen", Usage: "listen on `ADDRESS:PORT` of this host alone, such as 127.0.0.1:10809"},
+			// Of restore --instant, which starts this command.
+			&cli.StringFlag{Name: "pin", Hidden: true},
 		},
 		Action: serveAction,
 	}
@@ -39,7 +41,8 @@ func serveAction(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	r := serve.Request{Domain: domain, At: at, Disks: c.StringSlice("disk"), Socket: c.String("socket"), Listen: c.String("listen"), Log: logger(c, c.App.ErrWriter)}
+	r := serve.Request{Domain: domain, At: at, Disks: c.StringSlice("disk"), Socket: c.String("socket"), Listen: c.String("listen"),
+		Pin: c.String("pin"), ForQEMU: c.IsSet("pin"), Log: logger(c, c.App.ErrWriter)}
 	return serve.Run(c.Context, repo, r, func(s serve.Served) error {
 		return printAnswer(c, s, func(w io.Writer) error { return view.Served(w, s, c.Bool("quiet")) })
 	})

@@ -5,10 +5,21 @@ import (
 )
 
 // BlockPull begins to copy what a disk's image has in its backing files into the image itself, which does not need them
-// any more afterwards (virDomainBlockPull). BlockJob shows it.
-func (d *Domain) BlockPull(target string) error {
-	err := d.once(func(dom *libvirt.Domain) error { return dom.BlockPull(target, 0, 0) })
+// any more afterwards (virDomainBlockPull), at most bandwidth bytes a second; 0 is no bound. BlockJob shows it.
+func (d *Domain) BlockPull(target string, bandwidth uint64) error {
+	err := d.once(func(dom *libvirt.Domain) error {
+		return dom.BlockPull(target, bandwidth, libvirt.DOMAIN_BLOCK_PULL_BANDWIDTH_BYTES)
+	})
 	return about(d.orNotRunning(err), "pull the backing files of disk %s of domain %s", target, d.name)
+}
+
+// PullSpeed changes how many bytes a second a pull that is under way copies at most; 0 is no bound
+// (virDomainBlockJobSetSpeed).
+func (d *Domain) PullSpeed(target string, bandwidth uint64) error {
+	err := d.once(func(dom *libvirt.Domain) error {
+		return dom.BlockJobSetSpeed(target, bandwidth, libvirt.DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
+	})
+	return about(d.orNotRunning(err), "change the speed of the job on disk %s of domain %s", target, d.name)
 }
 
 // PowerOff ends the guest as if its power was cut (virDomainDestroy, with SIGTERM for QEMU first). No error if it is shut off.

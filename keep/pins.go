@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/digest"
+	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -46,10 +47,14 @@ type Pin struct {
 
 // Runs is a domain whose images show what a point has through a server.
 type Runs struct {
-	Name   string `json:"name"`
-	UUID   string `json:"uuid"`
-	Dir    string `json:"dir"`    // absolute, of its images
-	Socket string `json:"socket"` // of the server
+	Name string `json:"name"`
+	UUID string `json:"uuid"`
+	Dir  string `json:"dir"` // absolute, of its images
+	// Files are the names in Dir of what is made there, and Made the directories that are made,
+	// the outermost first.
+	Files  []string `json:"files"`
+	Made   []string `json:"made"`
+	Socket string   `json:"socket"` // of the server
 	// Policies are what an I/O error did before, by the targets of the disks and the attributes of
 	// their drivers: the domain is to get them back.
 	Policies map[string]map[string]string `json:"policies"`
@@ -178,6 +183,26 @@ func RemovePin(domainDir, pin string) error {
 		return fmt.Errorf("remove pin %s of domain %s: %w", pin, filepath.Base(domainDir), err)
 	}
 	return localfile.RemoveDirs([]string{dir})
+}
+
+// HoldPin locks the file of a pin for the process that is at work with it. The error is
+// filelock.ErrHeld where another one is.
+func HoldPin(domainDir, pin string) (*os.File, error) {
+	if err := manifest.ValidName(pin); err != nil {
+		return nil, err
+	}
+	dir, err := pinsDir(domainDir)
+	if err != nil {
+		return nil, err
+	}
+	f, err := localfile.OpenRegular(filepath.Join(dir, pin+pinSuffix))
+	if err != nil {
+		return nil, err
+	}
+	if err := filelock.Try(f, filelock.Exclusive); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // RemoveNoPins removes the directory of the pins, unless there are any. Errors are ignored.

@@ -34,7 +34,7 @@ const (
 type Options struct {
 	VirtualSize   int64  // bytes, any multiple of 512
 	ClusterSize   int    // bytes, a power of two from 4 KiB to 2 MiB; 0 means 64 KiB
-	BackingFile   string // as stored in the header, relative to the image's directory; "" means none
+	BackingFile   string // as stored in the header, relative to the image's directory, or a URI that begins with NBDSocket; "" means none
 	BackingFormat string // "qcow2" or "raw"; needed with BackingFile
 
 	// NewCompressor makes what compresses clusters, several to be used side by
@@ -65,6 +65,10 @@ func (o Options) Validate() error {
 	return o.validateBacking()
 }
 
+// NBDSocket begins the one kind of backing file that is no file: an export of an NBD server on a
+// socket of this host (the NBD URI specification).
+const NBDSocket = "nbd+unix:///"
+
 func (o Options) validateBacking() error {
 	if o.BackingFile == "" {
 		if o.BackingFormat != "" {
@@ -75,10 +79,17 @@ func (o Options) validateBacking() error {
 	if err := checkBackingName(o.BackingFile); err != nil {
 		return err
 	}
+	if strings.HasPrefix(o.BackingFile, NBDSocket) {
+		return o.validateBackingFormat()
+	}
 	// QEMU would connect or parse instead of opening a file.
 	if before, _, _ := strings.Cut(o.BackingFile, "/"); strings.Contains(before, ":") {
 		return fmt.Errorf("qcow2 backing file %q: QEMU reads what stands before the colon as a protocol", o.BackingFile)
 	}
+	return o.validateBackingFormat()
+}
+
+func (o Options) validateBackingFormat() error {
 	if o.BackingFormat != "qcow2" && o.BackingFormat != "raw" {
 		return fmt.Errorf("qcow2 backing format %q: neither qcow2 nor raw", o.BackingFormat)
 	}

@@ -1,9 +1,12 @@
 package repository
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -32,6 +35,22 @@ func (l *Lock) pin(id, reason string, runs *keep.Runs) (keep.Pin, error) {
 		return keep.Pin{}, err
 	}
 	return keep.AddPin(l.dir(), m, reason, runs)
+}
+
+// HoldPin keeps a pin for the process that is at work with it, until release is called. The error is
+// of fail.Locked where another one is.
+func (r *Repository) HoldPin(domain, pin string) (release func() error, err error) {
+	if err := manifest.ValidDomain(domain); err != nil {
+		return nil, err
+	}
+	f, err := keep.HoldPin(r.domainDir(domain), pin)
+	if errors.Is(err, filelock.ErrHeld) {
+		return nil, fail.Errorf(fail.Locked, "wait until it has ended", "another process is at work with what runs from domain %s (pin %s)", domain, pin)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pin %s of domain %s: %w", pin, domain, err)
+	}
+	return func() error { return filelock.Close(f) }, nil
 }
 
 // Unpin removes a pin of a domain, and the directory of pins with the last one; no error if

@@ -112,6 +112,32 @@ func Marked(dir string) string {
 	return readMarker(f).Defines
 }
 
+// RemoveLeft removes what a killed restore to a directory has left there, after undo has undone what it
+// has done elsewhere (see [Request].Undo). What was changed since is an error, and all stays. A
+// directory without a marker has nothing left.
+//
+// Errors: fail.Locked if a restore is at work there.
+func RemoveLeft(dir string, undo func() error) error {
+	path := filepath.Join(dir, markerName)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	c, err := takeClaim(path)
+	if err != nil {
+		return err
+	}
+	if name := c.changed(); name != "" {
+		return errors.Join(fmt.Errorf("%s in %s was changed since a restore was killed there", name, dir), c.abandon())
+	}
+	if err := undo(); err != nil {
+		return errors.Join(err, c.abandon())
+	}
+	if err := c.clear(); err != nil {
+		return errors.Join(err, c.abandon())
+	}
+	return c.release()
+}
+
 // dir is where the names of the claim are.
 func (c *claim) dir() string { return filepath.Dir(c.path) }
 

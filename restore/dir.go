@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/virtbackup/virtbackup/description"
@@ -117,7 +116,7 @@ func (r *restorer) names() (names []string) {
 		image := filepath.Base(r.imagePath(d))
 		names = append(names, image, image+partialSuffix)
 	}
-	names = append(names, r.xmlName(), r.xmlName()+partialSuffix)
+	names = append(names, r.XMLName(), r.XMLName()+partialSuffix)
 	return append(names, r.extraNames()...)
 }
 
@@ -129,9 +128,6 @@ func (r *restorer) imagePath(d manifest.Disk) string {
 	path, _ := r.ImageOf(d)
 	return path
 }
-
-// xmlName is the name of the file with the domain's XML.
-func (r *restorer) xmlName() string { return strings.ReplaceAll(r.Domain, "/", "_") + ".xml" }
 
 // makeDirs makes the directory and those above it that are missing. The name of each is
 // durable only after an fsync of the directory above (fsync(2)).
@@ -204,7 +200,7 @@ func (r *restorer) restoreXML() (path string, err error) {
 	if r.xml == nil {
 		return "", nil
 	}
-	path = filepath.Join(r.Dir, r.xmlName())
+	path = filepath.Join(r.Dir, r.XMLName())
 	f, err := os.OpenFile(path+partialSuffix, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return "", err

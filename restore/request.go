@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/limit"
@@ -137,6 +138,9 @@ func (r Request) ImageOf(d manifest.Disk) (path string, format Format) {
 	format = cmp.Or(r.Format, QCOW2).of(d)
 	return filepath.Join(r.Dir, d.Target+"."+string(format)), format
 }
+
+// XMLName is the name of the file with the domain's XML.
+func (r Request) XMLName() string { return strings.ReplaceAll(r.Domain, "/", "_") + ".xml" }
 
 func (r Request) withDefaults() Request {
 	if r.At == "" {

@@ -52,6 +52,9 @@ func (d *disk) Run(off int64) (end int64, hole bool, err error) {
 // maxFailures bounds the log: a client may read what is damaged again and again.
 const maxFailures = 1000
 
+// FailurePrefix begins the message of each error that is logged for what could not be read.
+const FailurePrefix = "disk "
+
 // failures logs each error once.
 type failures struct {
 	log     *slog.Logger
@@ -65,7 +68,7 @@ type failures struct {
 func (f *failures) of(target string) func(error) error {
 	return func(err error) error {
 		if text := err.Error(); f.isNew(target + text) {
-			f.log.Error(fmt.Sprintf("disk %s: %v", target, f.explain(err)))
+			f.log.Error(fmt.Sprintf(FailurePrefix+"%s: %v", target, f.explain(err)))
 		}
 		return err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -8,10 +9,12 @@ import (
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
 	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore/instant"
 )
 
 func recoverCommand() *cli.Command {
@@ -65,10 +68,10 @@ func recoverDomains(c *cli.Context) (err error) {
 			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points are kept (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
 		}
 	}
-	return recoverEach(c, host, repo, domains)
+	return recoverEach(c, conn, host, repo, domains)
 }
 
-func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, domains []string) error {
+func recoverEach(c *cli.Context, conn *hypervisor.Conn, host guest.Host, repo *repository.Repository, domains []string) error {
 	return several[recovery.Report]{
 		what: "cleaned up",
 		do: func(domain string) (recovery.Report, bool, error) {
@@ -77,6 +80,9 @@ func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, d
 				Log:        reportLogger(c, c.App.ErrWriter).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})
+			fixed, left, instantErr := recoverInstant(c, conn, repo, domain)
+			found.Fixed, found.Left = append(found.Fixed, fixed...), append(found.Left, left...)
+			err = errors.Join(err, instantErr)
 			if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up
 				_ = view.Recovered(c.App.ErrWriter, found)
 			}
@@ -84,4 +90,16 @@ func recoverEach(c *cli.Context, host guest.Host, repo *repository.Repository, d
 		},
 		print: view.Recovered,
 	}.run(c, domains)
+}
+
+// recoverInstant cleans up after instant restores of points of a domain, which libvirt need not know
+// for that: the points may run under another name.
+func recoverInstant(c *cli.Context, conn *hypervisor.Conn, repo *repository.Repository, domain string) (fixed, left []string, err error) {
+	program, err := thisProgram(repo.Dir())
+	if err != nil {
+		return nil, nil, err
+	}
+	request := instant.Request{SocketDir: c.String("socket-dir"), Program: program}
+	request.Domain, request.Log = domain, logger(c, c.App.ErrWriter)
+	return instant.Recover(repo, conn, request, c.Bool("dry-run"))
 }

@@ -32,11 +32,12 @@ func restoreCommand() *cli.Command {
 			"virtbackup restore vm1 --disk vda --output - | ssh host 'cat >/dev/vg0/vm1'\n" +
 			"virtbackup restore vm1 --to /var/lib/libvirt/images/vm1 --define --start\n" +
 			"virtbackup restore vm1@check2 --to /srv/vm1-test --define --name vm1-test\n" +
-			"virtbackup restore vm1@check2 --in-place\n\n" +
+			"virtbackup restore vm1@check2 --in-place\n" +
+			"virtbackup restore vm1 --instant --to /var/lib/libvirt/images/vm1\n\n" +
 			"Nothing is overwritten but a block device that --output names, and with --in-place the\n" +
 			"domain's own disks, once that is confirmed. Otherwise the domain itself is not touched:\n" +
 			"--define without --name defines it again where it is no longer defined.",
-		Flags:  slices.Concat(restoreFlags(), defineFlags(), inPlaceFlags()),
+		Flags:  slices.Concat(restoreFlags(), instantFlags(), defineFlags(), inPlaceFlags()),
 		Action: restoreAction,
 	}
 }
@@ -112,6 +113,9 @@ func withSalvage(c *cli.Context, chosen chosenPoint, err error) error {
 // wayToRestore returns the one way that the options ask for. --define is a restore --to a
 // directory, and more.
 func wayToRestore(c *cli.Context) (func(*cli.Context, chosenPoint) error, error) {
+	if isInstant(c) {
+		return wayOfInstant(c)
+	}
 	asked := slices.DeleteFunc(slices.Clone(restoreWays), func(w restoreWay) bool {
 		return !c.IsSet(w.option) || c.Value(w.option) == false // --in-place=false asks for nothing
 	})

@@ -14,7 +14,7 @@ import (
 func defineFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlagOf(ofDefine, "define", "with --to: define the domain again, on the new images"),
-		&cli.StringFlag{Name: "name", Category: ofDefine, Usage: "define another domain `NAME`, with a UUID and MAC addresses of its own"},
+		&cli.StringFlag{Name: "name", Category: ofDefine, Usage: "with --define or --instant: define another domain `NAME`, with a UUID and MAC addresses of its own"},
 		boolFlagOf(ofDefine, "start", "start the domain that was defined"),
 	}
 }

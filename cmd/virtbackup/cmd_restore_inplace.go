@@ -31,7 +31,7 @@ import (
 func inPlaceFlags() []cli.Flag {
 	return []cli.Flag{
 		boolFlagOf(ofInPlace, "in-place", "put the domain's own disks back, where they are: only what differs is written. The domain must be shut off. A point of its present state is made first"),
-		&cli.BoolFlag{Name: "yes", Aliases: []string{"yield"}, Category: ofInPlace, Usage: "do not ask before the disks are overwritten", DisableDefaultText: true},
+		&cli.BoolFlag{Name: "yes", Aliases: []string{"yield"}, Category: ofInPlace, Usage: "do not ask before the disks are overwritten, or the domain is taken away (--abandon)", DisableDefaultText: true},
 		boolFlagOf(ofInPlace, "no-save", "make no point of the present state: it is lost"),
 		boolFlagOf(ofInPlace, "force", "shut the domain down if it runs, and discard a managed save"),
 		&cli.DurationFlag{Name: "stop-time", Category: ofInPlace, Value: inplace.DefaultStopTime, Usage: "give the guest `TIME` to shut down"},
@@ -114,16 +114,16 @@ func confirmation(c *cli.Context) (func(inplace.Overwrite) (bool, error), error)
 		if err := view.Overwrite(c.App.ErrWriter, o); err != nil { // --quiet, too: it is asked about
 			return false, err
 		}
-		return askYes(c.Context, c.App.ErrWriter, c.App.Reader)
+		return askYes(c.Context, c.App.ErrWriter, c.App.Reader, "Overwrite?")
 	}, nil
 }
 
 // askYes asks until the answer is yes or no. The end of the input is a no, and so is the end
 // of ctx, which a read of a terminal does not notice.
-func askYes(ctx context.Context, out io.Writer, in io.Reader) (bool, error) {
+func askYes(ctx context.Context, out io.Writer, in io.Reader, question string) (bool, error) {
 	lines := bufio.NewReader(in)
 	for {
-		if _, err := fmt.Fprint(out, "Overwrite? [yes/no] "); err != nil {
+		if _, err := fmt.Fprintf(out, "%s [yes/no] ", question); err != nil {
 			return false, err
 		}
 		line, err := readLine(ctx, lines)

@@ -12,7 +12,7 @@ import (
 func TestAskYes(t *testing.T) {
 	for input, want := range map[string]bool{"yes\n": true, "Y\n": true, "no\n": false, "\n": false, "": false, "yes": true, "perhaps\nyes\n": true, "perhaps": false} {
 		var out bytes.Buffer
-		got, err := askYes(context.Background(), &out, strings.NewReader(input))
+		got, err := askYes(context.Background(), &out, strings.NewReader(input), "Overwrite?")
 		if err != nil || got != want {
 			t.Errorf("%q: %v, %v", input, got, err)
 		}
@@ -20,7 +20,7 @@ func TestAskYes(t *testing.T) {
 			t.Errorf("%q: asked %d times", input, n)
 		}
 	}
-	if _, err := askYes(context.Background(), io.Discard, failingReader{}); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if _, err := askYes(context.Background(), io.Discard, failingReader{}, "Overwrite?"); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Error(err)
 	}
 }
@@ -36,7 +36,7 @@ func TestAskYesCancelled(t *testing.T) {
 	cancel(stop)
 	in, out := io.Pipe()
 	defer out.Close()
-	if _, err := askYes(ctx, io.Discard, in); !errors.Is(err, stop) {
+	if _, err := askYes(ctx, io.Discard, in, "Overwrite?"); !errors.Is(err, stop) {
 		t.Error(err)
 	}
 }

@@ -37,6 +37,7 @@ const (
 	ofRestore = "What to restore"
 	ofInPlace = "In place"
 	ofDefine  = "The domain"
+	ofInstant = "At once"
 	ofGuest   = "Guest"
 	ofImages  = "Images"
 	ofLimits  = "Limits"

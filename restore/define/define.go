@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -74,6 +75,19 @@ func (p *Prepared) Domain() (name, uuid string) { return p.d.adapted.Name, p.d.a
 
 // Dir is the directory of the images, without symbolic links.
 func (p *Prepared) Dir() string { return p.d.Dir }
+
+// Files are the names of what is made in the directory.
+func (p *Prepared) Files() []string {
+	names := []string{p.d.XMLName()}
+	for _, disk := range p.d.point.Disks {
+		path, _ := p.d.ImageOf(disk)
+		names = append(names, filepath.Base(path))
+	}
+	for _, e := range p.d.point.Extras {
+		names = append(names, e.File)
+	}
+	return names
+}
 
 // Policies are what an I/O error did in the point's domain, by the targets of the disks.
 func (p *Prepared) Policies() map[string]adapt.Policies { return p.d.policies }
@@ -256,6 +270,9 @@ func (d *definer) start() error {
 	err := fault.Point("define: start")
 	if err == nil {
 		err = d.domain.Start()
+	}
+	if err != nil && d.Overlay != nil {
+		return err // it cannot be of use without its server
 	}
 	if err != nil {
 		return fail.WithHint(fmt.Errorf("domain %s is restored to %s and defined, but does not start: %w", d.result.Name, d.Dir, err),

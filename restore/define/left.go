@@ -81,3 +81,13 @@ func (d *definer) undefine(uuid string) error {
 	d.Log.Debug(fmt.Sprintf("domain %s is undefined", domain.Name()))
 	return errors.Join(domain.Undefine(), d.undoTPM(uuid))
 }
+
+// Remove undefines a domain that Run has defined, which is shut off, and removes the state of its TPM
+// if that is its own: another domain than the one that the point is of has a state of its own.
+func Remove(domain *hypervisor.Domain, another bool) error {
+	d := &definer{tpmDir: swtpmDir}
+	if err := domain.Undefine(); err != nil || !another {
+		return err
+	}
+	return d.undoTPM(domain.UUID())
+}

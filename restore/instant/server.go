@@ -16,6 +16,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/serve"
 )
 
 const (
@@ -23,8 +24,6 @@ const (
 	startTime = time.Minute
 	// endTime is how long one may take to end.
 	endTime = 10 * time.Second
-	// logSuffix ends the name of a server's log, beside its socket.
-	logSuffix = ".log"
 )
 
 // server is the process that shows the point to QEMU. It is one of its own, which goes on when
@@ -57,7 +56,7 @@ func (s *server) ensure(ctx context.Context) (started bool, err error) {
 		select {
 		case err := <-s.ended:
 			s.ended = nil
-			return false, fmt.Errorf("the server for %s@%s has ended (%w): %s", s.domain, s.pin.Point, err, strings.Join(s.failures(), "; "))
+			return false, fmt.Errorf("the server for %s@%s has ended (%w): %s", s.domain, s.pin.Point, err, strings.Join(s.lines(), "; "))
 		case <-ctx.Done():
 			return false, fmt.Errorf("await the server for %s@%s: %w", s.domain, s.pin.Point, context.Cause(ctx))
 		case <-time.After(10 * time.Millisecond):
@@ -81,7 +80,7 @@ func (s *server) listens() bool {
 
 // start starts a process with a session of its own: Ctrl-C and the end of a terminal are not for it.
 func (s *server) start() error {
-	log, err := os.OpenFile(s.pin.Runs.Socket+logSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
+	log, err := os.OpenFile(s.log(), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -112,9 +111,12 @@ func (s *server) reap() {
 	}
 }
 
-// failures are what the server's log has got since the last call: what could not be read.
-func (s *server) failures() (lines []string) {
-	f, err := os.Open(s.pin.Runs.Socket + logSuffix)
+// log is the path of the server's log.
+func (s *server) log() string { return s.pin.Runs.Socket + ".log" }
+
+// lines are those that the server's log has got since the last call.
+func (s *server) lines() (lines []string) {
+	f, err := os.Open(s.log())
 	if err != nil {
 		return nil
 	}
@@ -133,6 +135,16 @@ func (s *server) failures() (lines []string) {
 	}
 }
 
+// damage are the lines of what could not be read since the last call.
+func (s *server) damage() (lines []string) {
+	for _, line := range s.lines() {
+		if what, found := strings.CutPrefix(line, "error: "); found && strings.HasPrefix(what, serve.FailurePrefix) {
+			lines = append(lines, what)
+		}
+	}
+	return lines
+}
+
 // end waits until the server has ended, which it does once the pin is gone, and removes what it has
 // left.
 func (s *server) end() error {
@@ -146,11 +158,9 @@ func (s *server) end() error {
 	if s.ended != nil {
 		<-s.ended
 	}
-	var errs []error
-	for _, path := range []string{s.pin.Runs.Socket, s.pin.Runs.Socket + logSuffix} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			errs = append(errs, err)
-		}
+	// One that was killed has left its socket.
+	if err := os.Remove(s.pin.Runs.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	return errors.Join(errs...)
+	return nil
 }

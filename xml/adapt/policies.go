@@ -13,6 +13,16 @@ var policies = []string{"error_policy", "rerror_policy"}
 // Policies are those of a disk, by their attributes; "" where the XML leaves it to QEMU.
 type Policies map[string]string
 
+// Stop tells whether they are those of [Disk].Stop.
+func (p Policies) Stop() bool {
+	for _, name := range policies {
+		if p[name] != "stop" {
+			return false
+		}
+	}
+	return true
+}
+
 // PoliciesOf returns what the XML of a domain says of its disks, by their targets.
 func PoliciesOf(doc string) (map[string]Policies, error) {
 	document, err := edit.Parse(doc)

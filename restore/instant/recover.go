@@ -1,0 +1,83 @@
+package instant
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore/define"
+)
+
+// Recover cleans up after instant restores of points of a domain that were killed: where the domain that
+// they made stands alone, or never ran, nothing of them stays but that domain. fixed is what was
+// done, or would be with dryRun; left is what only a person can decide. Pins of other hosts are
+// left alone.
+func Recover(repo *repository.Repository, host define.Host, request Request, dryRun bool) (fixed, left []string, err error) {
+	pins, _, err := repo.Pins(request.Domain)
+	if err != nil {
+		return nil, nil, err
+	}
+	here, err := os.Hostname()
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, pin := range pins {
+		if pin.Runs == nil || pin.Host != here {
+			continue
+		}
+		r := newRun(repo, host, request)
+		if err := r.take(pin); fail.Is(err, fail.Locked) {
+			continue // it is at work
+		} else if err != nil {
+			return fixed, left, err
+		}
+		what, done, err := r.recover(dryRun)
+		if err = errors.Join(err, r.letGo()); err != nil {
+			return fixed, left, fmt.Errorf("clean up after the instant restore to %s: %w", pin.Runs.Dir, err)
+		}
+		if done {
+			fixed = append(fixed, what)
+		} else {
+			left = append(left, what)
+		}
+	}
+	return fixed, left, nil
+}
+
+// recover cleans up after one. done is false where a person has to decide.
+func (r *run) recover(dryRun bool) (what string, done bool, err error) {
+	runs := r.pin.Runs
+	whole, err := r.isWhole()
+	if err != nil {
+		return "", false, err
+	}
+	if !whole {
+		what = fmt.Sprintf("an instant restore to %s, killed before domain %s ran", runs.Dir, runs.Name)
+		if dryRun {
+			return what, true, nil
+		}
+		return what, true, r.takeAway()
+	}
+	pulls, err := r.pulls()
+	if err != nil {
+		return "", false, err
+	}
+	if len(pulls) > 0 {
+		return unfinished(r.Domain, r.pin), false, nil
+	}
+	what = fmt.Sprintf("the end of an instant restore to %s: domain %s stands alone", runs.Dir, runs.Name)
+	if dryRun {
+		return what, true, nil
+	}
+	return what, true, r.finish()
+}
+
+// unfinished says what has to be decided of a domain that runs from a point.
+func unfinished(domain string, pin keep.Pin) string {
+	return fmt.Sprintf("domain %s runs from %s: virtbackup restore %s --instant --to %s --resume goes on until it stands alone, --abandon takes it away",
+		pin.Runs.Name, pin.Point, manifest.ShellWord(domain), manifest.ShellWord(pin.Runs.Dir))
+}

@@ -1,0 +1,110 @@
+package instant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/restore/define"
+)
+
+// Resume goes on with what Run has begun to a directory, whatever has ended it: the host, too. What was
+// killed before the domain ran for the first time is begun again. Of the Request it takes the domain,
+// the directory, and how to do it.
+//
+// Errors: those of Run; fail.NotFound if there is nothing to go on with, fail.Locked if another
+// process is at work.
+func Resume(ctx context.Context, repo *repository.Repository, host define.Host, request Request) (result Result, err error) {
+	r := newRun(repo, host, request)
+	if err := r.findIn(request.Dir); err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, r.letGo()) }()
+	whole, err := r.isWhole()
+	if err != nil {
+		return Result{}, err
+	}
+	if !whole {
+		return r.beginAgain(ctx)
+	}
+	if err := r.wakeUp(ctx); err != nil {
+		return Result{}, err
+	}
+	return r.result(), r.complete(ctx)
+}
+
+// findIn finds the pin by the directory of the images, and takes it.
+func (r *run) findIn(dir string) error {
+	if dir == "" {
+		return fail.Errorf(fail.Usage, "--to DIR, as the domain was restored to", "no directory")
+	}
+	dir, err := restore.RealDir(dir)
+	if err != nil {
+		return err
+	}
+	pin, found, err := r.find(dir)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return fail.Errorf(fail.NotFound, "virtbackup show DOMAIN@POINT names the directory of a point that a domain runs from",
+			"no domain runs from a point of %s in %s: it stands alone, or was taken away", r.Domain, dir)
+	}
+	return r.take(pin)
+}
+
+// isWhole tells whether the domain is there with all of its files: it has run, or could have.
+func (r *run) isWhole() (bool, error) {
+	var err error
+	if r.domain, err = r.host.DomainByUUID(r.pin.Runs.UUID); errors.Is(err, hypervisor.ErrNoDomain) {
+		return false, nil
+	}
+	return restore.Marked(r.pin.Runs.Dir) == "", err
+}
+
+// beginAgain restores the same point to the same directory, where a restore was killed before its domain
+// could run: what that has left is known by its marker (restore.Run).
+func (r *run) beginAgain(ctx context.Context) (Result, error) {
+	r.Log.Info(fmt.Sprintf("the domain %s has not run yet: its restore to %s is begun again", r.pin.Runs.Name, r.pin.Runs.Dir))
+	if err := errors.Join(r.forget(), r.letGo()); err != nil {
+		return Result{}, err
+	}
+	request := r.Request
+	request.At, request.Name = r.pin.Point, ""
+	if r.pin.Runs.Name != r.Domain {
+		request.Name = r.pin.Runs.Name
+	}
+	return Run(ctx, r.repo, r.host, request)
+}
+
+// wakeUp has the server listen and the domain run, both of which may have ended.
+func (r *run) wakeUp(ctx context.Context) error {
+	if _, err := r.server.ensure(ctx); err != nil {
+		return err
+	}
+	active, err := r.domain.Active()
+	if err != nil || active {
+		return err
+	}
+	if err := fault.Point("instant: start domain"); err != nil {
+		return err
+	}
+	return r.domain.Start()
+}
+
+// result is what is known of a domain that an earlier process has made.
+func (r *run) result() Result {
+	return Result{Result: resultOf(r.Domain, r.pin)}
+}
+
+func resultOf(domain string, pin keep.Pin) define.Result {
+	result := define.Result{Name: pin.Runs.Name, UUID: pin.Runs.UUID, Started: true}
+	result.Domain, result.Point, result.Dir = domain, pin.Point, pin.Runs.Dir
+	return result
+}

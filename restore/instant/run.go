@@ -1,0 +1,190 @@
+package instant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
+	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/repository"
+	"github.com/virtbackup/virtbackup/restore"
+	"github.com/virtbackup/virtbackup/restore/define"
+)
+
+// Request is what to run, and where.
+type Request struct {
+	define.Request
+	// SocketDir is where the server's socket and its log are; "" is guest.DefaultRunDir.
+	SocketDir string
+	// Bandwidth bounds what is pulled of each disk, in bytes a second; 0 is no bound.
+	Bandwidth uint64
+	// Program is how this program is called, with its global options.
+	Program []string
+}
+
+// Result is what was made.
+type Result struct {
+	define.Result
+	// RunningSeconds is how long it took until the domain ran; 0 where it did already.
+	RunningSeconds float64 `json:"running_seconds"`
+}
+
+// run is one domain that runs from a point.
+type run struct {
+	Request
+	repo *repository.Repository
+	host define.Host
+	pin  keep.Pin
+
+	server  *server
+	domain  *hypervisor.Domain
+	release func() error // of the lock on the pin
+	said    map[string]bool
+	woken   time.Time // when the guest was resumed last
+}
+
+// socketPrefix begins the names of the servers' sockets.
+const socketPrefix = guest.NamePrefix + "instant-"
+
+// Run makes a domain run from a point, and returns once it stands alone. Cancelling ctx while it runs
+// leaves it running from the point: Resume goes on.
+//
+// Errors: those of define.Run, and nothing is left then; of fail.Damaged if the domain runs and
+// cannot be completed.
+func Run(ctx context.Context, repo *repository.Repository, host define.Host, request Request) (Result, error) {
+	r := newRun(repo, host, request)
+	start := time.Now()
+	defined, err := r.create(ctx)
+	result := Result{Result: defined, RunningSeconds: time.Since(start).Seconds()}
+	if err != nil {
+		return result, errors.Join(err, r.letGo())
+	}
+	r.Log.Info(fmt.Sprintf("domain %s runs, %.1f s after the start, from %s of %s: its data is pulled to %s meanwhile",
+		defined.Name, result.RunningSeconds, defined.Point, manifest.TimeText(defined.Time), defined.Dir))
+	return result, r.complete(ctx)
+}
+
+func newRun(repo *repository.Repository, host define.Host, request Request) *run {
+	if request.Log == nil {
+		request.Log = slog.New(slog.DiscardHandler)
+	}
+	if request.Progress == nil {
+		request.Progress = func(string, int64, int64) {}
+	}
+	return &run{Request: request, repo: repo, host: host, said: map[string]bool{}}
+}
+
+// create has the domain run from the point, or leaves nothing.
+func (r *run) create(ctx context.Context) (result define.Result, err error) {
+	socket := filepath.Join(guest.RunDir(r.SocketDir), socketPrefix+manifest.NewIdentity()+".sock")
+	r.Start, r.Format = true, restore.QCOW2
+	r.Overlay = func(target string) string { return qcow2.NBDSocket + target + "?socket=" + socket }
+	prepared, err := define.Prepare(ctx, r.repo, r.host, r.Request.Request)
+	if err != nil {
+		return result, err
+	}
+	if err := r.notUnderWay(prepared.Dir()); err != nil {
+		return result, err
+	}
+	if err := guest.MakeRunDir(r.SocketDir); err != nil {
+		return result, err
+	}
+	if err := r.pinPoint(prepared, socket); err != nil {
+		return result, err
+	}
+	undo := r.forget // what a restore that fails has made, it removes itself
+	defer func() {
+		if undo != nil { // after a panic, too
+			err = errors.Join(err, undo())
+		}
+	}()
+	if _, err := r.server.ensure(ctx); err != nil {
+		return result, err
+	}
+	result, err = prepared.Run(ctx)
+	if err != nil {
+		if result.Name != "" { // it does not start
+			undo = r.takeAway
+		}
+		return define.Result{}, err
+	}
+	undo = nil
+	r.domain, err = r.host.DomainByUUID(result.UUID)
+	return result, err
+}
+
+// pinPoint writes down what is going to be.
+func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
+	name, uuid := prepared.Domain()
+	runs := keep.Runs{Name: name, UUID: uuid, Dir: prepared.Dir(), Socket: socket, Files: prepared.Files(),
+		Made: localfile.AbsentDirs(prepared.Dir()), Policies: map[string]map[string]string{}}
+	for target, p := range prepared.Policies() {
+		runs.Policies[target] = p
+	}
+	lock, err := r.repo.Lock(r.Domain)
+	if err != nil {
+		return err
+	}
+	pin, err := lock.PinFor(prepared.Point().ID, runs)
+	if err = errors.Join(err, lock.Unlock()); err != nil {
+		return err
+	}
+	if err := r.take(pin); err != nil {
+		return err
+	}
+	return fault.Point("instant: pinned")
+}
+
+// take makes a pin this process's.
+func (r *run) take(pin keep.Pin) (err error) {
+	r.release, err = r.repo.HoldPin(r.Domain, pin.ID)
+	if fail.Is(err, fail.Locked) {
+		err = fail.WithHint(err, "end it first: the domain goes on running meanwhile")
+	}
+	if err != nil {
+		return err
+	}
+	r.pin = pin
+	r.server = &server{program: r.Program, domain: r.Domain, pin: pin}
+	return nil
+}
+
+// letGo gives the pin up, whether it is still there or not.
+func (r *run) letGo() error {
+	if r.release == nil {
+		return nil
+	}
+	defer func() { r.release = nil }()
+	return r.release()
+}
+
+// find looks for the pin of a domain that runs, or was to run, from images in a directory.
+func (r *run) find(dir string) (pin keep.Pin, found bool, err error) {
+	pins, _, err := r.repo.Pins(r.Domain)
+	for _, pin := range pins {
+		if pin.Runs != nil && pin.Runs.Dir == dir {
+			return pin, true, nil
+		}
+	}
+	return keep.Pin{}, false, err
+}
+
+// notUnderWay refuses a directory where an instant restore is under way.
+func (r *run) notUnderWay(dir string) error {
+	pin, found, err := r.find(dir)
+	if err != nil || !found {
+		return err
+	}
+	return fail.Errorf(fail.Usage, fmt.Sprintf("--resume goes on; --abandon takes domain %s away", pin.Runs.Name),
+		"an instant restore of %s to %s is under way, or was killed", pin.Point, dir)
+}

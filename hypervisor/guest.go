@@ -45,6 +45,16 @@ func (d *Domain) WhyShutOff() (why string, err error) {
 	return why, about(err, "read the state of domain %s", d.name)
 }
 
+// Crashed says whether the domain is shut off because its QEMU has failed or was killed (virDomainGetState).
+func (d *Domain) Crashed() (crashed bool, err error) {
+	err = d.with(func(dom *libvirt.Domain) error {
+		state, reason, err := dom.GetState()
+		crashed = state == libvirt.DOMAIN_SHUTOFF && (reason == int(libvirt.DOMAIN_SHUTOFF_CRASHED) || reason == int(libvirt.DOMAIN_SHUTOFF_FAILED))
+		return err
+	})
+	return crashed, about(err, "read the state of domain %s", d.name)
+}
+
 func shutOffReason(reason libvirt.DomainShutoffReason) string {
 	if why, known := shutOffReasons[reason]; known {
 		return why

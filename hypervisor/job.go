@@ -193,7 +193,7 @@ type BlockJob struct {
 
 // blockJobs names virDomainBlockJobType for people. Backup jobs are not among them: BackupJob is about those.
 var blockJobs = map[libvirt.DomainBlockJobType]BlockJob{
-	libvirt.DOMAIN_BLOCK_JOB_TYPE_PULL:          {Kind: "pull"},
+	libvirt.DOMAIN_BLOCK_JOB_TYPE_PULL:          {Kind: PullJob},
 	libvirt.DOMAIN_BLOCK_JOB_TYPE_COPY:          {Kind: "copy", Mirror: true},
 	libvirt.DOMAIN_BLOCK_JOB_TYPE_COMMIT:        {Kind: "commit"},
 	libvirt.DOMAIN_BLOCK_JOB_TYPE_ACTIVE_COMMIT: {Kind: "active commit", Mirror: true},

@@ -4,6 +4,9 @@ import (
 	"libvirt.org/go/libvirt"
 )
 
+// PullJob is the kind of a [BlockJob] that BlockPull begins.
+const PullJob = "pull"
+
 // BlockPull begins to copy what a disk's image has in its backing files into the image itself, which does not need them
 // any more afterwards (virDomainBlockPull), at most bandwidth bytes a second; 0 is no bound. BlockJob shows it.
 func (d *Domain) BlockPull(target string, bandwidth uint64) error {

@@ -33,6 +33,8 @@ func TestOptions(t *testing.T) {
 		{"compressed", Options{NewCompressor: frames(true)}, ""},
 		{"too large to compress", Options{NewCompressor: frames(true), VirtualSize: 1 << 50, ClusterSize: 2 << 20}, "more than the"},
 		{"protocol", Options{BackingFile: "nbd:localhost/a", BackingFormat: "raw"}, "protocol"},
+		{"socket of another host", Options{BackingFile: "nbd+unix://host/vda?socket=/s", BackingFormat: "raw"}, "protocol"},
+		{"socket without a format", Options{BackingFile: "nbd+unix:///vda?socket=/s"}, "backing format"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := NewWriter(&discardFile{}, test.o)

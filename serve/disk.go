@@ -36,7 +36,7 @@ func (d *disk) ReadAt(p []byte, off int64) error {
 	defer func() { d.readers <- r }()
 	_, err := r.ReadAt(p, off)
 	if err != nil {
-		err = d.failed(fmt.Errorf("read %d bytes at offset %d: %w", len(p), off, err))
+		err = d.failed(fmt.Errorf("%d bytes at offset %d: %w", len(p), off, err))
 	}
 	return err
 }
@@ -53,7 +53,7 @@ func (d *disk) Run(off int64) (end int64, hole bool, err error) {
 const maxFailures = 1000
 
 // FailurePrefix begins the message of each error that is logged for what could not be read.
-const FailurePrefix = "disk "
+const FailurePrefix = "cannot read disk "
 
 // failures logs each error once.
 type failures struct {

@@ -73,7 +73,7 @@ func (r *run) whatGoes() (paths []string, err error) {
 // files are the paths of what may have been made in the directory.
 func (r *run) files() (paths []string) {
 	for _, name := range r.pin.Runs.Files {
-		if name == filepath.Base(name) && name != ".." {
+		if filepath.IsLocal(name) && name == filepath.Base(name) && name != "." {
 			paths = append(paths, filepath.Join(r.pin.Runs.Dir, name))
 		}
 	}

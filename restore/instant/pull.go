@@ -24,9 +24,12 @@ func (r *run) advance(p *pull) (done bool, err error) {
 		return false, nil // shut off
 	case err != nil:
 		return false, err
-	case job.Kind != "":
+	case job.Kind == hypervisor.PullJob:
 		r.adopt(p)
 		r.Progress(p.target, int64(job.Done), int64(job.Total))
+		return false, nil
+	case job.Kind != "":
+		r.once(fmt.Sprintf("disk %s has another job, a %s: its data is pulled when that has ended", p.target, job.Kind))
 		return false, nil
 	}
 	if done, err := r.standsAlone(p.target); done || err != nil {
@@ -52,7 +55,7 @@ func (r *run) adopt(p *pull) {
 		return
 	}
 	p.begun = time.Now()
-	if err := r.domain.PullSpeed(p.target, r.Bandwidth); err != nil { // it may have ended, or be another job
+	if err := r.domain.PullSpeed(p.target, r.Bandwidth); err != nil { // it may have ended
 		r.Log.Debug(err.Error())
 	}
 }

@@ -51,6 +51,7 @@ type run struct {
 	release func() error // of the lock on the pin
 	said    map[string]bool
 	woken   time.Time // when the guest was resumed last
+	off     bool      // a question was not answered because the domain had ended
 }
 
 // socketPrefix begins the names of the servers' sockets.

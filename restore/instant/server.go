@@ -138,7 +138,7 @@ func (s *server) lines() (lines []string) {
 // damage are the lines of what could not be read since the last call.
 func (s *server) damage() (lines []string) {
 	for _, line := range s.lines() {
-		if what, found := strings.CutPrefix(line, "error: "); found && strings.HasPrefix(what, serve.FailurePrefix) {
+		if _, what, _ := strings.Cut(line, ": "); strings.HasPrefix(what, serve.FailurePrefix) {
 			lines = append(lines, what)
 		}
 	}

@@ -67,20 +67,14 @@ func (r *run) supervise(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := r.keepRunning(ctx); err != nil {
+		left, err := r.step(ctx, pulls)
+		if err != nil && !r.wentOff(err) {
 			return err
 		}
-		left := pulls[:0]
-		for _, p := range pulls {
-			done, err := r.advance(p)
-			if err != nil {
-				return err
-			}
-			if !done {
-				left = append(left, p)
-			}
+		if err == nil {
+			pulls, r.off = left, false
 		}
-		if pulls = left; len(pulls) == 0 {
+		if len(pulls) == 0 {
 			return nil
 		}
 		select {
@@ -88,6 +82,32 @@ func (r *run) supervise(ctx context.Context) error {
 		case <-time.After(tick):
 		}
 	}
+}
+
+// step looks once at what has to go on, and returns the pulls that are not done. One disk is pulled
+// after the other: a QEMU before 9.0 may crash where libvirt asks for its nodes, as it does at the
+// end of a pull, while another one ends (bdrv_refresh_filename of the filter that is being dropped; from
+// 9.0 on commands of the monitor do not run in nested event loops).
+func (r *run) step(ctx context.Context, pulls []*pull) (left []*pull, err error) {
+	if err := r.keepRunning(ctx); err != nil || len(pulls) == 0 {
+		return nil, err
+	}
+	done, err := r.advance(pulls[0])
+	if err != nil || !done {
+		return pulls, err
+	}
+	return pulls[1:], nil
+}
+
+// wentOff tells whether an error is but that the domain has ended in the middle of a question: then the
+// next step says so.
+func (r *run) wentOff(err error) bool {
+	if r.off || fail.Is(err, fail.Damaged) {
+		return false
+	}
+	active, activeErr := r.domain.Active()
+	r.off = activeErr == nil && !active
+	return r.off
 }
 
 // pulls are those of the disks whose images are in the directory, and need others.
@@ -154,10 +174,25 @@ func (r *run) keepRunning(ctx context.Context) error {
 	case err != nil:
 		return err
 	case state == hypervisor.ShutOff:
-		r.once(fmt.Sprintf("domain %s is shut off: the rest is pulled when it runs again", r.domain.Name()))
+		return r.isOff()
 	case state == hypervisor.PausedForIO && time.Since(r.woken) >= pause:
 		return r.wake()
 	}
+	return nil
+}
+
+// isOff waits for a domain that somebody, or its guest, has shut down; one whose QEMU has crashed is
+// started by a person.
+func (r *run) isOff() error {
+	crashed, err := r.domain.Crashed()
+	if err != nil {
+		return err
+	}
+	if crashed {
+		return fail.WithHint(fmt.Errorf("QEMU of domain %s has crashed, or was killed: /var/log/libvirt/qemu/%[1]s.log may say why", r.domain.Name()),
+			"virtbackup restore %s --instant --to %s --resume starts it, and goes on", manifest.ShellWord(r.Domain), manifest.ShellWord(r.pin.Runs.Dir))
+	}
+	r.once(fmt.Sprintf("domain %s is shut off: the rest is pulled when it runs again", r.domain.Name()))
 	return nil
 }
 

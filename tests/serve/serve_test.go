@@ -169,7 +169,7 @@ func TestDamage(t *testing.T) {
 	testdomain.Tool(t, "nbdcopy", v.uri("vdb"), copied)
 	testsite.SameBytes(t, copied, p.Truth["vdb"])
 	r := v.end()
-	for _, words := range []string{"disk vda: read ", s.Name + "/" + s.Points[0].ID + "/vda.qcow2", "differs from what was written"} {
+	for _, words := range []string{"cannot read disk vda: ", s.Name + "/" + s.Points[0].ID + "/vda.qcow2", "differs from what was written"} {
 		if !strings.Contains(r.Stderr, words) {
 			t.Errorf("the log has no %q: %s", words, r.Stderr)
 		}

@@ -8,7 +8,6 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/restore/define"
@@ -33,10 +32,13 @@ func Resume(ctx context.Context, repo *repository.Repository, host define.Host, 
 	if !whole {
 		return r.beginAgain(ctx)
 	}
+	if result, err = r.result(); err != nil {
+		return Result{}, err
+	}
 	if err := r.wakeUp(ctx); err != nil {
 		return Result{}, err
 	}
-	return r.result(), r.complete(ctx)
+	return result, r.complete(ctx)
 }
 
 // findIn finds the pin by the directory of the images, and takes it.
@@ -99,12 +101,17 @@ func (r *run) wakeUp(ctx context.Context) error {
 }
 
 // result is what is known of a domain that an earlier process has made.
-func (r *run) result() Result {
-	return Result{Result: resultOf(r.Domain, r.pin)}
-}
-
-func resultOf(domain string, pin keep.Pin) define.Result {
-	result := define.Result{Name: pin.Runs.Name, UUID: pin.Runs.UUID, Started: true}
-	result.Domain, result.Point, result.Dir = domain, pin.Point, pin.Runs.Dir
-	return result
+func (r *run) result() (Result, error) {
+	m, err := r.repo.Point(r.Domain, r.pin.Point)
+	if err != nil {
+		return Result{}, err
+	}
+	result := Result{Result: define.Result{Name: r.pin.Runs.Name, UUID: r.pin.Runs.UUID, Changes: []string{}, Started: true}}
+	result.Domain, result.Point, result.Time, result.Dir = r.Domain, m.ID, m.Time, r.pin.Runs.Dir
+	at := restore.Request{Dir: r.pin.Runs.Dir, Format: restore.QCOW2}
+	for _, d := range m.Disks {
+		image, format := at.ImageOf(d)
+		result.Disks = append(result.Disks, restore.Disk{Target: d.Target, Image: image, Format: format, VirtualSize: d.VirtualSize})
+	}
+	return result, nil
 }

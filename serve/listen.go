@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -161,8 +162,23 @@ func bind(path string) (*listener, error) {
 		return nil, errors.Join(err, l.Close())
 	}
 	return &listener{Listener: l, clean: func() error { return removeSame(path, made) }, uri: func(export string) string {
-		return (&url.URL{Scheme: "nbd+unix", Path: "/" + export, RawQuery: "socket=" + url.PathEscape(path)}).String()
+		return (&url.URL{Scheme: "nbd+unix", Path: "/" + export, RawQuery: "socket=" + escapeQuery(path)}).String()
 	}}, nil
+}
+
+// escapeQuery escapes a path as the value of a parameter of a URI. A slash stays as it is, as people
+// write it: RFC 3986 (3.4) has it in queries. A plus is escaped, which some take for a space.
+func escapeQuery(path string) string {
+	var b strings.Builder
+	for _, c := range []byte(path) {
+		switch {
+		case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9', strings.IndexByte("-._~/", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 // removeSame removes a file if it is still the one that was made.

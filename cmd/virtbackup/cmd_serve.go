@@ -43,7 +43,31 @@ func serveAction(c *cli.Context) error {
 	}
 	r := serve.Request{Domain: domain, At: at, Disks: c.StringSlice("disk"), Socket: c.String("socket"), Listen: c.String("listen"),
 		Pin: c.String("pin"), ForQEMU: c.IsSet("pin"), Log: logger(c, c.App.ErrWriter)}
-	return serve.Run(c.Context, repo, r, func(s serve.Served) error {
+	ready := false
+	err = serve.Run(c.Context, repo, r, func(s serve.Served) error {
+		ready = true
 		return printAnswer(c, s, func(w io.Writer) error { return view.Served(w, s, c.Bool("quiet")) })
 	})
+	if signal := signalAlone(err); signal != nil && ready {
+		return &servedError{signal}
+	}
+	return err
+}
+
+// servedError is a signal that has ended a server. Nothing else does, so it is no failure.
+type servedError struct{ *signalError }
+
+// Unwrap returns the signal.
+func (e *servedError) Unwrap() error { return e.signalError }
+
+// signalAlone returns the signal that err is, unless something else is joined to it.
+func signalAlone(err error) *signalError {
+	if signal, ok := err.(*signalError); ok {
+		return signal
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != 1 {
+		return nil
+	}
+	return signalAlone(joined.Unwrap()[0])
 }

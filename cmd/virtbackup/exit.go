@@ -85,11 +85,11 @@ func exitCode(err error) int {
 }
 
 // report prints an error and its hint, and returns the exit code. The errors in a
-// severalError were printed before. If only the reader of the output has ended, nothing is
-// printed.
+// severalError were printed before. If only the reader of the output has ended, or a server as
+// it should, nothing is printed.
 func report(w io.Writer, err error) int {
 	code := exitCode(err)
-	if code == exitDone || code == exitWarning || code == exitSignal+int(syscall.SIGPIPE) {
+	if _, served := err.(*servedError); served || code == exitDone || code == exitWarning || code == exitSignal+int(syscall.SIGPIPE) {
 		return code
 	}
 	fmt.Fprintf(w, "error: %s\n", terminal.Plain(err.Error()))

@@ -99,6 +99,30 @@ func checkReport(t *testing.T, text string, isError bool, hint string) {
 	}
 }
 
+// A signal is the normal end of a server, and anything beside it is a failure.
+func TestServersEndBySignal(t *testing.T) {
+	signal := &signalError{syscall.SIGTERM}
+	for _, tt := range []struct {
+		err  error
+		want *signalError
+	}{
+		{nil, nil},
+		{signal, signal},
+		{errors.Join(errors.Join(signal, nil), nil), signal},
+		{errors.Join(signal, fs.ErrPermission), nil},
+		{fmt.Errorf("read: %w", signal), nil},
+		{fs.ErrPermission, nil},
+	} {
+		if got := signalAlone(tt.err); got != tt.want {
+			t.Errorf("%v: %v", tt.err, got)
+		}
+	}
+	var b bytes.Buffer
+	if code := report(&b, &servedError{signal}); code != 143 || b.Len() > 0 {
+		t.Errorf("exit %d, %q", code, &b)
+	}
+}
+
 // A user with a libvirt of their own must not be sent to root.
 func TestHintForSessions(t *testing.T) {
 	for uri, want := range map[string]string{"qemu:///session": "--scratch-dir", "qemu:///system": "as root"} {

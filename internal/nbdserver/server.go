@@ -46,6 +46,10 @@ const (
 	// pieceLength is how much of a reply is read and sent at a time. It is what nbdcopy asks for,
 	// and as fast as 1 MiB.
 	pieceLength = 256 << 10
+	// writeBuffer is what the kernel keeps of replies until the client takes them, as far as
+	// net.core.wmem_max lets it: with less than a few pieces a worker sleeps in the middle of each.
+	// Measured with nbdcopy, best of nine in turns (1 GiB, tmpfs): 0.95 s, without it 1.12 s.
+	writeBuffer = 1 << 20
 	// handshakeTime is how long a client may take until it has chosen an export. After that it may
 	// be silent for as long as it likes.
 	handshakeTime = 30 * time.Second
@@ -127,6 +131,9 @@ var errEnded = errors.New("the client has ended it")
 func (s *Server) serve(conn net.Conn) error {
 	if err := conn.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
 		return err
+	}
+	if c, ok := conn.(interface{ SetWriteBuffer(bytes int) error }); ok {
+		_ = c.SetWriteBuffer(writeBuffer) // faster, no more
 	}
 	n := newNegotiation(s, conn)
 	if err := n.run(); err != nil {

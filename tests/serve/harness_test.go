@@ -40,14 +40,17 @@ func serve(t *testing.T, s *testsite.Site, point string, args ...string) *served
 	t.Helper()
 	v := &served{t: t, socket: filepath.Join(s.Dir, "serve.sock")}
 	v.Process = s.Program.Start(t, append([]string{"--json", "serve", s.Name + "@" + point, "--socket", v.socket}, args...)...)
-	testsite.Await(t, "the socket", 20*time.Millisecond, func() bool {
-		conn, err := net.Dial("unix", v.socket)
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	})
+	testsite.Await(t, "the socket", 20*time.Millisecond, func() bool { return listens("unix", v.socket) })
 	return v
+}
+
+// listens tells whether somebody listens at an address.
+func listens(network, address string) bool {
+	conn, err := net.Dial(network, address)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
 }
 
 func (v *served) uri(target string) string { return "nbd+unix:///" + target + "?socket=" + v.socket }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
@@ -95,7 +96,8 @@ func TestThroughNbdkit(t *testing.T) {
 	v.end()
 }
 
-// Several clients, each with several connections, and a prune that waits for them.
+// Several clients, each with several connections, and a prune beside them: it hides points, and
+// leaves their images alone until nobody reads any more.
 func TestSeveralClientsBesideAPrune(t *testing.T) {
 	t.Parallel()
 	s := chainSite(t)
@@ -116,13 +118,22 @@ func TestSeveralClientsBesideAPrune(t *testing.T) {
 			}
 		})
 	}
-	r := s.Program.Run(t, "prune", s.Name, "--keep-last", "1")
-	if r.Code != 4 && r.Code != 3 {
+	r := s.Program.Run(t, "prune", s.Name, "--keep-last", "1", "--compact")
+	if r.Code != 3 || !strings.Contains(r.Stderr, "are being read by") {
 		t.Errorf("prune beside a served point: exit %d", r.Code)
 	}
 	clients.Wait()
 	v.wantTruth(p)
 	v.end()
+	if r := s.Program.Run(t, "prune", s.Name, "--keep-last", "1", "--compact"); r.Code != 0 {
+		t.Errorf("prune when nobody reads: exit %d", r.Code)
+	}
+	if _, err := os.Stat(imageOf(s, p.Manifest, "vda")); !os.IsNotExist(err) {
+		t.Errorf("the point that was served is still there: %v", err)
+	}
+	merged := serve(t, s, "latest")
+	merged.wantTruth(s.Points[2])
+	merged.end()
 }
 
 // A disk of which a cluster is damaged: who reads it gets an I/O error, never other bytes, and
@@ -226,4 +237,25 @@ func TestRefused(t *testing.T) {
 	}
 	v.wantTruth(s.Points[2])
 	v.end()
+}
+
+// A URI is printed as people write it, and clients understand it whatever the path.
+func TestURI(t *testing.T) {
+	t.Parallel()
+	s := chainSite(t)
+	for _, tt := range []struct{ name, escaped string }{
+		{"a.sock", "a.sock"},
+		{"odd &=#%?+;:\u00e4\u20ac'", "odd%20%26%3D%23%25%3F%2B%3B%3A%C3%A4%E2%82%AC%27"},
+	} {
+		socket := filepath.Join(s.Dir, tt.name)
+		p := s.Program.Start(t, "--quiet", "serve", s.Name, "--disk", "vda", "--socket", socket)
+		testsite.Await(t, "the socket", 20*time.Millisecond, func() bool { return listens("unix", socket) })
+		uri := "nbd+unix:///vda?socket=" + s.Dir + "/" + tt.escaped
+		testdomain.Tool(t, "nbdinfo", "--size", uri)
+		testdomain.Tool(t, "qemu-img", "info", uri)
+		p.Signal(syscall.SIGINT)
+		if r := p.Wait(); r.Code != 130 || strings.Contains(r.Stderr, "error") || r.Stdout != uri+"\n" {
+			t.Errorf("exit %d, %q instead of %q, %s", r.Code, r.Stdout, uri, r.Stderr)
+		}
+	}
 }

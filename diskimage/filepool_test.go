@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/internal/directio"
 )
 
@@ -48,6 +50,32 @@ func TestFilePoolKeepsWhatIsRead(t *testing.T) {
 	}
 	if n := openFiles(t, dir); n != 0 {
 		t.Errorf("%d files stay open", n)
+	}
+}
+
+// A pool's readers read through the page cache if they are to, and only then.
+func TestFilePoolCached(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, make([]byte, 8192), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, cached := range []bool{false, true} {
+		pool := newFilePool(cached)
+		defer pool.close()
+		p := directio.Buffer(4096)
+		for at := int64(0); at < 8192; at += 4096 {
+			if n, err := (pooledPath{pool, path}).ReadAt(p, at); n != len(p) || err != nil {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			(pooledPath{pool, path}).Forget(at, 4096)
+		}
+		flags, err := unix.FcntlInt(pool.files[path].file.Fd(), unix.F_GETFL, 0)
+		if err != nil || cached && flags&unix.O_DIRECT != 0 {
+			t.Errorf("cached %v: flags %#x, %v", cached, flags, err)
+		}
+		if direct := flags&unix.O_DIRECT != 0; !cached && !direct {
+			t.Log("the temporary directory has no O_DIRECT")
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -211,6 +212,70 @@ func TestMisreadWhileAListIsComputed(t *testing.T) {
 	warnings, err := readAround(t, image, content)
 	if want := fmt.Sprintf("vda.qcow2 (disk vda): %d bytes at offset 0: %s", image.list.Length, readTwice); err != nil || !strings.Contains(warnings, want) {
 		t.Errorf("got %v, warnings %q, want %q", err, warnings, want)
+	}
+}
+
+// cachedFile is a file as the page cache has it: what was read wrong stays so until it is forgotten.
+type cachedFile struct {
+	io.ReaderAt
+	bad    int64 // a byte that is wrong in the cache; -1: none
+	forgot []Range
+}
+
+func (f *cachedFile) ReadAt(p []byte, off int64) (int, error) {
+	n, err := f.ReaderAt.ReadAt(p, off)
+	if i := f.bad - off; f.bad >= 0 && i >= 0 && i < int64(n) {
+		p[i] ^= 1
+	}
+	return n, err
+}
+
+func (f *cachedFile) Forget(offset, length int64) {
+	f.forgot = append(f.forgot, Range{offset, length})
+	if offset <= f.bad && f.bad < offset+length {
+		f.bad = -1
+	}
+}
+
+// What is wrong in the page cache alone is read again from the storage, of images, of hashes, and of
+// the tree above them; and what is wrong on the storage stays damage.
+func TestReadAgainPastTheCache(t *testing.T) {
+	for _, unit := range []int64{RangeLength, FirstRangeLength} {
+		image, content := longImage(t, unit)
+		l := image.list.layout()
+		bad := []struct {
+			image bool
+			at    int64
+		}{{true, 5}, {true, l.length - 1}, {false, 8}, {false, 40}, {false, l.fileSize() - 1}}
+		for _, b := range bad {
+			file, list := &cachedFile{ReaderAt: path(image.path), bad: -1}, &cachedFile{ReaderAt: path(image.hashes), bad: -1}
+			spoilt := list
+			if b.image {
+				spoilt = file
+			}
+			spoilt.bad = b.at
+			warnings := ""
+			shared := NewReaders(context.Background(), ReadOptions{Cached: true, Warn: func(text string) { warnings += text }})
+			r := shared.Open(File{"vda.qcow2", file}, File{"vda.hashes", list}, image.list)
+			for _, at := range []int64{0, (l.length - 1) &^ 4095} {
+				p := directio.Buffer(4096)
+				if n, err := r.ReadAt(p, at); err != nil && err != io.EOF || !bytes.Equal(p[:n], content(at, 4096)) {
+					t.Errorf("unit %d, %+v: at %d: %v", unit, b, at, err)
+				}
+			}
+			shared.Close()
+			if spoilt.bad >= 0 || !strings.Contains(warnings, readTwice) || strings.Contains(warnings, "is damaged") {
+				t.Errorf("unit %d, %+v: forgotten: %v, warnings %q", unit, b, spoilt.forgot, warnings)
+			}
+		}
+		flip(t, image.path, 5)
+		shared := NewReaders(context.Background(), ReadOptions{Cached: true})
+		r := shared.Open(File{"vda.qcow2", &cachedFile{ReaderAt: path(image.path), bad: -1}}, File{"vda.hashes", path(image.hashes)}, image.list)
+		var damage *DamageError
+		if _, err := r.ReadAt(directio.Buffer(4096), 0); !errors.As(err, &damage) || damage.Offset != 0 {
+			t.Errorf("unit %d: a byte that is wrong on disk: %v", unit, err)
+		}
+		shared.Close()
 	}
 }
 

@@ -16,11 +16,14 @@ func serveCommand() *cli.Command {
 		ArgsUsage: "DOMAIN[@POINT]",
 		Description: "virtbackup serve vm1\n" +
 			"virtbackup serve vm1@check2 --disk vda --socket /run/vm1.sock\n" +
-			"virtbackup serve vm1 --listen 127.0.0.1:10809\n\n" +
-			"It goes on until Ctrl-C or SIGTERM; the exit code is then 128 and the number of the signal.\n" +
-			"Every byte is compared with its hash before it is sent: damage is an I/O error for who\n" +
-			"reads there, and an error in the log. prune leaves the domain's points alone meanwhile.\n" +
-			"A socket is for this user alone; every user of this host can read from an address.",
+			"guestmount --ro -i --format=raw -a 'nbd://?socket=/run/vm1.sock' /mnt\n" +
+			"qemu-img convert -O qcow2 'nbd+unix:///vda?socket=/run/vm1.sock' vda.qcow2\n\n" +
+			"It prints the address of each disk, and goes on until Ctrl-C or SIGTERM; the exit code is\n" +
+			"then 128 and the number of the signal. Disks are read-only and raw, whatever the images\n" +
+			"are. Every byte is compared with its hash before it is sent: damage is an I/O error for\n" +
+			"who reads there, and an error in the log. Meanwhile prune frees nothing of the domain.\n" +
+			"Only this user, and root, can connect to the socket; every user of this host can read\n" +
+			"from an address.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "disk", Usage: "serve only disk `TARGET` (vda); may be repeated"},
 			&cli.StringFlag{Name: "socket", Usage: "listen on a socket that is made at `PATH` (default: one below /run/virtbackup)"},

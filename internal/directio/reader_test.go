@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Any range may be asked for, whatever its alignment, with O_DIRECT and without.
@@ -57,5 +59,53 @@ func TestReadAt(t *testing.T) {
 	r := &Reader{}
 	if _, err := r.ReadAt(make([]byte, 1), -1); err == nil {
 		t.Error("no error for a negative offset")
+	}
+}
+
+// A cached reader leaves what it has read in the page cache, and Forget takes it out. What tests
+// spoil is spoilt for it, too.
+func TestCachedReader(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	content := pageAligned(piece, 3)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		err = f.Sync()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := NewCachedReader(f)
+	r.Forget(0, piece)
+	p := make([]byte, piece-10) // of any alignment
+	if n, err := r.ReadAt(p, 7); n != len(p) || err != nil || !bytes.Equal(p, content[7:7+n]) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+	if n := residentBytes(t, path, piece); n != piece {
+		t.Errorf("%d of %d bytes are cached", n, piece)
+	}
+	if n, err := r.ReadAt(p, piece-5); n != 5 || err != io.EOF {
+		t.Errorf("at the end: %d bytes, %v", n, err)
+	}
+	r.Forget(0, piece)
+	var fs unix.Statfs_t
+	if err := unix.Statfs(path, &fs); err != nil {
+		t.Fatal(err)
+	}
+	if n := residentBytes(t, path, piece); n != 0 && fs.Type != unix.TMPFS_MAGIC { // a tmpfs is in the page cache
+		t.Errorf("%d bytes are cached still", n)
+	}
+	spoil := func(name string, offset int64, p []byte) {
+		if name == path && offset == 0 {
+			p[0] ^= 1
+		}
+	}
+	OnRead.Store(&spoil)
+	defer OnRead.Store(nil)
+	if _, err := r.ReadAt(p, 0); err != nil || p[0] != content[0]^1 {
+		t.Errorf("a byte is %#x, %v", p[0], err)
 	}
 }

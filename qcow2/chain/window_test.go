@@ -194,3 +194,83 @@ func TestWindowsForgetErrors(t *testing.T) {
 		t.Errorf("looked up %d times", looks)
 	}
 }
+
+// What the top image itself says of a cluster: neither what lies below it nor what the end of an
+// image below it makes zeros.
+func TestInTop(t *testing.T) {
+	for _, tt := range []struct {
+		images []string // base first
+		want   string   // t: said by the top image
+	}{
+		{[]string{"d.z."}, "t..."}, // without a backing file there is nothing that a zero cluster would hide
+		{[]string{"dddd", "d.z."}, "t.t."},
+		{[]string{"dddd", "zz..", "d.z."}, "t.t."},
+		{[]string{"dd", "....dz"}, "....tt"},
+		{[]string{"dddddd", "..", "...z"}, "...t"},
+		{[]string{"dddd", "zd"}, "tt"},
+	} {
+		dir := t.TempDir()
+		var files []io.ReaderAt
+		for i, text := range tt.images {
+			files = append(files, stateImage(t, dir, i, text))
+		}
+		c, err := Open(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := c.Window(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for k := range w.Len() {
+			got += map[bool]string{false: ".", true: "t"}[w.InTop(k)]
+		}
+		if got != tt.want {
+			t.Errorf("%q: %s, want %s", tt.images, got, tt.want)
+		}
+	}
+	if w := (&Window{length: 5}); w.InTop(3) { // behind the end of an image below, without memory for its clusters
+		t.Error("a window without cells is the top image's")
+	}
+}
+
+// RunAt tells of each byte what the windows tell of its cluster, and runs end where the disk does.
+func TestRunAt(t *testing.T) {
+	for seed := range uint64(8) {
+		rnd := rand.New(rand.NewPCG(seed, 10))
+		images, shown := randomChain(t, rnd)
+		c, err := Open(images)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 300 {
+			off := rnd.Int64N(c.Size())
+			end, state, err := c.RunAt(off)
+			if err != nil || end <= off || end > c.Size() || end < c.Size() && end%c.ClusterSize() != 0 {
+				t.Fatalf("seed %d: the run at %d of %d ends at %d, %v", seed, off, c.Size(), end, err)
+			}
+			w, err := c.Window(off / c.WindowSize())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for at := off; at < end; at += c.ClusterSize() {
+				is := Absent
+				if w != nil {
+					is = w.State(int((at - w.Offset) / c.ClusterSize()))
+				}
+				if is != state {
+					t.Fatalf("seed %d: the run from %d to %d is %d, at %d is %d", seed, off, end, state, at, is)
+				}
+			}
+			if state != Data && len(bytes.Trim(shown[off:end], "\x00")) > 0 {
+				t.Fatalf("seed %d: no zeros from %d to %d", seed, off, end)
+			}
+		}
+		for _, off := range []int64{-1, c.Size(), c.Size() + 1} {
+			if _, _, err := c.RunAt(off); err == nil {
+				t.Errorf("seed %d: offset %d of %d is no error", seed, off, c.Size())
+			}
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -38,7 +39,8 @@ type served struct {
 // serve serves a point, DOMAIN@POINT, until the test ends or earlier.
 func serve(t *testing.T, s *testsite.Site, point string, args ...string) *served {
 	t.Helper()
-	v := &served{t: t, socket: filepath.Join(s.Dir, "serve.sock")}
+	// One for each test: those of one site run side by side.
+	v := &served{t: t, socket: filepath.Join(s.Dir, strings.ReplaceAll(filepath.Base(t.Name()), " ", "-")+".sock")}
 	v.Process = s.Program.Start(t, append([]string{"--json", "serve", s.Name + "@" + point, "--socket", v.socket}, args...)...)
 	testsite.Await(t, "the socket", 20*time.Millisecond, func() bool { return listens("unix", v.socket) })
 	return v

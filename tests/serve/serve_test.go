@@ -16,12 +16,32 @@ import (
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
-// Every point of a chain is served as it was, in the eyes of several clients, and the repository
-// stays as it is.
-func TestEveryPoint(t *testing.T) {
+// What one chain is enough for: nothing changes it, until the prune at the end.
+func TestChain(t *testing.T) {
 	t.Parallel()
 	s := chainSite(t)
+	damaged := s.Copied()
 	before := testsite.Listing(t, s.Repo)
+	t.Run("together", func(t *testing.T) {
+		for name, test := range map[string]func(*testing.T, *testsite.Site){
+			"every point": everyPoint, "through nbdkit": throughNbdkit, "killed": killed, "refused": refused, "URIs": uris, "map": mapOfEveryPoint,
+			"damage": func(t *testing.T, _ *testsite.Site) { damage(t, damaged) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(t, s)
+			})
+		}
+	})
+	if after := testsite.Listing(t, s.Repo); after != before {
+		t.Errorf("the repository was %s, and is %s", before, after)
+	}
+	t.Run("several clients beside a prune", func(t *testing.T) { severalClientsBesideAPrune(t, s) })
+}
+
+// Every point of a chain is served as it was, in the eyes of several clients.
+func everyPoint(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	for _, p := range s.Points {
 		v := serve(t, s, p.ID)
 		v.wantTruth(p)
@@ -40,9 +60,6 @@ func TestEveryPoint(t *testing.T) {
 			wantMap(t, v, d, p)
 		}
 		v.end()
-	}
-	if after := testsite.Listing(t, s.Repo); after != before {
-		t.Errorf("the repository was %s, and is %s", before, after)
 	}
 }
 
@@ -78,9 +95,8 @@ func wantMap(t *testing.T, v *served, d manifest.Disk, p testsite.Point) {
 }
 
 // Through another server, which asks in its own way.
-func TestThroughNbdkit(t *testing.T) {
-	t.Parallel()
-	s := chainSite(t)
+func throughNbdkit(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	p := s.Points[2]
 	v := serve(t, s, p.ID, "--disk", "vdb")
 	for _, filters := range []string{"--filter=blocksize", "--filter=noextents", "--filter=readahead"} {
@@ -98,9 +114,8 @@ func TestThroughNbdkit(t *testing.T) {
 
 // Several clients, each with several connections, and a prune beside them: it hides points, and
 // leaves their images alone until nobody reads any more.
-func TestSeveralClientsBesideAPrune(t *testing.T) {
-	t.Parallel()
-	s := chainSite(t)
+func severalClientsBesideAPrune(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	p := s.Points[1]
 	v := serve(t, s, p.ID)
 	var clients sync.WaitGroup
@@ -138,9 +153,8 @@ func TestSeveralClientsBesideAPrune(t *testing.T) {
 
 // A disk of which a cluster is damaged: who reads it gets an I/O error, never other bytes, and
 // everything else is right.
-func TestDamage(t *testing.T) {
-	t.Parallel()
-	s := chainSite(t)
+func damage(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	p := s.Points[2]
 	image := imageOf(s, s.Points[0].Manifest, "vda")
 	info, err := os.Stat(image)
@@ -154,7 +168,7 @@ func TestDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	const piece = 64 << 10
-	salvaged := filepath.Join(s.Dir, "salvaged")
+	salvaged := filepath.Join(t.TempDir(), "salvaged")
 	testdomain.Tool(t, "qemu-img", "convert", "--salvage", "-f", "raw", "-O", "raw", v.uri("vda"), salvaged)
 	got, err := os.ReadFile(salvaged)
 	if err != nil || len(got) != len(truth) {
@@ -173,7 +187,7 @@ func TestDamage(t *testing.T) {
 	if lost != 1 {
 		t.Errorf("%d clusters could not be read, one is damaged", lost)
 	}
-	copied := filepath.Join(s.Dir, "copied")
+	copied := filepath.Join(t.TempDir(), "copied")
 	if testdomain.TryTool(t, "nbdcopy", v.uri("vda"), copied) == nil {
 		t.Error("nbdcopy has copied a damaged disk")
 	}
@@ -188,9 +202,8 @@ func TestDamage(t *testing.T) {
 }
 
 // What a killed server has left is in nobody's way.
-func TestKilled(t *testing.T) {
-	t.Parallel()
-	s := chainSite(t)
+func killed(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	v := serve(t, s, s.Points[0].ID)
 	v.Signal(syscall.SIGKILL)
 	v.Wait()
@@ -203,11 +216,10 @@ func TestKilled(t *testing.T) {
 }
 
 // Bad input is refused, and changes nothing.
-func TestRefused(t *testing.T) {
-	t.Parallel()
-	s := chainSite(t)
+func refused(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	v := serve(t, s, "latest")
-	file := filepath.Join(s.Dir, "file")
+	file := filepath.Join(t.TempDir(), "file")
 	testsite.WriteFile(t, file, "mine")
 	long := filepath.Join(s.Dir, strings.Repeat("x", 120))
 	for _, tt := range []struct {
@@ -240,9 +252,8 @@ func TestRefused(t *testing.T) {
 }
 
 // A URI is printed as people write it, and clients understand it whatever the path.
-func TestURI(t *testing.T) {
-	t.Parallel()
-	s := chainSite(t)
+func uris(t *testing.T, s *testsite.Site) {
+	t.Helper()
 	for _, tt := range []struct{ name, escaped string }{
 		{"a.sock", "a.sock"},
 		{"odd &=#%?+;:\u00e4\u20ac'", "odd%20%26%3D%23%25%3F%2B%3B%3A%C3%A4%E2%82%AC%27"},

@@ -16,7 +16,7 @@ func serveCommand() *cli.Command {
 		ArgsUsage: "DOMAIN[@POINT]",
 		Description: "virtbackup serve vm1\n" +
 			"virtbackup serve vm1@check2 --disk vda --socket /run/vm1.sock\n" +
-			"guestmount --ro -i --format=raw -a 'nbd://?socket=/run/vm1.sock' /mnt\n" +
+			"guestmount --ro -i --format=raw -a 'nbd:///vda?socket=/run/vm1.sock' /mnt\n" +
 			"qemu-img convert -O qcow2 'nbd+unix:///vda?socket=/run/vm1.sock' vda.qcow2\n\n" +
 			"It prints the address of each disk, and goes on until Ctrl-C or SIGTERM; the exit code is\n" +
 			"then 128 and the number of the signal. Disks are read-only and raw, whatever the images\n" +

@@ -78,6 +78,13 @@ var budgets = slices.Concat([]budget{
 	{work: "peak memory of inc, MiB", ours: "inc", figure: peak, limit: maxMemory},
 	{work: "peak memory of full of a domain that is off, MiB", ours: "full-off", figure: peak, limit: maxMemory},
 	{work: "peak memory of inc of a domain that is off, MiB", ours: "inc-off", figure: peak, limit: maxMemory},
+	// 0.8 and 0.5 of its speed.
+	{work: "reading all of a served point : of qemu-nbd's",
+		ours: "serve", peers: []string{"serve-qemu-nbd"}, pick: first, figure: wall, limit: 1.25},
+	{work: "4 KiB in random places of a served point : of qemu-nbd's",
+		ours: "serve-4k", peers: []string{"serve-4k-qemu-nbd"}, pick: first, figure: wall, limit: 2},
+	{work: "peak memory of serve, MiB", ours: "serve", figure: peak, limit: maxMemory},
+	{work: "peak memory of serve, random places, MiB", ours: "serve-4k", figure: peak, limit: maxMemory},
 	{work: "peak memory of restore, MiB", ours: "restore", figure: peak, limit: maxMemory},
 }, pruneBudgets)
 

@@ -83,7 +83,7 @@ func scenarios() []scenario {
 		{"e", "4 KiB changed in each of 100,000 places of a 49 GiB disk", both,
 			manyPlaces, incs},
 		{"chain-1", "a full of (a)", both, chain(0, 0), restores},
-		{"chain-30", "a full of (a) and 29 incs of 32 MiB", both, chain(29, 32), restores},
+		{"chain-30", "a full of (a) and 29 incs of 32 MiB", both, chain(29, 32), join(restores, servings)},
 		{"chain-100", "a full of (a) and 99 incs of 8 MiB", both, chain(99, 8), restores},
 		{"inplace", "1 % changed of (a) since a point, the domain shut off", both, inPlaceStage,
 			[]way{{"in-place", (*stage).inPlace}, {"restore", (*stage).restore}}},

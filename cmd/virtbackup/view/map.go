@@ -39,7 +39,7 @@ func (m Map) Text(w io.Writer) error {
 	if _, err := fmt.Fprintf(w, "%s: %s%s of domain %s, taken %s\n", m.Point.ID, m.Point.Kind, since, m.Point.Domain, manifest.TimeText(m.Point.Time)); err != nil {
 		return err
 	}
-	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true}, {Name: "DATA", Right: true}, {Name: "CHANGED", Right: true}, {Name: "A CHARACTER", Right: true}}}
+	g := &terminal.Grid{Columns: []terminal.Column{{Name: "DISK"}, {Name: "SIZE", Right: true}, {Name: "DATA", Right: true}, {Name: "CHANGED", Right: true}, {Name: "PER CHARACTER", Right: true}}}
 	wide, changes := 0, false
 	for _, d := range m.Disks {
 		changed := "-"

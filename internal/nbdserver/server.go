@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -53,6 +54,11 @@ const (
 	// handshakeTime is how long a client may take until it has chosen an export. After that it may
 	// be silent for as long as it likes.
 	handshakeTime = 30 * time.Second
+	// refusalsTold is how often the log says that clients are refused: who tries again and again
+	// must not fill it.
+	refusalsTold = time.Minute
+	// outOfFiles is how long the server waits where the process may not open one more file.
+	outOfFiles = 100 * time.Millisecond
 )
 
 // Serve accepts connections and serves them until ctx is cancelled, which ends all of them and is no
@@ -68,13 +74,22 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	open := connections{all: map[net.Conn]bool{}}
 	var group panics.Group
 	var err error
+	var told time.Time
 	for {
 		var conn net.Conn
-		if conn, err = listener.Accept(); err != nil {
+		conn, err = listener.Accept()
+		if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) {
+			time.Sleep(outOfFiles) // those that are connected go on, and give files back
+			continue
+		}
+		if err != nil {
 			break
 		}
 		if !open.add(conn) {
-			log.Warn(fmt.Sprintf("a client was refused: there are %d connections", maxConnections))
+			if time.Since(told) > refusalsTold {
+				told = time.Now()
+				log.Warn(fmt.Sprintf("clients are refused: there are %d connections", maxConnections))
+			}
 			conn.Close()
 			continue
 		}

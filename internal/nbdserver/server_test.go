@@ -2,12 +2,21 @@ package nbdserver
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 // sample is a disk with holes and broken parts, of which nothing is aligned.
@@ -373,4 +382,72 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 	}
 	t.Error("there is no room after a connection has ended")
+}
+
+// fullOfFiles is a listener of a process that may not open one more file, for a while.
+type fullOfFiles struct {
+	net.Listener
+	left atomic.Int32
+}
+
+func (f *fullOfFiles) Accept() (net.Conn, error) {
+	if f.left.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: os.NewSyscallError("accept4", syscall.EMFILE)}
+	}
+	return f.Listener.Accept()
+}
+
+// A server outlives that it cannot accept for a while, and says not more than once that it refuses
+// clients, however many come.
+func TestAcceptingGoesOn(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := &fullOfFiles{Listener: l}
+	full.left.Store(3)
+	var log bytes.Buffer // written to by Serve alone
+	ctx, cancel := context.WithCancel(t.Context())
+	done := panics.Go(func() error {
+		return (&Server{Exports: []Export{{Disk: sample()}}, Log: slog.New(slog.NewTextHandler(&log, nil))}).Serve(ctx, full)
+	})
+	for range maxConnections {
+		begin(t, l.Addr(), false)
+	}
+	for range 200 {
+		c := dialOnly(t, l.Addr())
+		_, _ = io.ReadFull(c.conn, make([]byte, 18)) // until the server has closed it
+		c.conn.Close()
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(log.String(), "clients are refused"); n != 1 {
+		t.Errorf("it says so %d times: %s", n, &log)
+	}
+}
+
+// Clients that ask for much and take nothing cost what they may, and others are served meanwhile.
+func TestClientsThatNeverRead(t *testing.T) {
+	disk := &memory{data: make([]byte, 64<<20)}
+	addr := serverOf(t, Export{Disk: disk})
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for i := range maxConnections - 1 {
+		c := begin(t, addr, i%2 == 0)
+		for range 16 {
+			c.request(0, cmdRead, 0, maxPayload)
+		}
+	}
+	c := begin(t, addr, true)
+	c.request(0, cmdRead, 10<<20, 1<<20)
+	if _, code, n := c.structured(10<<20, 1<<20); code != 0 || n != 1<<20 {
+		t.Errorf("%d bytes, error %d", n, code)
+	}
+	runtime.ReadMemStats(&after)
+	if held := int64(after.Sys) - int64(before.Sys); held > 96<<20 {
+		t.Errorf("the process has grown by %d MiB", held>>20)
+	}
 }

@@ -37,11 +37,15 @@ func FuzzClient(f *testing.F) {
 	f.Add(request(option(flags, optExportName, "vda"), cmdRead, 0, 1<<20))
 	f.Add(option(option(flags, optList, ""), optAbort, ""))
 	f.Add(append(request(option(flags, optExportName, "vda"), cmdWrite, 0, 4), "data"...))
+	f.Add(append(option(flags, optList, string(make([]byte, maxOption+1))), make([]byte, 8<<10)...)) // the server does not read to the end
 	m := sample()
 	f.Fuzz(func(t *testing.T, input []byte) {
 		ours, theirs := net.Pipe()
 		s := &Server{Exports: []Export{{Name: "vda", Disk: m}}}
-		done := panics.Go(func() error { return s.serve(theirs) })
+		done := panics.Go(func() error {
+			defer theirs.Close() // as Serve does
+			return s.serve(theirs)
+		})
 		read := panics.Go(func() error { _, err := io.Copy(io.Discard, ours); return err })
 		_, _ = ours.Write(input) // it may have ended
 		ours.Close()

@@ -38,7 +38,19 @@ type imageCheck struct {
 	link   Link
 	point  manifest.Manifest
 	disk   manifest.Disk
+	part   func(index int64) bool // nil: all of it
 	damage []damage.Place
+	listed bool // where there is a part
+}
+
+// CheckPart is Check of the ranges of an image for whose indices part returns true, as
+// hashlist.CheckPart does it, and with its listed.
+func CheckPart(ctx context.Context, l Link, part func(index int64) bool, o hashlist.CheckOptions) (found []damage.Place, listed bool, err error) {
+	c := &imageCheck{link: l, point: l.Point, disk: l.Disk, part: part}
+	if err := c.run(ctx, o); err != nil {
+		return nil, false, fmt.Errorf("check %s: %w", c.name(l.Disk.Image), err)
+	}
+	return c.damage, c.listed, nil
 }
 
 func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
@@ -56,6 +68,7 @@ func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
 			return err
 		}
 		c.imageDamage(qcow2.Range{Length: c.disk.ImageBytes}, localfile.Reason(err), nil, true)
+		c.listed = true // it is not what is damaged
 		return nil
 	}
 	defer f.Close()
@@ -68,7 +81,12 @@ func (c *imageCheck) run(ctx context.Context, o hashlist.CheckOptions) error {
 		return err
 	}
 	image := hashlist.ImageFile{Name: nameOf(c.point, c.disk, c.disk.Image), PieceReader: reader, Size: info.Size()}
-	found, err := hashlist.Check(ctx, image, list, listOf(c.disk), o)
+	var found []hashlist.Finding
+	if c.part == nil {
+		found, err = hashlist.Check(ctx, image, list, listOf(c.disk), o)
+	} else {
+		found, c.listed, err = hashlist.CheckPart(ctx, image, list, listOf(c.disk), c.part, o)
+	}
 	if err != nil {
 		return err
 	}

@@ -83,6 +83,15 @@ type Finding struct {
 // on disk, which says where damage is. A range that differs is read once more. The error
 // says why there could be no check, as when ctx was cancelled.
 func Check(ctx context.Context, image ImageFile, list ListFile, of List, o CheckOptions) ([]Finding, error) {
+	c := newCheck(image, list, of, o)
+	if err := c.read(ctx); err != nil {
+		return nil, err
+	}
+	c.diagnose()
+	return c.findings, nil
+}
+
+func newCheck(image ImageFile, list ListFile, of List, o CheckOptions) *check {
 	c := &check{image: image, layout: of.layout(), digest: of.Digest, options: o, list: openList(of.layout(), list),
 		computed: blake3.New(hashSize, nil), stored: blake3.New(hashSize, nil), pending: map[int64][]rangeResult{}}
 	if c.options.Progress == nil {
@@ -94,11 +103,7 @@ func Check(ctx context.Context, image ImageFile, list ListFile, of List, o Check
 	if c.options.Misread == nil {
 		c.options.Misread = func(string) {}
 	}
-	if err := c.read(ctx); err != nil {
-		return nil, err
-	}
-	c.diagnose()
-	return c.findings, nil
+	return c
 }
 
 // check is the check of one image with its hash list.
@@ -108,6 +113,7 @@ type check struct {
 	digest  string
 	options CheckOptions
 	list    *storedList
+	part    func(index int64) bool // the ranges to be read; nil: all
 
 	mu      sync.Mutex
 	next    int64                   // piece that is compared next
@@ -130,6 +136,7 @@ var errListGone = errors.New("its hash list was there, and is gone")
 type rangeResult struct {
 	sum    [hashSize]byte
 	proven bool // sum is what the list has
+	left   bool // it was not to be read
 	err    error
 }
 
@@ -163,7 +170,9 @@ func (c *check) read(ctx context.Context) error {
 				if err := c.readPiece(ctx, buf, i*pieceLength, n); err != nil {
 					return err
 				}
-				c.options.Progress(n)
+				if c.part == nil { // else readPart has said what it read
+					c.options.Progress(n)
+				}
 			}
 		})
 	}
@@ -174,6 +183,13 @@ func (c *check) read(ctx context.Context) error {
 // filled beyond n where the file goes on.
 func (c *check) readPiece(ctx context.Context, buf []byte, offset, n int64) error {
 	results := make([]rangeResult, (n+c.layout.unit-1)/c.layout.unit)
+	if c.part != nil {
+		if err := c.readPart(ctx, results, buf, offset, n); err != nil {
+			return err
+		}
+		c.takePiece(offset, results)
+		return nil
+	}
 	missing := 0
 	for i := range results {
 		if results[i].proven = c.options.Proven.Has(offset/c.layout.unit + int64(i)); !results[i].proven {
@@ -186,13 +202,19 @@ func (c *check) readPiece(ctx context.Context, buf []byte, offset, n int64) erro
 		}
 		c.readRanges(results, buf, offset, n)
 	}
+	c.takePiece(offset, results)
+	return nil
+}
+
+// takePiece compares the results of pieces, as far as all before them are there.
+func (c *check) takePiece(offset int64, results []rangeResult) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.pending[offset/pieceLength] = results
 	for {
 		results, ok := c.pending[c.next]
 		if !ok {
-			return nil
+			return
 		}
 		delete(c.pending, c.next)
 		for i, result := range results {
@@ -235,6 +257,12 @@ func (c *check) readRange(buf []byte, offset, want int64) rangeResult {
 func (c *check) compare(offset int64, result rangeResult) {
 	place := c.layout.at(offset / c.layout.unit)
 	sum, ok := c.list.next()
+	if result.left {
+		if ok {
+			c.stored.Write(sum[:])
+		}
+		return
+	}
 	if result.proven {
 		result.sum = sum
 		if !ok {

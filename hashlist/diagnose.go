@@ -28,27 +28,36 @@ func addSpan(spans []span, place Range, what string) []span {
 
 // diagnose says what is damaged once all has been read.
 func (c *check) diagnose() {
-	for { // a truncated image leaves hashes over
-		sum, ok := c.list.next()
-		if !ok {
-			break
-		}
-		c.stored.Write(sum[:])
-	}
+	c.finishList()
 	sound := c.image.Size >= c.layout.length && len(c.failed) == 0 && digest.Text(c.computed.Sum(nil)) == c.digest
 	if listed := digest.Text(c.stored.Sum(nil)); c.list.complete() && listed == c.digest {
 		c.list.checkTree(listed)
 	}
 	listed := c.list.complete() && digest.Text(c.stored.Sum(nil)) == c.digest
-	if c.image.Size > c.layout.length {
-		at := Range{Offset: c.layout.length, Length: c.image.Size - c.layout.length}
-		c.findings = append(c.findings, Finding{Range: at, What: "was appended later; nothing reads it", Unused: true})
-	}
+	c.appended()
 	if sound {
 		c.diagnoseList(listed)
 		return
 	}
 	c.diagnoseImage(listed)
+}
+
+// finishList takes the hashes that a truncated image leaves over.
+func (c *check) finishList() {
+	for {
+		sum, ok := c.list.next()
+		if !ok {
+			return
+		}
+		c.stored.Write(sum[:])
+	}
+}
+
+func (c *check) appended() {
+	if c.image.Size > c.layout.length {
+		at := Range{Offset: c.layout.length, Length: c.image.Size - c.layout.length}
+		c.findings = append(c.findings, Finding{Range: at, What: "was appended later; nothing reads it", Unused: true})
+	}
 }
 
 // diagnoseList says where the list on disk is damaged, the image being sound.
@@ -80,6 +89,20 @@ func (c *check) diagnoseImage(listed bool) {
 			c.listDamage(Range{Length: c.layout.hashesSize()}, "does not match the manifest")
 		}
 	}
+	spans := c.spans(what)
+	if len(spans) == 0 { // image and list agree with each other: both are of another point
+		spans = []span{{Range{Length: c.image.Size}, "is not the image that was written"}}
+		if c.list.file == nil {
+			spans[0].what = "differs from what was written; where, its hash list would tell, which is gone"
+		}
+	}
+	for _, s := range spans {
+		c.findings = append(c.findings, Finding{Range: s.Range, What: s.what})
+	}
+}
+
+// spans are the damaged parts of the image, in order. what is wrong with those that differ.
+func (c *check) spans(what string) []span {
 	spans := c.failed
 	for _, s := range c.differ {
 		spans = append(spans, span{s.Range, what})
@@ -90,15 +113,7 @@ func (c *check) diagnoseImage(listed bool) {
 		spans = append(spans, span{Range{Offset: at, Length: c.layout.length - at}, what})
 	}
 	slices.SortFunc(spans, func(a, b span) int { return cmp.Compare(a.Offset, b.Offset) })
-	if len(spans) == 0 { // image and list agree with each other: both are of another point
-		spans = []span{{Range{Length: c.image.Size}, "is not the image that was written"}}
-		if c.list.file == nil {
-			spans[0].what = "differs from what was written; where, its hash list would tell, which is gone"
-		}
-	}
-	for _, s := range spans {
-		c.findings = append(c.findings, Finding{Range: s.Range, What: s.what})
-	}
+	return spans
 }
 
 func (c *check) listDamage(at Range, what string) {

@@ -1,16 +1,17 @@
 package repository
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -23,9 +24,10 @@ const VerifiedName = "verified.json"
 
 const verifiedTemporary = ".verified-"
 
-// Verification is what the last verification of a point found.
+// Verification is what the verifications of a point found.
 type Verification struct {
-	Time time.Time `json:"time"` // when it ended, UTC
+	// Time is when the byte that was proven longest ago was, or when damage was found; UTC.
+	Time time.Time `json:"time"`
 	// Manifest is the digest of the manifest.json that was verified. Where the
 	// point has another one now, this says nothing of it.
 	Manifest string `json:"manifest"`
@@ -37,39 +39,42 @@ type Verification struct {
 
 // verifiedFile is the content of verified.json.
 type verifiedFile struct {
-	Format int                     `json:"format"`
+	Format int `json:"format"`
+	// Points are those that are verified or damaged. Versions that know nothing of Proven take
+	// them for all that is known.
 	Points map[string]Verification `json:"points"`
+	Proven map[string]provenPoint  `json:"proven,omitempty"`
+}
+
+// provenPoint says when parts of a point were proven, where not all were at the Time of its
+// Verification.
+type provenPoint struct {
+	Manifest string            `json:"manifest"` // digest of the manifest.json
+	Files    map[string]string `json:"files"`    // Dates, by the names of images and extras
 }
 
 // Verified returns what is known of a domain's points, by their ids. What does
 // not belong to the points as they are now is left out; a file that cannot be
 // read counts as an empty one.
 func (r *Repository) Verified(domain string) map[string]Verification {
-	valid := map[string]Verification{}
-	for id, v := range r.readVerified(domain) {
-		if digest, err := r.ManifestDigest(domain, id); err == nil && digest == v.Manifest {
-			valid[id] = v
-		}
+	l, err := r.Lineage(domain)
+	if err != nil {
+		return nil
 	}
-	return valid
+	return r.VerifiedOf(l)
 }
 
 // VerifiedOf is Verified for points that were read before, as they were then. It reads no
 // manifest again.
 func (r *Repository) VerifiedOf(l *lineage.Lineage) map[string]Verification {
-	valid := r.readVerified(l.Domain)
-	maps.DeleteFunc(valid, func(id string, v Verification) bool {
-		digest, known := l.Digest(id)
-		return !known || v.Manifest != digest
-	})
-	return valid
+	return r.Proofs(l).Verified()
 }
 
 // Doubts are the disks that the last verification found to be lost, by the points as they
 // are now; empty where there are none.
 func (r *Repository) Doubts(domain string) map[string][]string {
 	doubts := map[string][]string{}
-	for id, v := range r.readVerified(domain) {
+	for id, v := range r.readVerified(domain).Points {
 		if v.Sound || len(v.Lost) == 0 {
 			continue
 		}
@@ -83,7 +88,7 @@ func (r *Repository) Doubts(domain string) map[string][]string {
 // ClearDoubts takes back that images of a disk are lost, in points of a domain: they were
 // read since, and are sound. Whether the points restore whole the next verification says.
 func (r *Repository) ClearDoubts(domain string, points []string, target string) error {
-	all := r.readVerified(domain)
+	all := r.readVerified(domain).Points
 	cleared := map[string]Verification{}
 	for _, id := range points {
 		if v, ok := all[id]; ok && slices.Contains(v.Lost, target) {
@@ -105,44 +110,80 @@ func (r *Repository) ManifestDigest(domain, id string) (string, error) {
 	return localfile.Digest(filepath.Join(r.PointDir(domain, id), manifest.FileName))
 }
 
-func (r *Repository) readVerified(domain string) map[string]Verification {
-	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), VerifiedName))
-	if err != nil {
-		return nil
-	}
+// readVerified returns an empty file if it cannot be read.
+func (r *Repository) readVerified(domain string) verifiedFile {
 	var f verifiedFile
-	if json.Unmarshal(data, &f) != nil || manifest.CheckFormat(f.Format) != nil {
-		return nil
+	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), VerifiedName))
+	if err != nil || json.Unmarshal(data, &f) != nil || manifest.CheckFormat(f.Format) != nil {
+		return verifiedFile{}
 	}
-	return f.Points
+	return f
 }
 
 // SetVerified adds to what is known of a domain's points, and forgets those that
-// are gone. The file is replaced at once; of two calls at the same time one may
-// be lost.
+// are gone. What is sound was proven as a whole.
 func (r *Repository) SetVerified(domain string, points map[string]Verification) error {
+	return r.changeVerified(domain, func(f *verifiedFile) {
+		for id, v := range points {
+			f.Points[id] = v
+			if v.Sound {
+				delete(f.Proven, id)
+			}
+		}
+	})
+}
+
+// changeWait is how long a change of verified.json waits for another: each takes some
+// milliseconds. After that, as on file systems without locks, one of the two may be lost.
+const changeWait = 10 * time.Second
+
+// changeVerified replaces the file of a domain at once, without what belongs to no point. change
+// is called even if the file cannot be written.
+func (r *Repository) changeVerified(domain string, change func(*verifiedFile)) (err error) {
 	if err := manifest.ValidDomain(domain); err != nil {
 		return err
 	}
-	all := verifiedFile{Format: manifest.Format, Points: map[string]Verification{}}
-	for _, some := range []map[string]Verification{r.readVerified(domain), points} {
-		for id, v := range some {
-			if _, _, err := manifest.ParsePointID(id); err != nil {
-				continue
-			}
-			if _, err := os.Lstat(r.PointDir(domain, id)); !errors.Is(err, fs.ErrNotExist) {
-				all.Points[id] = v
-			}
-		}
+	dir, err := os.Open(r.domainDir(domain))
+	if err == nil {
+		defer func() { err = errors.Join(err, filelock.Close(dir)) }()
+		_ = filelock.Wait(context.Background(), dir, filelock.Exclusive, changeWait)
 	}
-	if err := r.replaceVerified(domain, all); err != nil {
+	f := r.readVerified(domain)
+	f.Format = manifest.Format
+	f.Points, f.Proven = present(r, domain, f.Points), present(r, domain, f.Proven)
+	change(&f)
+	f.Points, f.Proven = present(r, domain, f.Points), present(r, domain, f.Proven)
+	if err := r.replaceVerified(domain, f); err != nil {
 		return fmt.Errorf("note verification: %w", err)
 	}
 	return nil
 }
 
+// present are those of a map whose keys are points with a directory.
+func present[T any](r *Repository, domain string, points map[string]T) map[string]T {
+	there := map[string]T{}
+	for id, v := range points {
+		if _, _, err := manifest.ParsePointID(id); err != nil {
+			continue
+		}
+		if _, err := os.Lstat(r.PointDir(domain, id)); !errors.Is(err, fs.ErrNotExist) {
+			there[id] = v
+		}
+	}
+	return there
+}
+
+// mostVerified is how long verified.json may get, far from what localfile.ReadSmall reads: a
+// file that nobody reads would say nothing of damage, either. 100 parts of 10,000 images that
+// all have dates of their own are beyond it.
+const mostVerified = 8 << 20
+
 func (r *Repository) replaceVerified(domain string, all verifiedFile) error {
 	data, err := json.MarshalIndent(all, "", "  ")
+	if err == nil && len(data) > mostVerified {
+		all.Proven = nil
+		data, err = json.MarshalIndent(all, "", "  ")
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -20,7 +21,7 @@ func TestVerified(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		note[id] = Verification{Manifest: digest, Sound: id == "check1"}
+		note[id] = Verification{Time: time.Unix(1e9, 0), Manifest: digest, Sound: id == "check1"}
 	}
 	for range 2 {
 		if err := r.SetVerified("vm1", note); err != nil {
@@ -59,7 +60,7 @@ func TestVerifiedOf(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		note[id] = Verification{Manifest: digest, Sound: true}
+		note[id] = Verification{Time: time.Unix(1e9, 0), Manifest: digest, Sound: true}
 	}
 	l, err := r.Lineage("vm1")
 	if err := errors.Join(err, r.SetVerified("vm1", note)); err != nil {

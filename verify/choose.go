@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 func count(n int, what string) string {
@@ -62,26 +63,43 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := &domainRun{run: r, lineage: lineage, chosen: needed(lineage), digests: map[string]string{}}
+	d := &domainRun{run: r, lineage: lineage, chosen: needed(lineage), digests: map[string]string{},
+		known: r.repo.Proofs(lineage), seen: map[string]map[string][repository.Parts]repository.Look{}}
 	if r.Point != "" {
 		if err := d.choosePoint(r.Point); err != nil {
 			return nil, err
 		}
 	}
-	for _, m := range d.chosen {
-		for _, disk := range m.Disks {
-			d.expected += disk.ImageBytes
-		}
-		for _, e := range m.Extras {
-			d.expected += e.Size
-		}
-	}
+	d.expect(d.chosen)
 	for _, id := range lineage.AllIDs() {
 		if digest, err := r.repo.ManifestDigest(name, id); err == nil {
 			d.digests[id] = digest
 		}
 	}
 	return d, nil
+}
+
+// expect adds to what will be read, without hash lists and tables.
+func (d *domainRun) expect(points []manifest.Manifest) {
+	for _, m := range points {
+		for _, disk := range m.Disks {
+			d.expected += d.share(disk.ImageBytes)
+		}
+		for _, e := range m.Extras {
+			d.expected += d.share(e.Size)
+		}
+	}
+}
+
+// share is how much will be read of a file of so many bytes.
+func (r *run) share(bytes int64) int64 {
+	switch {
+	case r.Quick:
+		return 0
+	case r.Sample > 0:
+		return int64(float64(bytes) / 100 * float64(r.Sample))
+	}
+	return bytes
 }
 
 // needed are the listed points and the hidden ones that they need, oldest first.
@@ -130,5 +148,12 @@ func (d *domainRun) what() string {
 	if len(ids) == 0 {
 		return fmt.Sprintf("%s: no point that can be read", d.lineage.Domain)
 	}
-	return fmt.Sprintf("%s: reading %s of %s: %s", d.lineage.Domain, count(images, "image"), count(len(ids), "point"), strings.Join(ids, " "))
+	what := "reading"
+	switch {
+	case d.Quick:
+		what = "reading the tables of"
+	case d.Sample > 0:
+		what = fmt.Sprintf("reading %d%% of", d.Sample)
+	}
+	return fmt.Sprintf("%s: %s %s of %s: %s", d.lineage.Domain, what, count(images, "image"), count(len(ids), "point"), strings.Join(ids, " "))
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/lineage"
 	"github.com/virtbackup/virtbackup/manifest"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // Status is what is known about a point.
@@ -19,6 +20,8 @@ type Status string
 // The statuses.
 const (
 	OK         Status = "ok"          // every byte is as it was sealed
+	Sampled    Status = "sampled"     // what was read of it is as it was sealed
+	Looked     Status = "quick"       // what describes its data is as it was sealed
 	Damaged    Status = "damaged"     // part of it is not
 	Lost       Status = "lost"        // it is as it was sealed, but a point that it needs is not
 	NotChecked Status = "not checked" // it was not requested
@@ -26,7 +29,9 @@ const (
 
 // Report is what a verification found.
 type Report struct {
-	Repository string         `json:"repository"` // its directory
+	Repository string         `json:"repository"`       // its directory
+	Quick      bool           `json:"quick,omitempty"`  // no data was read
+	Sample     int            `json:"sample,omitempty"` // percent of each file that were read; 0: all
 	Time       time.Time      `json:"time"`       // when it ended, UTC
 	Domains    []DomainReport `json:"domains"`
 	Damage     []damage.Place `json:"damage"` // by domain, point, file and offset
@@ -39,11 +44,13 @@ type Report struct {
 type DomainReport struct {
 	Domain string  `json:"domain"`
 	Points []Point `json:"points"` // all of the domain, oldest first
-	// Restores are the points that were verified and restore completely, oldest
-	// first; Newest is the last of them.
+	// Restores are the points that were verified and restore completely, oldest first.
 	Restores []string `json:"restores"`
-	Newest   string   `json:"newest,omitempty"`
-	Lost     []string `json:"lost"` // the points that do not, checked or not
+	// Newest is the newest point that was checked and in which no damage was found.
+	Newest string   `json:"newest,omitempty"`
+	Lost   []string `json:"lost"` // the points that do not restore, checked or not
+	// Left are those for which there was no time.
+	Left []string `json:"left,omitempty"`
 }
 
 // Point is what was found for a point.
@@ -52,12 +59,21 @@ type Point struct {
 	Kind     manifest.Kind `json:"kind,omitempty"`
 	Time     time.Time     `json:"time,omitzero"` // its instant
 	Status   Status        `json:"status"`
-	Restores bool          `json:"restores"` // completely, proven by this verification
+	// Restores: completely, proven by this verification; if it was a sample, with those before.
+	Restores bool `json:"restores"`
+	// Verified is when the byte of it, and of all that it needs, was proven that is oldest;
+	// zero if some never were, or damage was found.
+	Verified time.Time `json:"verified,omitzero"`
+	// ProvenPercent is how much was ever proven of each file that it needs, at least, if that is
+	// not everything.
+	ProvenPercent int `json:"proven_percent,omitempty"`
 	// LostDisks do not restore any more; the others do (restore --disk).
 	LostDisks []string `json:"lost_disks,omitempty"`
 	Disks     []string `json:"disks,omitempty"`
 	// Hidden says that the point was removed, and is there because others need its images.
 	Hidden bool `json:"hidden,omitempty"`
+
+	broken bool // it does not restore whole
 }
 
 // DamagedError says that damage was found; the report lists all of it.
@@ -104,7 +120,7 @@ func (e *DamagedError) Hint() string {
 // newestHidden is the newest point that was removed and restores; "" if there is none.
 func (r DomainReport) newestHidden() (id string) {
 	for _, p := range r.Points {
-		if p.Hidden && p.Restores {
+		if p.Hidden && p.Status != NotChecked && !p.broken {
 			id = p.ID
 		}
 	}
@@ -172,9 +188,9 @@ func lostBy(l *lineage.Lineage, damage []damage.Place) (disks map[string][]strin
 	return l.Lost(func(ref manifest.ImageRef) bool { return whole[ref.Point] || images[ref] }), own
 }
 
-// report returns what was found for a domain.
-func (d *domainRun) report() DomainReport {
-	r := DomainReport{Domain: d.lineage.Domain, Restores: []string{}, Lost: []string{}}
+// report returns what was found for a domain, and records it.
+func (d *domainRun) report(now time.Time) DomainReport {
+	r := DomainReport{Domain: d.lineage.Domain, Restores: []string{}, Lost: []string{}, Left: d.left}
 	lost, own := lostBy(d.lineage, d.damage)
 	for _, p := range d.points() {
 		if m, ok := d.lineage.Point(p.ID); ok {
@@ -184,27 +200,61 @@ func (d *domainRun) report() DomainReport {
 			}
 		}
 		p.LostDisks = lost[p.ID]
-		broken := own[p.ID] || len(p.LostDisks) > 0
-		p.Restores = p.Status != NotChecked && !broken
+		p.broken = own[p.ID] || len(p.LostDisks) > 0
+		p.Restores = p.Status != NotChecked && !p.broken
 		switch {
 		case slices.ContainsFunc(d.damage, func(x damage.Place) bool { return x.Domain == r.Domain && x.Point == p.ID }):
 			p.Status = Damaged
-		case broken:
+		case p.broken:
 			p.Status = Lost
 		}
-		if p.Hidden = d.isHidden(p.ID); p.Hidden {
-			r.Points = append(r.Points, p)
-			continue
-		}
-		if p.Restores {
-			r.Restores, r.Newest = append(r.Restores, p.ID), p.ID
-		}
-		if broken {
-			r.Lost = append(r.Lost, p.ID)
-		}
+		p.Hidden = d.isHidden(p.ID)
 		r.Points = append(r.Points, p)
 	}
+	known := d.note(now)
+	for i := range r.Points {
+		r.add(&r.Points[i], known, d.run)
+	}
 	return r
+}
+
+// add completes a point by what is known of it now, and lists it.
+func (r *DomainReport) add(p *Point, known *repository.Proofs, by *run) {
+	if v := known.Verified()[p.ID]; v.Sound && !p.broken {
+		p.Verified = v.Time
+	} else if !p.broken {
+		p.ProvenPercent = known.Percent()[p.ID]
+	}
+	unbroken := p.Restores
+	switch {
+	case by.Quick:
+		p.Restores = false // this proves nothing
+	case by.Sample > 0 || by.MaxDuration > 0: // what was read now is not all that the point needs
+		p.Restores = unbroken && !p.Verified.IsZero()
+	}
+	switch {
+	case p.Hidden:
+		return
+	case p.broken:
+		r.Lost = append(r.Lost, p.ID)
+	}
+	if p.Restores {
+		r.Restores = append(r.Restores, p.ID)
+	}
+	if unbroken {
+		r.Newest = p.ID
+	}
+}
+
+// checked is the status of a point in which no damage is found.
+func (d *domainRun) checked() Status {
+	switch {
+	case d.Quick:
+		return Looked
+	case d.Sample > 0:
+		return Sampled
+	}
+	return OK
 }
 
 // points returns all points of the domain, including those that cannot be read and those
@@ -215,7 +265,7 @@ func (d *domainRun) points() []Point {
 		status[m.ID] = NotChecked
 	}
 	for _, m := range d.chosen {
-		status[m.ID] = OK
+		status[m.ID] = d.checked()
 	}
 	for _, p := range d.lineage.Unreadable {
 		status[p.ID] = NotChecked

@@ -1,6 +1,7 @@
 // Package verify proves that points can be restored: it reads every byte of all of their
 // files once and compares it with hash lists and manifests, follows the chains, and lets
-// qemu-img check the structure of each image and open each chain.
+// qemu-img check the structure of each image and open each chain. A quick run reads no data of
+// the disks, and a sample only the parts that were proven longest ago.
 package verify
 
 import (
@@ -16,7 +17,6 @@ import (
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/diskimage"
-	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
@@ -36,6 +36,15 @@ type Request struct {
 	Domain string // "" means all domains
 	// Point, with Domain, is one point; the points that it needs are verified, too.
 	Point string
+	// Quick reads what describes the data, but none of it; it proves no point.
+	Quick bool
+	// Sample is how much of each file is read besides, in percent from 1 to 100: the parts that
+	// were proven longest ago. 0 is everything, whatever was proven.
+	Sample int
+	// MaxDuration, unless it is 0, ends the run between two points, after one at least. Those
+	// verified longest ago are taken first, without the points that they need, and the run
+	// after takes those that were left.
+	MaxDuration time.Duration
 	// Log gets a message for each domain. It may be nil.
 	Log *slog.Logger
 	// Progress, if set, is called with the bytes of a domain's points that have been
@@ -61,10 +70,14 @@ type domainRun struct {
 	// digests are those of the manifests that were verified, by the ids of the points: a merge
 	// may replace a point as soon as it is read.
 	digests map[string]string
+	// known is what was proven before, by which samples are chosen.
+	known *repository.Proofs
+	left  []string // points that were not verified for lack of time
 
 	mu       sync.Mutex
 	read     int64
 	expected int64
+	seen     map[string]map[string][repository.Parts]repository.Look // by point and file
 }
 
 // Run verifies points. Damage is not an error: the report lists all of it. The results are
@@ -84,29 +97,43 @@ func Run(ctx context.Context, repo *repository.Repository, request Request) (Rep
 	if err != nil {
 		return Report{}, err
 	}
-	report := Report{Repository: repo.Dir()}
-	var domains []*domainRun
-	for _, name := range names {
-		d, err := r.verifyDomain(ctx, name)
-		if err != nil {
-			return Report{}, err
-		}
-		domains = append(domains, d)
-		report.Bytes += d.read
+	verifyAll := r.verifyDomains
+	if r.MaxDuration > 0 {
+		verifyAll = r.verifyInTime
+	}
+	domains, err := verifyAll(ctx, names)
+	if err != nil {
+		return Report{}, err
 	}
 	r.checkDescription(domains)
 	for _, d := range domains {
 		d.checkInstants()
 		d.checkRetention()
-		report.Domains = append(report.Domains, d.report())
+	}
+	report := Report{Repository: repo.Dir(), Quick: r.Quick, Sample: r.Sample, Time: now()}
+	for _, d := range domains {
+		report.Domains = append(report.Domains, d.report(report.Time))
+		report.Bytes += d.read
 	}
 	report.Damage, report.Warnings = r.sorted(domains), r.warnings
-	report.Time = time.Now().UTC()
 	report.Seconds = time.Since(start).Seconds()
-	for i, d := range domains {
-		r.note(d, report.Domains[i], report.Time)
-	}
 	return report, nil
+}
+
+// now is the time as verified.json has it.
+func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
+
+// verifyDomains verifies one domain after another.
+func (r *run) verifyDomains(ctx context.Context, names []string) (domains []*domainRun, err error) {
+	for _, name := range names {
+		d, err := r.verifyDomain(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		domains = append(domains, d)
+		d.note(now()) // so that a run that is killed later was not for nothing
+	}
+	return domains, nil
 }
 
 func (r *run) found(damage ...damage.Place) {
@@ -127,18 +154,23 @@ func (r *run) warn(text string) {
 // verify reads all files of the chosen points.
 func (d *domainRun) verify(ctx context.Context) error {
 	d.checkManifests()
+	if err := d.readPoints(ctx, d.chosen); err != nil {
+		return err
+	}
+	return d.checkChains(ctx)
+}
+
+// readPoints reads the files of points.
+func (d *domainRun) readPoints(ctx context.Context, points []manifest.Manifest) error {
 	group, reading := panics.WithContext(ctx)
 	group.SetLimit(imagesAtOnce)
-	for _, m := range d.chosen {
+	for _, m := range points {
 		group.Go(func() error { return errors.Join(fault.Point("verify files"), d.checkFiles(reading, m)) })
 		for _, disk := range m.Disks {
 			group.Go(func() error { return d.checkDisk(reading, m, disk) })
 		}
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	return d.checkChains(ctx)
+	return group.Wait()
 }
 
 // checkDisk reads an image and its hash list, and checks the image's structure in parallel:
@@ -149,7 +181,7 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 	var faults string
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
-		found, err = diskimage.Check(ctx, d.repo.Link(m, disk), hashlist.CheckOptions{Progress: d.progress, Misread: d.warn})
+		found, err = d.checkImage(ctx, m, disk)
 		return err
 	})
 	group.Go(func() (err error) {
@@ -241,16 +273,25 @@ func (d *domainRun) needs(id string) bool {
 // checkFiles checks the files of a point that are neither images nor hash lists. The
 // documents are too small to count as progress.
 func (d *domainRun) checkFiles(ctx context.Context, m manifest.Manifest) error {
+	left := d.leftExtras(m)
 	for name := range m.Files {
+		i := slices.IndexFunc(m.Extras, func(e manifest.Extra) bool { return e.File == name })
 		var progress func(int64)
-		if slices.ContainsFunc(m.Extras, func(e manifest.Extra) bool { return e.File == name }) {
+		if i >= 0 {
 			progress = d.progress
+		}
+		if left[name] {
+			d.found(checkSize(d.repo.PointDir(m.Domain, m.ID), m, m.Extras[i])...)
+			continue
 		}
 		damage, err := pointfile.Check(ctx, d.repo.PointDir(m.Domain, m.ID), m, name, progress)
 		if err != nil {
 			return err
 		}
 		d.found(damage...)
+		if i >= 0 {
+			d.see(m.ID, name, allParts(), func(int) bool { return len(damage) > 0 })
+		}
 	}
 	return nil
 }
@@ -317,21 +358,19 @@ func (r *run) checkDescription(domains []*domainRun) {
 		What: fmt.Sprintf("has the UUID %s, but the points are of another repository: it is damaged, or was created again", r.repo.ID())})
 }
 
-// note records the results for the verified points in the repository.
-func (r *run) note(d *domainRun, report DomainReport, now time.Time) {
-	points := map[string]repository.Verification{}
-	for _, p := range report.Points {
-		if p.Status == NotChecked {
-			continue
+// note records what was found in the points of a domain, and returns what is known then.
+func (d *domainRun) note(now time.Time) *repository.Proofs {
+	lost, own := lostBy(d.lineage, d.damage)
+	points := map[string]repository.Checked{}
+	for id, digest := range d.digests {
+		c := repository.Checked{Manifest: digest, Damaged: own[id] || len(lost[id]) > 0, Lost: lost[id], Seen: d.seen[id]}
+		if c.Damaged || len(c.Seen) > 0 {
+			points[id] = c
 		}
-		if digest := d.digests[p.ID]; digest != "" {
-			points[p.ID] = repository.Verification{Time: now, Manifest: digest, Sound: p.Restores, Lost: p.LostDisks}
-		}
 	}
-	if len(points) == 0 {
-		return
+	proofs, err := d.repo.SetChecked(d.lineage, now, points)
+	if err != nil {
+		d.Log.Debug(fmt.Sprintf("%v: virtbackup list will not show it", err))
 	}
-	if err := r.repo.SetVerified(report.Domain, points); err != nil {
-		r.Log.Debug(fmt.Sprintf("%v: virtbackup list will not show it", err))
-	}
+	return proofs
 }

@@ -26,25 +26,30 @@ func CheckPart(ctx context.Context, image ImageFile, list ListFile, of List, par
 // Ranges is the number of ranges of the image that have a hash each.
 func (l List) Ranges() int64 { return l.layout().ranges() }
 
-// readPart reads those ranges of a piece that are to be read, from the first to the last of
-// them at once.
+// readPart reads those ranges of a piece that are to be read, and no others: the ones that
+// follow each other at once.
 func (c *check) readPart(ctx context.Context, results []rangeResult, buf []byte, offset, n int64) error {
-	first, end := len(results), 0
 	for i := range results {
-		if results[i].left = !c.part(offset/c.layout.unit + int64(i)); !results[i].left {
-			first, end = min(first, i), i+1
+		results[i].left = !c.part(offset/c.layout.unit + int64(i))
+	}
+	for first := 0; first < len(results); {
+		end := first
+		for end < len(results) && !results[end].left {
+			end++
 		}
+		if first == end {
+			first++
+			continue
+		}
+		at := int64(first) * c.layout.unit
+		length := min(int64(end)*c.layout.unit, n) - at
+		if err := c.options.Wait(ctx, int(length)); err != nil {
+			return err
+		}
+		c.readRanges(results[first:end], buf[at:min(int64(end)*c.layout.unit, int64(len(buf)))], offset+at, length)
+		c.options.Progress(length)
+		first = end
 	}
-	if first >= end {
-		return nil
-	}
-	at := int64(first) * c.layout.unit
-	length := min(int64(end)*c.layout.unit, n) - at
-	if err := c.options.Wait(ctx, int(length)); err != nil {
-		return err
-	}
-	c.readRanges(results[first:end], buf[at:min(int64(end)*c.layout.unit, int64(len(buf)))], offset+at, length)
-	c.options.Progress(length)
 	return nil
 }
 

@@ -32,7 +32,7 @@ type Report struct {
 	Repository string         `json:"repository"`       // its directory
 	Quick      bool           `json:"quick,omitempty"`  // no data was read
 	Sample     int            `json:"sample,omitempty"` // percent of each file that were read; 0: all
-	Time       time.Time      `json:"time"`       // when it ended, UTC
+	Time       time.Time      `json:"time"`             // when it ended, UTC
 	Domains    []DomainReport `json:"domains"`
 	Damage     []damage.Place `json:"damage"` // by domain, point, file and offset
 	Warnings   []string       `json:"warnings,omitempty"`
@@ -55,10 +55,10 @@ type DomainReport struct {
 
 // Point is what was found for a point.
 type Point struct {
-	ID       string        `json:"id"`
-	Kind     manifest.Kind `json:"kind,omitempty"`
-	Time     time.Time     `json:"time,omitzero"` // its instant
-	Status   Status        `json:"status"`
+	ID     string        `json:"id"`
+	Kind   manifest.Kind `json:"kind,omitempty"`
+	Time   time.Time     `json:"time,omitzero"` // its instant
+	Status Status        `json:"status"`
 	// Restores: completely, proven by this verification; if it was a sample, with those before.
 	Restores bool `json:"restores"`
 	// Verified is when the byte of it, and of all that it needs, was proven that is oldest;
@@ -73,7 +73,7 @@ type Point struct {
 	// Hidden says that the point was removed, and is there because others need its images.
 	Hidden bool `json:"hidden,omitempty"`
 
-	broken bool // it does not restore whole
+	Broken bool `json:"-"` // it does not restore whole
 }
 
 // DamagedError says that damage was found; the report lists all of it.
@@ -120,7 +120,7 @@ func (e *DamagedError) Hint() string {
 // newestHidden is the newest point that was removed and restores; "" if there is none.
 func (r DomainReport) newestHidden() (id string) {
 	for _, p := range r.Points {
-		if p.Hidden && p.Status != NotChecked && !p.broken {
+		if p.Hidden && p.Status != NotChecked && !p.Broken {
 			id = p.ID
 		}
 	}
@@ -200,12 +200,12 @@ func (d *domainRun) report(now time.Time) DomainReport {
 			}
 		}
 		p.LostDisks = lost[p.ID]
-		p.broken = own[p.ID] || len(p.LostDisks) > 0
-		p.Restores = p.Status != NotChecked && !p.broken
+		p.Broken = own[p.ID] || len(p.LostDisks) > 0
+		p.Restores = p.Status != NotChecked && !p.Broken
 		switch {
 		case slices.ContainsFunc(d.damage, func(x damage.Place) bool { return x.Domain == r.Domain && x.Point == p.ID }):
 			p.Status = Damaged
-		case p.broken:
+		case p.Broken:
 			p.Status = Lost
 		}
 		p.Hidden = d.isHidden(p.ID)
@@ -220,9 +220,9 @@ func (d *domainRun) report(now time.Time) DomainReport {
 
 // add completes a point by what is known of it now, and lists it.
 func (r *DomainReport) add(p *Point, known *repository.Proofs, by *run) {
-	if v := known.Verified()[p.ID]; v.Sound && !p.broken {
+	if v := known.Verified()[p.ID]; v.Sound && !p.Broken {
 		p.Verified = v.Time
-	} else if !p.broken {
+	} else if !p.Broken {
 		p.ProvenPercent = known.Percent()[p.ID]
 	}
 	unbroken := p.Restores
@@ -235,7 +235,7 @@ func (r *DomainReport) add(p *Point, known *repository.Proofs, by *run) {
 	switch {
 	case p.Hidden:
 		return
-	case p.broken:
+	case p.Broken:
 		r.Lost = append(r.Lost, p.ID)
 	}
 	if p.Restores {

@@ -89,7 +89,8 @@ func list(c *cli.Context) error {
 // factsOf gathers what list shows of a domain besides the manifests. damaged says which files
 // about protected or removed points cannot be read.
 func factsOf(repo *repository.Repository, l *lineage.Lineage) (f view.Facts, damaged, err error) {
-	f = view.Facts{Removals: l.Removals, Verified: repo.VerifiedOf(l), Lost: l.Broken(), Now: time.Now()}
+	proofs := repo.Proofs(l)
+	f = view.Facts{Removals: l.Removals, Verified: proofs.Verified(), ProvenPercent: proofs.Percent(), Lost: l.Broken(), Now: time.Now()}
 	if f.Ledger, err = repo.Ledger(l.Domain); err != nil {
 		return f, nil, err
 	}

@@ -53,3 +53,13 @@ func Zone(name string) (*time.Location, error) {
 	}
 	return zone, nil
 }
+
+// Percent reads a whole percentage from 1% to 100%, with or without the sign. Errors begin with
+// what, which names the option.
+func Percent(what, s string) (int, error) {
+	n, err := strconv.Atoi(strings.TrimSuffix(s, "%"))
+	if err != nil || n < 1 || n > 100 || s[0] < '0' || s[0] > '9' {
+		return 0, fail.Errorf(fail.Usage, what+" 10%", "%s takes a whole number from 1%% to 100%%, not %q", what, s)
+	}
+	return n, nil
+}

@@ -46,3 +46,12 @@ func TestZone(t *testing.T) {
 		}
 	}
 }
+
+func TestPercent(t *testing.T) {
+	for s, want := range map[string]int{"1%": 1, "10%": 10, "33": 33, "100%": 100, "0%": 0, "101%": 0, "": 0, "%": 0, "ten": 0, "-5%": 0, "+5%": 0, "0.5%": 0, "10%%": 0} {
+		got, err := Percent("--sample", s)
+		if got != want || (err == nil) != (want > 0) || err != nil && !fail.Is(err, fail.Usage) {
+			t.Errorf("%q: got %d, %v", s, got, err)
+		}
+	}
+}

@@ -14,8 +14,12 @@ import (
 // Listed is a point with what list shows.
 type Listed struct {
 	manifest.Manifest
-	// Verified is the result of the last verification, nil if there was none.
+	// Verified says since when every byte of it and of all that it needs is proven, or that
+	// damage was found; nil if neither is so.
 	Verified *repository.Verification `json:"verified,omitempty"`
+	// ProvenPercent is how much of each file that it needs was proven, at least, by the samples of
+	// a point that is not verified.
+	ProvenPercent int `json:"proven_percent,omitempty"`
 	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
 	HasCheckpoint bool `json:"has_checkpoint"`
 	// Lost are the disks that cannot be restored, because a point that they need is
@@ -40,10 +44,12 @@ type Facts struct {
 	Removals  map[string]lineage.Removal
 	Protected map[string]keep.Protection
 	Verified  map[string]repository.Verification
-	Lost      map[string][]string
-	Pinned    func(id string) string // by what, or ""; nil: none is
-	Ledger    *repository.Ledger
-	Now       time.Time
+	// ProvenPercent has the points that are proven in part.
+	ProvenPercent map[string]int
+	Lost          map[string][]string
+	Pinned        func(id string) string // by what, or ""; nil: none is
+	Ledger        *repository.Ledger
+	Now           time.Time
 }
 
 // List makes a list of the points of a domain, oldest first. all are listed and removed
@@ -86,6 +92,7 @@ func (f Facts) listed(m manifest.Manifest, others []manifest.Manifest) Listed {
 	if v, ok := f.Verified[m.ID]; ok {
 		p.Verified = &v
 	}
+	p.ProvenPercent = f.ProvenPercent[m.ID]
 	if protection, ok := f.Protected[m.ID]; ok {
 		p.Protected = &protection
 	}

@@ -41,7 +41,7 @@ func TestTablesFitSixtyColumns(t *testing.T) {
 		"report": {func(w io.Writer) error { return Disks(w, m, manifest.Manifest{}, "  ") }, []string{"vda", "1023.0 GiB", "the bitmap of"}},
 		"verify": {func(w io.Writer) error {
 			return verifiedPoints(w, verify.DomainReport{Domain: "vm1", Points: []verify.Point{
-				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}}}})
+				{ID: "check1234", Kind: inc, Time: time.Now(), Status: verify.Lost, Disks: []string{"vda", "vdb", "vdc"}, LostDisks: []string{"vda", "vdb"}, Broken: true}}}, verify.Report{})
 		}, []string{"check1234", "NOT vda vdb; --disk vd"}},
 		"checkpoint list": {func(w io.Writer) error { return Checkpoints(w, all, false) }, []string{"check1234.0123456789abcdef", "foreign", "vda vdb (broken"}},
 		"checkpoint size": {func(w io.Writer) error { return Sizes(w, all, false) }, []string{"1023.0 MiB", "unknown"}},
@@ -74,12 +74,12 @@ func TestVerifiedRows(t *testing.T) {
 	for n, want := range map[int]string{2: "1 other point was not checked", 3: "2 other points were not checked"} {
 		var b bytes.Buffer
 		report := verify.DomainReport{Domain: "vm1", Points: append(points[:3:3], verify.Point{ID: "copy4", Status: verify.NotChecked})[:n+1]}
-		if err := verifiedPoints(&b, report); err != nil || strings.Contains(b.String(), "check1") || !strings.Contains(b.String(), "check2") || !strings.Contains(b.String(), "  "+want+"\n") {
+		if err := verifiedPoints(&b, report, verify.Report{}); err != nil || strings.Contains(b.String(), "check1") || !strings.Contains(b.String(), "check2") || !strings.Contains(b.String(), "  "+want+"\n") {
 			t.Errorf("%v\n%s", err, b.String())
 		}
 	}
 	var b bytes.Buffer
-	if err := verifiedPoints(&b, verify.DomainReport{Domain: "vm1", Points: points[1:]}); err != nil || strings.Contains(b.String(), "not checked") {
+	if err := verifiedPoints(&b, verify.DomainReport{Domain: "vm1", Points: points[1:]}, verify.Report{}); err != nil || strings.Contains(b.String(), "not checked") {
 		t.Errorf("%v\n%s", err, b.String())
 	}
 }
@@ -137,17 +137,24 @@ func TestExtras(t *testing.T) {
 
 // Disks restore from a point of which another file is damaged.
 func TestRestoresOf(t *testing.T) {
+	day21 := time.Date(2026, 11, 21, 3, 4, 5, 0, time.Local)
 	for _, tt := range []struct {
 		point verify.Point
+		how   verify.Report
 		want  string
 	}{
-		{verify.Point{Restores: true, Disks: []string{"vda"}}, "yes"},
-		{verify.Point{Disks: []string{"vda", "vdb"}}, "NOT whole; --disk vda --disk vdb does"},
-		{verify.Point{Disks: []string{"vda", "vdb"}, LostDisks: []string{"vdb"}}, "NOT vdb; --disk vda does"},
-		{verify.Point{Disks: []string{"vda"}, LostDisks: []string{"vda"}}, "NO"},
-		{verify.Point{}, "NO"},
+		{verify.Point{Restores: true, Disks: []string{"vda"}}, verify.Report{}, "yes"},
+		{verify.Point{Broken: true, Disks: []string{"vda", "vdb"}}, verify.Report{}, "NOT whole; --disk vda --disk vdb does"},
+		{verify.Point{Broken: true, Disks: []string{"vda", "vdb"}, LostDisks: []string{"vdb"}}, verify.Report{Sample: 10}, "NOT vdb; --disk vda does"},
+		{verify.Point{Broken: true, Disks: []string{"vda"}, LostDisks: []string{"vda"}}, verify.Report{}, "NO"},
+		{verify.Point{Broken: true}, verify.Report{}, "NO"},
+		{verify.Point{Restores: true, Verified: day21}, verify.Report{Sample: 10}, "yes; all was read since 2026-11-21"},
+		{verify.Point{ProvenPercent: 40}, verify.Report{Sample: 10}, "not known yet; 40% was read"},
+		{verify.Point{Status: verify.OK}, verify.Report{}, "not known yet"}, // with --max-duration
+		{verify.Point{}, verify.Report{Quick: true}, "not known yet"},
+		{verify.Point{Verified: day21}, verify.Report{Quick: true}, "not proven now; verified 2026-11-21"},
 	} {
-		if got := restoresOf(tt.point); got != tt.want {
+		if got := restoresOf(tt.point, tt.how); got != tt.want {
 			t.Errorf("%+v: got %q, want %q", tt.point, got, tt.want)
 		}
 	}

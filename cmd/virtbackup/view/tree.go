@@ -5,7 +5,6 @@ import (
 	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
@@ -166,15 +165,18 @@ func (p Listed) checkpoint() string {
 	return "-"
 }
 
-// verified returns the day of the last verification, or that it found damage.
+// verified returns the day since which every byte is proven, how much of it is, or that damage
+// was found.
 func (p Listed) verified() string {
 	switch {
+	case p.Verified == nil && p.ProvenPercent > 0:
+		return fmt.Sprintf("%d%%", p.ProvenPercent)
 	case p.Verified == nil:
 		return "-"
 	case !p.Verified.Sound:
 		return "DAMAGED"
 	}
-	return p.Verified.Time.Local().Format(time.DateOnly)
+	return day(p.Verified.Time)
 }
 
 // remark is the note of list about a point: that it was removed, is protected or pinned, disks that

@@ -3,7 +3,9 @@ package view
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
@@ -22,7 +24,7 @@ func Verification(w io.Writer, r verify.Report, quiet bool) error {
 		return err
 	}
 	for _, d := range r.Domains {
-		if err := verifiedPoints(w, d); err != nil {
+		if err := verifiedPoints(w, d, r); err != nil {
 			return err
 		}
 	}
@@ -98,7 +100,7 @@ func guestRanges(d damage.Place) string {
 }
 
 // verifiedPoints prints the points of a domain that were checked or are known to be lost.
-func verifiedPoints(w io.Writer, d verify.DomainReport) error {
+func verifiedPoints(w io.Writer, d verify.DomainReport, r verify.Report) error {
 	if _, err := fmt.Fprintln(w, d.Domain); err != nil {
 		return err
 	}
@@ -106,14 +108,16 @@ func verifiedPoints(w io.Writer, d verify.DomainReport) error {
 	others := 0
 	for _, p := range d.Points {
 		if p.Status == verify.NotChecked {
-			others++
+			if !slices.Contains(d.Left, p.ID) {
+				others++
+			}
 			continue
 		}
 		at := "-"
 		if !p.Time.IsZero() {
 			at = manifest.TimeText(p.Time)
 		}
-		g.Add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p))
+		g.Add(p.ID, orNone(string(p.Kind)), at, filesOf(p), restoresOf(p, r))
 	}
 	if err := g.Print(w, "  "); err != nil {
 		return err
@@ -124,6 +128,9 @@ func verifiedPoints(w io.Writer, d verify.DomainReport) error {
 	}
 	if others > 1 {
 		last = fmt.Sprintf("  %d other points were not checked\n", others)
+	}
+	if len(d.Left) > 0 {
+		last += fmt.Sprintf("  left for the next run: %s\n", strings.Join(d.Left, " "))
 	}
 	switch {
 	case len(d.Points) == 0:
@@ -145,13 +152,29 @@ func filesOf(p verify.Point) string {
 	return string(p.Status)
 }
 
-func restoresOf(p verify.Point) string {
+func restoresOf(p verify.Point, r verify.Report) string {
 	switch {
 	case p.Hidden && len(p.LostDisks) == 0:
 		return "removed; others need it"
+	case p.Broken:
+		return lostOf(p)
+	case r.Quick && !p.Verified.IsZero():
+		return "not proven now; verified " + day(p.Verified)
+	case r.Sample > 0 && p.Restores:
+		return "yes; all was read since " + day(p.Verified)
 	case p.Restores:
 		return "yes"
-	case len(p.LostDisks) == len(p.Disks):
+	case p.ProvenPercent > 0:
+		return fmt.Sprintf("not known yet; %d%% was read", p.ProvenPercent)
+	}
+	return "not known yet"
+}
+
+func day(t time.Time) string { return t.Local().Format(time.DateOnly) }
+
+// lostOf says what of a point does not restore.
+func lostOf(p verify.Point) string {
+	if len(p.LostDisks) == len(p.Disks) {
 		return "NO"
 	}
 	left := []string{}

@@ -185,16 +185,32 @@ type Checked struct {
 func (r *Repository) SetChecked(l *lineage.Lineage, now time.Time, points map[string]Checked) (p *Proofs, err error) {
 	p = &Proofs{}
 	err = r.changeVerified(l.Domain, func(f *verifiedFile) {
-		f.take(l, now, points)
+		f.take(l, now, points, r.replacedSince(l, f.Points))
 		p = f.proofs(l, now)
 	})
 	return p, err
 }
 
-func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string]Checked) {
+// replacedSince are the points that have an entry of another manifest than l has, because they
+// were replaced since l was read: their entries are the newer ones.
+func (r *Repository) replacedSince(l *lineage.Lineage, entries map[string]Verification) map[string]bool {
+	replaced := map[string]bool{}
+	for id, v := range entries {
+		if known, ok := l.Digest(id); ok && v.Manifest != known {
+			digest, err := r.ManifestDigest(l.Domain, id)
+			replaced[id] = err == nil && digest != known
+		}
+	}
+	return replaced
+}
+
+func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string]Checked, replaced map[string]bool) {
 	before := f.proofs(l, now)
 	doubts := map[string]Verification{}
 	for id, c := range points {
+		if replaced[id] {
+			continue
+		}
 		if len(c.Seen) > 0 {
 			f.setDates(id, c, before.own[id], now)
 		}
@@ -214,6 +230,7 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 		old, known := f.Points[id]
 		doubt, doubted := doubts[id]
 		switch {
+		case replaced[id]:
 		case verified && v.Sound:
 			f.Points[id] = v
 			f.forgetDates(id, after.own[id], v)

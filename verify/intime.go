@@ -61,7 +61,7 @@ func (r *run) verifyPoint(ctx context.Context, d *domainRun, m manifest.Manifest
 	err := r.repo.Read(ctx, m.Domain, func() error {
 		r.damage = r.damage[:found] // of the last try
 		delete(d.seen, m.ID)
-		if digest, err := r.repo.ManifestDigest(m.Domain, m.ID); err != nil || digest != d.digests[m.ID] {
+		if d.isReplaced(m) {
 			r.Log.Info(fmt.Sprintf("%s: %s was replaced or removed meanwhile", m.Domain, m.ID))
 			d.left = append(d.left, m.ID)
 			return nil
@@ -87,6 +87,12 @@ func (r *run) verifyPoint(ctx context.Context, d *domainRun, m manifest.Manifest
 	return nil
 }
 
+// isReplaced tells whether a point is not the one any more that it was when the run began.
+func (d *domainRun) isReplaced(m manifest.Manifest) bool {
+	digest, err := d.repo.ManifestDigest(m.Domain, m.ID)
+	return err != nil || digest != d.digests[m.ID]
+}
+
 // finish checks how the points that were verified are chained.
 func (r *run) finish(ctx context.Context, domains []*domainRun) error {
 	for _, d := range domains {
@@ -94,6 +100,9 @@ func (r *run) finish(ctx context.Context, domains []*domainRun) error {
 		slices.SortFunc(d.left, func(a, b string) int { return cmp.Compare(number(a), number(b)) })
 		err := r.repo.Read(ctx, d.lineage.Domain, func() error {
 			d.checkManifests()
+			all := d.chosen
+			defer func() { d.chosen = all }()
+			d.chosen = slices.DeleteFunc(slices.Clone(all), d.isReplaced) // qemu-img would not find it
 			return d.checkChains(ctx)
 		})
 		if err != nil {

@@ -54,6 +54,8 @@ func TestVerify(t *testing.T) {
 	s.Refused(6, "no points in repository", "verify", "nobody")
 	s.Refused(2, "takes the arguments", "verify", "a", "b")
 	t.Run("one byte", func(t *testing.T) { damagedBase(t, spoilt(s, t)) })
+	t.Run("samples", func(t *testing.T) { sampled(t, spoilt(s, t)) })
+	t.Run("killed between points", func(t *testing.T) { killedBetweenPoints(t, spoilt(s, t)) })
 	t.Run("harmless", func(t *testing.T) { damagedList(t, spoilt(s, t)) })
 	t.Run("repository.json", func(t *testing.T) {
 		c := spoilt(s, t)
@@ -95,6 +97,56 @@ func damagedBase(t *testing.T, s *testsite.Site) {
 	testsite.SameBytes(t, filepath.Join(dir, "vdb.raw"), s.Points[3].Truth["vdb"])
 	if list := s.Program.Must(t, []int{0}, "list", s.Name).Stdout; strings.Count(list, "DAMAGED") != len(s.Points) {
 		t.Error("list does not say that all points are damaged")
+	}
+}
+
+// sampled flips one byte of data in the newest point of the chain: a quick run does not find it,
+// two samples of a half do, and say of the other points what is known.
+func sampled(t *testing.T, s *testsite.Site) {
+	if err := os.Remove(filepath.Join(s.Repo, s.Name, repository.VerifiedName)); err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(s.Repo, s.Name, "check3", "vda.qcow2")
+	info, err := os.Stat(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipByte(t, image, info.Size()-1) // the last half
+	s.Program.Must(t, []int{0}, "verify", s.Name, "--quick")
+	s.Program.Must(t, []int{0}, "verify", s.Name, "--sample", "50%")
+	if list := s.Program.Must(t, []int{0}, "list", s.Name).Stdout; strings.Count(list, " 50% ") != len(s.Points) {
+		t.Error("list does not say that half of each point was read")
+	}
+	r := s.Program.Must(t, []int{5}, "verify", s.Name, "--sample", "50%")
+	for _, words := range []string{"DAMAGED  " + s.Name + "/check3/vda.qcow2", "lost with it: check3\n", "NOT vda; --disk vdb does", "yes; all was read since"} {
+		if !strings.Contains(r.Stdout, words) {
+			t.Errorf("verify does not say %q", words)
+		}
+	}
+	var listed []struct{ Verified repository.Verification }
+	if err := json.Unmarshal([]byte(s.Program.Must(t, nil, "--json", "list", s.Name).Stdout), &listed); err != nil {
+		t.Fatal(err)
+	}
+	for i, p := range listed {
+		if sound := s.Points[i].ID != "check3"; p.Verified.Sound != sound || p.Verified.Time.IsZero() {
+			t.Errorf("%s: list has %+v", s.Points[i].ID, p.Verified)
+		}
+	}
+}
+
+// killedBetweenPoints kills a run with a limit of time once two points are read: the next one
+// goes on with those that are left.
+func killedBetweenPoints(t *testing.T, s *testsite.Site) {
+	if err := os.Remove(filepath.Join(s.Repo, s.Name, repository.VerifiedName)); err != nil {
+		t.Fatal(err)
+	}
+	s.StartBroken("verify: note a point#3:kill", nil, "verify", "--max-duration", "1h").Wait()
+	var report verify.Report
+	if err := json.Unmarshal([]byte(s.Program.Must(t, []int{0}, "verify", s.Name, "--max-duration", "1ns", "--json").Stdout), &report); err != nil {
+		t.Fatal(err)
+	}
+	if d := report.Domains[0]; !slices.Equal(d.Restores, []string{"check3"}) || !slices.Equal(d.Left, []string{"check1", "check2", "diff4"}) {
+		t.Errorf("after the kill: %+v", d)
 	}
 }
 

@@ -128,7 +128,8 @@ func (f verifiedFile) below(t *tally, l *lineage.Lineage, m manifest.Manifest, d
 	// Earlier versions note of a point with a damaged file that is no disk nothing of its disks,
 	// but of its children that they restore.
 	doubt, doubted := f.Points[ref.Point]
-	if parent.oldest == 0 && doubted && !doubt.Sound && len(doubt.Lost) == 0 && entry.Sound && !entry.Time.Before(doubt.Time) {
+	digest, _ := l.Digest(ref.Point)
+	if parent.oldest == 0 && doubted && doubt.Manifest == digest && !doubt.Sound && len(doubt.Lost) == 0 && entry.Sound && !entry.Time.Before(doubt.Time) {
 		parent = tally{false, entry.Time.UnixMilli(), Parts}
 	}
 	t.join(parent.oldest, parent.percent)

@@ -81,3 +81,46 @@ func TestVerifiedOf(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// What was found of a point counts for those that need it, disk by disk, and is dated by what
+// was proven longest ago. Earlier versions noted each point with all that it needs, at once.
+func TestVerifiedWithAllItNeeds(t *testing.T) {
+	r := chainOfThree(t)
+	l, err := r.Lineage("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, late := time.Unix(1.7e9, 0).UTC(), time.Unix(1.75e9, 0).UTC()
+	sound := func(at time.Time) Verification { return Verification{Time: at, Sound: true} }
+	for name, tt := range map[string]struct {
+		base, child Verification
+		want        Verification // of the child; zero: not verified
+	}{
+		"both at once":             {sound(early), sound(early), sound(early)},
+		"the base earlier":         {sound(early), sound(late), sound(early)},
+		"the child earlier":        {sound(late), sound(early), sound(early)},
+		"the base never":           {Verification{}, sound(late), Verification{}},
+		"the child never":          {sound(late), Verification{}, Verification{}},
+		"a disk of the base":       {Verification{Time: late, Lost: []string{"vda"}}, sound(early), Verification{}},
+		"another of the base":      {Verification{Time: late, Lost: []string{"vdz"}}, sound(early), sound(early)},
+		"domain.xml of the base":   {Verification{Time: late}, sound(late), sound(late)},
+		"the same, after a child":  {Verification{Time: late}, sound(early), Verification{}},
+		"in the future":            {sound(early), sound(time.Now().Add(time.Hour)), Verification{}},
+		"the clock of a neighbour": {sound(early), sound(time.Now().Add(clockSlack / 2)), sound(early)},
+	} {
+		note := map[string]Verification{}
+		for id, v := range map[string]Verification{"check1": tt.base, "check2": tt.child} {
+			if !v.Time.IsZero() {
+				v.Manifest, _ = l.Digest(id)
+			}
+			note[id] = v
+		}
+		if err := r.SetVerified("vm1", note); err != nil {
+			t.Fatal(err)
+		}
+		got, known := r.Verified("vm1")["check2"]
+		if known != !tt.want.Time.IsZero() || got.Sound != tt.want.Sound || !got.Time.Equal(tt.want.Time) {
+			t.Errorf("%s: got %+v, %v; want %+v", name, got, known, tt.want)
+		}
+	}
+}

@@ -55,7 +55,6 @@ func TestVerify(t *testing.T) {
 	s.Refused(2, "takes the arguments", "verify", "a", "b")
 	t.Run("one byte", func(t *testing.T) { damagedBase(t, spoilt(s, t)) })
 	t.Run("samples", func(t *testing.T) { sampled(t, spoilt(s, t)) })
-	t.Run("killed between points", func(t *testing.T) { killedBetweenPoints(t, spoilt(s, t)) })
 	t.Run("harmless", func(t *testing.T) { damagedList(t, spoilt(s, t)) })
 	t.Run("repository.json", func(t *testing.T) {
 		c := spoilt(s, t)
@@ -131,22 +130,6 @@ func sampled(t *testing.T, s *testsite.Site) {
 		if sound := s.Points[i].ID != "check3"; p.Verified.Sound != sound || p.Verified.Time.IsZero() {
 			t.Errorf("%s: list has %+v", s.Points[i].ID, p.Verified)
 		}
-	}
-}
-
-// killedBetweenPoints kills a run with a limit of time once two points are read: the next one
-// goes on with those that are left.
-func killedBetweenPoints(t *testing.T, s *testsite.Site) {
-	if err := os.Remove(filepath.Join(s.Repo, s.Name, repository.VerifiedName)); err != nil {
-		t.Fatal(err)
-	}
-	s.StartBroken("verify: note a point#3:kill", nil, "verify", "--max-duration", "1h").Wait()
-	var report verify.Report
-	if err := json.Unmarshal([]byte(s.Program.Must(t, []int{0}, "verify", s.Name, "--max-duration", "1ns", "--json").Stdout), &report); err != nil {
-		t.Fatal(err)
-	}
-	if d := report.Domains[0]; !slices.Equal(d.Restores, []string{"check3"}) || !slices.Equal(d.Left, []string{"check1", "check2", "diff4"}) {
-		t.Errorf("after the kill: %+v", d)
 	}
 }
 

@@ -277,6 +277,10 @@ func TestQuick(t *testing.T) {
 		if found := len(report.Damage) == 1 && report.Damage[0].File == filepath.Join("vm1/check2", filepath.Base(path)); found != tt.found || !found && len(report.Damage) > 0 {
 			t.Errorf("%s: %v", name, report.Damage)
 		}
+		var damaged *DamagedError
+		if err := report.Err(); errors.As(err, &damaged) && (strings.Contains(err.Error()+damaged.Hint(), "that restores") || strings.Contains(err.Error(), "still restores")) {
+			t.Errorf("%s: a quick run says what it does not know: %v, %s", name, err, damaged.Hint())
+		}
 		for id, v := range r.Verified("vm1") {
 			if v.Sound {
 				t.Errorf("%s: %s is noted as verified", name, id)

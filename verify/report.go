@@ -95,6 +95,9 @@ func (e *DamagedError) Error() string {
 	for _, d := range e.report.Domains {
 		lost += len(d.Lost)
 	}
+	if lost == 0 && (e.report.Quick || e.report.Sample > 0) {
+		return fmt.Sprintf("damage in %s; it breaks no point", count(len(e.report.Damage), "place"))
+	}
 	if lost == 0 {
 		return fmt.Sprintf("damage in %s; every point that was checked still restores", count(len(e.report.Damage), "place"))
 	}
@@ -111,10 +114,18 @@ func (e *DamagedError) Hint() string {
 			return fmt.Sprintf("a removed point of domain %s restores: virtbackup prune %s --undo %s lists it again", d.Domain, manifest.ShellWord(d.Domain), id)
 		}
 		if len(d.Lost) > 0 && d.Newest != "" {
-			return fmt.Sprintf("the newest of domain %s that restores: virtbackup restore %s --at %s --to DIR", d.Domain, manifest.ShellWord(d.Domain), d.Newest)
+			return fmt.Sprintf("the newest of domain %s %s: virtbackup restore %s --at %s --to DIR", d.Domain, d.NewestIs(), manifest.ShellWord(d.Domain), d.Newest)
 		}
 	}
 	return ""
+}
+
+// NewestIs says what is known of the newest point without damage.
+func (r DomainReport) NewestIs() string {
+	if slices.Contains(r.Restores, r.Newest) {
+		return "that restores"
+	}
+	return "in which no damage was found"
 }
 
 // newestHidden is the newest point that was removed and restores; "" if there is none.

@@ -113,7 +113,7 @@ func sampled(t *testing.T, s *testsite.Site) {
 	flipByte(t, image, info.Size()-1) // the last half
 	s.Program.Must(t, []int{0}, "verify", s.Name, "--quick")
 	s.Program.Must(t, []int{0}, "verify", s.Name, "--sample", "50%")
-	if list := s.Program.Must(t, []int{0}, "list", s.Name).Stdout; strings.Count(list, " 50% ") != len(s.Points) {
+	if list := s.Program.Must(t, []int{0}, "list", s.Name).Stdout; strings.Count(list, " 50%") != len(s.Points) {
 		t.Error("list does not say that half of each point was read")
 	}
 	r := s.Program.Must(t, []int{5}, "verify", s.Name, "--sample", "50%")

@@ -139,7 +139,7 @@ func verifiedPoints(w io.Writer, d verify.DomainReport, r verify.Report) error {
 	case d.Newest == "":
 		last += "  none of the points that were checked restores whole\n"
 	default:
-		last += fmt.Sprintf("  the newest that restores: %s    virtbackup restore %s --at %s --to DIR\n", d.Newest, manifest.ShellWord(d.Domain), d.Newest)
+		last += fmt.Sprintf("  the newest %s: %s    virtbackup restore %s --at %s --to DIR\n", d.NewestIs(), d.Newest, manifest.ShellWord(d.Domain), d.Newest)
 	}
 	_, err := fmt.Fprintln(w, last)
 	return err

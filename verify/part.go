@@ -96,26 +96,34 @@ func (d *domainRun) seeImage(m manifest.Manifest, disk manifest.Disk, parts []in
 		return
 	}
 	list := d.repo.Link(m, disk).List()
-	d.see(m.ID, disk.Image, parts, func(part int) bool {
+	var wrong []int // also those that were not asked for: a table, or the end, is there
+	for part := range repository.Parts {
 		first, end := partOf(part, list.Ranges())
-		return slices.ContainsFunc(found, func(x damage.Place) bool {
+		if slices.ContainsFunc(found, func(x damage.Place) bool {
 			return !x.Harmless && x.Offset < end*list.Range && x.Offset+x.Length > first*list.Range
-		})
-	})
-	for _, x := range found { // of a part that was not asked for, such as a table or the end
-		if x.Harmless {
-			continue
+		}) {
+			wrong = append(wrong, part)
 		}
-		for part := range repository.Parts {
-			if first, end := partOf(part, list.Ranges()); x.Offset < end*list.Range && x.Offset+x.Length > first*list.Range {
-				d.see(m.ID, disk.Image, []int{part}, func(int) bool { return true })
-			}
-		}
+	}
+	d.see(m.ID, disk.Image, parts, repository.Right)
+	d.see(m.ID, disk.Image, wrong, repository.Wrong)
+}
+
+// seeExtra notes whether one of a point's extras, which was read or looked at, is right.
+func (d *domainRun) seeExtra(id, file string, read bool, found []damage.Place) {
+	switch {
+	case len(found) > 0:
+		d.see(id, file, allParts(), repository.Wrong)
+	case read && !d.Quick: // which proves nothing
+		d.see(id, file, allParts(), repository.Right)
 	}
 }
 
-// see notes that parts of a file were read, and which of them are damaged.
-func (d *domainRun) see(id, file string, parts []int, wrong func(part int) bool) {
+// see notes what was seen of parts of a file.
+func (d *domainRun) see(id, file string, parts []int, look repository.Look) {
+	if len(parts) == 0 {
+		return
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.seen[id] == nil {
@@ -123,10 +131,7 @@ func (d *domainRun) see(id, file string, parts []int, wrong func(part int) bool)
 	}
 	looks := d.seen[id][file]
 	for _, i := range parts {
-		looks[i] = repository.Right
-		if wrong(i) {
-			looks[i] = repository.Wrong
-		}
+		looks[i] = look
 	}
 	d.seen[id][file] = looks
 }

@@ -230,8 +230,8 @@ func TestQuick(t *testing.T) {
 	if got := outcome(report.Domains[0]); report.Err() != nil || got != "check1 quick, check2 quick, check3 quick, diff4 quick, copy5 quick" || len(report.Domains[0].Restores) > 0 {
 		t.Errorf("%s, %v, %+v", got, report.Err(), report.Domains[0].Restores)
 	}
-	if noted := whole.Verified("vm1"); len(noted) > 0 {
-		t.Errorf("noted %v", noted)
+	if _, err := os.Stat(filepath.Join(whole.Dir(), "vm1", repository.VerifiedName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("something was noted: %v", err)
 	}
 	image := func(r *repository.Repository) string { return filepath.Join(r.PointDir("vm1", "check2"), "vda.qcow2") }
 	data, err := os.ReadFile(image(whole))
@@ -289,6 +289,35 @@ func TestQuick(t *testing.T) {
 		if doubts, lost := r.Doubts("vm1"), len(report.Damage) > 0 && len(report.Damage[0].Breaks) > 1; (len(doubts) > 0) != lost {
 			t.Errorf("%s: doubts %v, breaks %v", name, doubts, report.Damage)
 		}
+	}
+}
+
+// A quick run takes back nothing of what others have found.
+func TestQuickTakesNoDoubtBack(t *testing.T) {
+	withoutQemuImg(t)
+	r := site(t)
+	path := filepath.Join(r.PointDir("vm1", "check1"), "domain.xml")
+	if err := flip(path, 1); err != nil {
+		t.Fatal(err)
+	}
+	verified(t, r, Request{})
+	if err := flip(path, 1); err != nil {
+		t.Fatal(err)
+	}
+	record(t, r, func(before string) string {
+		verified(t, r, Request{Quick: true})
+		after, err := os.ReadFile(filepath.Join(r.Dir(), "vm1", repository.VerifiedName))
+		if err != nil || string(after) != before {
+			t.Errorf("before %s\nafter %s, %v", before, after, err)
+		}
+		return before
+	})
+	if noted := r.Verified("vm1")["check1"]; noted.Sound || noted.Manifest == "" {
+		t.Errorf("noted %+v", noted)
+	}
+	verified(t, r, Request{Sample: 1})
+	if noted := r.Verified("vm1"); !noted["check1"].Sound {
+		t.Errorf("a sample has noted %+v", noted["check1"])
 	}
 }
 

@@ -281,7 +281,9 @@ func (d *domainRun) checkFiles(ctx context.Context, m manifest.Manifest) error {
 			progress = d.progress
 		}
 		if left[name] {
-			d.found(checkSize(d.repo.PointDir(m.Domain, m.ID), m, m.Extras[i])...)
+			damage := checkSize(d.repo.PointDir(m.Domain, m.ID), m, m.Extras[i])
+			d.found(damage...)
+			d.seeExtra(m.ID, name, false, damage)
 			continue
 		}
 		damage, err := pointfile.Check(ctx, d.repo.PointDir(m.Domain, m.ID), m, name, progress)
@@ -290,7 +292,7 @@ func (d *domainRun) checkFiles(ctx context.Context, m manifest.Manifest) error {
 		}
 		d.found(damage...)
 		if i >= 0 {
-			d.see(m.ID, name, allParts(), func(int) bool { return len(damage) > 0 })
+			d.seeExtra(m.ID, name, true, damage)
 		}
 	}
 	return nil

@@ -167,7 +167,11 @@ func TestSamplesFindEveryByte(t *testing.T) {
 		if err := flip(path, at); err != nil {
 			t.Fatal(err)
 		}
-		if place, err := foundWithin(r, request, 10); err != nil || place != "" {
+		if noted := r.Verified("vm1")["check2"]; noted.Sound && !harmless && !isManifest {
+			t.Errorf("seed %d: %s repaired and not read: noted %+v", seed, path, noted)
+		}
+		all := Request{Domain: "vm1", Point: "check2", Sample: 100}
+		if place, err := foundWithin(r, all, 1); err != nil || place != "" {
 			t.Errorf("seed %d: %s repaired: found %s, %v", seed, path, place, err)
 		}
 		if noted := r.Verified("vm1")["check2"]; !noted.Sound {

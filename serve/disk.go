@@ -55,10 +55,11 @@ const maxFailures = 1000
 // FailurePrefix begins the message of each error that is logged for what could not be read.
 const FailurePrefix = "cannot read disk "
 
-// failures logs each error once.
+// failures logs and reports each error once.
 type failures struct {
 	log     *slog.Logger
 	explain func(error) error
+	report  func(error) // may be nil
 
 	mu   sync.Mutex
 	seen map[string]bool
@@ -68,7 +69,11 @@ type failures struct {
 func (f *failures) of(target string) func(error) error {
 	return func(err error) error {
 		if text := err.Error(); f.isNew(target + text) {
-			f.log.Error(fmt.Sprintf(FailurePrefix+"%s: %v", target, f.explain(err)))
+			explained := fmt.Errorf(FailurePrefix+"%s: %w", target, f.explain(err))
+			f.log.Error(explained.Error())
+			if f.report != nil {
+				f.report(explained)
+			}
 		}
 		return err
 	}

@@ -28,6 +28,8 @@ type Request struct {
 	Pin string
 	// Log gets warnings, and errors for what is damaged. nil means none.
 	Log *slog.Logger
+	// Failed gets these errors too, if it is not nil: at once, from several goroutines.
+	Failed func(error)
 }
 
 // Served is a point that is being served.
@@ -70,7 +72,7 @@ func (r Request) serve(ctx context.Context, repo *repository.Repository, ready f
 	}
 	served := Served{Domain: point.Domain, Point: point.ID, Time: point.Time}
 	server := &nbdserver.Server{Log: r.Log}
-	failed := &failures{log: r.Log, explain: point.Explain, seen: map[string]bool{}}
+	failed := &failures{log: r.Log, explain: point.Explain, report: r.Failed, seen: map[string]bool{}}
 	for _, d := range point.Disks() {
 		images, closeImages, err := point.OpenDisk(ctx, d.Target)
 		if err != nil {

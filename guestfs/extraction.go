@@ -57,12 +57,17 @@ var errEscapes = errors.New("the name leads out of the directory")
 
 // tar makes the files of an archive below name, which is made.
 func (x *extraction) tar(r io.Reader, name string) error {
+	var end ending
+	r = io.TeeReader(r, &end)
 	archive := tar.NewReader(r)
 	for {
 		entry, err := archive.Next()
 		if errors.Is(err, io.EOF) {
 			// tar pads the archive with zeros to whole records.
 			_, err := io.Copy(io.Discard, r)
+			if err == nil && !end.complete() {
+				err = errors.New("the archive that the appliance makes is cut short")
+			}
 			return err
 		}
 		if err != nil {
@@ -73,6 +78,20 @@ func (x *extraction) tar(r io.Reader, name string) error {
 		}
 	}
 }
+
+// ending keeps the last of what is written to it. An archive ends with two blocks of zeros, without
+// which archive/tar takes one that is cut short between two entries for a whole one.
+type ending struct{ last []byte }
+
+const endingBytes = 2 * 512
+
+func (e *ending) Write(p []byte) (int, error) {
+	e.last = append(e.last, p[max(0, len(p)-endingBytes):]...)
+	e.last = e.last[max(0, len(e.last)-endingBytes):]
+	return len(p), nil
+}
+
+func (e *ending) complete() bool { return len(e.last) == endingBytes && isZero(e.last) }
 
 // entry makes an entry of an archive.
 func (x *extraction) entry(content io.Reader, entry *tar.Header, below string) error {

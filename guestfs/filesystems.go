@@ -37,10 +37,13 @@ func (f Filesystem) Encrypted() bool {
 	return f.Type == "crypto_LUKS" || strings.EqualFold(f.Type, "BitLocker")
 }
 
-// Filesystems are those of the disks.
-func (s *Session) Filesystems() []Filesystem { return s.filesystems }
+// Filesystems are those of the disks, and where operating systems have them.
+func (s *Session) Filesystems() ([]Filesystem, error) {
+	err := s.inspect()
+	return s.filesystems, err
+}
 
-// findFilesystems finds file systems and where operating systems have them.
+// findFilesystems finds file systems.
 func (s *Session) findFilesystems() error {
 	lines, err := s.g.lines("list-filesystems")
 	if err != nil {
@@ -52,6 +55,15 @@ func (s *Session) findFilesystems() error {
 			s.filesystems = append(s.filesystems, Filesystem{Name: nameOf(device, s.targets), Type: line[i+2:], device: device})
 		}
 	}
+	return nil
+}
+
+// inspect finds operating systems, once. Where there is no KVM that takes longer than all else.
+func (s *Session) inspect() error {
+	if s.inspected {
+		return nil
+	}
+	s.inspected = true
 	roots, err := s.g.lines("inspect-os")
 	if err != nil {
 		return err
@@ -165,6 +177,9 @@ func (s *Session) mountOne(f Filesystem) error {
 
 // mountGuest mounts the file systems of the operating system, as it has them, or the only one.
 func (s *Session) mountGuest() error {
+	if err := s.inspect(); err != nil {
+		return err
+	}
 	var roots []Filesystem
 	for _, f := range s.filesystems {
 		if f.Mountpoint == "/" {

@@ -172,7 +172,10 @@ func (s *Session) Find(asked string, do func(path string) error) error {
 		return err
 	}
 	return s.g.stream(func(r io.Reader) error {
-		return eachName(r, func(name string) error { return do(joined(asked, name)) })
+		return eachName(r, func(name string) error {
+			// libguestfs 1.48 leaves a slash before the names below directories that are mountpoints.
+			return do(joined(asked, strings.TrimPrefix(name, "/")))
+		})
 	}, "", "find0", inside)
 }
 

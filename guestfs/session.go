@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 
@@ -30,6 +31,7 @@ type Session struct {
 	g           *guestfish
 	targets     []string // in the order of the appliance's disks
 	filesystems []Filesystem
+	inspected   bool   // the file systems have mountpoints
 	mounted     string // the name of what is mounted; "" nothing yet
 	damage      *failures
 	log         *slog.Logger
@@ -52,12 +54,17 @@ func Use(ctx context.Context, repo *repository.Repository, r Request, do func(*S
 		return err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
+	// Not in the directory itself: who listens there locks it for a moment.
+	socket := filepath.Join(dir, "s", "nbd")
+	if err := os.Mkdir(filepath.Dir(socket), 0o700); err != nil {
+		return err
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var (
 		ready   = make(chan serve.Served, 1)
 		damage  failures
-		request = serve.Request{Domain: r.Domain, At: r.At, Disks: r.Disks, Socket: filepath.Join(dir, "nbd"), Log: r.Log, Failed: damage.add}
+		request = serve.Request{Domain: r.Domain, At: r.At, Disks: r.Disks, Socket: socket, Log: r.Log, Failed: damage.add}
 	)
 	server := panics.Go(func() error {
 		err := serve.Run(ctx, repo, request, func(s serve.Served) error {
@@ -69,7 +76,7 @@ func Use(ctx context.Context, repo *repository.Repository, r Request, do func(*S
 	})
 	select {
 	case served := <-ready:
-		err = use(ctx, dir, &Session{Domain: served.Domain, Point: served.Point, targets: targets(served), damage: &damage, log: r.Log}, do)
+		err = use(ctx, dir, socket, &Session{Domain: served.Domain, Point: served.Point, targets: targets(served), damage: &damage, log: r.Log}, do)
 		stop(errDone)
 		if found := damage.first(); !errors.Is(err, found) {
 			err = errors.Join(found, err)
@@ -91,11 +98,11 @@ func targets(served serve.Served) (targets []string) {
 }
 
 // use starts an appliance for what is served.
-func use(ctx context.Context, dir string, s *Session, do func(*Session) error) error {
+func use(ctx context.Context, dir, socket string, s *Session, do func(*Session) error) error {
 	if err := fault.Point("files: start"); err != nil {
 		return err
 	}
-	g, err := startGuestfish(dir, filepath.Join(dir, "nbd"), s.targets)
+	g, err := startGuestfish(dir, socket, s.targets)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -50,29 +49,34 @@ func (s Stat) IsDir() bool { return s.Mode&unix.S_IFMT == unix.S_IFDIR }
 // isLink tells whether it is a symbolic link.
 func (s Stat) isLink() bool { return s.Mode&unix.S_IFMT == unix.S_IFLNK }
 
-// FileMode is the mode as ls -l prints it.
-func (s Stat) FileMode() fs.FileMode {
-	mode := fs.FileMode(s.Mode & 0o777)
-	for bit, flag := range map[uint32]fs.FileMode{unix.S_ISUID: fs.ModeSetuid, unix.S_ISGID: fs.ModeSetgid, unix.S_ISVTX: fs.ModeSticky} {
-		if s.Mode&bit != 0 {
-			mode |= flag
+// ModeText is the type and the permissions as ls -l prints them.
+func (s Stat) ModeText() string {
+	letters := map[uint32]byte{
+		unix.S_IFREG: '-', unix.S_IFDIR: 'd', unix.S_IFLNK: 'l', unix.S_IFIFO: 'p', unix.S_IFSOCK: 's', unix.S_IFCHR: 'c', unix.S_IFBLK: 'b',
+	}
+	text := []byte("?rwxrwxrwx")
+	if letter, ok := letters[s.Mode&unix.S_IFMT]; ok {
+		text[0] = letter
+	}
+	for i := 1; i < len(text); i++ {
+		if s.Mode&(0o1000>>i) == 0 {
+			text[i] = '-'
 		}
 	}
-	switch s.Mode & unix.S_IFMT {
-	case unix.S_IFDIR:
-		mode |= fs.ModeDir
-	case unix.S_IFLNK:
-		mode |= fs.ModeSymlink
-	case unix.S_IFIFO:
-		mode |= fs.ModeNamedPipe
-	case unix.S_IFSOCK:
-		mode |= fs.ModeSocket
-	case unix.S_IFBLK:
-		mode |= fs.ModeDevice
-	case unix.S_IFCHR:
-		mode |= fs.ModeDevice | fs.ModeCharDevice
+	for bit, at := range map[uint32]int{unix.S_ISUID: 3, unix.S_ISGID: 6, unix.S_ISVTX: 9} {
+		if s.Mode&bit == 0 {
+			continue
+		}
+		special := byte('s')
+		if bit == unix.S_ISVTX {
+			special = 't'
+		}
+		if text[at] == '-' {
+			special -= 'a' - 'A' // without the right to execute
+		}
+		text[at] = special
 	}
-	return mode
+	return string(text)
 }
 
 // File is a file of the guest.

@@ -221,8 +221,9 @@ func (t filesTask) changed() error {
 func (t filesTask) filesystems() error {
 	found := []guestfs.Filesystem{}
 	if err := t.use(func(s *guestfs.Session) error {
-		found = append(found, s.Filesystems()...)
-		return nil
+		filesystems, err := s.Filesystems()
+		found = append(found, filesystems...)
+		return err
 	}); err != nil {
 		return err
 	}

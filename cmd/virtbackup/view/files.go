@@ -59,7 +59,7 @@ func (l FileList) print(w io.Writer, quiet bool) error {
 		if f.Type() == "symlink" {
 			shown += " -> " + name(f.Target)
 		}
-		g.Add(f.FileMode(), fmt.Sprintf("%d:%d", f.UID, f.GID), f.Size, manifest.TimeText(f.Modified), shown)
+		g.Add(f.ModeText(), fmt.Sprintf("%d:%d", f.UID, f.GID), f.Size, manifest.TimeText(f.Modified), shown)
 	}
 	return g.Print(w, "")
 }

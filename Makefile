@@ -28,12 +28,18 @@ test: deps ## Runs every test; a skipped one is a failure.
 
 # What takes long because a guest boots in a way that TCG is slow at; CI runs it.
 .PHONY: test-all
-test-all: test realguest ## Runs every test, and the slow ones: real firmware and a real guest boot.
+test-all: test realguest libguestfs ## Runs every test, and the slow ones: real firmware and a real guest boot.
 	@scripts/test.sh -tags firmware ./tests/firmware
 
 .PHONY: realguest
 realguest: deps ## Boots each point of a Debian with PostgreSQL at work (ten minutes; needs root).
 	@scripts/test.sh -tags realguest -parallel 2 -v ./tests/realguest
+
+# libguestfs, and the kernel that it boots, are installed for this alone.
+.PHONY: libguestfs
+libguestfs: deps ## Reads the files of points with libguestfs (three minutes without KVM; needs root).
+	@scripts/deps.sh libguestfs
+	@scripts/test.sh -tags libguestfs -v ./tests/files
 
 .PHONY: test-debian13
 test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see scripts/on-debian-13.sh).
@@ -41,7 +47,7 @@ test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see s
 
 .PHONY: unit
 unit: deps ## Runs the tests that need no daemon (under a minute on two cores).
-	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|firmware|guest|inplace|nights|offline|realguest|recover|restores))?$$')
+	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|files|firmware|guest|inplace|nights|offline|realguest|recover|restores))?$$')
 
 SOAK ?= 30m
 .PHONY: soak

@@ -2,6 +2,8 @@
 # Installs what is needed to build and test virtbackup: Debian packages, and the Go
 # binding of libnbd. If nothing is missing it does nothing, in well under a second.
 # Only installing packages needs root (or sudo).
+#
+#   scripts/deps.sh [libguestfs]    with libguestfs: also that, and a kernel for its appliance
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -178,6 +180,26 @@ need_binding() {
 		'*/golang/*.go' '*/golang/*.h' '*/golang/go.mod' '*/golang/LICENSE'
 	binding_from "$work/new"
 }
+
+# need_libguestfs installs what make libguestfs needs. A host that has a kernel needs no other.
+need_libguestfs() {
+	if ! command -v apt-get >/dev/null; then
+		command -v guestfish >/dev/null || die "missing: guestfish (Fedora: guestfs-tools); install it first"
+		return
+	fi
+	packages=(libguestfs-tools fdisk)
+	compgen -G '/boot/vmlinuz-*' >/dev/null || packages+=(linux-image-cloud-amd64)
+	need_packages
+}
+
+case ${1-} in
+"") ;;
+libguestfs)
+	need_libguestfs
+	exit
+	;;
+*) die "unknown: $1" ;;
+esac
 
 need_go
 if command -v dpkg-query >/dev/null && command -v apt-get >/dev/null; then

@@ -23,8 +23,9 @@ echo "lint: golangci-lint"
 
 echo "lint: the build with fault injection"
 go vet -tags faults ./internal/fault ./cmd/virtbackup
-echo "lint: the tests of firmware and of a real guest"
+echo "lint: the tests of firmware, of libguestfs and of a real guest"
 go vet -tags firmware ./tests/firmware
+"$linter" run --build-tags libguestfs ./tests/files
 "$linter" run --build-tags realguest ./tests/realguest
 
 echo "lint: packages without cgo"

@@ -6,6 +6,7 @@
 //	damage   damaged, forged and hostile repositories
 //	docs     what the documents promise
 //	faults   faults at every point of a run; power cuts
+//	files    files of points, through libguestfs (make libguestfs)
 //	firmware firmware that boots a guest (make test-all)
 //	guest    effects on the guest: freezing, block jobs, scratch space
 //	inplace  points restored into the disks that domains have

@@ -18,7 +18,7 @@ func filesCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "files",
 		Usage:     "list, print and copy files of a point, without restoring it",
-		ArgsUsage: "DOMAIN[@POINT] ls|cat|cp|find|filesystems [PATH...]",
+		ArgsUsage: "DOMAIN[@POINT] VERB [PATH...]",
 		Description: "virtbackup files vm1 ls /etc\n" +
 			"virtbackup files vm1@check2 cat /etc/fstab\n" +
 			"virtbackup files vm1 cp /etc /home/anna/letter.odt /srv/back\n" +

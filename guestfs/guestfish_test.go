@@ -1,0 +1,159 @@
+package guestfs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+)
+
+// fake does what guestfish does with lines, without an appliance.
+const fake = `#!/bin/bash
+while IFS= read -r line; do
+	case $line in
+	"echo "*) echo "${line#echo }" ;;
+	two) printf 'one\ntwo\n' ;;
+	raw) printf 'no end of line' ;;
+	yes) echo true ;;
+	data*) file=${line##*'"data-out" "'}; printf 'of the guest' >"${file%\"*}" ;;
+	silent*) ;;
+	fails*) printf 'libguestfs: error: it\033 fails\nDo:\n  export LIBGUESTFS_DEBUG=1\n' >&2; exit 1 ;;
+	ends) exit 3 ;;
+	hangs) sleep 1000; echo 'libguestfs: error: appliance closed the connection' >&2; exit 1 ;;
+	esac
+done
+echo ended >"$TMPDIR/ended"
+`
+
+// startFake starts it; its directory is the second result.
+func startFake(t *testing.T) (*guestfish, string) {
+	t.Helper()
+	bin, dir := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "guestfish"), []byte(fake), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	g, err := startGuestfish(dir, "/nowhere", []string{"vda"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.end)
+	return g, dir
+}
+
+func TestAnswers(t *testing.T) {
+	g, dir := startFake(t)
+	for line, want := range map[string]string{"two": "one\ntwo\n", "raw": "no end of line", "silent": ""} {
+		if got, err := g.run(line); err != nil || string(got) != want {
+			t.Errorf("%s: %q, %v", line, got, err)
+		}
+	}
+	if lines, err := g.lines("two"); err != nil || len(lines) != 2 {
+		t.Errorf("lines: %q, %v", lines, err)
+	}
+	if lines, err := g.lines("silent"); err != nil || len(lines) != 0 {
+		t.Errorf("lines: %q, %v", lines, err)
+	}
+	if yes, err := g.is("yes"); err != nil || !yes {
+		t.Errorf("%t, %v", yes, err)
+	}
+	read := func(name string) (string, error) {
+		var got []byte
+		err := g.stream(func(r io.Reader) (err error) {
+			got, err = io.ReadAll(r)
+			return err
+		}, "", name, "data-out")
+		return string(got), err
+	}
+	// A command that never opens the file is no reason to wait.
+	for name, want := range map[string]string{"data": "of the guest", "silent": ""} {
+		if got, err := read(name); err != nil || got != want {
+			t.Errorf("%s: %q, %v", name, got, err)
+		}
+	}
+	if _, err := read("fails"); err == nil || !strings.Contains(err.Error(), "it\x1b fails") || strings.Contains(err.Error(), "LIBGUESTFS") {
+		t.Errorf("the error is %q", err)
+	}
+	if _, err := g.run("two"); err == nil {
+		t.Error("no error after the end")
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "ended")); err == nil {
+		t.Error("it has read on after the error")
+	}
+}
+
+// A command that fails without a word is an error too; the end of the input ends it in order.
+func TestEnds(t *testing.T) {
+	g, _ := startFake(t)
+	if _, err := g.run("ends"); err == nil || !strings.Contains(err.Error(), "ends: exit status 3") {
+		t.Errorf("%v", err)
+	}
+	g, dir := startFake(t)
+	g.end()
+	if _, err := os.Lstat(filepath.Join(dir, "ended")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A cancelled context ends a command that waits for the appliance, by ending that.
+func TestInterrupted(t *testing.T) {
+	g, _ := startFake(t)
+	cause := errors.New("a signal")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	begin := time.Now()
+	err := g.whileRunning(ctx, func() error {
+		cancel(cause)
+		_, err := g.run("hangs")
+		return err
+	})
+	if !errors.Is(err, cause) || time.Since(begin) > endTime {
+		t.Errorf("%v after %s", err, time.Since(begin))
+	}
+}
+
+func TestNotInstalled(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	err := Use(context.Background(), nil, Request{}, func(*Session) error { return nil })
+	if err == nil || fail.KindOf(err) != fail.Other || !strings.Contains(fail.HintOf(err), "apt-get install libguestfs-tools") {
+		t.Errorf("%v, hint: %s", err, fail.HintOf(err))
+	}
+}
+
+// What a killed process has left is removed by the next one, and nothing else.
+func TestTempDir(t *testing.T) {
+	parent := t.TempDir()
+	left, other := filepath.Join(parent, tempPrefix+"left"), filepath.Join(parent, "other")
+	for _, d := range []string{left, other} {
+		if err := os.Mkdir(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(other, filepath.Join(parent, tempPrefix+"link")); err != nil {
+		t.Fatal(err)
+	}
+	first, removeFirst, err := tempDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, removeSecond, err := tempDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{left: false, other: true, first: true} {
+		if _, err := os.Lstat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if err := errors.Join(removeFirst(), removeSecond()); err != nil {
+		t.Error(err)
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 2 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}

@@ -25,6 +25,10 @@ import (
 // endTime is how long guestfish may take to end its appliance before it is killed.
 const endTime = 10 * time.Second
 
+// interruptAgain is how long guestfish may take to notice that its children are gone. It may have
+// started another one meanwhile.
+const interruptAgain = 3 * time.Second
+
 // guestfish is a guestfish that runs, with an appliance. It reads commands from a pipe. The first
 // that fails ends it: so all errors are at the end of its standard error, and whoever waits for the
 // answer of a command gets the end of its standard output instead.
@@ -208,13 +212,15 @@ func (g *guestfish) end() {
 }
 
 // interrupt makes the command under way fail, so that guestfish ends and removes what it has made:
-// it has no handler for signals, but notices when its children, QEMU among them, are gone.
+// it has no handler for signals, but notices when its children, QEMU among them, are gone. The one
+// that removes its files is not disturbed.
 func (g *guestfish) interrupt() {
 	_ = g.in.Close()
 	pid := strconv.Itoa(g.cmd.Process.Pid)
 	children, _ := os.ReadFile("/proc/" + pid + "/task/" + pid + "/children") // none once it has ended
 	for child := range strings.FieldsSeq(string(children)) {
-		if n, err := strconv.Atoi(child); err == nil {
+		comm, _ := os.ReadFile("/proc/" + child + "/comm")
+		if n, err := strconv.Atoi(child); err == nil && string(comm) != "rm\n" {
 			_ = unix.Kill(n, unix.SIGTERM)
 		}
 	}
@@ -234,7 +240,7 @@ func (g *guestfish) whileRunning(ctx context.Context, do func() error) error {
 			select {
 			case <-over:
 				return nil
-			case <-time.After(time.Second):
+			case <-time.After(interruptAgain):
 			}
 		}
 	})

@@ -26,8 +26,8 @@ func filesCommand() *cli.Command {
 			"virtbackup files vm1 changed check1 check2 /etc\n" +
 			"virtbackup files vm1 filesystems\n" +
 			"virtbackup files vm1 ls vdb1:/ vdb1:/data\n\n" +
-			"libguestfs reads them, in a small virtual machine: what the guest wrote never reaches the\n" +
-			"kernel of this host. Paths are those of the operating system on the disks. filesystems names\n" +
+			"VERB is ls, find, cat, cp, changed or filesystems. libguestfs reads the files, in a small\n" +
+			"virtual machine: what the guest wrote never reaches the kernel of this host. Paths are those of the operating system on the disks. filesystems names\n" +
 			"what else there is: [FILESYSTEM:]/PATH, such as vdb1:/data or vg/home:/anna.\n" +
 			"cp copies into a directory, and keeps modes, times, links, and as root the owners (numbers).\n" +
 			"Nothing appears there before all is copied. changed compares types, modes, owners, sizes and\n" +

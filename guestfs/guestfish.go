@@ -22,8 +22,9 @@ import (
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
-// endTime is how long guestfish may take to end its appliance before it is killed.
-const endTime = 10 * time.Second
+// endTime is how long guestfish may take to end its appliance before it is killed, and leaves an empty
+// directory in /tmp. On a busy machine without KVM more than 10 seconds were seen.
+const endTime = time.Minute
 
 // interruptAgain is how long guestfish may take to notice that its children are gone. It may have
 // started another one meanwhile.
@@ -161,7 +162,9 @@ func (g *guestfish) stream(do func(io.Reader) error, options, name string, args 
 	did := panics.Go(func() error {
 		err := do(r)
 		if err != nil {
-			r.Close() // guestfish fails then instead of waiting
+			// Closed early, the fifo would kill guestfish (SIGPIPE), which would remove nothing then.
+			g.interrupt()
+			_, _ = io.Copy(io.Discard, r)
 		}
 		return err
 	})

@@ -22,6 +22,7 @@ while IFS= read -r line; do
 	raw) printf 'no end of line' ;;
 	yes) echo true ;;
 	data*) file=${line##*'"data-out" "'}; printf 'of the guest' >"${file%\"*}" ;;
+	endless*) file=${line##*'"data-out" "'}; yes >"${file%\"*}"; exit 1 ;;
 	silent*) ;;
 	fails*) printf 'libguestfs: error: it\033 fails\nDo:\n  export LIBGUESTFS_DEBUG=1\n' >&2; exit 1 ;;
 	ends) exit 3 ;;
@@ -114,6 +115,19 @@ func TestInterrupted(t *testing.T) {
 	})
 	if !errors.Is(err, cause) || time.Since(begin) > endTime {
 		t.Errorf("%v after %s", err, time.Since(begin))
+	}
+}
+
+// A reader that has enough, such as head, ends a command that would write on for long.
+func TestReaderEnds(t *testing.T) {
+	g, _ := startFake(t)
+	enough := errors.New("enough")
+	err := g.stream(func(r io.Reader) error {
+		_, _ = r.Read(make([]byte, 10))
+		return enough
+	}, "", "endless", "data-out")
+	if !errors.Is(err, enough) || g.err == nil || g.err.Error() != "exit status 1" {
+		t.Errorf("%v; guestfish has ended with %v, not by itself", err, g.err)
 	}
 }
 

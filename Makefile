@@ -37,7 +37,7 @@ realguest: deps ## Boots each point of a Debian with PostgreSQL at work (ten min
 
 # libguestfs, and the kernel that it boots, are installed for this alone.
 .PHONY: libguestfs
-libguestfs: deps ## Reads the files of points with libguestfs (three minutes without KVM; needs root).
+libguestfs: deps ## Reads the files of points with libguestfs (minutes without KVM; needs root).
 	@scripts/deps.sh libguestfs
 	@scripts/test.sh -tags libguestfs -v ./tests/files
 

@@ -34,8 +34,8 @@ type server struct {
 	pin     keep.Pin
 
 	ended <-chan error // of a server that this process has started; nil if there is none
-	pid   int
-	said  int64 // how much of its log was read
+	why   error        // of the last one that has ended
+	said  int64        // how much of its log was read
 }
 
 // ensure starts the server unless one listens. started tells whether it did.
@@ -94,7 +94,6 @@ func (s *server) start() error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	s.pid = cmd.Process.Pid
 	s.ended = panics.Go(cmd.Wait)
 	return nil
 }
@@ -105,10 +104,18 @@ func (s *server) reap() {
 		return
 	}
 	select {
-	case <-s.ended:
+	case s.why = <-s.ended:
 		s.ended = nil
 	default:
 	}
+}
+
+// reason says why the last server of this process has ended, where that is known.
+func (s *server) reason() string {
+	if s.why == nil {
+		return ""
+	}
+	return " (" + s.why.Error() + ")"
 }
 
 // log is the path of the server's log.
@@ -156,7 +163,7 @@ func (s *server) end() error {
 		return fmt.Errorf("the server on %s does not end", s.pin.Runs.Socket)
 	}
 	if s.ended != nil {
-		<-s.ended
+		s.why = <-s.ended
 	}
 	// One that was killed has left its socket.
 	if err := os.Remove(s.pin.Runs.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {

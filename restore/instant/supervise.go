@@ -162,7 +162,7 @@ func (r *run) keepRunning(ctx context.Context) error {
 		return err
 	}
 	if started {
-		r.Log.Warn("the server had ended, and was started again")
+		r.Log.Warn("the server had ended" + r.server.reason() + ", and was started again")
 	}
 	if lines := r.server.damage(); len(lines) > 0 {
 		return &damagedError{r.pin.Runs.Name, lines}

@@ -187,15 +187,15 @@ func (d *definer) access() []needs.Lack {
 	if absent := localfile.AbsentDirs(d.Dir); len(absent) > 0 {
 		dir = filepath.Dir(absent[0])
 	}
-	if info, err := os.Stat(dir); err != nil || !info.IsDir() || d.owner.canEnter(dir) {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() || d.owner.CanEnter(dir) {
 		return nil // restore.Run says it better
 	}
 	blocked := dir
-	for parent := filepath.Dir(blocked); parent != blocked && !d.owner.canEnter(parent); parent = filepath.Dir(blocked) {
+	for parent := filepath.Dir(blocked); parent != blocked && !d.owner.CanEnter(parent); parent = filepath.Dir(blocked) {
 		blocked = parent
 	}
 	return []needs.Lack{{
-		What: fmt.Sprintf("QEMU, which runs as %s, cannot enter %s", d.owner.name, blocked),
-		Hint: fmt.Sprintf("setfacl -m u:%s:x %s, or chmod o+x, or a new directory elsewhere with --to, such as one below /var/lib/libvirt/images", d.owner.name, manifest.ShellWord(blocked)),
+		What: fmt.Sprintf("QEMU, which runs as %s, cannot enter %s", d.owner.Name, blocked),
+		Hint: fmt.Sprintf("setfacl -m u:%s:x %s, or chmod o+x, or a new directory elsewhere with --to, such as one below /var/lib/libvirt/images", d.owner.Name, manifest.ShellWord(blocked)),
 	}}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/guest/qemuuser"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -30,7 +31,7 @@ type definer struct {
 
 	adapted  adapt.Result
 	policies map[string]adapt.Policies // of the disks of the point's XML
-	owner    *owner                    // of the files; nil if they keep the owner that they have
+	owner    *qemuuser.User            // of the files; nil if they keep the owner that they have
 	warned   []string
 	domain   *hypervisor.Domain // once it is defined
 	result   Result

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/guest/qemuuser"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -78,7 +79,7 @@ func TestFiles(t *testing.T) {
 		restored.Extras = append(restored.Extras, restore.Extra{Extra: e, Restored: d.inDir(e)})
 	}
 	if os.Geteuid() == 0 {
-		d.owner = &owner{uid: 12345, gid: 12346}
+		d.owner = &qemuuser.User{UID: 12345, GID: 12346}
 	}
 	if err := d.giveToQEMU(restored); err != nil {
 		t.Fatal(err)

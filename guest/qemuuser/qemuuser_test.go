@@ -1,4 +1,4 @@
-package define
+package qemuuser
 
 import (
 	"os"
@@ -6,23 +6,23 @@ import (
 	"testing"
 )
 
-func TestOwnerOf(t *testing.T) {
-	for label, want := range map[string]owner{
-		"+12345:+12346": {uid: 12345, gid: 12346, name: "12345"},
-		"12345:12346":   {uid: 12345, gid: 12346, name: "12345"},
-		"nobody:12346":  {uid: 65534, gid: 12346, name: "nobody"},
-		"nobody":        {uid: 65534, gid: 65534, name: "nobody"},
+func TestUserOf(t *testing.T) {
+	for label, want := range map[string]User{
+		"+12345:+12346": {UID: 12345, GID: 12346, Name: "12345"},
+		"12345:12346":   {UID: 12345, GID: 12346, Name: "12345"},
+		"nobody:12346":  {UID: 65534, GID: 12346, Name: "nobody"},
+		"nobody":        {UID: 65534, GID: 65534, Name: "nobody"},
 	} {
-		if got, err := ownerOf(label); err != nil || got == nil || got.uid != want.uid || got.gid != want.gid || got.name != want.name {
+		if got, err := userOf(label); err != nil || got == nil || got.UID != want.UID || got.GID != want.GID || got.Name != want.Name {
 			t.Errorf("%s: got %+v, %v, want %+v", label, got, err, want)
 		}
 	}
 	for _, label := range []string{"root:root", "+0:+0"} {
-		if got, err := ownerOf(label); got != nil || err != nil {
+		if got, err := userOf(label); got != nil || err != nil {
 			t.Errorf("%s: %+v, %v; root may everything", label, got, err)
 		}
 	}
-	if got, err := ownerOf("vbtest-nobody:x"); err == nil {
+	if got, err := userOf("vbtest-nobody:x"); err == nil {
 		t.Errorf("an unknown user is %+v", got)
 	}
 }
@@ -41,12 +41,12 @@ func TestCanEnter(t *testing.T) {
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
-	o := owner{uid: 12345, gid: 12346}
+	o := User{UID: 12345, GID: 12346}
 	for mode, want := range map[os.FileMode]bool{0o700: false, 0o711: true, 0o744: false, 0o710: false} {
 		if err := os.Chmod(parent, mode); err != nil {
 			t.Fatal(err)
 		}
-		if got := o.canEnter(dir); got != want {
+		if got := o.CanEnter(dir); got != want {
 			t.Errorf("mode %v above: %v", mode, got)
 		}
 	}
@@ -56,10 +56,10 @@ func TestCanEnter(t *testing.T) {
 	if err := os.Chmod(parent, 0o710); err != nil {
 		t.Fatal(err)
 	}
-	if !o.canEnter(dir) {
+	if !o.CanEnter(dir) {
 		t.Error("its group may enter")
 	}
-	if other := (owner{uid: 12345, gid: 1, groups: []uint32{2, 12346}}); !other.canEnter(dir) {
+	if other := (User{UID: 12345, GID: 1, groups: []uint32{2, 12346}}); !other.CanEnter(dir) {
 		t.Error("one of its groups may enter")
 	}
 }

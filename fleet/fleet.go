@@ -25,8 +25,9 @@ type Outcome[R any] struct {
 type Summary[R any] struct {
 	// Outcomes are in the order of the domains.
 	Outcomes []Outcome[R]
-	// Left are the domains that were not begun.
-	Left []string
+	// Left are the domains that were not begun after an error; Late those that were not begun as it
+	// was enough.
+	Left, Late []string
 }
 
 // Do does the work for one domain. warned says that it is done, with warnings.
@@ -34,10 +35,15 @@ type Do[R any] func(domain string) (result R, warned bool, err error)
 
 // Run calls do for each domain, one after the other, and ended after each. It continues after
 // an error or a panic. It stops when ctx is cancelled, and after backup.ErrStuck: the call
-// that hangs still uses memory and locks of this process.
-func Run[R any](ctx context.Context, domains []string, do Do[R], ended func(Outcome[R])) Summary[R] {
+// that hangs still uses memory and locks of this process. enough, which may be nil, is asked before
+// each domain but the first: it stops as well once that is true.
+func Run[R any](ctx context.Context, domains []string, do Do[R], ended func(Outcome[R]), enough func() bool) Summary[R] {
 	var s Summary[R]
 	for i, domain := range domains {
+		if i > 0 && enough != nil && enough() {
+			s.Late = domains[i:]
+			break
+		}
 		o := one(domain, do)
 		ended(o)
 		s.Outcomes = append(s.Outcomes, o)

@@ -29,7 +29,7 @@ func TestRun(t *testing.T) {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
 			var told []string
-			s := Run(ctx, strings.Fields(line), endsAs(ctx, cancel), func(o Outcome[string]) { told = append(told, text(o)) })
+			s := Run(ctx, strings.Fields(line), endsAs(ctx, cancel), func(o Outcome[string]) { told = append(told, text(o)) }, nil)
 			var listed []string
 			for _, o := range s.Outcomes {
 				listed = append(listed, text(o))
@@ -77,12 +77,24 @@ func text(o Outcome[string]) string {
 // A panic keeps its stack, and the result before an error is returned with it.
 func TestOutcomes(t *testing.T) {
 	var bug *panics.Error
-	s := Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { panic("boom") }, func(Outcome[int]) {})
+	s := Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { panic("boom") }, func(Outcome[int]) {}, nil)
 	if err := s.Outcomes[0].Err; !errors.As(err, &bug) || !strings.Contains(string(bug.Stack), "fleet_test.go") {
 		t.Errorf("a panic: %v", err)
 	}
-	s = Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { return 7, true, errors.New("boom") }, func(Outcome[int]) {})
+	s = Run(context.Background(), []string{"a"}, func(string) (int, bool, error) { return 7, true, errors.New("boom") }, func(Outcome[int]) {}, nil)
 	if o := s.Outcomes[0]; o.Result != 7 || o.Err == nil {
 		t.Errorf("a failure: %+v", o)
+	}
+}
+
+// Once it is enough no other domain is begun, and which are left is said; the first always is.
+func TestEnough(t *testing.T) {
+	for after, want := range map[int]string{0: "[b c]", 1: "[b c]", 2: "[c]", 3: "[]"} {
+		done := 0
+		s := Run(context.Background(), []string{"a", "b", "c"}, func(string) (int, bool, error) { done++; return 0, false, errors.New("boom") },
+			func(Outcome[int]) {}, func() bool { return done >= after })
+		if got := fmt.Sprint(s.Late); got != want || len(s.Outcomes) != done || len(s.Left) > 0 {
+			t.Errorf("enough after %d: late %s, want %s; %d done", after, got, want, done)
+		}
 	}
 }

@@ -6,9 +6,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/keep"
@@ -47,11 +49,11 @@ func IDs(dir string) ([]string, error) {
 	return ids, nil
 }
 
-// looksLikePoint: every visible directory but that of pins should be a point, and whatever
+// looksLikePoint: every visible directory but those of pins and drills should be a point, and whatever
 // has a point's name should be a directory. Dot names are runs under way, or somebody
 // else's.
 func looksLikePoint(e fs.DirEntry) bool {
-	if strings.HasPrefix(e.Name(), ".") || e.Name() == manifest.LostFound || e.Name() == keep.PinsName {
+	if strings.HasPrefix(e.Name(), ".") || slices.Contains([]string{manifest.LostFound, keep.PinsName, record.DirName}, e.Name()) {
 		return false
 	}
 	_, _, err := manifest.ParsePointID(e.Name())

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/lineage"
@@ -21,6 +22,7 @@ type state struct {
 	*lineage.Lineage
 	protected map[string]keep.Protection // those that hold now
 	verified  map[string]repository.Verification
+	drills    map[string]record.Record
 	verdicts
 	pinned func(id string) (by string)
 	gone   map[string]bool // in a dry run: what would be deleted by then
@@ -59,7 +61,7 @@ func (r *run) gather() (state, error) {
 	if err := r.badRemovals(l); err != nil {
 		return state{}, err
 	}
-	s := state{Lineage: l, verified: r.repo.VerifiedOf(l)}
+	s := state{Lineage: l, verified: r.repo.VerifiedOf(l), drills: r.repo.DrillsOf(l)}
 	if s.protected, err = r.repo.Protections(r.domain); err != nil {
 		return state{}, err
 	}
@@ -166,7 +168,7 @@ func (r *run) decide(s state, request Request) (remove []Point, err error) {
 		_, protected := s.protected[m.ID]
 		points = append(points, retention.Point{
 			ID: m.ID, Number: m.Number(), Time: m.Time, Base: m.IsBase(),
-			Damaged: s.damaged[m.ID], Verified: s.sound[m.ID], Protected: protected,
+			Damaged: s.damaged[m.ID], Verified: s.sound[m.ID], Booted: s.drills[m.ID].Booted, Protected: protected,
 		})
 	}
 	rules := request.Rules
@@ -229,13 +231,20 @@ func (r *run) named(s state, always []retention.Decision, ids []string) ([]reten
 
 // newerFirst says what would let go of a point that always stays.
 func newerFirst(reasons []string) string {
-	switch verified := slices.Contains(reasons, "last verified"); {
-	case verified && len(notRules(reasons)) == 1:
-		return "verify a newer point first"
-	case verified:
-		return "make a newer point first, and verify it"
+	var prove []string
+	for _, r := range []struct{ reason, verb string }{{"last verified", "verify"}, {"last booted", "drill"}} {
+		if slices.Contains(reasons, r.reason) {
+			prove = append(prove, r.verb)
+		}
 	}
-	return "make a newer point first"
+	switch verbs := strings.Join(prove, " and "); {
+	case len(prove) == 0:
+		return "make a newer point first"
+	case len(prove) == len(notRules(reasons)):
+		return verbs + " a newer point first"
+	default:
+		return "make a newer point first, and " + verbs + " it"
+	}
 }
 
 // listedOf leaves out ids of points that are hidden, as after an interrupted removal of

@@ -7,7 +7,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/virtbackup/virtbackup/drill/remains"
 	"github.com/virtbackup/virtbackup/guest"
+	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -16,6 +20,9 @@ type Request struct {
 	Domain string
 	// DryRun only looks.
 	DryRun bool
+	// Drills finds the domains of drills, so that what killed ones have left is cleaned up; nil leaves
+	// it alone.
+	Drills remains.Host
 	// As in guest.LockedDomain.
 	SocketDir, ScratchDir string
 	AgentTimeout          time.Duration
@@ -30,7 +37,17 @@ type Request struct {
 // *repository.OtherDomainError, and whatever libvirt or the file system reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (report Report, err error) {
 	report.Domain = request.Domain
+	drills, err := drilled(repo, request)
+	if err != nil {
+		return report, err
+	}
+	defer func() {
+		report.Fixed, report.Left = append(drills.Removed, report.Fixed...), append(drills.Left, report.Left...)
+	}()
 	domain, err := host.Domain(request.Domain)
+	if errors.Is(err, hypervisor.ErrNoDomain) && len(drills.Removed) > 0 { // drills need none
+		return noRun(request), nil
+	}
 	if err != nil {
 		return report, err
 	}
@@ -49,8 +66,26 @@ func Run(ctx context.Context, host guest.Host, repo *repository.Repository, requ
 	return Recover(ctx, locked, true)
 }
 
+// drilled cleans up after drills of the domain.
+func drilled(repo *repository.Repository, request Request) (found remains.Found, err error) {
+	if request.Drills == nil || manifest.ValidDomain(request.Domain) != nil {
+		return found, nil
+	}
+	err = fault.Around("recover drills", func() error {
+		found, err = remains.Clean(repo, request.Domain, request.Drills, request.DryRun)
+		return err
+	})
+	return found, err
+}
+
+// noRun is the report of a domain of which there was nothing else to clean up.
+func noRun(request Request) Report {
+	return Report{Domain: request.Domain, DryRun: request.DryRun, Fixed: []string{}, Left: []string{}, Lost: []string{}}
+}
+
 // Domains lists the domains that have a directory in the repository: those that libvirt
-// knows, and those that it does not know (undefined, renamed, on another host).
+// knows, or whose drills may have left something, and those that it does not know (undefined,
+// renamed, on another host).
 func Domains(host guest.Host, repo *repository.Repository) (known, unknown []string, err error) {
 	here, err := repo.Domains()
 	if err != nil {
@@ -61,7 +96,7 @@ func Domains(host guest.Host, repo *repository.Repository) (known, unknown []str
 		return nil, nil, err
 	}
 	for _, name := range here {
-		if slices.Contains(all, name) {
+		if slices.Contains(all, name) || remains.Any(repo, name) {
 			known = append(known, name)
 		} else {
 			unknown = append(unknown, name)

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -87,6 +88,11 @@ func (l *Lock) RemoveDomain() error {
 	for _, e := range entries {
 		if e.Name() == keep.PinsName {
 			keep.RemoveNoPins(dir) // if any stay, so does the domain's directory
+		}
+		if e.Name() == record.DirName {
+			if err := record.RemoveAll(dir); err != nil {
+				return fmt.Errorf("remove domain %s: %w", l.domain, err)
+			}
 		}
 		if !slices.Contains([]string{VerifiedName, instants.DamagedName, ReadersName, keep.ProtectedName}, e.Name()) && (e.Name() != instants.FileName || !instants.Unissued(dir)) && !slices.ContainsFunc([]string{partialPrefix, markPrefix, verifiedTemporary, instants.TemporaryName, keep.ProtectedTemporary},
 			func(prefix string) bool { return strings.HasPrefix(e.Name(), prefix) }) {

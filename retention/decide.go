@@ -18,8 +18,8 @@ const (
 // has, too. With r empty or not valid all are kept.
 //
 // The newest point is that of the highest number, never that of the latest time. These are
-// always kept: the newest point, the newest that can be a base, the newest verified one, and
-// all protected ones. Where the newest point or base is damaged, the newest undamaged one is
+// always kept: the newest point, the newest that can be a base, the newest verified one, the
+// newest that booted, and all protected ones. Where the newest point or base is damaged, the newest undamaged one is
 // kept as well: a short [Rules.Within] alone would remove all that is sound.
 //
 // The newest point of an hour, day, week, month or year represents it. The last N of these are
@@ -101,6 +101,7 @@ func keepAlways(all, sound []*candidate) {
 		keepNewest("newest undamaged base", sound, base)
 	}
 	keepNewest("last verified", sound, func(c *candidate) bool { return c.Verified })
+	keepNewest("last booted", sound, func(c *candidate) bool { return c.Booted })
 	for _, c := range all {
 		if c.Protected {
 			c.keep("protected")

@@ -76,6 +76,7 @@ type Point struct {
 	Base      bool // a full or inc: others can be chained onto it
 	Damaged   bool // it, or what it needs of others, is known to be damaged; nothing known is sound
 	Verified  bool // every byte was proven; of a damaged point it counts for nothing
+	Booted    bool // the last drill booted it
 	Protected bool // by an administrator
 }
 

@@ -48,7 +48,7 @@ func newApp(stdout, stderr io.Writer) *cli.App {
 func commands() []*cli.Command {
 	return slices.Concat(
 		inGroup(toBackUp, fullCommand(), incCommand(), diffCommand(), copyCommand(), autoCommand(), initCommand()),
-		inGroup(toRestore, listCommand(), showCommand(), mapCommand(), restoreCommand(), serveCommand(), filesCommand(), verifyCommand()),
+		inGroup(toRestore, listCommand(), showCommand(), mapCommand(), restoreCommand(), serveCommand(), filesCommand(), verifyCommand(), drillCommand()),
 		inGroup(toRetain, pruneCommand(), protectCommand(), unprotectCommand()),
 		inGroup(toCleanUp, recoverCommand(), releaseCommand(), forgetCommand(), checkpointCommand()),
 	)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -13,6 +14,7 @@ import (
 	"github.com/virtbackup/virtbackup/backup/plan"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/argument"
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/drill/remains"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -166,6 +168,7 @@ func backUpSeveral(c *cli.Context, domains []string) (err error) {
 		if domains, err = conn.Domains(); err != nil {
 			return err
 		}
+		domains = slices.DeleteFunc(domains, func(name string) bool { return strings.HasPrefix(name, remains.NamePrefix) }) // gone in a moment
 	}
 	show := newProgress(c, "copied")
 	return several[backup.Result]{

@@ -90,7 +90,7 @@ func list(c *cli.Context) error {
 // about protected or removed points cannot be read.
 func factsOf(repo *repository.Repository, l *lineage.Lineage) (f view.Facts, damaged, err error) {
 	proofs := repo.Proofs(l)
-	f = view.Facts{Removals: l.Removals, Verified: proofs.Verified(), ProvenPercent: proofs.Percent(), Lost: l.Broken(), Now: time.Now()}
+	f = view.Facts{Removals: l.Removals, Verified: proofs.Verified(), ProvenPercent: proofs.Percent(), Drills: repo.DrillsOf(l), Lost: l.Broken(), Now: time.Now()}
 	if f.Ledger, err = repo.Ledger(l.Domain); err != nil {
 		return f, nil, err
 	}
@@ -161,5 +161,8 @@ func show(c *cli.Context) error {
 		return err
 	}
 	shown.Pinned = view.PinnedBy(pinned(m.ID))
+	if drill, ok := repo.DrillsOf(lineage)[m.ID]; ok {
+		shown.Drill = &drill
+	}
 	return printAnswer(c, shown, func(w io.Writer) error { return view.Point(w, repo, shown, c.Bool("quiet")) })
 }

@@ -76,7 +76,7 @@ func recoverEach(c *cli.Context, conn *hypervisor.Conn, host guest.Host, repo *r
 		what: "cleaned up",
 		do: func(domain string) (recovery.Report, bool, error) {
 			found, err := recovery.Run(c.Context, host, repo, recovery.Request{
-				Domain: domain, DryRun: c.Bool("dry-run"),
+				Domain: domain, DryRun: c.Bool("dry-run"), Drills: conn,
 				Log:        reportLogger(c, c.App.ErrWriter).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
 				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
 			})

@@ -17,6 +17,8 @@ type several[R any] struct {
 	do   fleet.Do[R]
 	// print prints a result for people.
 	print func(w io.Writer, result R) error
+	// enough tells that no other domain is to be begun; nil: never. What is left is a warning.
+	enough func() bool
 }
 
 // run works on each domain and reports each as soon as it has ended. In the array of JSON, a
@@ -42,8 +44,12 @@ func (s several[R]) run(c *cli.Context, domains []string) error {
 		f := failed(o.Err)
 		f.Domain = o.Domain
 		results = append(results, f)
-	})
+	}, s.enough)
 	sum.left = summary.Left
+	if len(summary.Late) > 0 {
+		sum.warned = true
+		logger(c, c.App.ErrWriter).Warn("no time was left for " + strings.Join(summary.Late, ", "))
+	}
 	if c.Bool("json") {
 		sum.warned = printDone(c, results, nil) != nil || sum.warned
 	}

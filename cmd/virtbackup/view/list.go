@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/lineage"
@@ -20,6 +21,8 @@ type Listed struct {
 	// ProvenPercent is how much of each file that it needs was proven, at least, by the samples of
 	// a point that is not verified.
 	ProvenPercent int `json:"proven_percent,omitempty"`
+	// Drill is the result of the last drill, nil if there was none.
+	Drill *record.Record `json:"drill,omitempty"`
 	// HasCheckpoint says that libvirt has its checkpoint, as far as the repository knows.
 	HasCheckpoint bool `json:"has_checkpoint"`
 	// Lost are the disks that cannot be restored, because a point that they need is
@@ -46,6 +49,7 @@ type Facts struct {
 	Verified  map[string]repository.Verification
 	// ProvenPercent has the points that are proven in part.
 	ProvenPercent map[string]int
+	Drills        map[string]record.Record
 	Lost          map[string][]string
 	Pinned        func(id string) string // by what, or ""; nil: none is
 	Ledger        *repository.Ledger
@@ -93,6 +97,9 @@ func (f Facts) listed(m manifest.Manifest, others []manifest.Manifest) Listed {
 		p.Verified = &v
 	}
 	p.ProvenPercent = f.ProvenPercent[m.ID]
+	if r, ok := f.Drills[m.ID]; ok {
+		p.Drill = &r
+	}
 	if protection, ok := f.Protected[m.ID]; ok {
 		p.Protected = &protection
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/terminal"
 	"github.com/virtbackup/virtbackup/keep"
@@ -70,6 +71,8 @@ type Shown struct {
 	Protected *keep.Protection `json:"protected,omitempty"`
 	// Pinned is what uses the point, or one that needs it; "" if nothing does.
 	Pinned string `json:"pinned,omitempty"`
+	// Drill is the result of the last drill of the point, nil if there was none.
+	Drill *record.Record `json:"drill,omitempty"`
 }
 
 // Point prints a point in full. If quiet is set, the table of its disks is left out.
@@ -89,6 +92,9 @@ func Point(w io.Writer, repo *repository.Repository, p Shown, quiet bool) error 
 	}
 	if p.Pinned != "" {
 		lines = append(lines, [2]string{"pinned", p.Pinned})
+	}
+	if p.Drill != nil {
+		lines = append(lines, [2]string{"booted", bootedText(*p.Drill)})
 	}
 	if m.Synthetic {
 		lines = append(lines, [2]string{"synthetic", "made standalone from the points that it was chained onto"})

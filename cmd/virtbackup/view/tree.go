@@ -69,14 +69,23 @@ func Removed(w io.Writer, points []manifest.Manifest) (err error) {
 
 // listGrid returns a table with a row for each point.
 func listGrid(nodes []node) *terminal.Grid {
+	drilled := slices.ContainsFunc(nodes, func(n node) bool { return n.point.Drill != nil })
 	g := &terminal.Grid{Columns: []terminal.Column{{Name: "POINT"}, {Name: "KIND", Spare: 1}, {Name: "PARENT", Spare: 6}, {Name: "TIME"}, {Name: "DISKS", Spare: 5},
 		{Name: "DATA", Right: true, Spare: 7}, {Name: "IMAGE", Right: true, Spare: 2}, {Name: "CONSISTENCY", Spare: 8}, {Name: "CHECKPOINT", Spare: 4},
-		{Name: "VERIFIED", Spare: 3}, {Name: "NOTE", Note: true}}}
+		{Name: "VERIFIED", Spare: 3}}}
+	if drilled {
+		g.Columns = append(g.Columns, terminal.Column{Name: "BOOTED", Spare: 3})
+	}
+	g.Columns = append(g.Columns, terminal.Column{Name: "NOTE", Note: true})
 	for _, n := range nodes {
 		p := n.point
 		data, image := sums(p.Manifest)
-		g.Add(n.branch+p.ID, p.Kind, p.Parent, manifest.TimeText(p.Time), targets(p.Manifest), bytesize.Short(data), bytesize.Short(image), p.Consistency,
-			p.checkpoint(), p.verified(), p.remark())
+		cells := []any{n.branch + p.ID, p.Kind, p.Parent, manifest.TimeText(p.Time), targets(p.Manifest), bytesize.Short(data), bytesize.Short(image), p.Consistency,
+			p.checkpoint(), p.verified()}
+		if drilled {
+			cells = append(cells, p.booted())
+		}
+		g.Add(append(cells, p.remark())...)
 		if p.Verified != nil && !p.Verified.Sound {
 			g.Columns[9].Spare = 0 // damage is always shown
 		}
@@ -177,6 +186,17 @@ func (p Listed) verified() string {
 		return "DAMAGED"
 	}
 	return day(p.Verified.Time)
+}
+
+// booted returns the day when the last drill booted the point, or that it did not boot.
+func (p Listed) booted() string {
+	switch {
+	case p.Drill == nil:
+		return "-"
+	case !p.Drill.Booted:
+		return "FAILED"
+	}
+	return p.Drill.Time.Local().Format(time.DateOnly)
 }
 
 // remark is the note of list about a point: that it was removed, is protected or pinned, disks that

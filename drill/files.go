@@ -127,7 +127,7 @@ func stateName(e manifest.Extra) string {
 func (d *drill) makeOverlays() error {
 	for _, target := range d.machine.Targets {
 		disk, _ := d.point.Disk(target)
-		backing := "nbd+unix:///" + target + "?socket=" + filepath.Join(d.running.Dir(), serverName)
+		backing := qcow2.NBDSocket + target + "?socket=" + filepath.Join(d.running.Dir(), serverName)
 		if err := d.makeOverlay(filepath.Join(d.running.Dir(), target+imageSuffix), disk.VirtualSize, backing); err != nil {
 			return fmt.Errorf("make the overlay of disk %s: %w", target, err)
 		}

@@ -8,6 +8,7 @@ import (
 	"image/color"
 	"image/png"
 
+	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/hypervisor"
 )
 
@@ -35,7 +36,7 @@ func (d *drill) takeScreenshot() {
 		d.result.Notes = append(d.result.Notes, "there is no screenshot: "+err.Error())
 		return
 	}
-	d.screen = data
+	d.screen, d.result.Screenshot = data, record.ScreenshotName(d.result.ID)
 }
 
 // toPNG makes a PNG of a picture that a guest has drawn.

@@ -68,7 +68,7 @@ func (d *drill) damaged(lines []string) error {
 func (d *drill) verdict(ctx context.Context, start time.Time) error {
 	limited, cancel := context.WithTimeoutCause(ctx, d.Timeout, errTooLong)
 	defer cancel()
-	if err := d.awaitGuest(limited); err != nil {
+	if err := d.awaitGuest(limited, start); err != nil {
 		return err
 	}
 	if d.Script != "" {
@@ -91,8 +91,8 @@ func round(t time.Duration) float64 { return t.Round(100 * time.Millisecond).Sec
 var errTooLong = errors.New("too long")
 
 // awaitGuest waits until the guest is up.
-func (d *drill) awaitGuest(ctx context.Context) error {
-	start, asked := time.Now(), time.Time{}
+func (d *drill) awaitGuest(ctx context.Context, start time.Time) error {
+	asked := time.Time{}
 	for {
 		if err := d.look(); err != nil {
 			return err

@@ -174,6 +174,9 @@ func Newest(records []Record, points []manifest.Manifest, digest func(id string)
 	return newest
 }
 
+// ScreenshotName is the name of the file with the screenshot of a drill.
+func ScreenshotName(id string) string { return id + screenshotSuffix }
+
 // Add keeps a record, durably, with a screenshot in PNG if there is one, and removes those
 // that are not kept any more.
 func Add(domainDir string, r Record, screenshot []byte) error {
@@ -189,8 +192,7 @@ func Add(domainDir string, r Record, screenshot []byte) error {
 
 func add(dir string, r Record, screenshot []byte) error {
 	if len(screenshot) > 0 {
-		r.Screenshot = r.ID + screenshotSuffix
-		if err := localfile.Replace(filepath.Join(dir, temporary+r.ID), filepath.Join(dir, r.Screenshot), screenshot); err != nil {
+		if err := localfile.Replace(filepath.Join(dir, temporary+r.ID), filepath.Join(dir, ScreenshotName(r.ID)), screenshot); err != nil {
 			return err
 		}
 	}

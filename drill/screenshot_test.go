@@ -1,0 +1,58 @@
+package drill
+
+import (
+	"bytes"
+	"fmt"
+	"image/color"
+	"image/png"
+	"strings"
+	"testing"
+)
+
+func TestPPM(t *testing.T) {
+	data, err := toPNG("image/x-portable-pixmap", []byte("P6\n2 1\n255\n\x01\x02\x03\xff\x00\x80"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	picture, err := png.Decode(bytes.NewReader(data))
+	if err != nil || picture.Bounds().Dx() != 2 || picture.Bounds().Dy() != 1 {
+		t.Fatal(picture, err)
+	}
+	if got := color.RGBAModel.Convert(picture.At(1, 0)); got != (color.RGBA{0xff, 0, 0x80, 255}) {
+		t.Errorf("the second pixel is %v", got)
+	}
+	if again, err := toPNG("image/png", data); err != nil || !bytes.Equal(again, data) {
+		t.Errorf("a PNG: %v", err)
+	}
+}
+
+// A picture says how large it is, and a guest may have chosen that.
+func TestBadPictures(t *testing.T) {
+	for _, data := range []string{"", "P6", "P5\n1 1\n255\nx", "P6\n1 1\n65535\nxxxxxx", "P6\n2 1\n255\nxxx", "P6\n-1 -1\n255\nxxx", "P6\n0 0\n255\n",
+		"P6\n100000 100000\n255\nxxx", fmt.Sprintf("P6\n%d %d\n255\nxxx", 1<<32, 1<<32), "P6\n1 1\n255\nxxxx"} {
+		if _, err := toPNG("image/x-portable-pixmap", []byte(data)); err == nil {
+			t.Errorf("%q was accepted", data)
+		}
+	}
+	var huge bytes.Buffer // the header of a PNG of 30,000 × 30,000
+	huge.WriteString("\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR\x00\x00\x75\x30\x00\x00\x75\x30\x08\x02\x00\x00\x00")
+	huge.WriteString("\xd4\xf6\xe0\xb7")
+	if _, err := toPNG("image/png", huge.Bytes()); err == nil || strings.Contains(err.Error(), "runtime") {
+		t.Errorf("a huge PNG: %v", err)
+	}
+}
+
+// Of what a script prints the end is kept.
+func TestTail(t *testing.T) {
+	var end tail
+	for i := range 100000 {
+		fmt.Fprintf(&end, "line %d\n", i)
+	}
+	if got := end.String(); len(got) > keptOutput || !strings.HasSuffix(got, "\nline 99999\n") || len(end.data) > 2*keptOutput {
+		t.Errorf("%d bytes kept, %d shown: …%q", len(end.data), len(got), got[len(got)-20:])
+	}
+	_, _ = end.Write([]byte{0xff})
+	if got := end.String(); !strings.HasSuffix(got, "\uFFFD") {
+		t.Errorf("bytes that are no text: %q", got[len(got)-5:])
+	}
+}

@@ -28,6 +28,12 @@ func NewGuest(t testing.TB, disks ...Disk) *Domain {
 	return d
 }
 
+// DefineGuest defines the guest of NewGuest, without starting it.
+func DefineGuest(t testing.TB, disks ...Disk) *Domain {
+	t.Helper()
+	return defineGuest(t, 192, "", disks)
+}
+
 // DefineUEFIGuest defines the guest of NewGuest, with UEFI firmware that boots it: that takes
 // 20 to 40 s more under TCG.
 func DefineUEFIGuest(t testing.TB, disks ...Disk) *Domain {

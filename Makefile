@@ -47,7 +47,7 @@ test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see s
 
 .PHONY: unit
 unit: deps ## Runs the tests that need no daemon (under a minute on two cores).
-	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|faults|files|firmware|guest|inplace|nights|offline|realguest|recover|restores))?$$')
+	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|drill|faults|files|firmware|guest|inplace|nights|offline|realguest|recover|restores))?$$')
 
 SOAK ?= 30m
 .PHONY: soak
@@ -96,6 +96,7 @@ install: build ## Installs the binary, the systemd units and the documents (DEST
 	install -d -m 0755 '$(DESTDIR)$(PREFIX)/share/doc/virtbackup/docs'
 	install -m 0644 *.md LICENSE '$(DESTDIR)$(PREFIX)/share/doc/virtbackup'
 	install -m 0644 docs/*.md '$(DESTDIR)$(PREFIX)/share/doc/virtbackup/docs'
+	install -D -m 0755 contrib/drill/ask-postgresql '$(DESTDIR)$(PREFIX)/share/doc/virtbackup/drill/ask-postgresql'
 	install -d -m 0755 '$(DESTDIR)$(PREFIX)/lib/systemd/system'
 	for unit in contrib/systemd/*; do \
 		sed 's|/usr/local/bin/virtbackup|$(PREFIX)/bin/virtbackup|g' "$$unit" \

@@ -19,7 +19,7 @@ const (
 	// askTime is how long an agent may take to answer, which is busy like all of the guest when it boots.
 	askTime = 3 * time.Second
 	// shownLines are those of the console that an error shows. The record has more.
-	shownLines = 12
+	shownLines = 24
 )
 
 // NotBootedError says that a guest did not boot, or that a script found it wanting.

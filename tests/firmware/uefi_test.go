@@ -60,6 +60,11 @@ func TestUEFI(t *testing.T) {
 			bytes.Equal(got, want), bytes.Equal(got, template))
 	}
 	s.Program.Must(t, nil, "verify", s.Name)
+	// A drill boots with a copy of the variables.
+	s.Program.Must(t, nil, "drill", s.Name+"@"+after.ID, "--timeout", "4m")
+	if !bytes.Equal(read(vars), want) {
+		t.Error("a drill has written to the variables of the original")
+	}
 	testdomain.Virsh(t, "destroy", s.Name)
 
 	dir := testdomain.TempDir(t)

@@ -156,6 +156,18 @@ c5 keep: newest, newest base, last
 `)
 }
 
+// The newest point that booted stays, beside the newest that was verified; a damaged one does not count.
+func TestBooted(t *testing.T) {
+	points := with(with(with(nights(5, "2026-03-01 01:00"), "c1 c2 c4", booted), "c4", damaged), "c3", verified)
+	compareReasons(t, points, rules(t, "last 1"), `
+c1 remove: no rule keeps it
+c2 keep: last booted
+c3 keep: last verified
+c4 remove: damaged, and no rule would keep it
+c5 keep: newest, newest base, last
+`)
+}
+
 // A clock that was wrong for some runs: points age by the runs that came after them.
 func TestWrongClock(t *testing.T) {
 	for name, c := range map[string]struct {

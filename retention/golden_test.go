@@ -102,6 +102,7 @@ func nights(n int, first string) []Point {
 func damaged(p *Point)   { p.Damaged = true }
 func protected(p *Point) { p.Protected = true }
 func verified(p *Point)  { p.Verified = true }
+func booted(p *Point)    { p.Booted = true }
 func diff(p *Point)      { p.ID, p.Base = fmt.Sprintf("diff%d", p.Number), false }
 
 // with changes a copy of the points: those of these ids, which are apart by spaces.

@@ -35,7 +35,7 @@ func randomPoints(rnd *rand.Rand) []Point {
 	damaged := 2 + rnd.IntN(9)
 	for i := range points {
 		at = at.Add(time.Duration(rnd.Int64N(int64(2 * step))))
-		p := Point{ID: fmt.Sprintf("c%d", i+1), Number: i + 1, Time: at, Base: !oneIn(4), Damaged: oneIn(damaged), Verified: oneIn(5), Protected: oneIn(12)}
+		p := Point{ID: fmt.Sprintf("c%d", i+1), Number: i + 1, Time: at, Base: !oneIn(4), Damaged: oneIn(damaged), Verified: oneIn(5), Booted: oneIn(6), Protected: oneIn(12)}
 		if oneIn(10) {
 			p.Time = at.Add(time.Duration(rnd.Int64N(int64(40*step))) - 20*step)
 		}
@@ -179,6 +179,7 @@ func always(points []Point) []int {
 		func(p Point) bool { return !p.Damaged },
 		func(p Point) bool { return p.Base && !p.Damaged },
 		func(p Point) bool { return p.Verified && !p.Damaged },
+		func(p Point) bool { return p.Booted && !p.Damaged },
 	} {
 		if at := newest(points, is); at >= 0 {
 			places = append(places, at)

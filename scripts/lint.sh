@@ -29,7 +29,7 @@ go vet -tags firmware ./tests/firmware
 "$linter" run --build-tags realguest ./tests/realguest
 
 echo "lint: packages without cgo"
-pure=(./xml/... ./extent ./qcow2/... ./flatten ./internal/directio ./internal/digest ./internal/localfile ./manifest ./instants ./hashlist ./damage ./pointfile ./diskimage ./merge ./repository ./verify)
+pure=(./drill/machine ./drill/record ./xml/... ./extent ./qcow2/... ./flatten ./internal/directio ./internal/digest ./internal/localfile ./manifest ./instants ./hashlist ./damage ./pointfile ./diskimage ./merge ./repository ./verify)
 CGO_ENABLED=0 go vet "${pure[@]}" ./nbdcopy
 cgo=$(go list -deps -f '{{if not .Standard}}{{range .CgoFiles}}{{$.ImportPath}}/{{.}} {{end}}{{end}}' "${pure[@]}")
 if [ -n "${cgo// /}" ]; then
@@ -39,5 +39,5 @@ fi
 
 if command -v shellcheck >/dev/null; then
 	echo "lint: shellcheck"
-	shellcheck scripts/*.sh .ci/run
+	shellcheck scripts/*.sh .ci/run contrib/drill/ask-postgresql
 fi

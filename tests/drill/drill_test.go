@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/drill/record"
+	"github.com/virtbackup/virtbackup/drill/remains"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
@@ -149,8 +150,10 @@ func TestKilled(t *testing.T) {
 		if r := broken(s, point+":kill").Run(t, "drill", s.Name, "--expect", said); r.Code != 128+int(syscall.SIGKILL) {
 			t.Fatalf("%s: exit %d", point, r.Code)
 		}
+		ids := noted(s)
 		if i%4 == 3 {
 			drill(s, 0, s.Name, "--expect", said)
+			wantNothingLeft(s, ids...)
 			continue
 		}
 		if point == "drill: lock directory" || point == "drill: domain runs" {
@@ -161,14 +164,16 @@ func TestKilled(t *testing.T) {
 			}
 		}
 		s.Recovered(0)
-		wantNothingLeft(s)
+		wantNothingLeft(s, ids...)
 		if t.Failed() {
 			t.Fatalf("killed at %q", point)
 		}
 	}
 	p := s.Program.Start(t, "drill", s.Name, "--expect", "never")
+	var ids []string
 	testsite.Await(t, "the domain", 100*time.Millisecond, func() bool {
-		return strings.Contains(testdomain.Virsh(t, "list", "--name"), "virtbackup-drill-")
+		ids = noted(s)
+		return len(ids) == 1 && strings.Contains(testdomain.Virsh(t, "list", "--name"), remains.NamePrefix+ids[0])
 	})
 	if fixed := s.Recovered(0).Fixed; len(fixed) > 0 { // it runs
 		t.Errorf("recover has cleaned up %q", fixed)
@@ -177,14 +182,15 @@ func TestKilled(t *testing.T) {
 	if r := p.Wait(); r.Code != 128+int(syscall.SIGTERM) {
 		t.Errorf("interrupted: exit %d", r.Code)
 	}
-	wantNothingLeft(s)
+	wantNothingLeft(s, ids...)
 	// A domain that libvirt does not know any more is cleaned up after, too.
 	if r := broken(s, "drill: remove files:kill").Run(t, "drill", s.Name, "--expect", said); r.Code != 128+int(syscall.SIGKILL) {
 		t.Fatalf("exit %d", r.Code)
 	}
+	ids = noted(s)
 	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
 	s.Program.Must(t, nil, "recover", "--all")
-	wantNothingLeft(s)
+	wantNothingLeft(s, ids...)
 }
 
 // All domains are drilled, those never drilled first; a failure does not stop the others, and a limit

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/drill/record"
+	"github.com/virtbackup/virtbackup/drill/remains"
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
@@ -67,18 +68,42 @@ func drill(s *testsite.Site, code int, args ...string) (testdomain.Result, []rec
 
 func records(s *testsite.Site) []record.Record { return record.List(filepath.Join(s.Repo, s.Name)) }
 
-// wantNothingLeft looks for what drills have made. No other test runs drills at the same time.
-func wantNothingLeft(s *testsite.Site) {
+// noted are the ids of drills that run, or have left something.
+func noted(s *testsite.Site) (ids []string) {
 	s.T.Helper()
-	const name = "virtbackup-drill-*"
-	for _, pattern := range []string{filepath.Join(guest.DefaultRunDir, name), "/var/log/libvirt/qemu/" + name, "/run/libvirt/qemu/" + name,
-		"/var/lib/libvirt/qemu/domain-*-virtbackup-drill*", "/var/lib/libvirt/qemu/nvram/" + name, filepath.Join(s.Repo, "*", record.DirName, ".*")} {
-		if found, err := filepath.Glob(pattern); err != nil || len(found) > 0 {
-			s.T.Errorf("left: %q, %v", found, err)
-		}
+	const prefix = ".running-"
+	found, err := filepath.Glob(filepath.Join(s.Repo, "*", record.DirName, prefix+"*"))
+	if err != nil {
+		s.T.Fatal(err)
 	}
-	if names := testdomain.Virsh(s.T, "list", "--all", "--name"); strings.Contains(names, "virtbackup-drill") {
-		s.T.Errorf("a domain is left: %s", names)
+	for _, path := range found {
+		ids = append(ids, strings.TrimPrefix(filepath.Base(path), prefix))
+	}
+	return ids
+}
+
+// wantNothingLeft looks for what drills have made: those with these ids, and those with a record.
+func wantNothingLeft(s *testsite.Site, ids ...string) {
+	s.T.Helper()
+	if left, err := filepath.Glob(filepath.Join(s.Repo, "*", record.DirName, ".*")); err != nil || len(left) > 0 {
+		s.T.Errorf("left: %q, %v", left, err)
+	}
+	for _, r := range records(s) {
+		ids = append(ids, r.ID)
+	}
+	domains := testdomain.Virsh(s.T, "list", "--all", "--name")
+	for _, id := range ids {
+		name := remains.NamePrefix + id
+		if strings.Contains(domains, name) {
+			s.T.Errorf("domain %s is left", name)
+		}
+		// libvirt cuts names of directories after 20 bytes (virDomainDefGetShortName).
+		for _, pattern := range []string{filepath.Join(guest.DefaultRunDir, name), "/var/log/libvirt/qemu/" + name + "*", "/run/libvirt/qemu/" + name + "*",
+			"/var/lib/libvirt/qemu/domain-*-" + name[:20], "/var/lib/libvirt/qemu/nvram/" + name + "*"} {
+			if found, err := filepath.Glob(pattern); err != nil || len(found) > 0 {
+				s.T.Errorf("left: %q, %v", found, err)
+			}
+		}
 	}
 }
 

@@ -30,10 +30,10 @@ func drillCommand() *cli.Command {
 		Name:      "drill",
 		Usage:     "prove that points boot: start them in a domain of their own",
 		ArgsUsage: "DOMAIN[@POINT] | --all",
-		Description: "virtbackup drill vm1                               until its guest agent answers\n" +
-			"virtbackup drill vm1@check3 --expect 'login:'      until that stands on its serial console\n" +
-			"virtbackup drill vm1 --script /usr/local/bin/ask   until the program says that all is well\n" +
-			"virtbackup drill --all --max-duration 2h           the newest points, drilled longest ago first\n\n" +
+		Description: "virtbackup drill vm1                     until its guest agent answers\n" +
+			"virtbackup drill vm1 --expect 'login:'   until its console shows that\n" +
+			"virtbackup drill vm1 --script ./ask      until ./ask says that all is well\n" +
+			"virtbackup drill --all                   those drilled longest ago first\n\n" +
 			"The domain has no network and no device of the host, and writes to overlays that are\n" +
 			"thrown away; what it reads of the point is proven first. Nothing of it is left but a record\n" +
 			"with a screenshot in REPO/DOMAIN/drills. prune keeps the newest point that booted.",

@@ -196,7 +196,7 @@ func (p Listed) booted() string {
 	case !p.Drill.Booted:
 		return "FAILED"
 	}
-	return p.Drill.Time.Local().Format(time.DateOnly)
+	return day(p.Drill.Time)
 }
 
 // remark is the note of list about a point: that it was removed, is protected or pinned, disks that

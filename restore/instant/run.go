@@ -100,15 +100,19 @@ func (r *run) create(ctx context.Context) (result define.Result, err error) {
 	if err := guest.MakeRunDir(r.SocketDir); err != nil {
 		return result, err
 	}
-	if err := r.pinPoint(prepared, socket); err != nil {
-		return result, err
-	}
-	undo := r.forget // what a restore that fails has made, it removes itself
+	undo := func() error { return nil }
 	defer func() {
 		if undo != nil { // after a panic, too
 			err = errors.Join(err, undo())
 		}
 	}()
+	if err := r.pinPoint(prepared, socket); err != nil {
+		return result, err
+	}
+	undo = r.forget // what a restore that fails has made, it removes itself
+	if err := fault.Point("instant: pinned"); err != nil {
+		return result, err
+	}
 	if _, err := r.server.ensure(ctx); err != nil {
 		return result, err
 	}
@@ -141,9 +145,9 @@ func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 		return err
 	}
 	if err := r.take(pin); err != nil {
-		return err
+		return errors.Join(err, r.repo.Unpin(r.Domain, pin.ID))
 	}
-	return fault.Point("instant: pinned")
+	return nil
 }
 
 // take makes a pin this process's.

@@ -108,7 +108,7 @@ func (d *definer) run(ctx context.Context) (Result, error) {
 	}
 	d.result.Result = restored
 	d.result.Warnings = append(d.result.Warnings, d.warned...)
-	err = d.start()
+	err = d.start(ctx)
 	return d.result, err
 }
 
@@ -216,6 +216,9 @@ func (d *definer) finish(ctx context.Context, restored *restore.Result) error {
 	if err := fault.Point("define: before the domain"); err != nil {
 		return err
 	}
+	if ctx.Err() != nil { // restore.Run undoes the rest
+		return context.Cause(ctx)
+	}
 	if err := d.stillFree(); err != nil {
 		return err
 	}
@@ -264,9 +267,12 @@ func (d *definer) autostart() error {
 }
 
 // start starts the domain, which is complete.
-func (d *definer) start() error {
+func (d *definer) start(ctx context.Context) error {
 	if !d.Start {
 		return nil
+	}
+	if d.Overlay != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	err := fault.Point("define: start")
 	if err == nil {

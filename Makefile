@@ -47,7 +47,7 @@ test-debian13: ## Runs every test on Debian 13, in namespaces (needs root; see s
 
 .PHONY: unit
 unit: deps ## Runs the tests that need no daemon (under a minute on two cores).
-	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|drill|faults|files|firmware|guest|inplace|nights|offline|realguest|recover|restores))?$$')
+	@$(GO) test -short $$($(GO) list ./... | grep -vE '/tests(/(bench|chains|cli|damage|docs|drill|faults|files|firmware|guest|inplace|instant|nights|offline|realguest|recover|restores|serve))?$$')
 
 SOAK ?= 30m
 .PHONY: soak

@@ -21,7 +21,7 @@ func verifyCommand() *cli.Command {
 		Description: "virtbackup verify              everything\n" +
 			"virtbackup verify vm1          all points of a domain\n" +
 			"virtbackup verify vm1@check3   one point, and those it needs\n" +
-			"virtbackup verify --quick      whether files are missing, cut short, or lead nowhere\n" +
+			"virtbackup verify --quick      whether anything is missing or cut short\n" +
 			"virtbackup verify --sample 10% --max-duration 1h\n\n" +
 			"A point counts as verified when every byte of it, and of all that it needs, was read,\n" +
 			"and since the one that was read longest ago: ten runs with --sample 10% do that.\n\n" +

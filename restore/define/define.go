@@ -275,6 +275,9 @@ func (d *definer) start(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	err := fault.Point("define: start")
+	if err == nil && d.Ready != nil {
+		err = d.Ready(ctx)
+	}
 	if err == nil {
 		err = d.domain.Start()
 	}

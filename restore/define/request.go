@@ -5,6 +5,7 @@
 package define
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"unicode"
@@ -33,6 +34,9 @@ type Request struct {
 	Name string
 	// Start starts the domain when all is done.
 	Start bool
+	// Ready, if set, is called before that, to wait for what the domain needs: an error keeps it
+	// shut off.
+	Ready func(ctx context.Context) error
 }
 
 // Result is what was made.

@@ -89,6 +89,7 @@ func newRun(repo *repository.Repository, host define.Host, request Request) *run
 func (r *run) create(ctx context.Context) (result define.Result, err error) {
 	socket := filepath.Join(guest.RunDir(r.SocketDir), socketPrefix+manifest.NewIdentity()+".sock")
 	r.Start, r.Format = true, restore.QCOW2
+	r.Ready = func(ctx context.Context) error { return r.server.await(ctx) }
 	r.Overlay = func(target string) string { return qcow2.NBDSocket + target + "?socket=" + socket }
 	prepared, err := define.Prepare(ctx, r.repo, r.host, r.Request.Request)
 	if err != nil {
@@ -113,7 +114,7 @@ func (r *run) create(ctx context.Context) (result define.Result, err error) {
 	if err := fault.Point("instant: pinned"); err != nil {
 		return result, err
 	}
-	if _, err := r.server.ensure(ctx); err != nil {
+	if err := r.server.begin(); err != nil { // it opens its images while the domain's are made
 		return result, err
 	}
 	result, err = prepared.Run(ctx)

@@ -43,26 +43,39 @@ func (s *server) ensure(ctx context.Context) (started bool, err error) {
 	if s.listens() {
 		return false, nil
 	}
-	if err := fault.Point("instant: start server"); err != nil {
+	if err := s.begin(); err != nil {
 		return false, err
+	}
+	return true, s.await(ctx)
+}
+
+// begin starts the server.
+func (s *server) begin() error {
+	if err := fault.Point("instant: start server"); err != nil {
+		return err
 	}
 	s.reap()
 	if err := s.start(); err != nil {
-		return false, fmt.Errorf("start a server for %s@%s: %w", s.domain, s.pin.Point, err)
+		return fmt.Errorf("start a server for %s@%s: %w", s.domain, s.pin.Point, err)
 	}
+	return nil
+}
+
+// await waits until the server listens.
+func (s *server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	for !s.listens() {
 		select {
-		case err := <-s.ended:
+		case s.why = <-s.ended:
 			s.ended = nil
-			return false, fmt.Errorf("the server for %s@%s has ended (%w): %s", s.domain, s.pin.Point, err, strings.Join(s.lines(), "; "))
+			return fmt.Errorf("the server for %s@%s has ended%s: %s", s.domain, s.pin.Point, s.reason(), strings.Join(s.lines(), "; "))
 		case <-ctx.Done():
-			return false, fmt.Errorf("await the server for %s@%s: %w", s.domain, s.pin.Point, context.Cause(ctx))
+			return fmt.Errorf("await the server for %s@%s: %w", s.domain, s.pin.Point, context.Cause(ctx))
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	return true, nil
+	return nil
 }
 
 // listens tells whether a server answers on the socket.

@@ -44,7 +44,7 @@ func readSettings(t *testing.T) settings {
 
 // smallRows use all code at least once.
 const smallRows = `^a/.*/(nbdcopy-(null|raw|qemu-nbd)|read|direct-write|full|full-off|qemu-img|virtnbdbackup)$|zstd|^c/.*/full$|` +
-	`^d/.*/(inc|inc-off|inc-100th|virtnbdbackup-inc)$|^e/.*/copy-on-read$|^chain/|^chain-30/.*/serve|^guest/.*/(idle|full)$|^one-arm/|^two-arms/|^commits/.*/(freeze-thaw|inc-quiesced)$|` +
+	`^d/.*/(inc|inc-off|inc-100th|virtnbdbackup-inc)$|^e/.*/copy-on-read$|^chain-30/.*/(serve|instant|qemu-img-chain)|^guest/.*/(idle|full)$|^one-arm/|^two-arms/|^commits/.*/(freeze-thaw|inc-quiesced)$|` +
 	`^prune-4g/|^prune-40g/.*/prune-full$|^rewrite/.*/(prune-compact|qemu-img-run)$|^run-4/|^(tenth|year|policy)/`
 
 // all says whether all rows are included.

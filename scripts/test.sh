@@ -15,9 +15,9 @@ go build -o .cache/bin/virtbackup ./cmd/virtbackup
 go build -tags faults -o .cache/bin/virtbackup-faults ./cmd/virtbackup
 export VIRTBACKUP_BINARY=${VIRTBACKUP_BINARY:-$PWD/.cache/bin/virtbackup}
 export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
-# Tests mostly wait, for libvirtd and for the disk. Go runs as many packages at a time as
-# there are cores. With three tests of each package two cores are busy enough, and no test of the
-# whole program waits so long that it fails. Packages wait less for others: three at a time.
+# Tests mostly wait, for libvirtd and for the disk: three packages of whole-program tests at a time,
+# and three tests of each. With as many packages as there are cores two cores were idle for two fifths
+# of the time. Packages wait less for others: three tests at a time.
 # Ctrl-C ends it also beside another run, where bash has set it to be ignored.
 run() { env --default-signal=INT go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
 
@@ -47,7 +47,7 @@ everything() {
 	trap 'exit 130' INT # go test has ended by then, and bash would go on with the next one
 	packages >.cache/packages.json &
 	beside=$!
-	run ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
+	run -p 3 ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
 	wait "$beside" || code=1
 	cat .cache/packages.json
 	return $code

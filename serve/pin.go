@@ -9,6 +9,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -19,8 +20,8 @@ const lookForPin = 250 * time.Millisecond
 var errUnpinned = errors.New("the pin is gone")
 
 // whilePinned calls do with a context that is cancelled when the pin is gone, which is no error.
-func whilePinned(ctx context.Context, repo *repository.Repository, domain, id string, do func(context.Context) error) error {
-	there, err := pinned(repo, domain, id)
+func whilePinned(ctx context.Context, repo *repository.Repository, domain, id string, do func(context.Context, keep.Pin) error) error {
+	pin, there, err := findPin(repo, domain, id)
 	if err != nil {
 		return err
 	}
@@ -37,12 +38,12 @@ func whilePinned(ctx context.Context, repo *repository.Repository, domain, id st
 			case <-time.After(lookForPin):
 			}
 			// What cannot be read now may be there: a file system may be away for a while.
-			if there, err := pinned(repo, domain, id); err == nil && !there {
+			if _, there, err := findPin(repo, domain, id); err == nil && !there {
 				cancel(errUnpinned)
 			}
 		}
 	})
-	err = do(ctx)
+	err = do(ctx, pin)
 	cancel(nil)
 	if err = errors.Join(err, group.Wait()); errors.Is(err, errUnpinned) {
 		return nil
@@ -50,8 +51,21 @@ func whilePinned(ctx context.Context, repo *repository.Repository, domain, id st
 	return err
 }
 
-// pinned tells whether a pin is there. One that is damaged may be any.
-func pinned(repo *repository.Repository, domain, id string) (bool, error) {
+// findPin looks for a pin. Where one is damaged it may be that: what it holds is unknown then.
+func findPin(repo *repository.Repository, domain, id string) (pin keep.Pin, there bool, err error) {
 	pins, damaged, err := repo.Pins(domain)
-	return len(damaged) > 0 || slices.ContainsFunc(pins, func(p keep.Pin) bool { return p.ID == id }), err
+	if i := slices.IndexFunc(pins, func(p keep.Pin) bool { return p.ID == id }); i >= 0 {
+		return pins[i], true, nil
+	}
+	return keep.Pin{}, len(damaged) > 0, err
+}
+
+// checkPinned refuses a point that is not the one that was pinned: a repository that was rolled back
+// may have another one of its name.
+func checkPinned(pin keep.Pin, m manifest.Manifest) error {
+	if pin.ID == "" || pin.Point == m.ID && pin.Identity == m.Identity {
+		return nil
+	}
+	return fail.Errorf(fail.Damaged, "the repository was rolled back, or is a copy: bring back the one that the domain was restored from",
+		"point %s of domain %s is not the one that was pinned: it has the identity %q, not %q", m.ID, m.Domain, m.Identity, pin.Identity)
 }

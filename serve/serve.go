@@ -8,6 +8,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/nbdserver"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore/reading"
@@ -60,14 +61,17 @@ func Run(ctx context.Context, repo *repository.Repository, r Request, ready func
 		return fail.Errorf(fail.Usage, "leave out one of them", "--socket and --listen exclude each other")
 	}
 	if r.Pin != "" {
-		return whilePinned(ctx, repo, r.Domain, r.Pin, func(ctx context.Context) error { return r.serve(ctx, repo, ready) })
+		return whilePinned(ctx, repo, r.Domain, r.Pin, func(ctx context.Context, pin keep.Pin) error { return r.serve(ctx, repo, pin, ready) })
 	}
-	return repo.Read(ctx, r.Domain, func() error { return r.serve(ctx, repo, ready) })
+	return repo.Read(ctx, r.Domain, func() error { return r.serve(ctx, repo, keep.Pin{}, ready) })
 }
 
-func (r Request) serve(ctx context.Context, repo *repository.Repository, ready func(Served) error) (err error) {
+func (r Request) serve(ctx context.Context, repo *repository.Repository, pin keep.Pin, ready func(Served) error) (err error) {
 	point, err := reading.Open(repo, r.Domain, r.At, r.Disks, reading.Options{Log: r.Log, Cached: true})
 	if err != nil {
+		return err
+	}
+	if err := checkPinned(pin, point.Manifest); err != nil {
 		return err
 	}
 	served := Served{Domain: point.Domain, Point: point.ID, Time: point.Time}

@@ -6,47 +6,104 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
-	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/manifest"
 )
 
 // pull is the way home of a disk's data.
 type pull struct {
 	target string
+	image  string    // path
 	begun  time.Time // when QEMU was asked for it last; zero: not by this process
 }
 
-// advance begins a pull that is not under way, and tells whether the disk's data is all there.
-func (r *run) advance(p *pull) (done bool, err error) {
+// state is how far a pull is.
+type state int
+
+const (
+	pulled state = iota
+	pulling
+	waiting // for a person, for another job, or to be tried again
+)
+
+// need says what an image needs of the server.
+type need int
+
+const (
+	needsNothing need = iota // it stands alone
+	needsPull
+	needsPerson // the disk has another image now, below which this one may be
+)
+
+// advance begins a pull that is not under way, and tells how far it is.
+func (r *run) advance(p *pull) (state, error) {
+	n, err := r.needOf(p)
+	switch {
+	case err != nil || n == needsNothing:
+		return pulled, err
+	case n == needsPerson:
+		r.once(fmt.Sprintf("disk %s of domain %s has another image than %s now, which needs the point until its data is pulled: after a snapshot, virsh blockcommit %s %s --shallow --active --pivot makes it the disk's image again",
+			p.target, r.domain.Name(), p.image, manifest.ShellWord(r.domain.Name()), manifest.ShellWord(p.target)))
+		return waiting, nil
+	}
 	job, err := r.domain.BlockJob(p.target)
 	switch {
 	case errors.Is(err, hypervisor.ErrNotRunning):
-		return false, nil // shut off
+		return waiting, nil // shut off
 	case err != nil:
-		return false, err
+		return waiting, err
 	case job.Kind == hypervisor.PullJob:
 		r.adopt(p)
 		r.Progress(p.target, int64(job.Done), int64(job.Total))
-		return false, nil
+		return pulling, nil
 	case job.Kind != "":
 		r.once(fmt.Sprintf("disk %s has another job, a %s: its data is pulled when that has ended", p.target, job.Kind))
-		return false, nil
+		return waiting, nil
 	}
-	if done, err := r.standsAlone(p.target); done || err != nil {
-		return done, err
+	return r.begin(p)
+}
+
+// needOf tells what an image needs: nothing, if neither libvirt nor its header says that it has a
+// backing file. One that is not the image of its disk any more may be below a snapshot.
+func (r *run) needOf(p *pull) (need, error) {
+	needs, err := r.needsServer(p.image)
+	if err != nil {
+		return 0, err
 	}
+	definition, err := parsed(r.domain.XML)
+	if err != nil {
+		return 0, err
+	}
+	for _, d := range definition.Disks {
+		if d.Target == p.target && d.Source == p.image {
+			if needs || len(d.Backing) > 0 {
+				return needsPull, nil
+			}
+			return needsNothing, nil
+		}
+	}
+	if needs {
+		return needsPerson, nil
+	}
+	return needsNothing, nil
+}
+
+// begin asks QEMU to pull, unless that has failed a moment ago.
+func (r *run) begin(p *pull) (state, error) {
 	if time.Since(p.begun) < pause {
-		return false, nil
+		return pulling, nil // it may just have ended
 	}
 	p.begun = time.Now()
 	if err := fault.Point("instant: pull"); err != nil {
-		return false, err
+		return waiting, err
 	}
-	if err := r.domain.BlockPull(p.target, r.Bandwidth); err != nil && !errors.Is(err, hypervisor.ErrNotRunning) {
-		// As while a backup of the domain is made, or a snapshot.
-		r.once(fmt.Sprintf("the data of disk %s is not pulled yet: %v", p.target, err))
+	err := r.domain.BlockPull(p.target, r.Bandwidth)
+	if err == nil || errors.Is(err, hypervisor.ErrNotRunning) {
+		return pulling, nil
 	}
-	return false, nil
+	// As while a backup of the domain is made, or a snapshot.
+	r.once(fmt.Sprintf("the data of disk %s is not pulled yet: %v", p.target, err))
+	return waiting, nil
 }
 
 // adopt makes a pull that an earlier process has begun as fast as this one's would be.
@@ -58,24 +115,4 @@ func (r *run) adopt(p *pull) {
 	if err := r.domain.PullSpeed(p.target, r.Bandwidth); err != nil { // it may have ended
 		r.Log.Debug(err.Error())
 	}
-}
-
-// standsAlone tells whether a disk needs the server no more: neither libvirt nor the image's header
-// says so.
-func (r *run) standsAlone(target string) (bool, error) {
-	definition, err := parsed(r.domain.XML)
-	if err != nil {
-		return false, err
-	}
-	for _, d := range definition.Disks {
-		if d.Target != target {
-			continue
-		}
-		if len(d.Backing) > 0 {
-			return false, nil
-		}
-		backing, err := backingOf(d.Source)
-		return backing == "", err
-	}
-	return false, fail.WithHint(fmt.Errorf("domain %s has no disk %s any more", r.domain.Name(), target), "--abandon takes the domain away")
 }

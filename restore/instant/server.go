@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
@@ -78,17 +80,33 @@ func (s *server) await(ctx context.Context) error {
 	return nil
 }
 
-// listens tells whether a server answers on the socket.
+// listens tells whether a server of this user answers on the socket. The directory belongs to QEMU's
+// user, who may listen there, too.
 func (s *server) listens() bool {
-	conn, err := net.Dial("unix", s.pin.Runs.Socket)
+	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.pin.Runs.Socket, Net: "unix"})
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
+	if !ours(conn) {
+		return false
+	}
 	hello := make([]byte, 8) // NBDMAGIC: one that hangs does not count
 	_ = conn.SetDeadline(time.Now().Add(startTime))
 	_, err = io.ReadFull(conn, hello)
 	return err == nil
+}
+
+// ours tells whether the process that listens is this user's (SO_PEERCRED, unix(7)).
+func ours(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return err == nil && peerErr == nil && int(peer.Uid) == os.Geteuid()
 }
 
 // start starts a process with a session of its own: Ctrl-C and the end of a terminal are not for it.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
+	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/xml"
 )
 
@@ -92,11 +95,18 @@ func (r *run) step(ctx context.Context, pulls []*pull) (left []*pull, err error)
 	if err := r.keepRunning(ctx); err != nil || len(pulls) == 0 {
 		return nil, err
 	}
-	done, err := r.advance(pulls[0])
-	if err != nil || !done {
-		return pulls, err
+	for i, p := range pulls {
+		at, err := r.advance(p)
+		switch {
+		case err != nil:
+			return nil, err
+		case at == pulled:
+			return slices.Delete(slices.Clone(pulls), i, i+1), nil
+		case at == pulling:
+			return pulls, nil
+		}
 	}
-	return pulls[1:], nil
+	return pulls, nil
 }
 
 // wentOff tells whether an error is but that the domain has ended in the middle of a question: then the
@@ -110,25 +120,35 @@ func (r *run) wentOff(err error) bool {
 	return r.off
 }
 
-// pulls are those of the disks whose images are in the directory, and need others.
+// pulls are those of the disks whose images need the server.
 func (r *run) pulls() (pulls []*pull, err error) {
-	definition, err := parsed(r.domain.InactiveXML)
-	if err != nil {
-		return nil, err
-	}
-	for _, d := range definition.Disks {
-		if filepath.Dir(d.Source) != r.pin.Runs.Dir {
+	for _, path := range r.files() {
+		target, isImage := strings.CutSuffix(filepath.Base(path), imageSuffix)
+		if !isImage {
 			continue
 		}
-		backing, err := backingOf(d.Source)
+		needs, err := r.needsServer(path)
 		if err != nil {
 			return nil, err
 		}
-		if backing != "" {
-			pulls = append(pulls, &pull{target: d.Target})
+		if needs {
+			pulls = append(pulls, &pull{target: target, image: path})
 		}
 	}
 	return pulls, nil
+}
+
+// imageSuffix ends the name of an image, after the target of its disk (restore.Request.ImageOf).
+const imageSuffix = "." + string(restore.QCOW2)
+
+// needsServer tells whether an image has the server's export as its backing file, by its header, which
+// QEMU changes when all is pulled. One that is gone needs nothing.
+func (r *run) needsServer(path string) (bool, error) {
+	backing, err := backingOf(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return strings.HasSuffix(backing, "?socket="+r.pin.Runs.Socket), err
 }
 
 // parsed parses what libvirt says of a domain.
@@ -140,7 +160,7 @@ func parsed(ask func() (string, error)) (xml.Domain, error) {
 	return xml.ParseDomain(doc)
 }
 
-// backingOf is the backing file of an image, by its header: QEMU changes that when all is pulled.
+// backingOf is the backing file of an image, by its header.
 func backingOf(path string) (string, error) {
 	f, err := localfile.OpenRegular(path)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
 	"github.com/virtbackup/virtbackup/tests/testsite"
@@ -217,4 +218,32 @@ func TestRefused(t *testing.T) {
 	if _, err := os.Lstat(r.dir); err == nil || !r.gone() {
 		t.Error("something is left")
 	}
+}
+
+// A snapshot that somebody makes meanwhile hides the image that needs the point: nothing is given up
+// until the image is the disk's again.
+func TestSnapshotMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newRestored(t, newSite(t))
+	killed(r.slow())
+	testdomain.Virsh(t, "blockjob", r.Domain.Name, "vda", "--abort")
+	over := filepath.Join(filepath.Dir(r.dir), "over.qcow2")
+	testdomain.Virsh(t, "snapshot-create-as", r.Domain.Name, "--disk-only", "--no-metadata", "--atomic", "--diskspec", "vda,file="+over, "--diskspec", "vdb,snapshot=no")
+	write := write{4 * mib, 4096, 0x66}
+	r.write(write)
+	r.Recovered(3)
+	p := r.Program.Start(t, r.resume()...)
+	testsite.Await(t, "the pull of vdb", 100*time.Millisecond, func() bool {
+		return testdomain.HeaderOf(t, filepath.Join(r.dir, "vdb.qcow2")).BackingFileOffset == 0
+	})
+	time.Sleep(time.Second)
+	if r.pin() == nil || r.server() == 0 {
+		t.Fatal("the point was given up, which the image below the snapshot needs")
+	}
+	testdomain.Virsh(t, "blockcommit", r.Domain.Name, "vda", "--shallow", "--active", "--pivot", "--wait")
+	if ended := p.Wait(); ended.Code != 0 || !strings.Contains(ended.Stderr, "has another image") || !strings.Contains(ended.Stderr, "blockcommit") {
+		t.Errorf("exit %d", ended.Code)
+	}
+	r.wantNothingLeft("")
+	r.wantAlone(write)
 }

@@ -117,11 +117,22 @@ func (r *Reader) ReadAt(p []byte, offset int64) (int, error) {
 	return n, nil
 }
 
-// Forget empties the page cache of a part of the file: the next read asks the storage.
+// largestFolio is what the page cache keeps or forgets as a whole at most, where pages have 4 KiB: a
+// huge page (MAX_PAGECACHE_ORDER in Linux's include/linux/pagemap.h).
+const largestFolio = 2 << 20
+
+// Forget empties the page cache of a part of the file: the next read asks the storage. Of a cached
+// reader it is more than the part, since the kernel keeps folios, of one page or many, of which it is
+// told to forget a part (posix_fadvise(2), mapping_try_invalidate in Linux's mm/truncate.c).
 func (r *Reader) Forget(offset, length int64) {
-	if !r.direct.Load() {
-		_ = unix.Fadvise(int(r.file.Fd()), offset, length, unix.FADV_DONTNEED)
+	if r.direct.Load() {
+		return
 	}
+	end := offset + length
+	if r.cached {
+		offset, end = offset&^(largestFolio-1), (end+largestFolio-1)&^(largestFolio-1)
+	}
+	_ = unix.Fadvise(int(r.file.Fd()), offset, end-offset, unix.FADV_DONTNEED)
 }
 
 // Buffer returns memory of n bytes, a multiple of 4096, that O_DIRECT takes.

@@ -2,11 +2,13 @@ package directio
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -108,4 +110,61 @@ func TestCachedReader(t *testing.T) {
 	if _, err := r.ReadAt(p, 0); err != nil || p[0] != content[0]^1 {
 		t.Errorf("a byte is %#x, %v", p[0], err)
 	}
+}
+
+// What a cached reader forgets is gone, whatever its alignment, and however large the folios are that
+// the kernel has it in. It keeps those of which it is to forget a part.
+func TestForgetParts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	const length = 8 * piece
+	if err := os.WriteFile(path, pageAligned(length, 3), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		err = f.Sync()
+	}
+	var fs unix.Statfs_t
+	if err := errors.Join(err, unix.Statfs(path, &fs)); err != nil {
+		t.Fatal(err)
+	}
+	r := NewCachedReader(f)
+	if _, err := r.ReadAt(make([]byte, length), 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := residentBytes(t, path, length); n != length {
+		t.Fatalf("%d of %d bytes are cached", n, length)
+	}
+	const at = 3*piece + 64<<10 + 100
+	r.Forget(at, 64<<10)
+	if cached := residentAt(t, path, at, 64<<10); cached > 0 && fs.Type != unix.TMPFS_MAGIC {
+		t.Errorf("%d of the pages that were to be forgotten are cached", cached)
+	}
+}
+
+// residentAt is how many pages of a part of a file are in the page cache.
+func residentAt(t *testing.T, path string, at, length int64) (pages int) {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	page := int64(os.Getpagesize())
+	start := at / page * page
+	size := at + length - start
+	m, err := unix.Mmap(int(f.Fd()), start, int(size), unix.PROT_READ, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(m)
+	in := make([]byte, (size+page-1)/page)
+	if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&m[0])), uintptr(size), uintptr(unsafe.Pointer(&in[0]))); errno != 0 {
+		t.Fatal(errno)
+	}
+	for _, b := range in {
+		pages += int(b & 1)
+	}
+	return pages
 }

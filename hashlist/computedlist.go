@@ -38,6 +38,9 @@ func (r *Reader) computeList() (*provenList, error) {
 			return n, err
 		}}
 	for try := range 2 { // what is read wrong is read again
+		if try > 0 {
+			r.image.forget(r.layout.whole())
+		}
 		w := &listWriter{layout: r.layout, room: room, piece: r.layout.header()}
 		if err := r.eachPiece(w.add); err != nil {
 			return nil, err

@@ -328,3 +328,18 @@ func FuzzHashList(f *testing.F) {
 		}
 	})
 }
+
+// An image that is wrong in the page cache alone is read again from the storage while a list is
+// computed from it, too.
+func TestComputeAgainPastTheCache(t *testing.T) {
+	image, content := longImage(t, RangeLength)
+	flip(t, image.hashes, 32)
+	file := &cachedFile{ReaderAt: path(image.path), bad: image.list.Length / 3}
+	shared := NewReaders(context.Background(), ReadOptions{Cached: true})
+	defer shared.Close()
+	r := shared.Open(File{"vda.qcow2", file}, File{"vda.hashes", path(image.hashes)}, image.list)
+	p := directio.Buffer(4096)
+	if _, err := r.ReadAt(p, 0); err != nil || !bytes.Equal(p, content(0, 4096)) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -8,7 +8,9 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/qcow2"
 )
@@ -192,6 +194,34 @@ func TestWindowsForgetErrors(t *testing.T) {
 	}
 	if looks != 2 {
 		t.Errorf("looked up %d times", looks)
+	}
+}
+
+// Each caller has an error of its own, though they look up the same window: it may be changed by who
+// explains it.
+func TestWindowsShareNoErrors(t *testing.T) {
+	var ws windows
+	var looks atomic.Int32
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	look := func() (*Window, error) {
+		if looks.Add(1) == 1 {
+			close(begun)
+			<-goOn
+		}
+		return nil, &Error{errors.New("damaged")}
+	}
+	errs := make(chan error, 2)
+	get := func() {
+		_, err := ws.get(3, look)
+		errs <- err
+	}
+	go get()
+	<-begun
+	go get()
+	time.Sleep(50 * time.Millisecond) // until it waits, too
+	close(goOn)
+	if a, b := <-errs, <-errs; a == nil || b == nil || a == b {
+		t.Errorf("got %v, %v: the same: %v", a, b, a == b)
 	}
 }
 

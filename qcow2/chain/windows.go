@@ -38,7 +38,10 @@ func (ws *windows) get(number int64, look func() (*Window, error)) (*Window, err
 		return l.window, l.err
 	}
 	<-l.ready
-	return l.window, l.err
+	if l.err != nil { // each has an error of its own: who explains one changes it
+		return look()
+	}
+	return l.window, nil
 }
 
 func (ws *windows) find(number int64) (l *lookup, isNew bool) {

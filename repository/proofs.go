@@ -37,13 +37,19 @@ func (p *Proofs) Percent() map[string]int { return p.percent }
 func (p *Proofs) Dates(id, file string) Dates { return p.own[id][file] }
 
 // Own is when the byte of a point's own files was proven that is oldest, in milliseconds since
-// 1970 (0: never), and how much of each was ever proven at least, in percent.
+// 1970 (0: never), and how much of each was ever proven at least, in percent. Of a point that is
+// damaged it is when the rest of it was proven last: what stays damaged is read in its turn.
 func (p *Proofs) Own(id string) (oldest int64, percent int) {
-	t := newTally()
+	t, last := newTally(), int64(0)
 	for _, d := range p.own[id] {
 		t.add(d)
+		last = max(last, slices.Max(d[:]))
 	}
-	return t.result()
+	oldest, percent = t.result()
+	if v, known := p.verified[id]; oldest == 0 && known && !v.Sound {
+		oldest = last
+	}
+	return oldest, percent
 }
 
 // tally is what the parts of some files have in common.
@@ -173,6 +179,9 @@ const (
 // Checked is what a verification found of a point.
 type Checked struct {
 	Manifest string // digest of the manifest.json
+	// Since is when the first of what Seen has was read, in UTC: what is Right was so then, and
+	// says nothing of damage that was found later.
+	Since time.Time
 	// Damaged: the point does not restore whole. Lost are the disks (their targets) that do not.
 	Damaged bool
 	Lost    []string
@@ -215,10 +224,17 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 		if replaced[id] {
 			continue
 		}
-		if len(c.Seen) > 0 {
-			f.setDates(id, c, before.own[id], now)
-		}
 		old, known := f.Points[id]
+		if known && old.Manifest == c.Manifest && !old.Sound && old.Time.After(c.Since) {
+			c.Seen = wrongOf(c.Seen) // another run has found damage meanwhile
+		}
+		switch record, recorded := f.Proven[id]; {
+		case len(c.Seen) > 0:
+			f.setDates(id, c, before.own[id])
+		case c.Damaged && (!recorded || record.Manifest != c.Manifest) && len(before.own[id]) > 0:
+			// Else what is not lost would count as read.
+			f.Proven[id] = provenPoint{c.Manifest, texts(before.own[id])}
+		}
 		switch {
 		case c.Damaged:
 			f.Points[id] = Verification{Time: now, Manifest: c.Manifest, Lost: c.Lost}
@@ -248,13 +264,31 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 	}
 }
 
-func (f *verifiedFile) setDates(id string, c Checked, own map[string]Dates, now time.Time) {
+// wrongOf are the files, of those that were seen, in which something is wrong, with nothing but that.
+func wrongOf(seen map[string][Parts]Look) map[string][Parts]Look {
+	wrong := map[string][Parts]Look{}
+	for file, looks := range seen {
+		any := false
+		for i, look := range looks {
+			if look == Right {
+				looks[i] = NotRead
+			}
+			any = any || look == Wrong
+		}
+		if any {
+			wrong[file] = looks
+		}
+	}
+	return wrong
+}
+
+func (f *verifiedFile) setDates(id string, c Checked, own map[string]Dates) {
 	files := map[string]Dates{}
 	for file, d := range own {
 		for i, look := range c.Seen[file] {
 			switch look {
 			case Right:
-				d[i] = now.UnixMilli()
+				d[i] = c.Since.UnixMilli()
 			case Wrong:
 				d[i] = 0
 			}

@@ -88,18 +88,24 @@ func (r *Repository) Doubts(domain string) map[string][]string {
 // ClearDoubts takes back that images of a disk are lost, in points of a domain: they were
 // read since, and are sound. Whether the points restore whole the next verification says.
 func (r *Repository) ClearDoubts(domain string, points []string, target string) error {
-	all := r.readVerified(domain).Points
-	cleared := map[string]Verification{}
-	for _, id := range points {
-		if v, ok := all[id]; ok && slices.Contains(v.Lost, target) {
-			v.Lost = slices.DeleteFunc(slices.Clone(v.Lost), func(t string) bool { return t == target })
-			cleared[id] = v
+	doubted := func(f *verifiedFile) (ids []string) {
+		for _, id := range points {
+			if slices.Contains(f.Points[id].Lost, target) {
+				ids = append(ids, id)
+			}
 		}
+		return ids
 	}
-	if len(cleared) == 0 {
+	if f := r.readVerified(domain); len(doubted(&f)) == 0 {
 		return nil
 	}
-	return r.SetVerified(domain, cleared)
+	return r.changeVerified(domain, func(f *verifiedFile) { // as it is then: a verification may have changed it
+		for _, id := range doubted(f) {
+			v := f.Points[id]
+			v.Lost = slices.DeleteFunc(slices.Clone(v.Lost), func(t string) bool { return t == target })
+			f.Points[id] = v
+		}
+	})
 }
 
 // ManifestDigest is the digest of a point's manifest.json as it is now.

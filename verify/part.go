@@ -95,15 +95,19 @@ func (d *domainRun) seeImage(m manifest.Manifest, disk manifest.Disk, parts []in
 	if err != nil {
 		return
 	}
-	list := d.repo.Link(m, disk).List()
+	of := d.repo.Link(m, disk).List()
 	var wrong []int // also those that were not asked for: a table, or the end, is there
 	for part := range repository.Parts {
-		first, end := partOf(part, list.Ranges())
+		first, end := partOf(part, of.Ranges())
 		if slices.ContainsFunc(found, func(x damage.Place) bool {
-			return !x.Harmless && x.Offset < end*list.Range && x.Offset+x.Length > first*list.Range
+			return !x.Harmless && x.Offset < end*of.Range && x.Offset+x.Length > first*of.Range
 		}) {
 			wrong = append(wrong, part)
 		}
+	}
+	list := func(x damage.Place) bool { return filepath.Base(x.File) == disk.HashesFile() }
+	if len(wrong) > 0 && slices.ContainsFunc(found, list) { // neither tells where the other is right
+		wrong = allParts()
 	}
 	d.see(m.ID, disk.Image, parts, repository.Right)
 	d.see(m.ID, disk.Image, wrong, repository.Wrong)

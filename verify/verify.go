@@ -78,6 +78,7 @@ type domainRun struct {
 	read     int64
 	expected int64
 	seen     map[string]map[string][repository.Parts]repository.Look // by point and file
+	began    map[string]time.Time                                    // when the files of a point began to be read
 }
 
 // Run verifies points. Damage is not an error: the report lists all of it. The results are
@@ -165,6 +166,7 @@ func (d *domainRun) readPoints(ctx context.Context, points []manifest.Manifest) 
 	group, reading := panics.WithContext(ctx)
 	group.SetLimit(imagesAtOnce)
 	for _, m := range points {
+		d.began[m.ID] = now()
 		group.Go(func() error { return errors.Join(fault.Point("verify files"), d.checkFiles(reading, m)) })
 		for _, disk := range m.Disks {
 			group.Go(func() error { return d.checkDisk(reading, m, disk) })
@@ -365,7 +367,7 @@ func (d *domainRun) note(now time.Time) *repository.Proofs {
 	lost, own := lostBy(d.lineage, d.damage)
 	points := map[string]repository.Checked{}
 	for id, digest := range d.digests {
-		c := repository.Checked{Manifest: digest, Damaged: own[id] || len(lost[id]) > 0, Lost: lost[id], Seen: d.seen[id]}
+		c := repository.Checked{Manifest: digest, Damaged: own[id] || len(lost[id]) > 0, Lost: lost[id], Since: d.began[id], Seen: d.seen[id]}
 		if c.Damaged || len(c.Seen) > 0 {
 			points[id] = c
 		}

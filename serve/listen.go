@@ -1,6 +1,7 @@
 package serve
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -21,6 +23,10 @@ import (
 
 // maxSocket is how long the path of a socket may be, in bytes (unix(7), without the zero byte).
 const maxSocket = 107
+
+// lockTime is how long it waits for others that listen in the same directory, some milliseconds each:
+// several begin at once when a host starts.
+const lockTime = 5 * time.Second
 
 // listener is where clients connect.
 type listener struct {
@@ -99,7 +105,9 @@ func listenUnix(path string, forOwner bool) (l *listener, err error) {
 	defer dir.Close()
 	// Two of us must not both remove what the killed one has left: the second would remove the
 	// socket of the first.
-	if err := filelock.Try(dir, filelock.Exclusive); err != nil {
+	if err := filelock.Wait(context.Background(), dir, filelock.Exclusive, lockTime); errors.Is(err, filelock.ErrHeld) {
+		return nil, fail.WithHint(fmt.Errorf("listen on %s: another process has locked its directory", path), "name a socket in a directory of your own with --socket")
+	} else if err != nil {
 		return nil, err
 	}
 	socket, err := bind(path)

@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/filelock"
 )
 
 // Whatever the path, the URI has it: unescaped it is the same, and slashes are left as they are.
@@ -62,6 +65,26 @@ func TestListenUnix(t *testing.T) {
 	}
 	if _, err := listenUnix(path, false); err == nil {
 		t.Error("a file is replaced")
+	}
+}
+
+// Who listens in a directory where another one begins to listen waits for that.
+func TestListenBeside(t *testing.T) {
+	dir, err := os.Open(t.TempDir())
+	if err == nil {
+		defer dir.Close()
+		err = filelock.Try(dir, filelock.Exclusive)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() { _ = filelock.Close(dir) })
+	l, err := listenUnix(filepath.Join(dir.Name(), "sock"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.remove(); err != nil {
+		t.Error(err)
 	}
 }
 

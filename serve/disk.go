@@ -1,11 +1,13 @@
 package serve
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
@@ -68,7 +70,11 @@ type failures struct {
 // of returns what reports the errors of a disk.
 func (f *failures) of(target string) func(error) error {
 	return func(err error) error {
-		if text := err.Error(); f.isNew(target + text) {
+		what := err.Error()
+		if damaged := (*damage.Error)(nil); errors.As(err, &damaged) {
+			what = damaged.Error() // whatever clients ask for of it
+		}
+		if f.isNew(target + what) {
 			explained := fmt.Errorf(FailurePrefix+"%s: %w", target, f.explain(err))
 			f.log.Error(explained.Error())
 			if f.report != nil {

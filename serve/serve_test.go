@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/virtbackup/virtbackup/damage"
 	"github.com/virtbackup/virtbackup/internal/filelock"
 )
 
@@ -103,10 +104,19 @@ func TestFailures(t *testing.T) {
 	if n := strings.Count(log.String(), "boom"); n != 2 {
 		t.Errorf("logged %d times", n)
 	}
+	log.Reset()
+	for i := range 3 { // each client reads another part of it
+		place := damage.ErrorOf([]damage.Place{{Domain: "vm1", Point: "check1", File: "vm1/check1/vda.qcow2", Length: 65536, What: "differs"}})
+		_ = f.of("vda")(fmt.Errorf("16 bytes at offset %d: %w", 16*i, place))
+	}
+	if n := strings.Count(log.String(), "differs"); n != 1 {
+		t.Errorf("one damaged place is logged %d times", n)
+	}
+	log.Reset()
 	for i := range 2 * maxFailures {
 		_ = f.of("vda")(fmt.Errorf("boom %d", i))
 	}
-	if n := strings.Count(log.String(), "boom"); n != maxFailures {
+	if n := strings.Count(log.String(), "boom"); n != maxFailures-3 {
 		t.Errorf("logged %d times, at most %d", n, maxFailures)
 	}
 }

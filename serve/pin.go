@@ -38,7 +38,10 @@ func whilePinned(ctx context.Context, repo *repository.Repository, domain, id st
 			case <-time.After(lookForPin):
 			}
 			// What cannot be read now may be there: a file system may be away for a while.
-			if _, there, err := findPin(repo, domain, id); err == nil && !there {
+			if _, there, err := findPin(repo, domain, id); err != nil || there || !isThere(repo) {
+				continue
+			}
+			if _, there, err := findPin(repo, domain, id); err == nil && !there { // the repository being there
 				cancel(errUnpinned)
 			}
 		}
@@ -68,4 +71,10 @@ func checkPinned(pin keep.Pin, m manifest.Manifest) error {
 	}
 	return fail.Errorf(fail.Damaged, "the repository was rolled back, or is a copy: bring back the one that the domain was restored from",
 		"point %s of domain %s is not the one that was pinned: it has the identity %q, not %q", m.ID, m.Domain, m.Identity, pin.Identity)
+}
+
+// isThere tells whether the repository is where it was: an empty mountpoint has no pins either.
+func isThere(repo *repository.Repository) bool {
+	now, err := repository.Open(repo.Dir())
+	return err == nil && now.ID() == repo.ID()
 }

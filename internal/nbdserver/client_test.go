@@ -50,12 +50,18 @@ func (m *memory) Run(off int64) (end int64, hole bool, err error) {
 // serverOf serves exports to clients, until the test ends.
 func serverOf(t *testing.T, exports ...Export) net.Addr {
 	t.Helper()
+	return run(t, &Server{Exports: exports})
+}
+
+// run runs a server until the test ends.
+func run(t *testing.T, s *Server) net.Addr {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := panics.Go(func() error { return (&Server{Exports: exports}).Serve(ctx, l) })
+	done := panics.Go(func() error { return s.Serve(ctx, l) })
 	t.Cleanup(func() {
 		cancel()
 		select {

@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type Export struct {
 type Server struct {
 	Exports []Export
 	Log     *slog.Logger // nil: nothing is logged
+
+	handshake time.Duration // tests have less than handshakeTime, which 0 is
 }
 
 const (
@@ -144,7 +147,7 @@ var errEnded = errors.New("the client has ended it")
 
 // serve serves one client.
 func (s *Server) serve(conn net.Conn) error {
-	if err := conn.SetDeadline(time.Now().Add(handshakeTime)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(cmp.Or(s.handshake, handshakeTime))); err != nil {
 		return err
 	}
 	if c, ok := conn.(interface{ SetWriteBuffer(bytes int) error }); ok {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
@@ -354,6 +355,26 @@ func TestSilentClients(t *testing.T) {
 	c := begin(t, addr, true)
 	c.request(0, cmdRead, 5, 1)
 	if got, code, _ := c.structured(5, 1); code != 0 || got[0] != m.data[5] {
+		t.Errorf("error %d", code)
+	}
+}
+
+// Who does not choose an export in time is gone; who has chosen one may be silent for longer.
+func TestHandshakeTime(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	m := sample()
+	addr := run(t, &Server{Exports: []Export{{Disk: m}}, handshake: limit})
+	chosen := begin(t, addr, true)
+	silent := dial(t, addr)
+	silent.send(uint32(3))
+	start := time.Now()
+	silent.wantEnd("no export")
+	if took := time.Since(start); took < limit/2 || took > 20*limit {
+		t.Errorf("ended after %v", took)
+	}
+	time.Sleep(limit)
+	chosen.request(0, cmdRead, 5, 1)
+	if got, code, _ := chosen.structured(5, 1); code != 0 || got[0] != m.data[5] {
 		t.Errorf("error %d", code)
 	}
 }

@@ -3,9 +3,14 @@ package chain
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
+
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // randomChain is one of 1 to 4 images, of which some are compressed.
@@ -84,5 +89,59 @@ func TestReadAtErrors(t *testing.T) {
 		if failed == 0 {
 			t.Errorf("seed %d: no read has met the error", seed)
 		}
+	}
+}
+
+// A part of a cluster that an image above has hidden, as it ends in the middle of the cluster, reads as
+// zeros, and so does the cluster.
+func TestReadAtHidden(t *testing.T) {
+	const cluster, visible = 4096, 4096 + 512
+	dir := t.TempDir()
+	var images []io.ReaderAt
+	for i, size := range []int64{2 * cluster, visible, 2 * cluster} {
+		o := qcow2.Options{VirtualSize: size, ClusterSize: cluster}
+		if i > 0 {
+			o.BackingFile, o.BackingFormat = fmt.Sprint(i-1), "qcow2"
+		}
+		f, err := os.Create(filepath.Join(dir, fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		w, err := qcow2.NewWriter(f, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			if err := w.Write([]int64{0, cluster}, bytes.Repeat([]byte("hidden! "), 2*cluster/8)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := w.Finish(f.Sync); err != nil {
+			t.Fatal(err)
+		}
+		images = append(images, f)
+	}
+	c, err := Open(images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := append(bytes.Repeat([]byte("hidden! "), visible/8), make([]byte, 2*cluster-visible)...)
+	for _, length := range []int64{8, 1000, cluster, 2 * cluster} {
+		r := c.NewReader()
+		for at := int64(0); at+length <= c.Size(); at += length {
+			p := make([]byte, length)
+			if _, err := r.ReadAt(p, at); err != nil || !bytes.Equal(p, want[at:at+length]) {
+				t.Errorf("%d bytes at offset %d: %v, %q", length, at, err, p[:8])
+			}
+		}
+	}
+}
+
+// A cluster that cannot be unpacked leaves nothing of it in the one that was kept before.
+func TestReadAtKeepsNothingBroken(t *testing.T) {
+	r := &Reader{chain: &Chain{cluster: 4096, layers: []layer{{h: qcow2.Header{VirtualSize: 8192, ClusterSize: 4096}, lost: errors.New("lost"), visible: 8192}}}, number: -1, keptAt: 0, kept: bytes.Repeat([]byte("a"), 4096)}
+	if err := r.keep(4096); err == nil || r.keptAt != -1 {
+		t.Errorf("kept: the cluster at %d, %v", r.keptAt, err)
 	}
 }

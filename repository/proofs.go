@@ -225,7 +225,7 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 			continue
 		}
 		old, known := f.Points[id]
-		if known && old.Manifest == c.Manifest && !old.Sound && old.Time.After(c.Since) {
+		if known && old.Manifest == c.Manifest && !old.Sound && old.Time.After(c.Since) && !old.Time.After(now.Add(clockSlack)) {
 			c.Seen = wrongOf(c.Seen) // another run has found damage meanwhile
 		}
 		switch record, recorded := f.Proven[id]; {

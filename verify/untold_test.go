@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/virtbackup/virtbackup/hashlist"
 	"github.com/virtbackup/virtbackup/manifest"
@@ -151,6 +152,27 @@ func TestLostWithoutBeingRead(t *testing.T) {
 	verified(t, r, Request{Domain: "vm1", Point: "check1"})
 	verified(t, r, Request{Domain: "vm1", Point: "check2", Sample: 1})
 	if noted := r.Verified("vm1")["check2"]; noted.Sound {
+		t.Errorf("noted %+v", noted)
+	}
+}
+
+// Damage that was found by a clock that was ahead does not stay until that time.
+func TestDamageOfTheFuture(t *testing.T) {
+	withoutQemuImg(t)
+	r := site(t)
+	path := filepath.Join(r.PointDir("vm1", "copy5"), "vda.qcow2")
+	for range 2 {
+		if err := flip(path, 5); err != nil {
+			t.Fatal(err)
+		}
+		verified(t, r, Request{Domain: "vm1", Point: "copy5"})
+		record(t, r, func(s string) string { return strings.ReplaceAll(s, time.Now().UTC().Format(`"2006-`), `"2099-`) })
+		if noted := r.Verified("vm1")["copy5"]; noted.Sound {
+			t.Errorf("noted %+v", noted)
+		}
+	}
+	verified(t, r, Request{Domain: "vm1", Point: "copy5"})
+	if noted := r.Verified("vm1")["copy5"]; !noted.Sound {
 		t.Errorf("noted %+v", noted)
 	}
 }

@@ -217,11 +217,30 @@ func TestRefused(t *testing.T) {
 		"<domain type='qemu'><memory>65536</memory><os><type>xen</type></os></domain>": "not hvm",
 		start + "<kernel>/srv/vmlinuz</kernel></os></domain>":                          "/srv/vmlinuz, which the point does not have",
 		start + "<loader>/usr/../srv/x.fd</loader></os></domain>":                      "which the point does not have",
+		start + "<loader type='pflash' readonly='no'>/usr/x.fd</loader></os></domain>": "write to its firmware /usr/x.fd",
 		start + "<acpi><table type='slic'>/srv/t</table></acpi></os></domain>":         "an ACPI table",
 		start + "</os><devices><disk><target dev='vdb'/></disk></devices></domain>":    "none of the disks",
 	} {
 		if _, err := New(doc, Request{Disks: map[string]string{"vda": dir + "/vda"}}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", doc, err, want)
+		}
+	}
+}
+
+// The host's own firmware is never writable, which is libvirt's default for flash.
+func TestFirmwareOfTheHost(t *testing.T) {
+	for _, attrs := range []string{"", " readonly='yes'", " readonly='/'"} {
+		doc := "<domain type='qemu'><memory>65536</memory><os><type>hvm</type><loader type='pflash'" + attrs + ">/usr/x.fd</loader></os><devices><disk><target dev='vda'/></disk></devices></domain>"
+		m, err := New(doc, Request{Disks: map[string]string{"vda": dir + "/vda"}, NVRAM: dir + "/variables"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		parsed, err := edit.Parse(m.XML)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if os := parsed.Root().Child("os"); os.Child("loader").Value("readonly") != "yes" || os.Child("nvram").Text() != dir+"/variables" {
+			t.Errorf("%q became %s", attrs, os)
 		}
 	}
 }

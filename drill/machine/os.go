@@ -45,8 +45,15 @@ func (m *maker) loader(e *edit.Element) error {
 	if path == "" && !packaged(e.Text()) {
 		return notInPoint("the firmware", e.Text())
 	}
+	names := []string{"readonly", "secure", "type", "stateless", "format"}
 	attrs := ""
-	for _, name := range []string{"readonly", "secure", "type", "stateless", "format"} {
+	if path == "" && e.Value("type") == "pflash" { // all guests of the host start with that file
+		if e.Value("readonly") == "no" {
+			return fail.Errorf(fail.Other, "restore --define makes a domain of it", "the domain may write to its firmware %s, which is that of the host", e.Text())
+		}
+		names, attrs = names[1:], attr("readonly", "yes") // libvirt's default is no
+	}
+	for _, name := range names {
 		if value, ok := e.Attr(name); ok && harmless.MatchString(value) {
 			attrs += attr(name, value)
 		}

@@ -195,6 +195,9 @@ var globEscape = strings.NewReplacer(`\`, `\\`, "*", `\*`, "?", `\?`, "[", `\[`)
 // clean takes away what one drill has left.
 func (f *Found) clean(path, id, repository string, host Host, look bool) error {
 	file, err := lockIfDead(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // its drill has just ended
+	}
 	if err != nil || file == nil {
 		return err
 	}

@@ -178,3 +178,13 @@ func TestUUID(t *testing.T) {
 		t.Errorf("%s, %s", a, b)
 	}
 }
+
+// The note of a drill that ends meanwhile is gone before it is looked at: nothing is wrong.
+func TestCleanGone(t *testing.T) {
+	repo := newRepository(t)
+	var found Found
+	path := filepath.Join(repo.DomainDir("vm1"), record.DirName, notePrefix+"0123456789abcdef")
+	if err := found.clean(path, "0123456789abcdef", repo.ID(), noDomains{}, false); err != nil || len(found.Removed)+len(found.Left) > 0 {
+		t.Errorf("%+v, %v", found, err)
+	}
+}

@@ -105,8 +105,13 @@ func MakeDir(domainDir string) (string, error) {
 	return Dir(domainDir)
 }
 
-// List returns the records of a domain, oldest first. What cannot be read, or is that of
-// another domain, is left out: a record proves that a point booted, the lack of one nothing.
+// clockSlack is how far ahead of this host's clock a record may be, as for verifications. What is
+// beyond comes from a clock that was wrong: it would hide all later drills of the point.
+const clockSlack = time.Minute
+
+// List returns the records of a domain, oldest first. What cannot be read, is that of
+// another domain, or of the future, is left out: a record proves that a point booted, the lack of one
+// nothing.
 func List(domainDir string) []Record {
 	dir, err := Dir(domainDir)
 	if err != nil {
@@ -117,12 +122,13 @@ func List(domainDir string) []Record {
 		return nil
 	}
 	var all []Record
+	limit := time.Now().Add(clockSlack)
 	for _, e := range entries {
 		id, ok := strings.CutSuffix(e.Name(), suffix)
 		if !ok || !manifest.ValidIdentity(id) {
 			continue
 		}
-		if r, err := read(dir, id); err == nil && r.Domain == filepath.Base(domainDir) {
+		if r, err := read(dir, id); err == nil && r.Domain == filepath.Base(domainDir) && !r.Time.After(limit) {
 			all = append(all, r)
 		}
 	}

@@ -54,6 +54,18 @@ func TestAddAndList(t *testing.T) {
 	}
 }
 
+// A clock that was wrong does not hide what is recorded later.
+func TestFuture(t *testing.T) {
+	dir := domain(t, "check1")
+	future, near := drillOf("check1", "1111111111111111", 1), drillOf("check1", "1111111111111111", 2)
+	future.Time, near.Time = time.Now().Add(time.Hour), time.Now().Add(clockSlack/2)
+	put(t, dir, future, "")
+	put(t, dir, near, "")
+	if all := List(dir); len(all) != 1 || all[0].ID != near.ID {
+		t.Errorf("%+v", all)
+	}
+}
+
 // What is not a record of the domain as it was written is none.
 func TestOnlyWhole(t *testing.T) {
 	dir := domain(t, "check1")

@@ -106,7 +106,11 @@ func (d *drill) boot(ctx context.Context) (booted bool, err error) {
 	}
 	// It reads from the server until it is gone.
 	defer func() { err = errors.Join(err, d.running.EndDomain(d.host)) }()
-	err = d.verdict(ctx, start)
+	if err = d.verdict(ctx, start); err != nil {
+		if lost := d.lost(); lost != nil {
+			err = lost
+		}
+	}
 	d.takeScreenshot()
 	return err == nil, err
 }

@@ -85,6 +85,15 @@ func (d *drill) verdict(ctx context.Context, start time.Time) error {
 	return nil
 }
 
+// lost is the error of a guest that libvirtd has ended, as it does when it is started anew; nil for any
+// other end. That says nothing of the point.
+func (d *drill) lost() error {
+	if _, err := d.domain.State(); !errors.Is(err, hypervisor.ErrNoDomain) || !d.domain.Orphaned() || len(d.server.failures()) > 0 {
+		return nil
+	}
+	return fail.WithHint(fmt.Errorf("boot %s@%s: the connection to libvirt was lost, and libvirt ends the guest then", d.point.Domain, d.point.ID), "try again")
+}
+
 func round(t time.Duration) float64 { return t.Round(100 * time.Millisecond).Seconds() }
 
 // errTooLong says that the guest was not up in time.

@@ -12,8 +12,10 @@ import (
 // millisecond and still works after libvirtd was restarted.
 type Domain struct {
 	conn *Conn
-	name string
-	uuid string
+	// maker is the connection that it ends with (CreateTransient); nil: with none.
+	maker *libvirt.Connect
+	name  string
+	uuid  string
 
 	// agentTimeout is the agent's response timeout, in seconds, that Freeze has left set in libvirt for Thaw; 0: none.
 	agentTimeout atomic.Int32

@@ -29,10 +29,20 @@ func (c *Conn) CreateTransient(doc string) (*Domain, error) {
 	if _, err := c.Domains(); err != nil {
 		return nil, err
 	}
-	if _, _, err := c.call(create); err != nil {
+	used, _, err := c.call(create)
+	if err != nil {
 		return nil, about(err, "start the domain")
 	}
+	d.maker = used
 	return d, nil
+}
+
+// Orphaned says whether the connection that the domain was started with is lost, so that libvirtd has
+// ended it or does so. A call that has noticed the loss, such as State, comes first.
+func (d *Domain) Orphaned() bool {
+	d.conn.mu.Lock()
+	defer d.conn.mu.Unlock()
+	return d.maker != nil && d.maker != d.conn.conn
 }
 
 // AgentAnswers asks the guest agent for the time (virDomainGetTime), and waits at most that long, rounded up to whole seconds.

@@ -1,9 +1,13 @@
 package drill
 
 import (
+	"fmt"
 	"image/png"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -191,6 +195,41 @@ func TestKilled(t *testing.T) {
 	testdomain.Virsh(t, "undefine", s.Name, "--checkpoints-metadata")
 	s.Program.Must(t, nil, "recover", "--all")
 	wantNothingLeft(s, ids...)
+}
+
+// libvirtd ends the guest with the connection, as when it is started anew. That says nothing of the point.
+func TestConnectionLost(t *testing.T) {
+	s := tiny(t)
+	drill(s, 0, s.Name, "--expect", said)
+	p := s.Program.Start(t, "drill", s.Name, "--expect", "never")
+	testsite.Await(t, "the guest", 100*time.Millisecond, func() bool {
+		ids := noted(s)
+		return len(ids) == 1 && strings.Contains(testdomain.Virsh(t, "list", "--name", "--state-running"), remains.NamePrefix+ids[0])
+	})
+	disconnect(t, p.Cmd.Process.Pid)
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "connection to libvirt was lost") {
+		t.Errorf("exit %d", r.Code)
+	}
+	wantNothingLeft(s)
+	if all := records(s); len(all) != 1 || !all[0].Booted {
+		t.Errorf("the records are %+v", all)
+	}
+}
+
+// disconnect ends the connections of a process to libvirtd.
+func disconnect(t *testing.T, pid int) {
+	t.Helper()
+	const admin, daemon = "virt-admin", "libvirtd"
+	for line := range strings.Lines(testdomain.Tool(t, admin, "client-list", daemon)) {
+		id, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if _, err := strconv.Atoi(id); err != nil {
+			continue
+		}
+		info, err := exec.Command(admin, "client-info", daemon, id).Output() // others end meanwhile
+		if err == nil && regexp.MustCompile(fmt.Sprintf(`(?m)^unix_process_id *: %d$`, pid)).Match(info) {
+			testdomain.Tool(t, admin, "client-disconnect", daemon, id)
+		}
+	}
 }
 
 // All domains are drilled, those never drilled first; a failure does not stop the others, and a limit

@@ -53,8 +53,8 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	}
 	d.result.Time = time.Now().UTC()
 	booted, err := d.boot(ctx)
-	if lines := d.server.failures(); booted && len(lines) > 0 { // since the guest was found to be up
-		booted, err = false, errors.Join(d.damaged(lines), err)
+	if failure := d.server.failure(); booted && failure != nil { // since the guest was found to be up
+		booted, err = false, errors.Join(d.unreadable(failure), err)
 	}
 	var not *NotBootedError
 	if !booted && !errors.As(err, &not) {

@@ -58,8 +58,8 @@ func (d *drill) judge(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, errTooLong) {
 		return cause
 	}
-	if lines := d.server.failures(); len(lines) > 0 {
-		return d.damaged(lines)
+	if failure := d.server.failure(); failure != nil {
+		return d.unreadable(failure)
 	}
 	said := ""
 	if lines := strings.Split(strings.TrimSpace(d.result.Script.Output), "\n"); lines[len(lines)-1] != "" {

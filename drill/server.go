@@ -3,10 +3,10 @@ package drill
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"path/filepath"
 	"sync"
 
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/serve"
@@ -20,7 +20,7 @@ var errDone = errors.New("the drill is over")
 type server struct {
 	cancel context.CancelCauseFunc
 	ended  chan error // has its error once it has ended
-	log    *damageLog
+	found  found
 }
 
 // startServer returns once QEMU can connect.
@@ -30,10 +30,10 @@ func (d *drill) startServer(ctx context.Context) (*server, error) {
 	}
 	// Not cancelled with ctx: the domain reads from it until it is gone.
 	serving, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	s := &server{cancel: cancel, ended: make(chan error, 1), log: &damageLog{Handler: d.Log.Handler(), found: &found{}}}
+	s := &server{cancel: cancel, ended: make(chan error, 1)}
 	ready := make(chan struct{})
 	request := serve.Request{Domain: d.point.Domain, At: d.point.ID, Disks: d.machine.Targets, ForQEMU: true,
-		Socket: filepath.Join(d.running.Dir(), serverName), Log: slog.New(s.log)}
+		Socket: filepath.Join(d.running.Dir(), serverName), Log: d.Log, Failed: s.found.add}
 	panics.Go(func() error {
 		s.ended <- panics.Catch(func() error {
 			return serve.Run(serving, d.repo, request, func(serve.Served) error { close(ready); return nil })
@@ -74,57 +74,26 @@ func (s *server) end() error {
 	return err
 }
 
-// failures are what of the point the server could not read.
-func (s *server) failures() []string {
+// failure is what of the point the server could not read, damage first; nil if it could read all.
+func (s *server) failure() error {
 	if s == nil {
 		return nil
 	}
-	s.log.mu.Lock()
-	defer s.log.mu.Unlock()
-	return s.log.lines
+	s.found.mu.Lock()
+	defer s.found.mu.Unlock()
+	return s.found.err
 }
 
-// maxFailures bounds what is kept of what a server could not read; its log has the rest.
-const maxFailures = 20
-
-// found are the errors that were logged.
+// found is the first error of a server, or the first that is damage.
 type found struct {
-	mu    sync.Mutex
-	lines []string
+	mu  sync.Mutex
+	err error
 }
 
-// damageLog is a log that keeps errors: the server logs one for each place that it cannot read.
-type damageLog struct {
-	slog.Handler
-	*found
-}
-
-// Enabled is true of errors, whatever the log shows.
-func (l *damageLog) Enabled(ctx context.Context, level slog.Level) bool {
-	return level >= slog.LevelError || l.Handler.Enabled(ctx, level)
-}
-
-// Handle keeps errors, and passes all on.
-func (l *damageLog) Handle(ctx context.Context, r slog.Record) error {
-	if r.Level >= slog.LevelError {
-		l.mu.Lock()
-		if len(l.lines) < maxFailures {
-			l.lines = append(l.lines, r.Message)
-		}
-		l.mu.Unlock()
+func (f *found) add(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err == nil || fail.Is(err, fail.Damaged) && !fail.Is(f.err, fail.Damaged) {
+		f.err = err
 	}
-	if !l.Handler.Enabled(ctx, r.Level) {
-		return nil
-	}
-	return l.Handler.Handle(ctx, r)
-}
-
-// WithAttrs keeps errors, too.
-func (l *damageLog) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &damageLog{l.Handler.WithAttrs(attrs), l.found}
-}
-
-// WithGroup keeps errors, too.
-func (l *damageLog) WithGroup(name string) slog.Handler {
-	return &damageLog{l.Handler.WithGroup(name), l.found}
 }

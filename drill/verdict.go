@@ -57,9 +57,13 @@ func (d *drill) notBooted(hint, format string, args ...any) error {
 	return &NotBootedError{Domain: d.point.Domain, Point: d.point.ID, Reason: fmt.Sprintf(format, args...), Console: d.console.lines(), What: hint}
 }
 
-// damaged is the error of a guest that has read what is damaged.
-func (d *drill) damaged(lines []string) error {
-	return &NotBootedError{Domain: d.point.Domain, Point: d.point.ID, Reason: "what it reads is damaged: " + lines[0], Console: d.console.lines(), Damaged: true,
+// unreadable is the error of a guest that has read what cannot be read. Where that is not damaged, as of
+// a disk of the repository that fails for a while, it says nothing of the point.
+func (d *drill) unreadable(failure error) error {
+	if !fail.Is(failure, fail.Damaged) {
+		return fmt.Errorf("boot %s@%s: %w", d.point.Domain, d.point.ID, failure)
+	}
+	return &NotBootedError{Domain: d.point.Domain, Point: d.point.ID, Reason: "what it reads is damaged: " + failure.Error(), Console: d.console.lines(), Damaged: true,
 		What: "virtbackup verify names what is damaged, and points that restore"}
 }
 
@@ -88,7 +92,7 @@ func (d *drill) verdict(ctx context.Context, start time.Time) error {
 // lost is the error of a guest that libvirtd has ended, as it does when it is started anew; nil for any
 // other end. That says nothing of the point.
 func (d *drill) lost() error {
-	if _, err := d.domain.State(); !errors.Is(err, hypervisor.ErrNoDomain) || !d.domain.Orphaned() || len(d.server.failures()) > 0 {
+	if _, err := d.domain.State(); !errors.Is(err, hypervisor.ErrNoDomain) || !d.domain.Orphaned() || d.server.failure() != nil {
 		return nil
 	}
 	return fail.WithHint(fmt.Errorf("boot %s@%s: the connection to libvirt was lost, and libvirt ends the guest then", d.point.Domain, d.point.ID), "try again")
@@ -142,8 +146,8 @@ func (d *drill) tooLong(cause error) error {
 
 // look sees whether the guest can still come up.
 func (d *drill) look() error {
-	if lines := d.server.failures(); len(lines) > 0 {
-		return d.damaged(lines)
+	if failure := d.server.failure(); failure != nil {
+		return d.unreadable(failure)
 	}
 	if ended, err := d.server.hasEnded(); ended {
 		return fmt.Errorf("the server of the point has ended: %w", err)
@@ -151,8 +155,8 @@ func (d *drill) look() error {
 	state, err := d.domain.State()
 	switch {
 	case errors.Is(err, hypervisor.ErrNoDomain) || err == nil && state == hypervisor.ShutOff:
-		if lines := d.server.failures(); len(lines) > 0 {
-			return d.damaged(lines)
+		if failure := d.server.failure(); failure != nil {
+			return d.unreadable(failure)
 		}
 		return d.notBooted("", "it has powered off, rebooted or crashed")
 	case err != nil:
@@ -160,8 +164,8 @@ func (d *drill) look() error {
 	case state != hypervisor.PausedForIO:
 		return nil
 	}
-	if lines := d.server.failures(); len(lines) > 0 {
-		return d.damaged(lines)
+	if failure := d.server.failure(); failure != nil {
+		return d.unreadable(failure)
 	}
 	if full, err := d.domain.OutOfSpace(); err == nil && len(full) > 0 {
 		return fail.WithHint(fmt.Errorf("there is no space left in %s for what the guest of %s@%s writes", d.note.Parent, d.point.Domain, d.point.ID),

@@ -91,12 +91,19 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 	} else if !errors.Is(err, fs.ErrExist) {
 		return Copied{}, err
 	}
-	staged, remove, err := tempDir(c.dir)
+	// The directory may be that of a user who is not to be trusted, in which names are renamed and
+	// become links at any time. So it, and the one in it, are opened once.
+	dest, err := os.OpenFile(c.dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return Copied{}, err
 	}
-	defer func() { err = errors.Join(err, remove()) }()
-	root, err := os.OpenRoot(staged)
+	defer dest.Close()
+	staged, err := tempDir(byFD(dest))
+	if err != nil {
+		return Copied{}, err
+	}
+	defer func() { err = errors.Join(err, staged.remove()) }()
+	root, err := os.OpenRoot(byFD(staged.dir))
 	if err != nil {
 		return Copied{}, err
 	}
@@ -110,13 +117,13 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 	if err := x.finishDirs(); err != nil {
 		return Copied{}, err
 	}
-	if err := syncAll(staged); err != nil {
+	if err := syncAll(staged.dir); err != nil {
 		return Copied{}, err
 	}
 	if err := s.damage.first(); err != nil {
 		return Copied{}, err
 	}
-	if err := c.place(staged); err != nil {
+	if err := c.place(staged.dir, dest); err != nil {
 		return Copied{}, err
 	}
 	copied = Copied{Files: x.files, Bytes: x.bytes, Left: x.left}
@@ -127,20 +134,15 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 }
 
 // syncAll puts all that a file system has on stable storage: single files would take a call each.
-func syncAll(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unix.Syncfs(int(f.Fd())); err != nil {
-		return &os.PathError{Op: "sync the file system of", Path: path, Err: err}
+func syncAll(dir *os.File) error {
+	if err := unix.Syncfs(int(dir.Fd())); err != nil {
+		return &os.PathError{Op: "sync the file system of", Path: dir.Name(), Err: err}
 	}
 	return nil
 }
 
-// place gives all that was copied its names, or nothing.
-func (c *Copying) place(staged string) (err error) {
+// place gives all that was copied its names in the directory, or nothing.
+func (c *Copying) place(staged, dest *os.File) (err error) {
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -151,7 +153,7 @@ func (c *Copying) place(staged string) (err error) {
 		if err := fault.Point("files: place " + name); err != nil {
 			return err
 		}
-		from, to := filepath.Join(staged, name), filepath.Join(c.dir, name)
+		from, to := filepath.Join(byFD(staged), name), filepath.Join(byFD(dest), name)
 		err := localfile.RenameExclusive(from, to)
 		back := func() error { return localfile.RenameExclusive(to, from) }
 		if errors.Is(err, fs.ErrExist) && c.force {
@@ -159,7 +161,7 @@ func (c *Copying) place(staged string) (err error) {
 			back = func() error { return localfile.Exchange(from, to) }
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("give %s its place: %w", filepath.Join(c.dir, name), errors.Unwrap(err))
 		}
 		undo = append(undo, back)
 	}

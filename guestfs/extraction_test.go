@@ -218,11 +218,12 @@ func TestPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.place(staged); err == nil || read("a") != "old a" { // there is no b
+	place := func() error { return c.place(opened(t, staged), opened(t, dir)) }
+	if err := place(); err == nil || read("a") != "old a" { // there is no b
 		t.Errorf("a is %q, %v", read("a"), err)
 	}
 	write(filepath.Join(staged, "b"), "new b")
-	if err := c.place(staged); err != nil || read("a") != "new a" || read("b") != "new b" {
+	if err := place(); err != nil || read("a") != "new a" || read("b") != "new b" {
 		t.Errorf("a is %q, b is %q, %v", read("a"), read("b"), err)
 	}
 	for what, paths := range map[string][]string{"a name that exists": {"/x/a"}, "a name twice": {"/x/c", "/y/c"}} {
@@ -232,6 +233,46 @@ func TestPlace(t *testing.T) {
 	}
 	if _, err := NewCopying([]string{"/c"}, filepath.Join(dir, "not", "there"), false); err != nil {
 		t.Error(err)
+	}
+}
+
+func opened(t *testing.T, dir string) *os.File {
+	t.Helper()
+	f, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+// The owner of the directory puts a link in the place of the one that files are made in: nothing of
+// where it leads is moved.
+func TestPlaceSwapped(t *testing.T) {
+	dest, host := t.TempDir(), t.TempDir()
+	staged, err := tempDir(dest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{dest, host, staged.path} {
+		if err := os.WriteFile(filepath.Join(dir, "passwd"), []byte(dir), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := NewCopying([]string{"/etc/passwd"}, dest, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Rename(staged.path, filepath.Join(dest, "moved")), os.Symlink(host, staged.path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(c.place(staged.dir, opened(t, dest)), staged.remove()); err != nil {
+		t.Error(err)
+	}
+	for dir, want := range map[string]string{dest: staged.path, host: host} {
+		if got, err := os.ReadFile(filepath.Join(dir, "passwd")); err != nil || string(got) != want {
+			t.Errorf("%s has %q, %v, want %q", dir, got, err, want)
+		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
 // fake does what guestfish does with lines, without an appliance.
@@ -151,23 +152,49 @@ func TestTempDir(t *testing.T) {
 	if err := os.Symlink(other, filepath.Join(parent, tempPrefix+"link")); err != nil {
 		t.Fatal(err)
 	}
-	first, removeFirst, err := tempDir(parent)
+	first, err := tempDir(parent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, removeSecond, err := tempDir(parent)
+	second, err := tempDir(parent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]bool{left: false, other: true, first: true} {
+	for path, want := range map[string]bool{left: false, other: true, first.path: true} {
 		if _, err := os.Lstat(path); (err == nil) != want {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if err := errors.Join(removeFirst(), removeSecond()); err != nil {
+	if err := errors.Join(first.remove(), second.remove()); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(parent); err != nil || len(left) != 2 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// Processes that begin at the same time do not take the directories of one another for abandoned ones.
+func TestTempDirSideBySide(t *testing.T) {
+	parent := t.TempDir()
+	var all panics.Group
+	for range 8 {
+		all.Go(func() error {
+			for range 100 {
+				d, err := tempDir(parent)
+				if err != nil {
+					return err
+				}
+				if _, err := os.Lstat(d.path); err != nil {
+					return err
+				}
+				if err := d.remove(); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := all.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -49,11 +49,12 @@ func Use(ctx context.Context, repo *repository.Repository, r Request, do func(*S
 	if _, err := lookUp(); err != nil {
 		return err // before the point is opened, so that the hint is what a person sees first
 	}
-	dir, remove, err := tempDir(tempParent())
+	temporary, err := tempDir(tempParent())
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, remove()) }()
+	defer func() { err = errors.Join(err, temporary.remove()) }()
+	dir := temporary.path
 	// Not in the directory itself: who listens there locks it for a moment.
 	socket := filepath.Join(dir, "s", "nbd")
 	if err := os.Mkdir(filepath.Dir(socket), 0o700); err != nil {

@@ -2,6 +2,7 @@ package guestfs
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -24,24 +25,72 @@ func tempParent() string {
 	return "/tmp"
 }
 
-// tempDir makes a directory of this user alone, and removes those that killed processes have left.
-func tempDir(parent string) (dir string, remove func() error, err error) {
-	removeAbandoned(parent)
-	if dir, err = os.MkdirTemp(parent, tempPrefix); err != nil {
-		return "", nil, err
-	}
-	lock, err := os.Open(dir)
-	if err == nil {
-		err = filelock.Try(lock, filelock.Exclusive)
-	}
-	if err != nil {
-		return "", nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	return dir, func() error {
-		defer lock.Close()
-		return os.RemoveAll(dir)
-	}, nil
+// temporary is a directory of this user alone. It is known by its descriptor, not by its path, which
+// the owner of its parent can give to anything else.
+type temporary struct {
+	path string
+	dir  *os.File // locked
 }
+
+// tempTries is how often a directory is made: another process may take one that is not locked yet for
+// an abandoned one.
+const tempTries = 100
+
+// tempDir makes one, and removes those that killed processes have left.
+func tempDir(parent string) (*temporary, error) {
+	removeAbandoned(parent)
+	for range tempTries {
+		path, err := os.MkdirTemp(parent, tempPrefix)
+		if err != nil {
+			return nil, err
+		}
+		dir, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_DIRECTORY, 0)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, errors.Join(err, os.RemoveAll(path))
+		}
+		t := &temporary{path, dir}
+		err = t.hold()
+		if err == nil {
+			return t, nil
+		}
+		dir.Close()
+		if !errors.Is(err, filelock.ErrHeld) {
+			return nil, errors.Join(err, os.RemoveAll(path))
+		}
+	}
+	return nil, fmt.Errorf("other processes remove what is made in %s", parent)
+}
+
+// hold locks the directory, and sees that it is the one that was made: this user's, and there.
+// The error is filelock.ErrHeld where another process removes it.
+func (t *temporary) hold() error {
+	info, err := t.dir.Stat()
+	switch {
+	case err != nil:
+		return err
+	case !isOurs(info) || info.Mode()&0o022 != 0:
+		return fmt.Errorf("%s is not the directory that was made", t.path)
+	}
+	if err := filelock.Try(t.dir, filelock.Exclusive); err != nil {
+		return err
+	}
+	if !filelock.IsAt(t.dir, t.path) {
+		return filelock.ErrHeld
+	}
+	return nil
+}
+
+// remove removes it with all that is in it.
+func (t *temporary) remove() error {
+	defer t.dir.Close()
+	return os.RemoveAll(t.path)
+}
+
+// byFD is a path of an open directory that leads to it whatever became of its names (proc(5)).
+func byFD(dir *os.File) string { return fmt.Sprintf("/proc/self/fd/%d", dir.Fd()) }
 
 // removeAbandoned removes the directories of processes of this user that have ended.
 func removeAbandoned(parent string) {

@@ -197,6 +197,39 @@ func TestKilled(t *testing.T) {
 	wantNothingLeft(s, ids...)
 }
 
+// A domain that has the UUID of a drill's and not its metadata is somebody else's: it runs on, and nothing
+// that the note names is touched before it is gone.
+func TestForeignDomain(t *testing.T) {
+	s := tiny(t)
+	if r := broken(s, "drill: start domain:kill").Run(t, "drill", s.Name, "--expect", said); r.Code != 128+int(syscall.SIGKILL) {
+		t.Fatalf("exit %d", r.Code)
+	}
+	ids := noted(s)
+	data, err := os.ReadFile(filepath.Join(s.Repo, s.Name, record.DirName, ".running-"+ids[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uuid := regexp.MustCompile(`"uuid": *"([0-9a-f-]{36})"`).FindSubmatch(data)
+	const name = "vbtest-foreign"
+	definition := filepath.Join(s.Dir, "foreign.xml")
+	testsite.WriteFile(t, definition, fmt.Sprintf("<domain type='qemu'><name>%s</name><uuid>%s</uuid>"+
+		"<metadata><drill:drill xmlns:drill='https://github.com/virtbackup/virtbackup/drill/1' repository='%s' id='0123456789abcdef'/></metadata>"+
+		"<memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os></domain>", name, uuid[1], s.RepositoryID()))
+	testdomain.Virsh(t, "create", definition, "--paused")
+	ends := func() { _ = exec.Command("virsh", "-c", testdomain.URI, "destroy", name).Run() }
+	t.Cleanup(ends)
+	left := s.Recovered(3).Left
+	if len(left) != 1 || !strings.Contains(left[0], "domain "+name+" has its UUID, and is not the drill's") {
+		t.Errorf("left: %q", left)
+	}
+	if !strings.Contains(testdomain.Virsh(t, "list", "--name"), name) || len(noted(s)) != 1 {
+		t.Error("the domain, or the note, is gone")
+	}
+	ends()
+	s.Recovered(0)
+	wantNothingLeft(s, ids...)
+}
+
 // libvirtd ends the guest with the connection, as when it is started anew. That says nothing of the point.
 func TestConnectionLost(t *testing.T) {
 	s := tiny(t)

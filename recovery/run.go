@@ -37,11 +37,10 @@ type Request struct {
 // *repository.OtherDomainError, and whatever libvirt or the file system reports.
 func Run(ctx context.Context, host guest.Host, repo *repository.Repository, request Request) (report Report, err error) {
 	report.Domain = request.Domain
-	drills, err := drilled(repo, request)
-	if err != nil {
-		return report, err
-	}
+	// Whatever is wrong with those: what a run has left, such as a frozen guest, is of more weight.
+	drills, drillsErr := drilled(repo, request)
 	defer func() {
+		err = errors.Join(err, drillsErr)
 		report.Fixed, report.Left = append(drills.Removed, report.Fixed...), append(drills.Left, report.Left...)
 	}()
 	domain, err := host.Domain(request.Domain)

@@ -230,6 +230,25 @@ func TestForeignDomain(t *testing.T) {
 	wantNothingLeft(s, ids...)
 }
 
+// A note that cannot be read does not keep recover from what a run has left, which comes first: a frozen
+// guest is of more weight than a directory.
+func TestRecoverGoesOn(t *testing.T) {
+	s := tiny(t)
+	dir := filepath.Join(s.Repo, s.Name)
+	partial, note := filepath.Join(dir, ".partial-check2"), filepath.Join(dir, record.DirName, ".running-0123456789abcdef")
+	for _, d := range []string{partial, note} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if r := s.Program.Must(t, []int{1}, "recover", s.Name); !strings.Contains(r.Stderr, "clean up after drill 0123456789abcdef") {
+		t.Error("it does not say what it cannot read")
+	}
+	if _, err := os.Lstat(partial); err == nil {
+		t.Error("what a run has left is still there")
+	}
+}
+
 // libvirtd ends the guest with the connection, as when it is started anew. That says nothing of the point.
 func TestConnectionLost(t *testing.T) {
 	s := tiny(t)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/virtbackup/virtbackup/description"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/internal/localfile"
@@ -43,8 +44,16 @@ type CopiedPath struct {
 const rootName = "rootfs"
 
 // NewCopying plans a copy of files and directories, each to its name in dir. What has such a name
-// there is replaced with force, a directory as a whole; else it is an error of fail.Usage.
+// there is replaced with force, a directory as a whole; else it is an error of fail.Usage, as is a
+// directory in a repository.
 func NewCopying(paths []string, dir string, force bool) (*Copying, error) {
+	real, err := localfile.RealPath(dir)
+	if err != nil {
+		return nil, fmt.Errorf("directory to copy to: %w", err)
+	}
+	if repo := description.Containing(real); repo != "" {
+		return nil, fail.Errorf(fail.Usage, "name a directory elsewhere", "%s is in the repository %s: nothing is copied into a repository", real, repo)
+	}
 	c := &Copying{dir: dir, force: force, paths: paths}
 	from := map[string]string{}
 	for _, p := range paths {

@@ -14,6 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/repository"
 )
 
 // archive is what an appliance would send, honest or not.
@@ -233,6 +236,23 @@ func TestPlace(t *testing.T) {
 	}
 	if _, err := NewCopying([]string{"/c"}, filepath.Join(dir, "not", "there"), false); err != nil {
 		t.Error(err)
+	}
+}
+
+// Nothing is copied into a repository, where it would be damage or, with force, take a point's place.
+func TestNotIntoRepository(t *testing.T) {
+	repo, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.Mkdir(repo.DomainDir("vm1"), 0o700), os.Symlink(repo.DomainDir("vm1"), link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{repo.Dir(), repo.DomainDir("vm1"), filepath.Join(repo.Dir(), "new"), link} {
+		if _, err := NewCopying([]string{"/check1"}, dir, true); !fail.Is(err, fail.Usage) {
+			t.Errorf("%s: %v", dir, err)
+		}
 	}
 }
 

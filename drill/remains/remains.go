@@ -98,12 +98,9 @@ func New(repo *repository.Repository, parent string) Note {
 
 // Begin writes the note of a drill of a domain, durably.
 func (n Note) Begin(repo *repository.Repository, domain string) (r *Running, err error) {
-	dir, err := record.MakeDir(repo.DomainDir(domain))
+	r = &Running{Note: n}
+	dir, err := r.create(repo.DomainDir(domain))
 	if err != nil {
-		return nil, fmt.Errorf("note the drill of domain %s: %w", domain, err)
-	}
-	r = &Running{Note: n, path: filepath.Join(dir, notePrefix+n.ID)}
-	if r.note, err = filelock.Create(r.path, localfile.FileMode); err != nil {
 		return nil, fmt.Errorf("note the drill of domain %s: %w", domain, err)
 	}
 	data, err := digest.EncodeJSON(n)
@@ -120,6 +117,24 @@ func (n Note) Begin(repo *repository.Repository, domain string) (r *Running, err
 		return nil, errors.Join(fmt.Errorf("note the drill of domain %s: %w", domain, err), os.Remove(r.path), filelock.Close(r.note))
 	}
 	return r, nil
+}
+
+// createTries is how often a note is created: another drill of the domain may take the directory away
+// that it is going to be in.
+const createTries = 100
+
+// create creates the note, and the directory of the records if it is not there.
+func (r *Running) create(domainDir string) (dir string, err error) {
+	for range createTries {
+		if dir, err = record.MakeDir(domainDir); err == nil {
+			r.path = filepath.Join(dir, notePrefix+r.ID)
+			r.note, err = filelock.Create(r.path, localfile.FileMode)
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return dir, err
 }
 
 // MakeDir makes the directory, of a user and group that may be those of this process: -1.
@@ -161,12 +176,12 @@ type Found struct {
 // Clean takes away what drills of a domain have left that do not run any more. If look is set, it only looks.
 func Clean(repo *repository.Repository, domain string, host Host, look bool) (found Found, err error) {
 	dir, err := record.Dir(repo.DomainDir(domain))
-	if errors.Is(err, fs.ErrNotExist) {
-		return found, nil
-	}
 	var entries []os.DirEntry
 	if err == nil {
 		entries, err = os.ReadDir(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) { // the last drill takes it away, at any time
+		return found, nil
 	}
 	if err != nil {
 		return found, fmt.Errorf("look for what drills of domain %s have left: %w", domain, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/digest"
 	"github.com/virtbackup/virtbackup/internal/filelock"
+	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/repository"
 )
 
@@ -186,5 +187,38 @@ func TestCleanGone(t *testing.T) {
 	path := filepath.Join(repo.DomainDir("vm1"), record.DirName, notePrefix+"0123456789abcdef")
 	if err := found.clean(path, "0123456789abcdef", repo.ID(), noDomains{}, false); err != nil || len(found.Removed)+len(found.Left) > 0 {
 		t.Errorf("%+v, %v", found, err)
+	}
+}
+
+// Drills of a domain that begin and end at the same time are no errors of one another, not even where
+// there is no record yet and each takes the directory away.
+func TestSideBySide(t *testing.T) {
+	repo := newRepository(t)
+	parent := t.TempDir()
+	for range 2 {
+		var all panics.Group
+		for range 3 {
+			all.Go(func() error {
+				for range 15 {
+					if _, err := Clean(repo, "vm1", noDomains{}, false); err != nil {
+						return err
+					}
+					r, err := New(repo, parent).Begin(repo, "vm1")
+					if err != nil {
+						return err
+					}
+					if err := r.MakeDir(-1, -1); err != nil {
+						return err
+					}
+					if err := r.End(noDomains{}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		if err := all.Wait(); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -112,6 +112,9 @@ func Marked(dir string) string {
 	return readMarker(f).Defines
 }
 
+// MarkerOf is the path of the marker that a restore to a directory has there until it is done.
+func MarkerOf(dir string) string { return filepath.Join(dir, markerName) }
+
 // RemoveLeft removes what a killed restore to a directory has left there, after undo has undone what it
 // has done elsewhere (see [Request].Undo). What was changed since is an error, and all stays. A
 // directory without a marker has nothing left.

@@ -1,12 +1,13 @@
 package instant
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/digest"
@@ -91,6 +92,9 @@ func (r *run) takeAway() error {
 // removeDomain powers the domain off, undefines it, and removes its files. Where there is none the
 // files that are provably ours go.
 func (r *run) removeDomain() error {
+	if err := errors.Join(r.usedElsewhere(), r.movedAway()); err != nil {
+		return err
+	}
 	if err := r.removeLeft(); err != nil {
 		return err
 	}
@@ -148,20 +152,51 @@ func (r *run) findDomain() (*hypervisor.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range definition.Disks {
-		if filepath.Dir(d.Source) == r.pin.Runs.Dir {
-			return domain, nil
+	now, err := parsed(domain.XML)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range append(definition.Disks, now.Disks...) {
+		for _, path := range sources(d) {
+			if filepath.Dir(path) == r.pin.Runs.Dir {
+				return domain, nil
+			}
 		}
 	}
 	return nil, nil
 }
 
+// movedAway is an error if the domain is there, and its images, which need the server, are elsewhere.
+func (r *run) movedAway() error {
+	domain, err := r.host.DomainByUUID(r.pin.Runs.UUID)
+	if errors.Is(err, hypervisor.ErrNoDomain) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if in, err := r.findDomain(); err != nil || in != nil {
+		return err
+	}
+	r.domain = domain
+	image, err := r.inNeed()
+	if err == nil && image != "" && filepath.Dir(image) != r.pin.Runs.Dir {
+		err = fail.WithHint(fmt.Errorf("domain %s still has its data in %s, and its image %s is not in %s", domain.Name(), r.pin.Point, image, r.pin.Runs.Dir),
+			"--resume goes on; or undefine the domain and remove its images, then --abandon")
+	}
+	return err
+}
+
 // ours tells whether a file in the directory was made by the restore, where no domain says so: an
 // overlay on the server of this pin, or a file of the point.
 func (r *run) ours(path string) bool {
-	if strings.HasSuffix(path, ".qcow2") {
+	if isImage(path) {
 		backing, err := backingOf(path)
-		return err == nil && strings.HasSuffix(backing, "?socket="+r.pin.Runs.Socket)
+		return err == nil && r.onServer(backing)
+	}
+	// The same file of the point may have been restored there by somebody else since.
+	if !slices.ContainsFunc(r.images(), r.ours) {
+		return false
 	}
 	m, err := r.repo.Point(r.Domain, r.pin.Point)
 	if err != nil {
@@ -178,6 +213,13 @@ func (r *run) ours(path string) bool {
 	return m.Files[name] == digest.Of(data)
 }
 
+func imageLast(path string) int {
+	if isImage(path) {
+		return 1
+	}
+	return 0
+}
+
 // removeFiles removes what was made in the directory, as far as may says, and the directories that
 // were made if nothing else is in them.
 func (r *run) removeFiles(may func(path string) bool) error {
@@ -185,7 +227,9 @@ func (r *run) removeFiles(may func(path string) bool) error {
 		return err
 	}
 	var errs []error
-	for _, path := range r.files() {
+	files := r.files() // the images last: by them the other files are known
+	slices.SortStableFunc(files, func(a, b string) int { return cmp.Compare(imageLast(a), imageLast(b)) })
+	for _, path := range files {
 		if !may(path) {
 			continue
 		}

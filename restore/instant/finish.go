@@ -13,6 +13,9 @@ func (r *run) finish() error {
 	if err := fault.Point("instant: all pulled"); err != nil {
 		return err
 	}
+	if err := r.standing(); err != nil {
+		return err
+	}
 	if err := r.restorePolicies(); err != nil {
 		return err
 	}

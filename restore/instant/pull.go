@@ -66,7 +66,7 @@ func (r *run) advance(p *pull) (state, error) {
 // needOf tells what an image needs: nothing, if neither libvirt nor its header says that it has a
 // backing file. One that is not the image of its disk any more may be below a snapshot.
 func (r *run) needOf(p *pull) (need, error) {
-	needs, err := r.needsServer(p.image)
+	needs, err := r.needs(p.image)
 	if err != nil {
 		return 0, err
 	}

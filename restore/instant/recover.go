@@ -56,6 +56,12 @@ func (r *run) recover(dryRun bool) (what string, done bool, err error) {
 		return "", false, err
 	}
 	if !whole {
+		if has, err := r.hasRun(); err != nil {
+			return "", false, err
+		} else if has {
+			return fmt.Sprintf("images of domain %s in %s need %s, and libvirt has no domain with its UUID (%s): define it again, or --abandon removes them",
+				runs.Name, runs.Dir, r.pin.Point, runs.UUID), false, nil
+		}
 		what = fmt.Sprintf("an instant restore to %s, killed before domain %s ran", runs.Dir, runs.Name)
 		if dryRun {
 			return what, true, nil
@@ -68,6 +74,11 @@ func (r *run) recover(dryRun bool) (what string, done bool, err error) {
 	}
 	if len(pulls) > 0 {
 		return unfinished(r.Domain, r.pin), false, nil
+	}
+	if image, err := r.inNeed(); err != nil {
+		return "", false, err
+	} else if image != "" {
+		return fmt.Sprintf("domain %s needs %s no more, but %s does: remove that if nothing needs it", runs.Name, r.pin.Point, image), false, nil
 	}
 	what = fmt.Sprintf("the end of an instant restore to %s: domain %s stands alone", runs.Dir, runs.Name)
 	if dryRun {

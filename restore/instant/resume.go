@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -30,6 +32,12 @@ func Resume(ctx context.Context, repo *repository.Repository, host define.Host, 
 		return Result{}, err
 	}
 	if !whole {
+		if has, err := r.hasRun(); err != nil {
+			return Result{}, err
+		} else if has {
+			return Result{}, fail.WithHint(fmt.Errorf("libvirt has no domain with the UUID %s, whose images in %s may have what its guest has written", r.pin.Runs.UUID, r.pin.Runs.Dir),
+				"define domain %s again with this UUID, and --resume; --abandon removes the images", r.pin.Runs.Name)
+		}
 		return r.beginAgain(ctx)
 	}
 	if result, err = r.result(); err != nil {
@@ -68,6 +76,16 @@ func (r *run) isWhole() (bool, error) {
 		return false, nil
 	}
 	return restore.Marked(r.pin.Runs.Dir) == "", err
+}
+
+// hasRun tells whether what is not whole has been so: there are images that need the server, and no
+// marker of a restore that was killed. A domain that was undefined since is no reason to remove them.
+func (r *run) hasRun() (bool, error) {
+	if _, err := os.Lstat(restore.MarkerOf(r.pin.Runs.Dir)); !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	image, err := r.inNeed()
+	return image != "", err
 }
 
 // beginAgain restores the same point to the same directory, where a restore was killed before its domain

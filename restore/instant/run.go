@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"regexp"
 	"time"
 
 	"github.com/virtbackup/virtbackup/guest"
@@ -151,8 +153,15 @@ func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 	return nil
 }
 
-// take makes a pin this process's.
+// socketName is what create makes.
+var socketName = regexp.MustCompile("^" + regexp.QuoteMeta(socketPrefix) + "[0-9a-f]{16}[.]sock$")
+
+// take makes a pin this process's. The paths in it are from the repository, which somebody else may have
+// written: files beside the socket, and the socket, are removed.
 func (r *run) take(pin keep.Pin) (err error) {
+	if socket := pin.Runs.Socket; !filepath.IsAbs(socket) || !socketName.MatchString(filepath.Base(socket)) {
+		return fail.Errorf(fail.Damaged, "look at it, and remove it if no domain needs it", "pin %s of domain %s is not one of virtbackup's: its socket is %q", pin.ID, r.Domain, socket)
+	}
 	r.release, err = r.repo.HoldPin(r.Domain, pin.ID)
 	if fail.Is(err, fail.Locked) {
 		err = fail.WithHint(err, "end it first: the domain goes on running meanwhile")
@@ -174,11 +183,15 @@ func (r *run) letGo() error {
 	return r.release()
 }
 
-// find looks for the pin of a domain that runs, or was to run, from images in a directory.
+// find looks for the pin of a domain that runs, or was to run, from images in a directory of this host.
 func (r *run) find(dir string) (pin keep.Pin, found bool, err error) {
+	here, err := os.Hostname()
+	if err != nil {
+		return keep.Pin{}, false, err
+	}
 	pins, _, err := r.repo.Pins(r.Domain)
 	for _, pin := range pins {
-		if pin.Runs != nil && pin.Runs.Dir == dir {
+		if pin.Runs != nil && pin.Runs.Dir == dir && pin.Host == here {
 			return pin, true, nil
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -53,7 +52,8 @@ func (r *run) complete(ctx context.Context) error {
 	if err == nil {
 		err = r.finish()
 	}
-	if err != nil && ctx.Err() != nil {
+	var damaged *damagedError // which has a hint of its own
+	if err != nil && !errors.As(err, &damaged) && (ctx.Err() != nil || fail.HintOf(err) == "") {
 		err = fail.WithHint(err, "domain %s goes on running from the point: virtbackup restore %s --instant --to %s --resume goes on, --abandon takes it away",
 			r.pin.Runs.Name, manifest.ShellWord(r.Domain), manifest.ShellWord(r.pin.Runs.Dir))
 	}
@@ -122,17 +122,13 @@ func (r *run) wentOff(err error) bool {
 
 // pulls are those of the disks whose images need the server.
 func (r *run) pulls() (pulls []*pull, err error) {
-	for _, path := range r.files() {
-		target, isImage := strings.CutSuffix(filepath.Base(path), imageSuffix)
-		if !isImage {
-			continue
-		}
-		needs, err := r.needsServer(path)
+	for _, path := range r.images() {
+		needs, err := r.needs(path)
 		if err != nil {
 			return nil, err
 		}
 		if needs {
-			pulls = append(pulls, &pull{target: target, image: path})
+			pulls = append(pulls, &pull{target: strings.TrimSuffix(filepath.Base(path), imageSuffix), image: path})
 		}
 	}
 	return pulls, nil
@@ -140,16 +136,6 @@ func (r *run) pulls() (pulls []*pull, err error) {
 
 // imageSuffix ends the name of an image, after the target of its disk (restore.Request.ImageOf).
 const imageSuffix = "." + string(restore.QCOW2)
-
-// needsServer tells whether an image has the server's export as its backing file, by its header, which
-// QEMU changes when all is pulled. One that is gone needs nothing.
-func (r *run) needsServer(path string) (bool, error) {
-	backing, err := backingOf(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return strings.HasSuffix(backing, "?socket="+r.pin.Runs.Socket), err
-}
 
 // parsed parses what libvirt says of a domain.
 func parsed(ask func() (string, error)) (xml.Domain, error) {

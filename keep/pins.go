@@ -55,6 +55,8 @@ type Runs struct {
 	Files  []string `json:"files"`
 	Made   []string `json:"made"`
 	Socket string   `json:"socket"` // of the server
+	// Place is where the repository is (repository.Repository.Place): a copy of it is elsewhere.
+	Place string `json:"place"`
 	// Policies are what an I/O error did before, by the targets of the disks and the attributes of
 	// their drivers: the domain is to get them back.
 	Policies map[string]map[string]string `json:"policies"`

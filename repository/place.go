@@ -33,6 +33,10 @@ func (r *Repository) NotePlace() (moved bool, err error) {
 	return moved, nil
 }
 
+// Place tells the repository from copies of it, which are in other directories. The device is not part of
+// it: see NotePlace.
+func (r *Repository) Place() string { return description.PlaceText(r.place) }
+
 // NewID gives a repository that is a copy a UUID of its own, so that what it makes in
 // libvirt differs from what the original makes. Points keep the old one. It returns the
 // repository under its new UUID.

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"github.com/virtbackup/virtbackup/damage"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
 
@@ -54,7 +55,8 @@ func (d *disk) Run(off int64) (end int64, hole bool, err error) {
 // maxFailures bounds the log: a client may read what is damaged again and again.
 const maxFailures = 1000
 
-// FailurePrefix begins the message of each error that is logged for what could not be read.
+// FailurePrefix begins the message of each error that is logged for damage: what cannot be read now,
+// as from a server that is away, is no damage.
 const FailurePrefix = "cannot read disk "
 
 // failures logs and reports each error once.
@@ -75,7 +77,12 @@ func (f *failures) of(target string) func(error) error {
 			what = damaged.Error() // whatever clients ask for of it
 		}
 		if f.isNew(target + what) {
-			explained := fmt.Errorf(FailurePrefix+"%s: %w", target, f.explain(err))
+			explained := f.explain(err)
+			prefix := "disk "
+			if fail.Is(explained, fail.Damaged) {
+				prefix = FailurePrefix
+			}
+			explained = fmt.Errorf(prefix+"%s: %w", target, explained)
 			f.log.Error(explained.Error())
 			if f.report != nil {
 				f.report(explained)

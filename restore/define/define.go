@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -162,11 +163,30 @@ func (d *definer) prepare(ctx context.Context) (err error) {
 	if err := d.sameDomain(); err != nil {
 		return err
 	}
+	d.leaveOutUnused()
 	for _, disk := range d.adapted.Unused {
+		if d.Overlay != nil {
+			d.warn("disk %s is in the point, and not in the domain's configuration: it was attached while the domain ran, and is not restored: virtbackup restore --to DIR --disk %s does that", disk.Target, disk.Target)
+			continue
+		}
 		d.warn("disk %s is in the point, and not in the domain's configuration: it was attached while the domain ran, and is not a disk of the one that is defined. Its image is %s", disk.Target, disk.Image)
 	}
 	d.result.Name, d.result.UUID, d.result.Changes = d.adapted.Name, d.adapted.UUID, d.adapted.Notes
 	return d.check()
+}
+
+// leaveOutUnused makes no overlays that are no disks of the domain: nothing would ever pull their data.
+func (d *definer) leaveOutUnused() {
+	if d.Overlay == nil || len(d.adapted.Unused) == 0 {
+		return
+	}
+	unused := func(m manifest.Disk) bool {
+		return slices.ContainsFunc(d.adapted.Unused, func(a adapt.Disk) bool { return a.Target == m.Target })
+	}
+	d.point.Disks = slices.DeleteFunc(slices.Clone(d.point.Disks), unused)
+	for _, disk := range d.point.Disks {
+		d.Disks = append(d.Disks, disk.Target)
+	}
 }
 
 // uuidForm is how libvirt writes a UUID. It becomes a part of paths (see tpmOf).

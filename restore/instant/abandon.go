@@ -31,7 +31,7 @@ type Abandoned struct {
 }
 
 // errRefused says that the person who was asked has said no.
-var errRefused = fail.WithHint(errors.New("nothing was changed"), "the domain goes on running from the point")
+var errRefused = fail.WithHint(errors.New("nothing was changed"), "--resume goes on with the domain")
 
 // Abandon takes away a domain that Run has made run from a point, if confirm says yes. Of the Request
 // it takes the domain and the directory.
@@ -43,6 +43,9 @@ func Abandon(repo *repository.Repository, host define.Host, request Request, con
 		return Abandoned{}, err
 	}
 	defer func() { err = errors.Join(err, r.letGo()) }()
+	if err := r.refuseAlone(); err != nil {
+		return Abandoned{}, err
+	}
 	a = Abandoned{Domain: r.Domain, Point: r.pin.Point, Name: r.pin.Runs.Name, UUID: r.pin.Runs.UUID, Dir: r.pin.Runs.Dir}
 	if a.Files, err = r.whatGoes(); err != nil {
 		return Abandoned{}, err
@@ -55,6 +58,20 @@ func Abandon(repo *repository.Repository, host define.Host, request Request, con
 		return Abandoned{}, err
 	}
 	return a, r.takeAway()
+}
+
+// refuseAlone refuses to take away a domain that needs the point no more.
+func (r *run) refuseAlone() error {
+	whole, err := r.isWhole()
+	if err != nil || !whole {
+		return err
+	}
+	image, err := r.inNeed()
+	if err != nil || image != "" {
+		return err
+	}
+	return fail.WithHint(fmt.Errorf("domain %s stands alone: it does not run from %s any more, and is not taken away", r.pin.Runs.Name, r.pin.Point),
+		"virtbackup recover %s removes the pin of the point", manifest.ShellWord(r.Domain))
 }
 
 // whatGoes are the files that taking the domain away removes.

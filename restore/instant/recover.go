@@ -3,6 +3,7 @@ package instant
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -30,10 +31,14 @@ func Recover(repo *repository.Repository, host define.Host, request Request, dry
 			continue
 		}
 		r := newRun(repo, host, request)
-		if err := r.take(pin); fail.Is(err, fail.Locked) {
-			continue // it is at work
-		} else if err != nil {
+		switch err := r.take(pin); {
+		case fail.Is(err, fail.Locked), errors.Is(err, fs.ErrNotExist):
+			continue // it is at work, or has ended meanwhile
+		case fail.Is(err, fail.Damaged):
 			return fixed, left, err
+		case err != nil:
+			left = append(left, err.Error())
+			continue
 		}
 		what, done, err := r.recover(dryRun)
 		if err = errors.Join(err, r.letGo()); err != nil {

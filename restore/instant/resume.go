@@ -105,6 +105,11 @@ func (r *run) beginAgain(ctx context.Context) (Result, error) {
 
 // wakeUp has the server listen and the domain run, both of which may have ended.
 func (r *run) wakeUp(ctx context.Context) error {
+	if len(r.server.damage()) > 0 { // that has been repaired, perhaps: it is found again if not
+		if err := r.server.stop(); err != nil {
+			return err
+		}
+	}
 	if _, err := r.server.ensure(ctx); err != nil {
 		return err
 	}

@@ -52,6 +52,7 @@ type run struct {
 	domain  *hypervisor.Domain
 	release func() error // of the lock on the pin
 	said    map[string]bool
+	failed  time.Time // when the server could not be started last
 	woken   time.Time // when the guest was resumed last
 	off     bool      // a question was not answered because the domain had ended
 }
@@ -135,7 +136,7 @@ func (r *run) create(ctx context.Context) (result define.Result, err error) {
 func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 	name, uuid := prepared.Domain()
 	runs := keep.Runs{Name: name, UUID: uuid, Dir: prepared.Dir(), Socket: socket, Files: prepared.Files(),
-		Made: localfile.AbsentDirs(prepared.Dir()), Policies: map[string]map[string]string{}}
+		Place: r.repo.Place(), Made: localfile.AbsentDirs(prepared.Dir()), Policies: map[string]map[string]string{}}
 	for target, p := range prepared.Policies() {
 		runs.Policies[target] = p
 	}
@@ -143,7 +144,7 @@ func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 	if err != nil {
 		return err
 	}
-	pin, err := lock.PinFor(prepared.Point().ID, runs)
+	pin, err := r.pinLocked(lock, prepared.Point(), runs)
 	if err = errors.Join(err, lock.Unlock()); err != nil {
 		return err
 	}
@@ -151,6 +152,19 @@ func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 		return errors.Join(err, r.repo.Unpin(r.Domain, pin.ID))
 	}
 	return nil
+}
+
+// pinLocked pins the point that was looked at: meanwhile it may have been removed, and another one made
+// under its name; or another restore to the directory has begun.
+func (r *run) pinLocked(lock *repository.Lock, point manifest.Manifest, runs keep.Runs) (keep.Pin, error) {
+	if err := r.notUnderWay(runs.Dir); err != nil {
+		return keep.Pin{}, err
+	}
+	pin, err := lock.PinFor(point.ID, runs)
+	if err == nil && pin.Identity != point.Identity {
+		err = errors.Join(fmt.Errorf("point %s of domain %s was replaced by another one meanwhile", point.ID, r.Domain), r.repo.Unpin(r.Domain, pin.ID))
+	}
+	return pin, err
 }
 
 // socketName is what create makes.
@@ -161,6 +175,10 @@ var socketName = regexp.MustCompile("^" + regexp.QuoteMeta(socketPrefix) + "[0-9
 func (r *run) take(pin keep.Pin) (err error) {
 	if socket := pin.Runs.Socket; !filepath.IsAbs(socket) || !socketName.MatchString(filepath.Base(socket)) {
 		return fail.Errorf(fail.Damaged, "look at it, and remove it if no domain needs it", "pin %s of domain %s is not one of virtbackup's: its socket is %q", pin.ID, r.Domain, socket)
+	}
+	if pin.Runs.Place != r.repo.Place() {
+		return fail.Errorf(fail.Other, "use the repository that the domain was restored from",
+			"the repository is a copy of the one that domain %s runs from, or was moved to another file system", pin.Runs.Name)
 	}
 	r.release, err = r.repo.HoldPin(r.Domain, pin.ID)
 	if fail.Is(err, fail.Locked) {

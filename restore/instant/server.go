@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/serve"
@@ -24,7 +25,9 @@ import (
 const (
 	// startTime is how long a server may take until it listens: it opens the images of the chains.
 	startTime = time.Minute
-	// endTime is how long one may take to end.
+	// helloTime is how long one that listens may take to say so. One that hangs is replaced.
+	helloTime = 20 * time.Second
+	// endTime is how long one may take to end, before it is killed.
 	endTime = 10 * time.Second
 )
 
@@ -42,10 +45,13 @@ type server struct {
 
 // ensure starts the server unless one listens. started tells whether it did.
 func (s *server) ensure(ctx context.Context) (started bool, err error) {
-	if s.listens() {
+	if s.listens(ctx) {
 		return false, nil
 	}
-	if err := s.begin(); err != nil {
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	if err := errors.Join(s.stop(), s.begin()); err != nil { // it may hang
 		return false, err
 	}
 	return true, s.await(ctx)
@@ -67,7 +73,7 @@ func (s *server) begin() error {
 func (s *server) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
-	for !s.listens() {
+	for !s.listens(ctx) {
 		select {
 		case s.why = <-s.ended:
 			s.ended = nil
@@ -80,33 +86,71 @@ func (s *server) await(ctx context.Context) error {
 	return nil
 }
 
-// listens tells whether a server of this user answers on the socket. The directory belongs to QEMU's
-// user, who may listen there, too.
-func (s *server) listens() bool {
-	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: s.pin.Runs.Socket, Net: "unix"})
+// listens tells whether a server of this user answers on the socket.
+func (s *server) listens(ctx context.Context) bool {
+	conn, _, err := s.connect()
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
-	if !ours(conn) {
-		return false
-	}
-	hello := make([]byte, 8) // NBDMAGIC: one that hangs does not count
-	_ = conn.SetDeadline(time.Now().Add(startTime))
+	_ = conn.SetDeadline(time.Now().Add(helloTime))
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	hello := make([]byte, 8)
 	_, err = io.ReadFull(conn, hello)
-	return err == nil
+	return err == nil && string(hello) == "NBDMAGIC"
 }
 
-// ours tells whether the process that listens is this user's (SO_PEERCRED, unix(7)).
-func ours(conn *net.UnixConn) bool {
-	raw, err := conn.SyscallConn()
+// errNotOurs says that a process of another user listens.
+var errNotOurs = errors.New("a process of another user listens there")
+
+// connect connects to the server. The directory of the socket belongs to QEMU's user, who may listen
+// there, too: pid is that of a process of this user (SO_PEERCRED, unix(7)).
+func (s *server) connect() (conn *net.UnixConn, pid int, err error) {
+	conn, err = net.DialUnix("unix", nil, &net.UnixAddr{Name: s.pin.Runs.Socket, Net: "unix"})
 	if err != nil {
-		return false
+		return nil, 0, err
 	}
 	var peer *unix.Ucred
-	var peerErr error
-	err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
-	return err == nil && peerErr == nil && int(peer.Uid) == os.Geteuid()
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		var peerErr error
+		err = raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+		err = errors.Join(err, peerErr)
+	}
+	if err == nil && int(peer.Uid) != os.Geteuid() {
+		err = errNotOurs
+	}
+	if err != nil {
+		return nil, 0, errors.Join(err, conn.Close())
+	}
+	return conn, int(peer.Pid), nil
+}
+
+// stop ends a server that listens, at first as a person would. None is no error.
+func (s *server) stop() error {
+	conn, pid, err := s.connect()
+	if err != nil {
+		return nil // begin says it better
+	}
+	defer conn.Close()
+	// A pidfd stays the process's. That it serves this pin is in its command line.
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil // it has ended
+	}
+	defer unix.Close(fd)
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err != nil || !strings.Contains(string(line), "\x00--pin\x00"+s.pin.ID+"\x00") {
+		return errors.Join(err, fmt.Errorf("process %d listens on %s, and is not the server of the pin", pid, s.pin.Runs.Socket))
+	}
+	for _, signal := range []unix.Signal{unix.SIGTERM, unix.SIGKILL} {
+		if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil {
+			return nil // it has ended
+		}
+		if gone, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(endTime/time.Millisecond)); err == nil && gone > 0 {
+			return nil
+		}
+	}
+	return fmt.Errorf("the server on %s (process %d) does not end", s.pin.Runs.Socket, pid)
 }
 
 // start starts a process with a session of its own: Ctrl-C and the end of a terminal are not for it.
@@ -154,7 +198,7 @@ func (s *server) log() string { return s.pin.Runs.Socket + ".log" }
 
 // lines are those that the server's log has got since the last call.
 func (s *server) lines() (lines []string) {
-	f, err := os.Open(s.log())
+	f, err := localfile.OpenRegular(s.log())
 	if err != nil {
 		return nil
 	}
@@ -186,12 +230,13 @@ func (s *server) damage() (lines []string) {
 // end waits until the server has ended, which it does once the pin is gone, and removes what it has
 // left.
 func (s *server) end() error {
-	deadline := time.Now().Add(endTime)
-	for s.listens() && time.Now().Before(deadline) {
+	ctx, cancel := context.WithTimeout(context.Background(), endTime)
+	defer cancel()
+	for s.listens(ctx) {
 		time.Sleep(50 * time.Millisecond)
 	}
-	if s.listens() {
-		return fmt.Errorf("the server on %s does not end", s.pin.Runs.Socket)
+	if err := s.stop(); err != nil {
+		return err
 	}
 	if s.ended != nil {
 		s.why = <-s.ended
@@ -201,4 +246,16 @@ func (s *server) end() error {
 		return err
 	}
 	return nil
+}
+
+// The exit codes of serve that tell that trying again is of no use.
+const (
+	exitDamaged  = 5
+	exitNotFound = 6
+)
+
+// hopeless tells whether the last server has ended because the point cannot be served, now or later.
+func (s *server) hopeless() bool {
+	var exit *exec.ExitError
+	return errors.As(s.why, &exit) && (exit.ExitCode() == exitDamaged || exit.ExitCode() == exitNotFound)
 }

@@ -120,14 +120,24 @@ func (r *run) wentOff(err error) bool {
 	return r.off
 }
 
-// pulls are those of the disks whose images need the server.
+// pulls are those of the disks whose images are on the server, wherever they are now, and of the images
+// in the directory that are, whether a disk has them or not.
 func (r *run) pulls() (pulls []*pull, err error) {
+	definition, err := parsed(r.domain.XML)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range definition.Disks {
+		if backing, err := backingOf(d.Source); err == nil && r.onServer(backing) {
+			pulls = append(pulls, &pull{target: d.Target, image: d.Source})
+		}
+	}
 	for _, path := range r.images() {
 		needs, err := r.needs(path)
 		if err != nil {
 			return nil, err
 		}
-		if needs {
+		if needs && !slices.ContainsFunc(pulls, func(p *pull) bool { return p.image == path }) {
 			pulls = append(pulls, &pull{target: strings.TrimSuffix(filepath.Base(path), imageSuffix), image: path})
 		}
 	}
@@ -163,15 +173,8 @@ func backingOf(path string) (string, error) {
 // keepRunning starts the server again where it has ended, and wakes the guest up that has met that.
 // A guest that somebody else has paused stays so.
 func (r *run) keepRunning(ctx context.Context) error {
-	started, err := r.server.ensure(ctx)
-	if err != nil {
+	if err := r.keepServing(ctx); err != nil {
 		return err
-	}
-	if started {
-		r.Log.Warn("the server had ended" + r.server.reason() + ", and was started again")
-	}
-	if lines := r.server.damage(); len(lines) > 0 {
-		return &damagedError{r.pin.Runs.Name, lines}
 	}
 	state, err := r.domain.State()
 	switch {
@@ -183,6 +186,33 @@ func (r *run) keepRunning(ctx context.Context) error {
 		return r.isOff()
 	case state == hypervisor.PausedForIO && time.Since(r.woken) >= pause:
 		return r.wake()
+	}
+	return nil
+}
+
+// keepServing starts the server again where it has ended. What keeps it from that may pass: a file
+// system is away, memory is short.
+func (r *run) keepServing(ctx context.Context) error {
+	if time.Since(r.failed) < pause {
+		return nil
+	}
+	started, err := r.server.ensure(ctx)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case r.server.hopeless():
+		return fail.Errorf(fail.Damaged, "virtbackup verify names points that restore", "domain %s cannot be completed: %w", r.pin.Runs.Name, err)
+	default:
+		r.failed = time.Now()
+		r.once(fmt.Sprintf("%v; it is tried again until it succeeds", err))
+		return nil
+	}
+	if started {
+		r.Log.Warn("the server had ended" + r.server.reason() + ", and was started again")
+	}
+	if lines := r.server.damage(); len(lines) > 0 {
+		return &damagedError{r.pin.Runs.Name, lines}
 	}
 	return nil
 }

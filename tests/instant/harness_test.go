@@ -53,9 +53,24 @@ func newRestored(t *testing.T, s *testsite.Site) *restored {
 	t.Cleanup(func() {
 		testdomain.TryVirsh(t, "destroy", name)
 		testdomain.TryVirsh(t, "undefine", name, "--nvram")
+		r.removeServer()
 		testdomain.RemoveLogs(name)
 	})
 	return r
+}
+
+// removeServer removes what a test has left of a server: without its repository it would never end.
+func (r *restored) removeServer() {
+	if pid := r.server(); pid != 0 {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	pins, _, _ := keep.Pins(filepath.Join(r.Repo, r.Site.Name))
+	for _, pin := range pins {
+		if pin.Runs != nil && strings.HasPrefix(filepath.Base(pin.Runs.Socket), "virtbackup-instant-") {
+			os.Remove(pin.Runs.Socket)
+			os.Remove(pin.Runs.Socket + ".log")
+		}
+	}
 }
 
 // begin are the arguments that begin the restore.

@@ -178,11 +178,74 @@ func TestDamage(t *testing.T) {
 		t.Error("the domain does not run any more")
 	}
 	r.Program.Must(t, []int{5}, r.resume()...)
-	r.Program.Must(t, nil, "restore", s.Name, "--to", r.dir, "--abandon", "--yes")
+	testsite.Flip(t, image, info.Size()/2) // repaired
+	r.Program.Must(t, nil, r.resume()...)
 	r.wantNothingLeft("")
-	if !r.gone() {
-		t.Error("the domain is left")
+	r.wantAlone()
+}
+
+// A server that cannot be started, or hangs, is tried again: the repository is away for a while.
+func TestServerIsAway(t *testing.T) {
+	t.Parallel()
+	r := newRestored(t, newSite(t))
+	p := r.slow()
+	if err := syscall.Kill(r.server(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
 	}
+	r.repositoryAway(func() {
+		r.killServer()
+		time.Sleep(3 * time.Second)
+	})
+	testsite.Await(t, "the server", 100*time.Millisecond, func() bool { return r.server() != 0 })
+	late := write{8 * mib, 512, 0x77}
+	testsite.Await(t, "a write", 100*time.Millisecond, func() bool { return r.Domain.TryIO("vda", late.String()) == nil })
+	if err := syscall.Kill(r.server(), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	p.Signal(syscall.SIGTERM) // noticed beside a server that hangs
+	if ended := p.Wait(); ended.Code != 128+int(syscall.SIGTERM) || !strings.Contains(ended.Stderr, "tried again") {
+		t.Errorf("exit %d", ended.Code)
+	}
+	if err := syscall.Kill(r.server(), syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	r.Program.Must(t, nil, r.resume()...)
+	r.wantNothingLeft("")
+	r.wantAlone(late)
+}
+
+// repositoryAway lets the repository be away.
+func (r *restored) repositoryAway(meanwhile func()) {
+	r.T.Helper()
+	if err := os.Rename(r.Repo, r.Repo+".away"); err != nil {
+		r.T.Fatal(err)
+	}
+	meanwhile()
+	if err := os.Rename(r.Repo+".away", r.Repo); err != nil {
+		r.T.Fatal(err)
+	}
+}
+
+// A disk that was attached while the domain ran is in the point, and not in its configuration: it is not
+// made, as nothing would bring its data home.
+func TestDiskThatIsNotConfigured(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.Start()
+	extra := filepath.Join(s.Dir, "vdc.qcow2")
+	testdomain.Tool(t, "qemu-img", "create", "-q", "-f", "qcow2", extra, "4M")
+	testdomain.Virsh(t, "attach-disk", s.Name, extra, "vdc", "--live", "--subdriver", "qcow2")
+	s.BackUp(0, "full")
+	s.Destroy()
+	r := newRestored(t, s)
+	ended := r.Program.Run(t, r.begin()...)
+	if ended.Code != 3 || !strings.Contains(ended.Stderr, "disk vdc is in the point, and not in the domain's configuration") {
+		t.Errorf("exit %d", ended.Code)
+	}
+	if _, err := os.Lstat(filepath.Join(r.dir, "vdc.qcow2")); err == nil {
+		t.Error("an image was made for a disk that the domain has not")
+	}
+	r.wantNothingLeft("")
 }
 
 // Bad input is refused before anything is changed.

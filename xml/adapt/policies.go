@@ -52,8 +52,8 @@ func WithPolicies(doc string, of map[string]Policies) (string, error) {
 		if !ok || driver == nil {
 			continue
 		}
-		for name, value := range p {
-			if value == "" {
+		for _, name := range policies {
+			if value := p[name]; value == "" {
 				driver.RemoveAttr(name)
 			} else {
 				driver.SetAttr(name, value)

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -75,6 +77,9 @@ func listenTCP(address string) (*listener, error) {
 	if ip, err := netip.ParseAddr(host); err != nil || !ip.IsLoopback() {
 		return nil, fail.Errorf(fail.Usage, "--listen 127.0.0.1:PORT, and reach it from elsewhere by ssh -L PORT:127.0.0.1:PORT HOST",
 			"%q is not an address of this host alone: NBD has neither passwords nor encryption here", host)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return nil, fail.Errorf(fail.Usage, "--listen 127.0.0.1:10809", "%q is not the number of a port (%d is the last)", port, math.MaxUint16)
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 	if errors.Is(err, unix.EADDRINUSE) {

@@ -6,6 +6,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/virtbackup/virtbackup/cmd/virtbackup/view"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/serve"
 )
 
@@ -39,6 +40,11 @@ func serveAction(c *cli.Context) error {
 	arg, err := oneDomain(c)
 	if err != nil {
 		return err
+	}
+	for _, option := range []string{"socket", "listen"} { // a variable of a script that is not set
+		if c.IsSet(option) && c.String(option) == "" {
+			return fail.Errorf(fail.Usage, "leave it out for a socket of a default name", "--%s is empty", option)
+		}
 	}
 	repo, domain, at, err := openWithPoint(c, arg)
 	if err != nil {

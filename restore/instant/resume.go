@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -22,6 +23,7 @@ import (
 // Errors: those of Run; fail.NotFound if there is nothing to go on with, fail.Locked if another
 // process is at work.
 func Resume(ctx context.Context, repo *repository.Repository, host define.Host, request Request) (result Result, err error) {
+	start := time.Now()
 	r := newRun(repo, host, request)
 	if err := r.findIn(request.Dir); err != nil {
 		return Result{}, err
@@ -46,7 +48,9 @@ func Resume(ctx context.Context, repo *repository.Repository, host define.Host, 
 	if err := r.wakeUp(ctx); err != nil {
 		return Result{}, err
 	}
-	return result, r.complete(ctx)
+	err = r.complete(ctx)
+	result.measure(start)
+	return result, err
 }
 
 // findIn finds the pin by the directory of the images, and takes it.

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
@@ -34,7 +36,8 @@ type Request struct {
 	Program []string
 }
 
-// Result is what was made.
+// Result is what was made. Its seconds are those until the domain stood alone, the data of its disks the
+// space that their images have then.
 type Result struct {
 	define.Result
 	// RunningSeconds is how long it took until the domain ran; 0 where it did already.
@@ -75,7 +78,20 @@ func Run(ctx context.Context, repo *repository.Repository, host define.Host, req
 	}
 	r.Log.Info(fmt.Sprintf("domain %s runs, %.1f s after the start, from %s of %s: its data is pulled to %s meanwhile",
 		defined.Name, result.RunningSeconds, defined.Point, manifest.TimeText(defined.Time), defined.Dir))
-	return result, r.complete(ctx)
+	err = r.complete(ctx)
+	result.measure(start)
+	return result, err
+}
+
+// measure sets what is known in the end: how long it took, and the space that the images have.
+func (result *Result) measure(start time.Time) {
+	result.Seconds = time.Since(start).Seconds()
+	for i := range result.Disks {
+		var stat unix.Stat_t
+		if unix.Stat(result.Disks[i].Image, &stat) == nil {
+			result.Disks[i].DataBytes = stat.Blocks * 512
+		}
+	}
 }
 
 func newRun(repo *repository.Repository, host define.Host, request Request) *run {

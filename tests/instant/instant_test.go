@@ -29,7 +29,7 @@ func TestDomainIsBack(t *testing.T) {
 	dir := filepath.Join(testdomain.TempDir(t), "new", "vm")
 	r := &restored{Site: s, Domain: s.Other(s.Name, s.UUID, dir), dir: dir, repository: testsite.Listing(t, s.Repo)}
 	got := result(t, s.Program.Must(t, nil, "--json", "restore", s.Name, "--instant", "--to", dir))
-	if got.Name != s.Name || got.UUID != s.UUID || !got.Started || got.RunningSeconds <= 0 || len(got.Disks) != 2 {
+	if got.Name != s.Name || got.UUID != s.UUID || !got.Started || got.RunningSeconds <= 0 || got.Seconds < got.RunningSeconds || len(got.Disks) != 2 || got.Disks[0].DataBytes < 5*mib {
 		t.Errorf("the result is %+v", got)
 	}
 	if s.State() != "running" {
@@ -93,7 +93,7 @@ func TestWritesMeanwhileAndKills(t *testing.T) {
 	r.Domain.Kill()
 	socket := r.pin().Runs.Socket
 	got := result(t, r.Program.Must(t, nil, r.resume()...))
-	if got.Name != r.Domain.Name || got.Dir != r.dir {
+	if got.Name != r.Domain.Name || got.Dir != r.dir || got.Point != "check2" || got.Time.IsZero() || len(got.Disks) != 2 || got.Disks[0].DataBytes < 5*mib {
 		t.Errorf("the result is %+v", got)
 	}
 	r.wantNothingLeft(socket)

@@ -30,7 +30,6 @@ type step struct {
 // anew, and of a guest that is off.
 var steps = []step{
 	{kind: "full", quiesce: "require"},
-	{kind: "inc", quiesce: "no"},
 	{kind: "inc", quiesce: "require", meanwhile: "reindexdb bank"},
 	{kind: "inc", quiesce: "no", meanwhile: "psql bank -c 'VACUUM FULL pgbench_accounts' -c CHECKPOINT"},
 	{kind: "inc", quiesce: "try", off: true},

@@ -89,7 +89,8 @@ func copiedName(asked string) string {
 // Copy copies all or nothing: names appear in the directory once everything is copied, and on stable
 // storage, and nothing that was read was damaged. The directory is made if it is not there, for this user
 // alone. Owners, modes and times are kept, owners if this user is root; so are extended attributes
-// of users and file capabilities. Device nodes and sockets are not copied.
+// of users and file capabilities. Set-user-ID and set-group-ID bits and capabilities are kept where no
+// other user of the host can enter the directory. Device nodes and sockets are not copied.
 func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 	if err := os.Mkdir(c.dir, 0o700); err == nil {
 		defer func() {
@@ -117,7 +118,11 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 		return Copied{}, err
 	}
 	defer root.Close()
-	x := &extraction{root: root, owners: os.Geteuid() == 0}
+	closed, err := isClosed(dest)
+	if err != nil {
+		return Copied{}, err
+	}
+	x := &extraction{root: root, owners: os.Geteuid() == 0, closed: closed}
 	for i, p := range c.paths {
 		if err := s.copyOne(x, p, c.names[i]); err != nil {
 			return Copied{}, fmt.Errorf("copy %s: %w", p, err)
@@ -140,6 +145,13 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 		copied.Paths = append(copied.Paths, CopiedPath{Path: c.paths[i], To: filepath.Join(c.dir, name)})
 	}
 	return copied, nil
+}
+
+// isClosed tells whether this user alone can enter a directory. An ACL that lets others in shows in the
+// bits of the group, as its mask.
+func isClosed(dir *os.File) (bool, error) {
+	info, err := dir.Stat()
+	return err == nil && isOurs(info) && info.Mode().Perm()&0o077 == 0, err
 }
 
 // syncAll puts all that a file system has on stable storage: single files would take a call each.

@@ -26,6 +26,9 @@ type extraction struct {
 	root *os.Root
 	// Owners are kept if this is root, as for tar and cp.
 	owners bool
+	// closed: no other user of the host can enter the directory that the files end in. Elsewhere a
+	// set-user-ID program of a hostile guest would give them the rights of its owner, root's too.
+	closed bool
 
 	files, bytes int64
 	left         []string // what was not made, and why
@@ -144,8 +147,29 @@ func xattrsOf(records map[string]string) map[string]string {
 	return kept
 }
 
-func keepsXattr(name string) bool {
-	return strings.HasPrefix(name, "user.") || name == "security.capability"
+func keepsXattr(name string) bool { return strings.HasPrefix(name, "user.") || name == capability }
+
+// capability is the attribute with the capabilities that a program gets (capabilities(7)).
+const capability = "security.capability"
+
+// setID are the bits of a mode that give a program the rights of its owner and group.
+const setID = unix.S_ISUID | unix.S_ISGID
+
+// safe is a header without what gives other users of the host rights, unless none can get there.
+func (x *extraction) safe(h header) header {
+	if x.closed {
+		return h
+	}
+	if h.mode&setID != 0 {
+		h.mode &^= setID
+		x.leave(h.name, "its set-user-ID and set-group-ID bits: other users can enter the directory it is copied to")
+	}
+	if _, ok := h.xattrs[capability]; ok {
+		h.xattrs = maps.Clone(h.xattrs)
+		delete(h.xattrs, capability)
+		x.leave(h.name, "its capabilities: other users can enter the directory it is copied to")
+	}
+	return h
 }
 
 // dir makes a directory, which is this user's alone until all is made.
@@ -154,7 +178,7 @@ func (x *extraction) dir(h header) error {
 		return err
 	}
 	x.files++
-	x.dirs = append(x.dirs, h)
+	x.dirs = append(x.dirs, x.safe(h))
 	return nil
 }
 
@@ -170,7 +194,7 @@ func (x *extraction) file(h header, content io.Reader) (err error) {
 		return err
 	}
 	x.files, x.bytes = x.files+1, x.bytes+n
-	return x.finish(f, h)
+	return x.finish(f, x.safe(h))
 }
 
 // finish gives an open file its owner, mode, attributes and times, in the order in which none takes
@@ -232,6 +256,7 @@ func (x *extraction) link(h header, target string) error {
 }
 
 func (x *extraction) fifo(h header) error {
+	h = x.safe(h)
 	err := x.inDir(h.name, func(dir int, base string) error {
 		if err := unix.Mknodat(dir, base, unix.S_IFIFO|0o600, 0); err != nil {
 			return err

@@ -64,7 +64,7 @@ func extract(t *testing.T, data []byte) (x *extraction, inside, outside string, 
 		t.Fatal(err)
 	}
 	defer root.Close()
-	x = &extraction{root: root}
+	x = &extraction{root: root, closed: true}
 	err = x.tar(bytes.NewReader(data), "top")
 	if err == nil {
 		err = x.finishDirs()

@@ -30,7 +30,8 @@ func filesCommand() *cli.Command {
 			"virtual machine: what the guest wrote never reaches the kernel of this host. Paths are those of the operating system on the disks. filesystems names\n" +
 			"what else there is: [FILESYSTEM:]/PATH, such as vdb1:/data or vg/home:/anna.\n" +
 			"cp copies into a directory, and keeps modes, times, links, and as root the owners (numbers).\n" +
-			"Nothing appears there before all is copied. changed compares types, modes, owners, sizes and\n" +
+			"Nothing appears there before all is copied. Set-user-ID bits and capabilities stay away (exit 3)\n" +
+			"if other users can enter the directory; one that cp makes is yours alone. changed compares types, modes, owners, sizes and\n" +
 			"times. On a terminal, and in lists, control characters are replaced; --json and -0 are exact.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "disk", Usage: "use only disk `TARGET` (vda); may be repeated"},

@@ -1,0 +1,100 @@
+package guestfs
+
+import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// startSession starts a session with a guestfish that has one file, a set-user-ID program, at any path.
+func startSession(t *testing.T) *Session {
+	t.Helper()
+	g, _ := startFake(t)
+	return &Session{g: g, filesystems: []Filesystem{{Name: "vda1", Type: "ext4"}}, mounted: "vda1", damage: &failures{}}
+}
+
+func copyTo(t *testing.T, s *Session, dir string) (Copied, error) {
+	t.Helper()
+	c, err := NewCopying([]string{"vda1:/program"}, dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Copy(c)
+}
+
+// A guest's set-user-ID program keeps that bit only where nobody else can run it.
+func TestCopySetUserID(t *testing.T) {
+	s := startSession(t)
+	for what, want := range map[string]struct{ dir, mode uint32 }{
+		"made by cp": {0, 0o104755}, "closed": {0o700, 0o104755}, "open": {0o755, 0o100755}, "for a group": {0o710, 0o100755},
+	} {
+		dir := filepath.Join(t.TempDir(), "dest")
+		if want.dir != 0 {
+			if err := os.Mkdir(dir, os.FileMode(want.dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		copied, err := copyTo(t, s, dir)
+		var stat unix.Stat_t
+		if err == nil {
+			err = unix.Stat(filepath.Join(dir, "program"), &stat)
+		}
+		if err != nil || stat.Mode != want.mode {
+			t.Errorf("%s: mode %o, want %o, %v", what, stat.Mode, want.mode, err)
+		}
+		if said := strings.Join(copied.Left, ";"); strings.Contains(said, "set-user-ID") != (stat.Mode&setID == 0) {
+			t.Errorf("%s: left: %q", what, said)
+		}
+	}
+	theirs := t.TempDir()
+	if os.Geteuid() == 0 {
+		if err := os.Chown(theirs, 1234, 1234); err != nil {
+			t.Fatal(err)
+		}
+		if closed, err := isClosed(opened(t, theirs)); closed || err != nil {
+			t.Errorf("a directory of another user is closed: %t, %v", closed, err)
+		}
+	}
+}
+
+// The same for all that an archive has: directories, fifos, capabilities.
+func TestExtractionForOthers(t *testing.T) {
+	program := header{name: "program", mode: 0o6755, xattrs: map[string]string{capability: "x", "user.note": "y"}}
+	x := extraction{}
+	if h := x.safe(program); h.mode != 0o755 || len(h.xattrs) != 1 || len(x.left) != 2 || len(program.xattrs) != 2 {
+		t.Errorf("%+v, left: %q", h, x.left)
+	}
+	x = extraction{closed: true}
+	if h := x.safe(program); h.mode != program.mode || len(h.xattrs) != 2 || len(x.left) != 0 {
+		t.Errorf("%+v, left: %q", h, x.left)
+	}
+	setgid, file, fifo := dirEntry("./"), fileEntry("./file", "x"), tar.Header{Typeflag: tar.TypeFifo, Name: "./fifo", Mode: 0o6644}
+	setgid.Mode, file.Mode = 0o2755, 0o6755
+	inside := t.TempDir()
+	root, err := os.OpenRoot(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	x = extraction{root: root}
+	if err := errors.Join(x.tar(bytes.NewReader(archive(t, setgid, file, fifo)), "top"), x.finishDirs()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{".", "file", "fifo"} {
+		var stat unix.Stat_t
+		if err := unix.Stat(filepath.Join(inside, "top", name), &stat); err != nil || stat.Mode&setID != 0 {
+			t.Errorf("%s: mode %o, %v", name, stat.Mode, err)
+		}
+	}
+	slices.Sort(x.left)
+	if len(x.left) != 3 || !strings.HasPrefix(x.left[0], `"top": its set-user-ID`) {
+		t.Errorf("left: %q", x.left)
+	}
+}

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/virtbackup/virtbackup/internal/fail"
 )
 
 // startSession starts a session with a guestfish that has one file, a set-user-ID program, at any path.
@@ -96,5 +98,19 @@ func TestExtractionForOthers(t *testing.T) {
 	slices.Sort(x.left)
 	if len(x.left) != 3 || !strings.HasPrefix(x.left[0], `"top": its set-user-ID`) {
 		t.Errorf("left: %q", x.left)
+	}
+}
+
+// Damaged data is given no place, whatever the appliance made of it.
+func TestCopyDamaged(t *testing.T) {
+	s := startSession(t)
+	dir := t.TempDir()
+	s.damage.add(fail.Errorf(fail.Damaged, "", "disk vda: a cluster differs from its hash"))
+	_, err := copyTo(t, s, dir)
+	if !fail.Is(err, fail.Damaged) {
+		t.Errorf("the error is %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("the directory has %v, %v", entries, err)
 	}
 }

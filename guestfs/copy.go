@@ -123,6 +123,7 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 		return Copied{}, err
 	}
 	x := &extraction{root: root, owners: os.Geteuid() == 0, closed: closed}
+	defer x.close()
 	for i, p := range c.paths {
 		if err := s.copyOne(x, p, c.names[i]); err != nil {
 			return Copied{}, fmt.Errorf("copy %s: %w", p, err)
@@ -137,7 +138,7 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 	if err := s.damage.first(); err != nil {
 		return Copied{}, err
 	}
-	if err := c.place(staged.dir, dest); err != nil {
+	if err := c.place(x, staged.dir, dest); err != nil {
 		return Copied{}, err
 	}
 	copied = Copied{Files: x.files, Bytes: x.bytes, Left: x.left}
@@ -163,7 +164,7 @@ func syncAll(dir *os.File) error {
 }
 
 // place gives all that was copied its names in the directory, or nothing.
-func (c *Copying) place(staged, dest *os.File) (err error) {
+func (c *Copying) place(x *extraction, staged, dest *os.File) (err error) {
 	var undo []func() error
 	defer func() {
 		for i := len(undo) - 1; err != nil && i >= 0; i-- {
@@ -178,6 +179,11 @@ func (c *Copying) place(staged, dest *os.File) (err error) {
 		err := localfile.RenameExclusive(from, to)
 		back := func() error { return localfile.RenameExclusive(to, from) }
 		if errors.Is(err, fs.ErrExist) && c.force {
+			var restore func() error
+			if restore, err = movable(to); err != nil {
+				return fmt.Errorf("replace %s: %w", filepath.Join(c.dir, name), err)
+			}
+			undo = append(undo, restore)
 			err = localfile.Exchange(from, to) // what was there goes with the temporary directory
 			back = func() error { return localfile.Exchange(from, to) }
 		}
@@ -186,7 +192,25 @@ func (c *Copying) place(staged, dest *os.File) (err error) {
 		}
 		undo = append(undo, back)
 	}
-	return nil
+	undo = append(undo, x.closeTops)
+	return x.openTops()
+}
+
+// movable lets this user move a directory of its own that it has no right to write to, and returns how
+// to undo that.
+func movable(path string) (undo func() error, err error) {
+	undo = func() error { return nil }
+	f, err := os.OpenFile(path, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return undo, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.IsDir() || !isOurs(info) || info.Mode()&0o200 != 0 {
+		return undo, err
+	}
+	// os.Chmod, of the directory itself: fchmod(2) takes no descriptor of O_PATH.
+	return func() error { return os.Chmod(path, info.Mode()) }, os.Chmod(byFD(f), info.Mode()|0o200)
 }
 
 // copyOne copies a file, or a directory with all below it.

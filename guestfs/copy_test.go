@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -113,4 +114,93 @@ func TestCopyDamaged(t *testing.T) {
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("the directory has %v, %v", entries, err)
 	}
+}
+
+// asNobody calls do without the rights of root: its thread is another user's meanwhile.
+func asNobody(t *testing.T, do func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		do()
+		return
+	}
+	const same, nobody = ^uintptr(0), 65534
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, nobody, same); errno != 0 {
+		t.Fatal(errno)
+	}
+	defer func() {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, same, 0, same); errno != 0 {
+			panic(errno) // with the thread locked: nothing else runs as nobody
+		}
+	}()
+	do()
+}
+
+// nobodysDir is a directory for asNobody.
+func nobodysDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if os.Geteuid() == 0 {
+		if err := errors.Join(os.Chmod(filepath.Dir(dir), 0o711), os.Chown(dir, 65534, 65534)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// Users who are not root copy directories without rights for their owner, replace such ones, and
+// remove what they cannot place.
+func TestCopyReadOnlyDirectories(t *testing.T) {
+	dir := nobodysDir(t)
+	top, below := dirEntry("./"), dirEntry("./none")
+	top.Mode, below.Mode = 0o555, 0
+	data := archive(t, top, below, fileEntry("./none/file", "x"), dirEntry("./none/d"))
+	copyAs := func(name string, names ...string) error {
+		staged, err := tempDir(dir)
+		if err != nil {
+			return err
+		}
+		root, err := os.OpenRoot(byFD(staged.dir))
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		x := &extraction{root: root, closed: true}
+		defer x.close()
+		if err := errors.Join(x.tar(bytes.NewReader(data), name), x.finishDirs()); err != nil {
+			return err
+		}
+		c := &Copying{dir: dir, force: true, names: names}
+		err = c.place(x, staged.dir, opened(t, dir))
+		return errors.Join(err, staged.remove())
+	}
+	asNobody(t, func() {
+		for _, what := range []string{"new", "replaced"} {
+			if err := copyAs("etc", "etc"); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			for name, want := range map[string]uint32{"etc": 0o40555, "etc/none": 0o40000} {
+				var stat unix.Stat_t
+				if err := unix.Stat(filepath.Join(dir, name), &stat); err != nil || stat.Mode != want || stat.Mtim.Sec != 5 {
+					t.Errorf("%s: %s has mode %o, mtime %d, %v", what, name, stat.Mode, stat.Mtim.Sec, err)
+				}
+			}
+		}
+		var before, after unix.Stat_t
+		_ = unix.Stat(filepath.Join(dir, "etc"), &before)
+		if err := copyAs("etc", "etc", "absent"); err == nil {
+			t.Error("a name that is not there was placed")
+		}
+		_ = unix.Stat(filepath.Join(dir, "etc"), &after)
+		if before.Ino != after.Ino || before.Mode != after.Mode {
+			t.Errorf("a copy that was not placed has changed inode %d, mode %o to %d, %o", before.Ino, before.Mode, after.Ino, after.Mode)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("the directory has %v, %v", entries, err)
+		}
+		if err := openTree(opened(t, dir)); err != nil { // for the test's own end
+			t.Error(err)
+		}
+	})
 }

@@ -33,6 +33,7 @@ type extraction struct {
 	files, bytes int64
 	left         []string // what was not made, and why
 	dirs         []header // their modes and times are set last
+	tops         []topDir
 }
 
 // header is the metadata of a file.
@@ -42,6 +43,12 @@ type header struct {
 	uid, gid           int
 	accessed, modified time.Time
 	xattrs             map[string]string
+}
+
+// topDir is a directory that is moved to its place once all is made.
+type topDir struct {
+	*os.File
+	mode uint32
 }
 
 // maxLeft bounds what is said of what was not made.
@@ -291,18 +298,55 @@ func (x *extraction) inDir(name string, do func(dir int, base string) error) err
 	return nil
 }
 
-// finishDirs gives directories their owners, modes and times, those below others first.
+// finishDirs gives directories their owners, modes and times, those below others first. Those that are
+// moved keep the mode 0700 until openTops: a user who is not root cannot move a directory without the
+// right to write to it, whose entry ".." changes (rename(2)).
 func (x *extraction) finishDirs() error {
 	for _, h := range slices.Backward(x.dirs) {
 		f, err := x.root.OpenFile(h.name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			return err
 		}
+		if !strings.Contains(h.name, "/") {
+			x.tops = append(x.tops, topDir{f, h.mode})
+			h.mode = 0o700
+			if err := x.finish(f, h); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := errors.Join(x.finish(f, h), f.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// openTops gives the directories that were moved their modes.
+func (x *extraction) openTops() error {
+	for _, top := range x.tops {
+		if err := unix.Fchmod(int(top.Fd()), top.mode); err != nil {
+			return &fs.PathError{Op: "chmod", Path: top.Name(), Err: err}
+		}
+	}
+	return nil
+}
+
+// closeTops takes their modes back, so that they can be moved again.
+func (x *extraction) closeTops() error {
+	for _, top := range x.tops {
+		if err := unix.Fchmod(int(top.Fd()), 0o700); err != nil {
+			return &fs.PathError{Op: "chmod", Path: top.Name(), Err: err}
+		}
+	}
+	return nil
+}
+
+// close closes what finishDirs has left open.
+func (x *extraction) close() {
+	for _, top := range x.tops {
+		top.Close()
+	}
 }
 
 // sparseBlock is how many zeros in a row become a hole.

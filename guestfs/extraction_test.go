@@ -67,8 +67,9 @@ func extract(t *testing.T, data []byte) (x *extraction, inside, outside string, 
 	x = &extraction{root: root, closed: true}
 	err = x.tar(bytes.NewReader(data), "top")
 	if err == nil {
-		err = x.finishDirs()
+		err = errors.Join(x.finishDirs(), x.openTops())
 	}
+	x.close()
 	t.Cleanup(func() { // what has no permissions cannot be removed by everyone
 		_ = filepath.WalkDir(inside, func(p string, e fs.DirEntry, _ error) error {
 			if e.IsDir() {
@@ -221,7 +222,7 @@ func TestPlace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	place := func() error { return c.place(opened(t, staged), opened(t, dir)) }
+	place := func() error { return c.place(&extraction{}, opened(t, staged), opened(t, dir)) }
 	if err := place(); err == nil || read("a") != "old a" { // there is no b
 		t.Errorf("a is %q, %v", read("a"), err)
 	}
@@ -286,7 +287,7 @@ func TestPlaceSwapped(t *testing.T) {
 	if err := errors.Join(os.Rename(staged.path, filepath.Join(dest, "moved")), os.Symlink(host, staged.path)); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(c.place(staged.dir, opened(t, dest)), staged.remove()); err != nil {
+	if err := errors.Join(c.place(&extraction{}, staged.dir, opened(t, dest)), staged.remove()); err != nil {
 		t.Error(err)
 	}
 	for dir, want := range map[string]string{dest: staged.path, host: host} {

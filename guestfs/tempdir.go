@@ -86,7 +86,32 @@ func (t *temporary) hold() error {
 // remove removes it with all that is in it.
 func (t *temporary) remove() error {
 	defer t.dir.Close()
-	return os.RemoveAll(t.path)
+	return removeTree(t.path, t.dir)
+}
+
+// removeTree removes a directory, which is open, with all that is in it.
+func removeTree(path string, dir *os.File) error {
+	err := os.RemoveAll(path)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	// Directories of a guest may have no rights for their owner, who may not remove what is in them.
+	return errors.Join(openTree(dir), os.RemoveAll(path))
+}
+
+// openTree lets this user change the directories below one.
+func openTree(dir *os.File) error {
+	root, err := os.OpenRoot(byFD(dir))
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			return root.Chmod(name, 0o700)
+		}
+		return err
+	})
 }
 
 // byFD is a path of an open directory that leads to it whatever became of its names (proc(5)).
@@ -105,7 +130,7 @@ func removeAbandoned(parent string) {
 			continue
 		}
 		if info, err := f.Stat(); err == nil && isOurs(info) && filelock.Try(f, filelock.Exclusive) == nil {
-			_ = os.RemoveAll(dir) // the next run tries again
+			_ = removeTree(dir, f) // the next run tries again
 		}
 		f.Close()
 	}

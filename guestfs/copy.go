@@ -113,7 +113,13 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 		return Copied{}, err
 	}
 	defer func() { err = errors.Join(err, staged.remove()) }()
-	root, err := os.OpenRoot(byFD(staged.dir))
+	// Not in the directory itself, where a name could be that of its mark.
+	made, err := staged.inside()
+	if err != nil {
+		return Copied{}, err
+	}
+	defer made.Close()
+	root, err := os.OpenRoot(byFD(made))
 	if err != nil {
 		return Copied{}, err
 	}
@@ -132,13 +138,13 @@ func (s *Session) Copy(c *Copying) (copied Copied, err error) {
 	if err := x.finishDirs(); err != nil {
 		return Copied{}, err
 	}
-	if err := syncAll(staged.dir); err != nil {
+	if err := syncAll(made); err != nil {
 		return Copied{}, err
 	}
 	if err := s.damage.first(); err != nil {
 		return Copied{}, err
 	}
-	if err := c.place(x, staged.dir, dest); err != nil {
+	if err := c.place(x, made, dest); err != nil {
 		return Copied{}, err
 	}
 	copied = Copied{Files: x.files, Bytes: x.bytes, Left: x.left}

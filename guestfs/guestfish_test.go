@@ -143,14 +143,23 @@ func TestNotInstalled(t *testing.T) {
 	}
 }
 
-// What a killed process has left is removed by the next one, and nothing else.
+// What a killed process has left is removed by the next one, and nothing else: not what a guest has
+// given such a name.
 func TestTempDir(t *testing.T) {
 	parent := t.TempDir()
-	left, other := filepath.Join(parent, tempPrefix+"left"), filepath.Join(parent, "other")
-	for _, d := range []string{left, other} {
+	killed, err := tempDir(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.dir.Close() // and not removed
+	left, other, copied := killed.path, filepath.Join(parent, "other"), filepath.Join(parent, tempPrefix+"1234567890")
+	for _, d := range []string{other, copied} {
 		if err := os.Mkdir(d, 0o700); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := errors.Join(os.WriteFile(filepath.Join(copied, tempMark), nil, 0o600), os.Mkdir(filepath.Join(copied, "files"), 0o700)); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Symlink(other, filepath.Join(parent, tempPrefix+"link")); err != nil {
 		t.Fatal(err)
@@ -163,7 +172,7 @@ func TestTempDir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for path, want := range map[string]bool{left: false, other: true, first.path: true} {
+	for path, want := range map[string]bool{left: false, other: true, copied: true, first.path: true} {
 		if _, err := os.Lstat(path); (err == nil) != want {
 			t.Errorf("%s: %v", path, err)
 		}
@@ -171,7 +180,7 @@ func TestTempDir(t *testing.T) {
 	if err := errors.Join(first.remove(), second.remove()); err != nil {
 		t.Error(err)
 	}
-	if left, err := os.ReadDir(parent); err != nil || len(left) != 2 {
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 3 {
 		t.Errorf("left: %v, %v", left, err)
 	}
 }

@@ -9,12 +9,18 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/internal/filelock"
 	"github.com/virtbackup/virtbackup/internal/storagedaemon"
 )
 
 // tempPrefix is that of temporary directories. Each is locked while its process runs.
 const tempPrefix = ".virtbackup-files-"
+
+// tempMark is what tells one from a directory of a guest that was copied and has such a name: a
+// socket, and sockets are not copied.
+const tempMark = "virtbackup"
 
 // tempParent is where sockets are, and what libguestfs writes: what a mount changes on a disk, such
 // as the replay of a journal. Its path is part of URIs and of QEMU's options.
@@ -80,7 +86,25 @@ func (t *temporary) hold() error {
 	if !filelock.IsAt(t.dir, t.path) {
 		return filelock.ErrHeld
 	}
+	// Where a file system has no sockets, what a killed process leaves stays.
+	_ = unix.Mknodat(int(t.dir.Fd()), tempMark, unix.S_IFSOCK|0o600, 0)
 	return nil
+}
+
+// isMarked tells whether a directory was made by tempDir.
+func isMarked(dir *os.File) bool {
+	var stat unix.Stat_t
+	err := unix.Fstatat(int(dir.Fd()), tempMark, &stat, unix.AT_SYMLINK_NOFOLLOW)
+	return err == nil && stat.Mode&unix.S_IFMT == unix.S_IFSOCK
+}
+
+// inside makes a directory in it, for any names.
+func (t *temporary) inside() (*os.File, error) {
+	const name = "files"
+	if err := unix.Mkdirat(int(t.dir.Fd()), name, 0o700); err != nil {
+		return nil, &fs.PathError{Op: "mkdir", Path: filepath.Join(t.path, name), Err: err}
+	}
+	return os.OpenFile(filepath.Join(byFD(t.dir), name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_DIRECTORY, 0)
 }
 
 // remove removes it with all that is in it.
@@ -89,24 +113,36 @@ func (t *temporary) remove() error {
 	return removeTree(t.path, t.dir)
 }
 
-// removeTree removes a directory, which is open, with all that is in it.
+// removeTree removes a directory, which is open, with all that is in it, its mark last: one that is
+// killed meanwhile is still known.
 func removeTree(path string, dir *os.File) error {
-	err := os.RemoveAll(path)
-	if !errors.Is(err, fs.ErrPermission) {
-		return err
-	}
-	// Directories of a guest may have no rights for their owner, who may not remove what is in them.
-	return errors.Join(openTree(dir), os.RemoveAll(path))
-}
-
-// openTree lets this user change the directories below one.
-func openTree(dir *os.File) error {
 	root, err := os.OpenRoot(byFD(dir))
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	return fs.WalkDir(root.FS(), ".", func(name string, e fs.DirEntry, err error) error {
+	entries, err := fs.ReadDir(root.FS(), ".")
+	for _, e := range entries {
+		if e.Name() != tempMark {
+			err = errors.Join(err, removeIn(root, e.Name()))
+		}
+	}
+	return errors.Join(err, os.RemoveAll(path))
+}
+
+// removeIn removes a name. Directories of a guest may have no rights for their owner, who may not
+// remove what is in them.
+func removeIn(root *os.Root, name string) error {
+	err := root.RemoveAll(name)
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	return errors.Join(openTree(root, name), root.RemoveAll(name))
+}
+
+// openTree lets this user change a directory and those below.
+func openTree(root *os.Root, name string) error {
+	return fs.WalkDir(root.FS(), name, func(name string, e fs.DirEntry, err error) error {
 		if err == nil && e.IsDir() {
 			return root.Chmod(name, 0o700)
 		}
@@ -129,7 +165,7 @@ func removeAbandoned(parent string) {
 		if err != nil {
 			continue
 		}
-		if info, err := f.Stat(); err == nil && isOurs(info) && filelock.Try(f, filelock.Exclusive) == nil {
+		if info, err := f.Stat(); err == nil && isOurs(info) && isMarked(f) && filelock.Try(f, filelock.Exclusive) == nil {
 			_ = removeTree(dir, f) // the next run tries again
 		}
 		f.Close()

@@ -58,8 +58,8 @@ func lookUp() (string, error) {
 }
 
 // startGuestfish starts it, with disks that are NBD exports at a socket, in that order. dir is for
-// its temporary files and the caller's to remove.
-func startGuestfish(dir, socket string, exports []string) (*guestfish, error) {
+// its temporary files and the caller's to remove, cache for its appliance.
+func startGuestfish(dir, cache, socket string, exports []string) (*guestfish, error) {
 	program, err := lookUp()
 	if err != nil {
 		return nil, err
@@ -74,7 +74,7 @@ func startGuestfish(dir, socket string, exports []string) (*guestfish, error) {
 	}
 	g.cmd = exec.Command(program, args...) // ended by end
 	// The appliance runs as this user, who alone may connect to the socket: libvirt's would not.
-	g.cmd.Env = append(os.Environ(), "LC_ALL=C", "LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_DEBUG=0", "LIBGUESTFS_TRACE=0", "TMPDIR="+dir)
+	g.cmd.Env = append(os.Environ(), "LC_ALL=C", "LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_DEBUG=0", "LIBGUESTFS_TRACE=0", "TMPDIR="+dir, "LIBGUESTFS_TMPDIR="+dir, "LIBGUESTFS_CACHEDIR="+cache)
 	g.cmd.Stderr = &g.stderr
 	// Ctrl-C on the terminal is for this process, which ends the other one in order.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

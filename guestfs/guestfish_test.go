@@ -22,6 +22,7 @@ while IFS= read -r line; do
 	two) printf 'one\ntwo\n' ;;
 	raw) printf 'no end of line' ;;
 	yes) echo true ;;
+	directories) echo "$LIBGUESTFS_TMPDIR $LIBGUESTFS_CACHEDIR" ;;
 	data*) file=${line##*'"data-out" "'}; printf 'of the guest' >"${file%\"*}" ;;
 	endless*) file=${line##*'"data-out" "'}; yes >"${file%\"*}"; exit 1 ;;
 	silent* | lgetxattrs*) ;;
@@ -44,7 +45,7 @@ func startFake(t *testing.T) (*guestfish, string) {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
-	g, err := startGuestfish(dir, "/nowhere", []string{"vda"})
+	g, err := startGuestfish(dir, "/cache", "/nowhere", []string{"vda"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,6 +65,9 @@ func TestAnswers(t *testing.T) {
 	}
 	if lines, err := g.lines("silent"); err != nil || len(lines) != 0 {
 		t.Errorf("lines: %q, %v", lines, err)
+	}
+	if got, err := g.run("directories"); err != nil || string(got) != dir+" /cache\n" {
+		t.Errorf("libguestfs's directories are %s, %v", got, err)
 	}
 	if yes, err := g.is("yes"); err != nil || !yes {
 		t.Errorf("%t, %v", yes, err)

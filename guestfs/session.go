@@ -103,7 +103,7 @@ func use(ctx context.Context, dir, socket string, s *Session, do func(*Session) 
 	if err := fault.Point("files: start"); err != nil {
 		return err
 	}
-	g, err := startGuestfish(dir, socket, s.targets)
+	g, err := startGuestfish(dir, cacheDir(dir, s.log), socket, s.targets)
 	if err != nil {
 		return err
 	}

@@ -43,6 +43,10 @@ func newGuest(t *testing.T) *guest {
 	g := &guest{Site: testsite.New(t, testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 64 * mib, Format: "raw"},
 		testdomain.Disk{Target: "vdb", Size: 16 * mib, Format: "raw"}))}
 	g.Program.Dir = g.Dir
+	// The appliance is built once in a working tree, and goes with make clean.
+	cache, err := filepath.Abs("../../.cache")
+	must(t, err)
+	t.Setenv("XDG_CACHE_HOME", cache)
 	g.source = filepath.Join(g.Dir, "source")
 	tree := filepath.Join(g.source, "tree")
 	must(t, os.MkdirAll(filepath.Join(tree, "-rf"), 0o755))

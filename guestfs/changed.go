@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Tree is what a file system has, by path. It is kept in memory: some 200 bytes a file.
+// Tree is what a file system has, by path. It is kept in memory, some 200 bytes a file; 512 MiB of
+// paths are the most.
 type Tree map[string]entry
 
 // entry is what is compared of a file.
@@ -34,13 +35,13 @@ func (s *Session) Tree(asked string) (Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	byDir := map[string][]string{}
+	byDir, room := map[string][]string{}, roomForNames()
 	err = s.Find(asked, func(p string) error {
 		if below := strings.TrimPrefix(p[len(asked):], "/"); below != "" {
 			dir, name := path.Split(below)
 			byDir[dir] = append(byDir[dir], name)
 		}
-		return nil
+		return room.take(p)
 	})
 	if err != nil {
 		return nil, err

@@ -44,8 +44,8 @@ type CopiedPath struct {
 const rootName = "rootfs"
 
 // NewCopying plans a copy of files and directories, each to its name in dir. What has such a name
-// there is replaced with force, a directory as a whole; else it is an error of fail.Usage, as is a
-// directory in a repository.
+// there is replaced with force, a directory as a whole; else it is an error of fail.Usage, as are a
+// directory in a repository and one whose parent is not there.
 func NewCopying(paths []string, dir string, force bool) (*Copying, error) {
 	real, err := localfile.RealPath(dir)
 	if err != nil {
@@ -53,6 +53,9 @@ func NewCopying(paths []string, dir string, force bool) (*Copying, error) {
 	}
 	if repo := description.Containing(real); repo != "" {
 		return nil, fail.Errorf(fail.Usage, "name a directory elsewhere", "%s is in the repository %s: nothing is copied into a repository", real, repo)
+	}
+	if parent := filepath.Dir(real); !exists(real) && !exists(parent) {
+		return nil, fail.Errorf(fail.Usage, "mkdir -p "+parent, "cp makes %s, but not the directory that it would be in", real)
 	}
 	c := &Copying{dir: dir, force: force, paths: paths}
 	from := map[string]string{}
@@ -71,6 +74,12 @@ func NewCopying(paths []string, dir string, force bool) (*Copying, error) {
 		}
 	}
 	return c, nil
+}
+
+// exists tells whether there is such a file; making one there will say what else is wrong.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // copiedName is the name of a copy: the last one of the path.

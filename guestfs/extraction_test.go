@@ -235,8 +235,12 @@ func TestPlace(t *testing.T) {
 			t.Errorf("%s: no error", what)
 		}
 	}
-	if _, err := NewCopying([]string{"/c"}, filepath.Join(dir, "not", "there"), false); err != nil {
+	if _, err := NewCopying([]string{"/c"}, filepath.Join(dir, "new"), false); err != nil {
 		t.Error(err)
+	}
+	_, err = NewCopying([]string{"/c"}, filepath.Join(dir, "not", "there", "either"), false)
+	if want := "mkdir -p " + filepath.Join(dir, "not", "there"); !fail.Is(err, fail.Usage) || fail.HintOf(err) != want {
+		t.Errorf("%v, hint %q", err, fail.HintOf(err))
 	}
 }
 

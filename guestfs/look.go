@@ -82,11 +82,14 @@ func (s *Session) List(asked string, do func(File) error) error {
 	if !dir {
 		return do(f)
 	}
-	var names []string
+	var (
+		names []string
+		room  = roomForNames()
+	)
 	err = s.g.stream(func(r io.Reader) error {
 		return eachName(r, func(name string) error {
 			names = append(names, name)
-			return nil
+			return room.take(name)
 		})
 	}, "", "ls0", inside)
 	if err != nil {
@@ -179,13 +182,38 @@ func (s *Session) Find(asked string, do func(path string) error) error {
 	}, "", "find0", inside)
 }
 
+// namesRoom is how many bytes of names may still be kept in memory. An appliance that a guest has taken
+// over can send names without end.
+type namesRoom int
+
+// roomForNames has room for ten million names of 40 bytes.
+func roomForNames() *namesRoom {
+	room := namesRoom(512 << 20)
+	return &room
+}
+
+// take takes the room for a name.
+func (n *namesRoom) take(name string) error {
+	const header = 16 // of a string
+	if *n -= namesRoom(len(name) + header); *n < 0 {
+		return fail.WithHint(errors.New("there are more names than are kept in memory (512 MiB)"), "name directories below; find prints names as it reads them")
+	}
+	return nil
+}
+
+// maxName is the longest name that is read, in bytes with the zero. A program opens no path that is longer
+// than 4096 (PATH_MAX), but directories can be nested deeper, and find0 gives paths.
+const maxName = 64 << 10
+
 // eachName reads names that each end with a zero byte.
 func eachName(r io.Reader, do func(string) error) error {
-	for buffered := bufio.NewReader(r); ; {
-		name, err := buffered.ReadBytes(0)
+	for buffered := bufio.NewReaderSize(r, maxName); ; {
+		name, err := buffered.ReadSlice(0)
 		switch {
 		case errors.Is(err, io.EOF) && len(name) == 0:
 			return nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			return fmt.Errorf("read names: one is longer than %d KiB, which no honest guest has", maxName>>10)
 		case err != nil:
 			return fmt.Errorf("read names: %w", err)
 		}

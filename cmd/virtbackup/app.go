@@ -137,11 +137,15 @@ func oneDomain(c *cli.Context) (string, error) {
 
 // argumentError names the arguments that a command takes.
 func argumentError(c *cli.Context) error {
-	got := "none was given"
-	if c.Args().Len() > 0 {
-		got = fmt.Sprintf("not %q", strings.Join(c.Args().Slice(), " "))
+	return fail.Errorf(fail.Usage, c.Command.HelpName+" --help", "%s takes the arguments %s: %s", c.Command.HelpName, c.Command.ArgsUsage, given(c.Args().Slice()))
+}
+
+// given says which arguments there are instead of those that are taken.
+func given(args []string) string {
+	if len(args) == 0 {
+		return "none was given"
 	}
-	return fail.Errorf(fail.Usage, c.Command.HelpName+" --help", "%s takes the arguments %s: %s", c.Command.HelpName, c.Command.ArgsUsage, got)
+	return fmt.Sprintf("not %q", strings.Join(args, " "))
 }
 
 // libvirtHost is the host behind a connection, whose domains have their checkpoints looked after

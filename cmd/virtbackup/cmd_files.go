@@ -53,7 +53,8 @@ type filesTask struct {
 // filesVerb is one of the things that files does.
 type filesVerb struct {
 	do          func(filesTask) error
-	least, most int // how many arguments it takes
+	takes       string // the arguments
+	least, most int    // how many they are
 	or          string
 	json, null  bool // whether it has these forms
 	force       bool
@@ -63,12 +64,12 @@ const anyNumber = 1 << 30
 
 func filesVerbs() map[string]filesVerb {
 	return map[string]filesVerb{
-		"ls":          {do: filesTask.list, most: anyNumber, or: "/", json: true},
-		"cat":         {do: filesTask.cat, least: 1, most: anyNumber},
-		"cp":          {do: filesTask.copy, least: 2, most: anyNumber, json: true, force: true},
-		"find":        {do: filesTask.find, most: anyNumber, or: "/", json: true, null: true},
-		"changed":     {do: filesTask.changed, least: 2, most: 3, json: true},
-		"filesystems": {do: filesTask.filesystems, json: true},
+		"ls":          {do: filesTask.list, takes: "[PATH...]", most: anyNumber, or: "/", json: true},
+		"cat":         {do: filesTask.cat, takes: "PATH...", least: 1, most: anyNumber},
+		"cp":          {do: filesTask.copy, takes: "PATH... DIRECTORY", least: 2, most: anyNumber, json: true, force: true},
+		"find":        {do: filesTask.find, takes: "[PATH...]", most: anyNumber, or: "/", json: true, null: true},
+		"changed":     {do: filesTask.changed, takes: "POINT POINT [PATH]", least: 2, most: 3, json: true},
+		"filesystems": {do: filesTask.filesystems, takes: "no arguments", json: true},
 	}
 }
 
@@ -84,7 +85,7 @@ func filesAction(c *cli.Context) error {
 	case !ok:
 		return fail.Errorf(fail.Usage, help, "files does ls, cat, cp, find, changed and filesystems, not %q", name)
 	case len(paths) < verb.least || len(paths) > verb.most:
-		return fail.Errorf(fail.Usage, help, "files %s does not take %d arguments", name, len(paths))
+		return fail.Errorf(fail.Usage, help, "files %s takes %s: %s", name, verb.takes, given(paths))
 	case slices.Contains(paths, ""):
 		return fail.Errorf(fail.Usage, help, "files %s: a path is empty", name)
 	case c.Bool("json") && !verb.json, c.Bool("null") && !verb.null, c.Bool("force") && !verb.force:

@@ -27,12 +27,14 @@ func filesCommand() *cli.Command {
 			"virtbackup files vm1 filesystems\n" +
 			"virtbackup files vm1 ls vdb1:/ vdb1:/data\n\n" +
 			"VERB is ls, find, cat, cp, changed or filesystems. libguestfs reads the files, in a small\n" +
-			"virtual machine: what the guest wrote never reaches the kernel of this host. Paths are those of the operating system on the disks. filesystems names\n" +
-			"what else there is: [FILESYSTEM:]/PATH, such as vdb1:/data or vg/home:/anna.\n" +
+			"virtual machine: what the guest wrote never reaches the kernel of this host. Paths are those\n" +
+			"of the operating system on the disks. filesystems names what else there is:\n" +
+			"[FILESYSTEM:]/PATH, such as vdb1:/data or vg/home:/anna.\n" +
 			"cp copies into a directory, and keeps modes, times, links, and as root the owners (numbers).\n" +
 			"Nothing appears there before all is copied. Set-user-ID bits and capabilities stay away (exit 3)\n" +
-			"if other users can enter the directory; one that cp makes is yours alone. changed compares types, modes, owners, sizes and\n" +
-			"times. On a terminal, and in lists, control characters are replaced; --json and -0 are exact.",
+			"if other users can enter the directory; one that cp makes is yours alone. changed compares\n" +
+			"types, modes, owners, sizes and times. On a terminal, and in lists, control characters are\n" +
+			"replaced; --json and -0 are exact.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "disk", Usage: "use only disk `TARGET` (vda); may be repeated"},
 			boolFlag("force", "cp: replace what exists, directories as a whole"),

@@ -44,9 +44,7 @@ func newGuest(t *testing.T) *guest {
 		testdomain.Disk{Target: "vdb", Size: 16 * mib, Format: "raw"}))}
 	g.Program.Dir = g.Dir
 	// The appliance is built once in a working tree, and goes with make clean.
-	cache, err := filepath.Abs("../../.cache")
-	must(t, err)
-	t.Setenv("XDG_CACHE_HOME", cache)
+	g.Program.Env = append(g.Program.Env, "XDG_CACHE_HOME="+filepath.Join(testdomain.Root(t), ".cache"))
 	g.source = filepath.Join(g.Dir, "source")
 	tree := filepath.Join(g.source, "tree")
 	must(t, os.MkdirAll(filepath.Join(tree, "-rf"), 0o755))

@@ -120,21 +120,18 @@ type verdicts struct {
 	last map[string]repository.Verification
 }
 
-// judge takes the points oldest first, so that parents come before their children. Damage of
+// judge takes the points oldest first, so that parents come before their children. What is
+// called sound is so with all that it needs: repository.Proofs has seen to that. Damage of
 // a parent is that of a child only through a disk that is chained onto a damaged image: after
 // damage a disk is copied in full, and the chain goes on. The newer verification counts.
 func judge(l *lineage.Lineage, verified map[string]repository.Verification) verdicts {
 	v := verdicts{map[string]bool{}, map[string]bool{}, map[string]repository.Verification{}}
-	lost, proven := map[manifest.ImageRef]time.Time{}, map[manifest.ImageRef]bool{} // since when
-	doubted := map[string]time.Time{}                                               // since when a point is damaged, unknown where
+	lost := map[manifest.ImageRef]time.Time{} // since when
 	for _, m := range l.All() {
 		own, known := verified[m.ID]
 		whole := known && !own.Sound && len(own.Lost) == 0 // which disk is unknown, or it is none
 		v.sound[m.ID], v.damaged[m.ID] = own.Sound, whole
 		last := own
-		if whole {
-			doubted[m.ID] = own.Time
-		}
 		for _, d := range m.Disks {
 			ref := manifest.ImageRef{Point: m.ID, Image: d.Image}
 			parent, _ := l.Parent(m, d)
@@ -146,11 +143,7 @@ func judge(l *lineage.Lineage, verified map[string]repository.Verification) verd
 				lost[ref] = found
 			}
 			_, isLost = lost[ref]
-			// What was found to restore since, or at the same time, needs nothing of the damage.
-			since, isDoubted := doubted[parent.Point]
-			below := d.Parent == "" || proven[parent] || isDoubted && !own.Time.Before(since)
-			proven[ref] = known && !whole && !isLost && below
-			v.sound[m.ID] = v.sound[m.ID] && proven[ref]
+			v.sound[m.ID] = v.sound[m.ID] && !isLost
 			v.damaged[m.ID] = v.damaged[m.ID] || isLost
 			if isLost && !slices.Contains(last.Lost, d.Target) {
 				last.Time, last.Sound, last.Lost = lost[ref], false, append(slices.Clip(last.Lost), d.Target)

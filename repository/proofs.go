@@ -36,20 +36,14 @@ func (p *Proofs) Percent() map[string]int { return p.percent }
 // Dates are those of a file of a point.
 func (p *Proofs) Dates(id, file string) Dates { return p.own[id][file] }
 
-// Own is when the byte of a point's own files was proven that is oldest, in milliseconds since
-// 1970 (0: never), and how much of each was ever proven at least, in percent. Of a point that is
-// damaged it is when the rest of it was proven last: what stays damaged is read in its turn.
+// Own is when the byte of a point's own files was read that is oldest, right or wrong, in
+// milliseconds since 1970 (0: never), and how much of each was ever read at least, in percent.
 func (p *Proofs) Own(id string) (oldest int64, percent int) {
-	t, last := newTally(), int64(0)
+	t := newTally()
 	for _, d := range p.own[id] {
-		t.add(d)
-		last = max(last, slices.Max(d[:]))
+		t.add(d.looks())
 	}
-	oldest, percent = t.result()
-	if v, known := p.verified[id]; oldest == 0 && known && !v.Sound {
-		oldest = last
-	}
-	return oldest, percent
+	return t.result()
 }
 
 // tally is what the parts of some files have in common.
@@ -61,7 +55,7 @@ type tally struct {
 
 func newTally() tally { return tally{none: true} }
 
-func (t *tally) add(d Dates) { t.join(slices.Min(d[:]), d.proven()) }
+func (t *tally) add(d Dates) { t.join(d.since(), d.proven()) }
 
 func (t *tally) join(oldest int64, percent int) {
 	if t.none {
@@ -283,14 +277,14 @@ func wrongOf(seen map[string][Parts]Look) map[string][Parts]Look {
 }
 
 func (f *verifiedFile) setDates(id string, c Checked, own map[string]Dates) {
-	files := map[string]Dates{}
+	files, read := map[string]Dates{}, max(c.Since.UnixMilli(), 0)
 	for file, d := range own {
 		for i, look := range c.Seen[file] {
 			switch look {
 			case Right:
-				d[i] = c.Since.UnixMilli()
+				d[i] = read
 			case Wrong:
-				d[i] = 0
+				d[i] = -read
 			}
 		}
 		files[file] = d

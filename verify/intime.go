@@ -17,11 +17,11 @@ import (
 type turn struct {
 	domain  *domainRun
 	point   manifest.Manifest
-	oldest  int64 // when the byte of it that is oldest was proven, 0: never
+	oldest  int64 // when the byte of it was read that is oldest, 0: never
 	percent int   // how much of it was ever
 }
 
-// verifyInTime verifies one point after another, those proven longest ago first, until the time
+// verifyInTime verifies one point after another, those read longest ago first, until the time
 // is over. What each has proven is recorded at once, so that a run that is killed was not for
 // nothing.
 func (r *run) verifyInTime(ctx context.Context, names []string) ([]*domainRun, error) {

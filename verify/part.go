@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -141,7 +142,7 @@ func (d *domainRun) see(id, file string, parts []int, look repository.Look) {
 }
 
 // leftExtras are the large extras of a point that are not to be read: all in a quick run, and
-// in a sample all but those proven longest ago.
+// in a sample all but those read longest ago.
 func (d *domainRun) leftExtras(m manifest.Manifest) map[string]bool {
 	left := map[string]bool{}
 	if !d.Quick && d.Sample == 0 {
@@ -153,16 +154,8 @@ func (d *domainRun) leftExtras(m manifest.Manifest) map[string]bool {
 			large = append(large, e)
 		}
 	}
-	oldest := func(e manifest.Extra) int64 { return d.known.Dates(m.ID, e.File)[0] }
-	slices.SortStableFunc(large, func(a, b manifest.Extra) int {
-		switch x, y := oldest(a), oldest(b); {
-		case x < y:
-			return -1
-		case x > y:
-			return 1
-		}
-		return 0
-	})
+	read := func(e manifest.Extra) int64 { return d.known.Dates(m.ID, e.File).ReadAt(0) }
+	slices.SortStableFunc(large, func(a, b manifest.Extra) int { return cmp.Compare(read(a), read(b)) })
 	for _, e := range large[(len(large)*d.Sample+99)/100:] {
 		left[e.File] = true
 	}

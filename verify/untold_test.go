@@ -176,3 +176,45 @@ func TestDamageOfTheFuture(t *testing.T) {
 		t.Errorf("noted %+v", noted)
 	}
 }
+
+// Parts that stay damaged take their turn: as many as a sample takes do not keep the rest of
+// their image from being read.
+func TestDamagedPartsTakeTurns(t *testing.T) {
+	withoutQemuImg(t)
+	r := site(t)
+	image := filepath.Join(r.PointDir("vm1", "copy5"), "vda.qcow2")
+	if err := flip(image, dataOf(t, image)); err != nil {
+		t.Fatal(err)
+	}
+	request := Request{Domain: "vm1", Point: "copy5", Sample: 1}
+	found := 0
+	for range 105 {
+		if report := verified(t, r, request); len(report.Damage) > 0 {
+			found++
+		}
+	}
+	l, err := r.Lineage("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := r.Proofs(l).Dates("copy5", "vda.qcow2")
+	wrong := 0
+	for _, at := range d {
+		if at <= 0 {
+			wrong++
+		}
+	}
+	if wrong == 0 || wrong > 3 || found == 0 || found > 10 {
+		t.Errorf("%d parts are not proven, damage found in %d runs: %s", wrong, found, d)
+	}
+	if noted := r.Verified("vm1")["copy5"]; noted.Sound || noted.Manifest == "" {
+		t.Errorf("noted %+v", noted)
+	}
+	if err := flip(image, dataOf(t, image)); err != nil {
+		t.Fatal(err)
+	}
+	verified(t, r, Request{Domain: "vm1", Point: "copy5", Sample: 100})
+	if noted := r.Verified("vm1")["copy5"]; !noted.Sound {
+		t.Errorf("repaired, and noted %+v", noted)
+	}
+}

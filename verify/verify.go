@@ -1,7 +1,7 @@
 // Package verify proves that points can be restored: it reads every byte of all of their
 // files once and compares it with hash lists and manifests, follows the chains, and lets
 // qemu-img check the structure of each image and open each chain. A quick run reads no data of
-// the disks, and a sample only the parts that were proven longest ago.
+// the disks, and a sample only the parts that were read longest ago.
 package verify
 
 import (
@@ -39,7 +39,7 @@ type Request struct {
 	// Quick reads what describes the data, but none of it; it proves no point.
 	Quick bool
 	// Sample is how much of each file is read besides, in percent from 1 to 100: the parts that
-	// were proven longest ago. 0 is everything, whatever was proven.
+	// were read longest ago. 0 is everything, whatever was proven.
 	Sample int
 	// MaxDuration, unless it is 0, ends the run between two points, after one at least. Those
 	// verified longest ago are taken first, without the points that they need, and the run

@@ -125,11 +125,11 @@ func (f verifiedFile) below(t *tally, l *lineage.Lineage, m manifest.Manifest, d
 		return
 	}
 	parent := images[ref]
-	// Earlier versions note of a point with a damaged file that is no disk nothing of its disks,
-	// but of its children that they restore.
+	// Earlier versions note of a damaged point nothing of its sound disks, but of its children that
+	// they restore.
 	doubt, doubted := f.Points[ref.Point]
 	digest, _ := l.Digest(ref.Point)
-	if parent.oldest == 0 && doubted && doubt.Manifest == digest && !doubt.Sound && len(doubt.Lost) == 0 && entry.Sound && !entry.Time.Before(doubt.Time) {
+	if parent.oldest == 0 && doubted && doubt.Manifest == digest && !doubt.Sound && !slices.Contains(doubt.Lost, d.Target) && entry.Sound && !entry.Time.Before(doubt.Time) {
 		parent = tally{false, entry.Time.UnixMilli(), Parts}
 	}
 	t.join(parent.oldest, parent.percent)
@@ -140,22 +140,22 @@ func (f verifiedFile) own(m manifest.Manifest, digest string, entry Verification
 	own := map[string]Dates{}
 	record, recorded := f.Proven[m.ID]
 	recorded = recorded && record.Manifest == digest
-	dates := func(file, target string) {
+	dates := func(file string) {
 		var d Dates
 		switch {
 		case recorded:
 			d, _ = parseDates(record.Files[file]) // what does not parse is never
-		case known && (entry.Sound || target != "" && len(entry.Lost) > 0 && !slices.Contains(entry.Lost, target)):
+		case known && entry.Sound: // one of damage says nothing of the rest: it may never have been read
 			d = allAt(entry.Time)
 		}
 		d.forgetAfter(limit)
 		own[file] = d
 	}
 	for _, d := range m.Disks {
-		dates(d.Image, d.Target)
+		dates(d.Image)
 	}
 	for _, e := range m.Extras {
-		dates(e.File, "")
+		dates(e.File)
 	}
 	return own
 }
@@ -226,7 +226,7 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 		case len(c.Seen) > 0:
 			f.setDates(id, c, before.own[id])
 		case c.Damaged && (!recorded || record.Manifest != c.Manifest) && len(before.own[id]) > 0:
-			// Else what is not lost would count as read.
+			// Else what was proven before would be forgotten.
 			f.Proven[id] = provenPoint{c.Manifest, texts(before.own[id])}
 		}
 		switch {

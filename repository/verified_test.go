@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,7 +103,8 @@ func TestVerifiedWithAllItNeeds(t *testing.T) {
 		"the base never":           {Verification{}, sound(late), Verification{}},
 		"the child never":          {sound(late), Verification{}, Verification{}},
 		"a disk of the base":       {Verification{Time: late, Lost: []string{"vda"}}, sound(early), Verification{}},
-		"another of the base":      {Verification{Time: late, Lost: []string{"vdz"}}, sound(early), sound(early)},
+		"another of the base":      {Verification{Time: late, Lost: []string{"vdz"}}, sound(early), Verification{}},
+		"that, before a child":     {Verification{Time: early, Lost: []string{"vdz"}}, sound(late), sound(late)},
 		"domain.xml of the base":   {Verification{Time: late}, sound(late), sound(late)},
 		"the same, after a child":  {Verification{Time: late}, sound(early), Verification{}},
 		"in the future":            {sound(early), sound(time.Now().Add(time.Hour)), Verification{}},
@@ -122,5 +124,29 @@ func TestVerifiedWithAllItNeeds(t *testing.T) {
 		if known != !tt.want.Time.IsZero() || got.Sound != tt.want.Sound || !got.Time.Equal(tt.want.Time) {
 			t.Errorf("%s: got %+v, %v; want %+v", name, got, known, tt.want)
 		}
+	}
+}
+
+// A record that is too long is written without dates: nothing counts as proven for that.
+func TestRecordWithoutDates(t *testing.T) {
+	r := chainOfThree(t)
+	l, err := r.Lineage("vm1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest, _ := l.Digest("check1")
+	f := verifiedFile{Format: manifest.Format, Points: map[string]Verification{"check1": {Time: time.Unix(1.7e9, 0), Manifest: digest, Lost: []string{"vdz"}}},
+		Proven: map[string]provenPoint{"check1": {digest, map[string]string{"vda.qcow2": "100:0", strings.Repeat("x", mostVerified): "100:0"}}}}
+	if err := r.replaceVerified("vm1", f); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(r.Dir(), "vm1", VerifiedName)); err != nil || info.Size() > 1<<10 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if d := r.Proofs(l).Dates("check1", "vda.qcow2"); d != (Dates{}) {
+		t.Errorf("never read, and proven: %s", d)
+	}
+	if v, known := r.Verified("vm1")["check1"]; !known || v.Sound {
+		t.Errorf("noted %+v", v)
 	}
 }

@@ -1,6 +1,8 @@
 package verify
 
 import (
+	"encoding/json"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -143,6 +145,22 @@ func TestLostWithoutBeingRead(t *testing.T) {
 	for _, id := range []string{"check2", "check3"} {
 		if d := r.Proofs(l).Dates(id, "vdb.qcow2"); d != (repository.Dates{}) {
 			t.Errorf("%s: vdb was never read, and is proven: %s", id, d)
+		}
+	}
+	// An earlier version drops the dates; its entries do not stand for what was read, either.
+	record(t, r, func(text string) string {
+		var all map[string]json.RawMessage
+		err := json.Unmarshal([]byte(text), &all)
+		delete(all, "proven")
+		data, marshalErr := json.Marshal(all)
+		if err := errors.Join(err, marshalErr); err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	})
+	for _, id := range []string{"check1", "check2", "check3"} {
+		if d := r.Proofs(l).Dates(id, "vdb.qcow2"); d != (repository.Dates{}) {
+			t.Errorf("%s: the record has no dates, and vdb is proven: %s", id, d)
 		}
 	}
 	// The list of vda being damaged, all of vda is read in one sample, and a hundredth of vdb.

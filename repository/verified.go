@@ -118,12 +118,23 @@ func (r *Repository) ManifestDigest(domain, id string) (string, error) {
 
 // readVerified returns an empty file if it cannot be read.
 func (r *Repository) readVerified(domain string) verifiedFile {
+	f, _ := r.tryReadVerified(domain)
+	return f
+}
+
+// tryReadVerified is readVerified, with an error if the file may say something all the same: it
+// cannot be read now, or storage does not return it. One that is missing, or is no such file,
+// is an empty one.
+func (r *Repository) tryReadVerified(domain string) (verifiedFile, error) {
 	var f verifiedFile
 	data, err := localfile.ReadSmall(filepath.Join(r.domainDir(domain), VerifiedName))
-	if err != nil || json.Unmarshal(data, &f) != nil || manifest.CheckFormat(f.Format) != nil {
-		return verifiedFile{}
+	if localfile.CannotCheck(err) || localfile.Unreadable(err) {
+		return verifiedFile{}, err
 	}
-	return f
+	if err != nil || json.Unmarshal(data, &f) != nil || manifest.CheckFormat(f.Format) != nil {
+		return verifiedFile{}, nil
+	}
+	return f, nil
 }
 
 // SetVerified adds to what is known of a domain's points, and forgets those that
@@ -144,7 +155,8 @@ func (r *Repository) SetVerified(domain string, points map[string]Verification) 
 const changeWait = 10 * time.Second
 
 // changeVerified replaces the file of a domain at once, without what belongs to no point. change
-// is called even if the file cannot be written.
+// is called even if the file cannot be written. One that cannot be read is not replaced: what it
+// says of damage would be lost.
 func (r *Repository) changeVerified(domain string, change func(*verifiedFile)) (err error) {
 	if err := manifest.ValidDomain(domain); err != nil {
 		return err
@@ -154,11 +166,14 @@ func (r *Repository) changeVerified(domain string, change func(*verifiedFile)) (
 		defer func() { err = errors.Join(err, filelock.Close(dir)) }()
 		_ = filelock.Wait(context.Background(), dir, filelock.Exclusive, changeWait)
 	}
-	f := r.readVerified(domain)
+	f, unread := r.tryReadVerified(domain)
 	f.Format = manifest.Format
 	f.Points, f.Proven = present(r, domain, f.Points), present(r, domain, f.Proven)
 	change(&f)
 	f.Points, f.Proven = present(r, domain, f.Points), present(r, domain, f.Proven)
+	if unread != nil {
+		return fmt.Errorf("note verification: %w", unread)
+	}
 	if err := r.replaceVerified(domain, f); err != nil {
 		return fmt.Errorf("note verification: %w", err)
 	}

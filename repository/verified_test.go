@@ -2,6 +2,7 @@ package repository
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -148,5 +149,37 @@ func TestRecordWithoutDates(t *testing.T) {
 	}
 	if v, known := r.Verified("vm1")["check1"]; !known || v.Sound {
 		t.Errorf("noted %+v", v)
+	}
+}
+
+// A record that cannot be read now is not replaced by one without what it says.
+func TestRecordThatCannotBeRead(t *testing.T) {
+	if dir := os.Getenv(readErrorChild); dir != "" {
+		r, err := Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("set: %v\n", r.SetVerified("vm1", map[string]Verification{"check2": {}}))
+		return
+	}
+	r := chainOfThree(t)
+	digest, err := r.ManifestDigest("vm1", "check1")
+	if err := errors.Join(err, r.SetVerified("vm1", map[string]Verification{"check1": {Time: time.Unix(1.7e9, 0), Manifest: digest, Lost: []string{"vda"}}})); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(r.Dir(), "vm1", VerifiedName)
+	for inject, refused := range map[string]bool{"openat:error=EMFILE": true, "read:error=EIO": true, "read:error=ESTALE": true, "read:error=EIO:when=1": false} {
+		out := underStrace(t, path, r.Dir(), inject)
+		if strings.Contains(out, "set: <nil>") == refused {
+			t.Errorf("%s: %s", inject, out)
+		}
+		if doubts := r.Doubts("vm1"); len(doubts["check1"]) != 1 {
+			t.Errorf("%s: what was known is lost: %v", inject, doubts)
+		}
+	}
+	// What it holds is no record, and stays none.
+	mustWrite(t, path, "{")
+	if err := r.SetVerified("vm1", map[string]Verification{"check1": {Time: time.Unix(1.7e9, 0), Manifest: digest, Sound: true}}); err != nil {
+		t.Error(err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/virtbackup/virtbackup/diskimage"
 	"github.com/virtbackup/virtbackup/instants"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/lineage"
@@ -373,7 +374,10 @@ func (d *domainRun) note(now time.Time) *repository.Proofs {
 		}
 	}
 	proofs, err := d.repo.SetChecked(d.lineage, now, points)
-	if err != nil {
+	switch {
+	case localfile.Unreadable(err):
+		d.warn(fmt.Sprintf("%v: what was found in domain %s is not recorded", err, d.lineage.Domain))
+	case err != nil:
 		d.Log.Debug(fmt.Sprintf("%v: virtbackup list will not show it", err))
 	}
 	return proofs

@@ -122,9 +122,7 @@ func (r *run) replace(ctx context.Context, s state, p mergePlan, m manifest.Mani
 	if err := rep.Exchange(ctx, r.ReadersWait); err != nil {
 		return done, err
 	}
-	if sound || s.damaged[m.ID] { // what a clone shares, and what is kept, is as damaged as it was
-		r.renew(s.last[m.ID], m)
-	}
+	r.renew(s, m)                                  // what a clone shares, and what is kept, is as damaged as it was
 	r.result.Freed += allocated(rep.Dir()) - taken // the old files are under that name now
 	return done, rep.RemoveOld()
 }
@@ -223,13 +221,9 @@ func (r *run) readBackDisk(ctx context.Context, link diskimage.Link, clone bool,
 
 // renew notes that what was verified of a point holds for the new files. It is information
 // only, so an error is a warning.
-func (r *run) renew(v repository.Verification, m manifest.Manifest) {
-	digest, err := r.repo.ManifestDigest(r.domain, m.ID)
-	if err == nil {
-		v.Manifest = digest
-		err = r.repo.SetVerified(r.domain, map[string]repository.Verification{m.ID: v})
-	}
-	if err != nil {
+func (r *run) renew(s state, m manifest.Manifest) {
+	digest, _ := s.Digest(m.ID)
+	if err := r.repo.RenewVerified(r.domain, m.ID, digest, s.last[m.ID]); err != nil {
 		r.warn("note what was verified of %s: %v", m.ID, err)
 	}
 }

@@ -78,3 +78,30 @@ func TestRemovedOfAnother(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Damage that another run finds while points are merged holds for the result.
+func TestDamageFoundDuringAMerge(t *testing.T) {
+	for _, verified := range []bool{false, true} {
+		onBoth(t, func(t *testing.T, w *world) {
+			ids := w.nights(4)
+			if verified {
+				w.verify()
+			}
+			request, found := compact(last(1)), false
+			request.Progress = func(string, int64, int64) {
+				if !found {
+					found = true
+					if err := w.note(ids[3], false); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			if r := w.prune(request); len(r.Merged) != 1 || !found {
+				t.Fatalf("merged %v, found %v", r.Merged, found)
+			}
+			if v := w.repo.Verified("vm1")[ids[3]]; v.Manifest == "" || v.Sound || len(v.Lost) != 1 {
+				t.Errorf("verified %v: noted %+v", verified, v)
+			}
+		})
+	}
+}

@@ -150,6 +150,35 @@ func (r *Repository) SetVerified(domain string, points map[string]Verification) 
 	})
 }
 
+// RenewVerified notes that what was known of a point (zero: nothing) holds for the files that it
+// has now, instead of those whose manifest.json had this digest. What a verification has noted of
+// those meanwhile counts more: damage is renewed, and what is not sound any more is not called so.
+func (r *Repository) RenewVerified(domain, id, digest string, was Verification) error {
+	if was.Time.IsZero() && r.readVerified(domain).Points[id].Manifest != digest {
+		return nil
+	}
+	now, err := r.ManifestDigest(domain, id)
+	if err != nil {
+		return err
+	}
+	return r.changeVerified(domain, func(f *verifiedFile) {
+		v, noted := f.Points[id]
+		noted = noted && v.Manifest == digest
+		switch {
+		case noted && !v.Sound:
+		case !was.Time.IsZero() && (noted || !was.Sound):
+			v = was
+		default:
+			return
+		}
+		v.Manifest = now
+		f.Points[id] = v
+		if v.Sound {
+			delete(f.Proven, id)
+		}
+	})
+}
+
 // changeWait is how long a change of verified.json waits for another: each takes some
 // milliseconds. After that, as on file systems without locks, one of the two may be lost.
 const changeWait = 10 * time.Second

@@ -1,6 +1,7 @@
 package repository
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -89,7 +90,7 @@ func (f verifiedFile) proofs(l *lineage.Lineage, now time.Time) *Proofs {
 		for _, d := range m.Disks {
 			t := newTally()
 			t.add(own[d.Image])
-			if slices.Contains(entry.Lost, d.Target) {
+			if slices.Contains(entry.Lost, d.Target) || slices.Contains(entry.Structure, d.Target) {
 				t.oldest = 0
 			}
 			f.below(&t, l, m, d, entry, images)
@@ -129,7 +130,7 @@ func (f verifiedFile) below(t *tally, l *lineage.Lineage, m manifest.Manifest, d
 	// they restore.
 	doubt, doubted := f.Points[ref.Point]
 	digest, _ := l.Digest(ref.Point)
-	if parent.oldest == 0 && doubted && doubt.Manifest == digest && !doubt.Sound && !slices.Contains(doubt.Lost, d.Target) && entry.Sound && !entry.Time.Before(doubt.Time) {
+	if parent.oldest == 0 && doubted && doubt.Manifest == digest && !doubt.Sound && !slices.Contains(slices.Concat(doubt.Lost, doubt.Structure), d.Target) && entry.Sound && !entry.Time.Before(doubt.Time) {
 		parent = tally{false, entry.Time.UnixMilli(), Parts}
 	}
 	t.join(parent.oldest, parent.percent)
@@ -181,6 +182,25 @@ type Checked struct {
 	Lost    []string
 	// Seen has for each image, and each of the extras, what was read of it.
 	Seen map[string][Parts]Look
+	// Structure has the disks whose qcow2 structure was checked.
+	Structure map[string]Look
+}
+
+// structure are the disks whose structure is wrong: as this has found, or as was known before and
+// is not refuted.
+func (c Checked) structure(before Verification) (targets []string) {
+	for target, look := range c.Structure {
+		if look == Wrong {
+			targets = append(targets, target)
+		}
+	}
+	for _, target := range before.Structure {
+		if c.Structure[target] == NotRead {
+			targets = append(targets, target)
+		}
+	}
+	slices.Sort(targets)
+	return targets
 }
 
 // SetChecked adds to what is known of points, at this time, and returns what is known then,
@@ -219,9 +239,15 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 			continue
 		}
 		old, known := f.Points[id]
-		if known && old.Manifest == c.Manifest && !old.Sound && old.Time.After(c.Since) && !old.Time.After(now.Add(clockSlack)) {
+		damaged := known && old.Manifest == c.Manifest && !old.Sound
+		if damaged && old.Time.After(c.Since) && !old.Time.After(now.Add(clockSlack)) {
 			c.Seen = wrongOf(c.Seen) // another run has found damage meanwhile
+			maps.DeleteFunc(c.Structure, func(_ string, look Look) bool { return look == Right })
 		}
+		if !damaged {
+			old.Structure = nil
+		}
+		structure := c.structure(old)
 		switch record, recorded := f.Proven[id]; {
 		case len(c.Seen) > 0:
 			f.setDates(id, c, before.own[id])
@@ -231,8 +257,8 @@ func (f *verifiedFile) take(l *lineage.Lineage, now time.Time, points map[string
 		}
 		switch {
 		case c.Damaged:
-			f.Points[id] = Verification{Time: now, Manifest: c.Manifest, Lost: c.Lost}
-		case len(c.Seen) > 0 && known && old.Manifest == c.Manifest && !old.Sound:
+			f.Points[id] = Verification{Time: now, Manifest: c.Manifest, Lost: c.Lost, Structure: structure}
+		case len(c.Seen) > 0 && damaged && len(structure) == 0:
 			doubts[id] = old
 			delete(f.Points, id)
 		}

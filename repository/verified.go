@@ -35,6 +35,9 @@ type Verification struct {
 	// Lost are the disks (their targets) of a point that does not; none where it is not
 	// a disk that is damaged, or where an earlier version has written this.
 	Lost []string `json:"lost,omitempty"`
+	// Structure are the disks whose image is as it was written, but no valid qcow2: reading it takes
+	// nothing back.
+	Structure []string `json:"structure,omitempty"`
 }
 
 // verifiedFile is the content of verified.json.

@@ -65,7 +65,7 @@ func (r *run) newDomainRun(name string) (*domainRun, error) {
 		return nil, err
 	}
 	d := &domainRun{run: r, lineage: lineage, chosen: needed(lineage), digests: map[string]string{},
-		known: r.repo.Proofs(lineage), seen: map[string]map[string][repository.Parts]repository.Look{}, began: map[string]time.Time{}}
+		known: r.repo.Proofs(lineage), seen: map[string]map[string][repository.Parts]repository.Look{}, began: map[string]time.Time{}, built: map[string]map[string]repository.Look{}}
 	if r.Point != "" {
 		if err := d.choosePoint(r.Point); err != nil {
 			return nil, err

@@ -61,6 +61,7 @@ func (r *run) verifyPoint(ctx context.Context, d *domainRun, m manifest.Manifest
 	err := r.repo.Read(ctx, m.Domain, func() error {
 		r.damage = r.damage[:found] // of the last try
 		delete(d.seen, m.ID)
+		delete(d.built, m.ID)
 		if d.isReplaced(m) {
 			r.Log.Info(fmt.Sprintf("%s: %s was replaced or removed meanwhile", m.Domain, m.ID))
 			d.left = append(d.left, m.ID)

@@ -141,6 +141,16 @@ func (d *domainRun) see(id, file string, parts []int, look repository.Look) {
 	d.seen[id][file] = looks
 }
 
+// seeStructure notes what was found of the structure of a disk's image.
+func (d *domainRun) seeStructure(id, target string, look repository.Look) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.built[id] == nil {
+		d.built[id] = map[string]repository.Look{}
+	}
+	d.built[id][target] = look
+}
+
 // leftExtras are the large extras of a point that are not to be read: all in a quick run, and
 // in a sample all but those read longest ago.
 func (d *domainRun) leftExtras(m manifest.Manifest) map[string]bool {

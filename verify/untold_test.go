@@ -236,3 +236,44 @@ func TestDamagedPartsTakeTurns(t *testing.T) {
 		t.Errorf("repaired, and noted %+v", noted)
 	}
 }
+
+// A fault of the structure is none of what samples read: only a run that could check it takes it back.
+func TestStructureNeedsQemuImg(t *testing.T) {
+	r := site(t)
+	request := Request{Domain: "vm1", Sample: 100}
+	with := func(corruptions string) {
+		script := "#!/bin/sh\n[ $1 = check ] && echo '{\"corruptions\": " + corruptions + "}'\nexit 0\n"
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "qemu-img"), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir)
+	}
+	sound := func(want bool, when string) {
+		t.Helper()
+		for _, id := range []string{"check1", "check2"} {
+			if v := r.Verified("vm1")[id]; v.Sound != want || v.Manifest == "" {
+				t.Errorf("%s: %s: noted %+v", when, id, v)
+			}
+		}
+	}
+	with("1")
+	verified(t, r, request)
+	sound(false, "found")
+	withoutQemuImg(t)
+	for _, request := range []Request{request, {Domain: "vm1"}, {Domain: "vm1", MaxDuration: time.Hour}} {
+		verified(t, r, request)
+		sound(false, "without qemu-img")
+	}
+	// An incremental that has compared the chain takes back that its bytes are wrong.
+	if err := r.ClearDoubts("vm1", []string{"check1", "check2"}, "vda"); err != nil {
+		t.Fatal(err)
+	}
+	verified(t, r, request)
+	sound(false, "after an incremental")
+	with("0")
+	verified(t, r, Request{Domain: "vm1", Quick: true})
+	sound(false, "quick")
+	verified(t, r, Request{Domain: "vm1", Sample: 1})
+	sound(true, "checked")
+}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -80,6 +81,7 @@ type domainRun struct {
 	expected int64
 	seen     map[string]map[string][repository.Parts]repository.Look // by point and file
 	began    map[string]time.Time                                    // when the files of a point began to be read
+	built    map[string]map[string]repository.Look                   // by point and disk: the structure of its image
 }
 
 // Run verifies points. Damage is not an error: the report lists all of it. The results are
@@ -182,6 +184,7 @@ func (d *domainRun) readPoints(ctx context.Context, points []manifest.Manifest) 
 func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk manifest.Disk) error {
 	var found []damage.Place
 	var faults string
+	var checked bool
 	group, ctx := panics.WithContext(ctx)
 	group.Go(func() (err error) {
 		found, err = d.checkImage(ctx, m, disk)
@@ -191,14 +194,19 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 		if err := fault.Point("verify structure"); err != nil {
 			return err
 		}
-		faults, err = d.checkStructure(ctx, m, disk)
+		faults, checked, err = d.checkStructure(ctx, m, disk)
 		return err
 	})
 	if err := group.Wait(); err != nil {
 		return err
 	}
 	d.found(found...)
-	if faults != "" && damage.ErrorOf(found) == nil {
+	switch {
+	case damage.ErrorOf(found) != nil || !checked: // nothing is known of the structure
+	case faults == "":
+		d.seeStructure(m.ID, disk.Target, repository.Right)
+	default:
+		d.seeStructure(m.ID, disk.Target, repository.Wrong)
 		d.found(damage.Place{Domain: m.Domain, Point: m.ID, File: filepath.Join(m.Domain, m.ID, disk.Image),
 			Disk: disk.Target, WholeDisk: true, What: faults})
 	}
@@ -206,18 +214,18 @@ func (d *domainRun) checkDisk(ctx context.Context, m manifest.Manifest, disk man
 }
 
 // checkStructure returns what is wrong with the header of an image, or, according to
-// qemu-img, with the rest; "" if nothing is.
-func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, err error) {
+// qemu-img, with the rest; "" if nothing is, or it is not checked.
+func (d *domainRun) checkStructure(ctx context.Context, m manifest.Manifest, disk manifest.Disk) (faults string, checked bool, err error) {
 	var damaged *damage.Error
 	if err := diskimage.CheckHeader(d.repo.Link(m, disk)); errors.As(err, &damaged) {
-		return damaged.Points[0].Err.Error(), nil
+		return damaged.Points[0].Err.Error(), true, nil
 	}
 	faults, err = checkStructure(ctx, filepath.Join(d.repo.PointDir(m.Domain, m.ID), disk.Image))
 	if errors.Is(err, exec.ErrNotFound) {
 		d.warn("qemu-img is not installed: the files are as they were written, but their qcow2 structure was not checked")
-		err = nil
+		return "", false, nil
 	}
-	return faults, err
+	return faults, err == nil, err
 }
 
 // checkManifests finds points that cannot be read, and parents that are missing. A point
@@ -368,7 +376,7 @@ func (d *domainRun) note(now time.Time) *repository.Proofs {
 	lost, own := lostBy(d.lineage, d.damage)
 	points := map[string]repository.Checked{}
 	for id, digest := range d.digests {
-		c := repository.Checked{Manifest: digest, Damaged: own[id] || len(lost[id]) > 0, Lost: lost[id], Since: d.began[id], Seen: d.seen[id]}
+		c := repository.Checked{Manifest: digest, Damaged: own[id] || len(lost[id]) > 0, Lost: lost[id], Since: d.began[id], Seen: d.seen[id], Structure: maps.Clone(d.built[id])}
 		if c.Damaged || len(c.Seen) > 0 {
 			points[id] = c
 		}

@@ -52,7 +52,25 @@ func (r *run) verifyInTime(ctx context.Context, names []string) ([]*domainRun, e
 			return nil, err
 		}
 	}
-	return domains, r.finish(ctx, domains)
+	if err := r.finish(ctx, domains); err != nil {
+		return nil, err
+	}
+	r.warnOfLeft(domains)
+	return domains, nil
+}
+
+// warnOfLeft tells whoever reads warnings only that this was not everything.
+func (r *run) warnOfLeft(domains []*domainRun) {
+	left := 0
+	for _, d := range domains {
+		left += len(d.left)
+	}
+	switch {
+	case left == 1:
+		r.warn("1 point is left: the next run begins with it")
+	case left > 1:
+		r.warn(fmt.Sprintf("%d points are left: the next run begins with them", left))
+	}
 }
 
 // verifyPoint verifies the files of one point, while no merge replaces it.

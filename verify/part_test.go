@@ -354,6 +354,9 @@ func TestMaxDuration(t *testing.T) {
 		if len(checked) != 1 || checked[0] != want || len(report.Domains[0].Left) != 4 || slices.Contains(report.Domains[0].Left, want) {
 			t.Errorf("run %d: checked %v, want %s; left %v", i, checked, want, report.Domains[0].Left)
 		}
+		if !slices.Contains(report.Warnings, "4 points are left: the next run begins with them") {
+			t.Errorf("run %d: no warning of what is left: %q", i, report.Warnings)
+		}
 		if noted := r.Verified("vm1"); len(noted) != min(i+1, 5) {
 			t.Errorf("run %d: noted %v", i, noted)
 		}
@@ -361,6 +364,9 @@ func TestMaxDuration(t *testing.T) {
 	report := verified(t, r, Request{MaxDuration: time.Hour})
 	if got := outcome(report.Domains[0]); got != "check1 ok, check2 ok, check3 ok, diff4 ok, copy5 ok" || len(report.Domains[0].Left) > 0 || len(report.Domains[0].Restores) != 4 {
 		t.Errorf("%s, %+v", got, report.Domains[0])
+	}
+	if slices.ContainsFunc(report.Warnings, func(w string) bool { return strings.Contains(w, "left") }) {
+		t.Errorf("nothing is left: %q", report.Warnings)
 	}
 	known := r.Verified("vm1")
 	if known["check3"].Time.After(known["check2"].Time) || known["check2"].Time.After(known["check1"].Time) {

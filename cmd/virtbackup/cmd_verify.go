@@ -30,7 +30,7 @@ func verifyCommand() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.BoolFlag{Name: "quick", Usage: "read tables, hash lists and small files, but no data; never counts as verified"},
 			&cli.StringFlag{Name: "sample", Usage: "do that, and read `PERCENT` of the data: what was read longest ago (1% to 100%)"},
-			&cli.DurationFlag{Name: "max-duration", Usage: "begin no point after `TIME`, such as 1h; verified longest ago come first, the next run goes on"},
+			&cli.DurationFlag{Name: "max-duration", Usage: "begin no point after `TIME`, such as 1h; verified longest ago come first, the next run goes on (exit 3 if some are left)"},
 		},
 		Action: verifyAction,
 	}

@@ -19,7 +19,7 @@ func TestVerifyKilledBetweenPoints(t *testing.T) {
 	s.BackUp(0, "inc")
 	s.StartBroken("verify: note a point#2:kill", nil, "verify", "--max-duration", "1h").Wait()
 	var report verify.Report
-	if err := json.Unmarshal([]byte(s.Program.Must(t, []int{0}, "verify", s.Name, "--max-duration", "1ns", "--json").Stdout), &report); err != nil {
+	if err := json.Unmarshal([]byte(s.Program.Must(t, []int{3}, "verify", s.Name, "--max-duration", "1ns", "--json").Stdout), &report); err != nil {
 		t.Fatal(err)
 	}
 	if d := report.Domains[0]; !slices.Equal(d.Restores, []string{"check2"}) || !slices.Equal(d.Left, []string{"check1"}) {

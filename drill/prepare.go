@@ -66,10 +66,15 @@ func (d *drill) prepare(ctx context.Context) (err error) {
 		return fail.Errorf(fail.Usage, "--expect TEXT waits for a text on its serial console, --script FILE asks a program of yours",
 			"domain %s has no channel for a guest agent: nothing would show that it is up", d.point.Domain)
 	}
-	host, _ := os.Hostname()
-	d.result = record.Record{ID: d.note.ID, Domain: d.point.Domain, Point: d.point.ID, Identity: d.point.Identity, PointTime: d.point.Time,
-		Manifest: digest, Host: host, By: d.by(), Memory: d.machine.Memory, VCPUs: d.machine.VCPUs, Notes: d.machine.Notes}
+	d.result = d.newResult(digest)
 	return d.checkHost()
+}
+
+// newResult is the record of the drill before it begins. digest is that of the point's manifest.
+func (d *drill) newResult(digest string) record.Record {
+	host, _ := os.Hostname()
+	return record.Record{Format: manifest.Format, ID: d.note.ID, Domain: d.point.Domain, Point: d.point.ID, Identity: d.point.Identity, PointTime: d.point.Time,
+		Manifest: digest, Host: host, By: d.by(), Memory: d.machine.Memory, VCPUs: d.machine.VCPUs, Notes: d.machine.Notes}
 }
 
 // by is what is going to show that the guest is up.

@@ -202,7 +202,6 @@ func add(dir string, r Record, screenshot []byte) error {
 			return err
 		}
 	}
-	r.Format = manifest.Format
 	data, err := digest.EncodeJSON(r)
 	if err != nil {
 		return err

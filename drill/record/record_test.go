@@ -27,7 +27,7 @@ func domain(t *testing.T, points ...string) string {
 }
 
 func drillOf(point, identity string, n int) Record {
-	return Record{ID: fmt.Sprintf("%016x", n+1), Domain: "vm1", Point: point, Identity: identity, PointTime: start, Manifest: "blake3:a",
+	return Record{Format: manifest.Format, ID: fmt.Sprintf("%016x", n+1), Domain: "vm1", Point: point, Identity: identity, PointTime: start, Manifest: "blake3:a",
 		Time: start.Add(time.Duration(n) * time.Hour), Booted: true, By: ByAgent, Console: []string{"\x1b[31m"}}
 }
 

@@ -43,7 +43,7 @@ type drill struct {
 //
 // Errors: *NotBootedError, of kind fail.Damaged where the guest has read what is damaged;
 // fail.Usage, fail.NotFound, *damage.Error, and what the host lacks: nothing was started then.
-func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (record.Record, error) {
+func Run(ctx context.Context, repo *repository.Repository, host Host, request Request) (result record.Record, err error) {
 	d := &drill{Request: request, repo: repo, host: host}
 	if err := d.complete(); err != nil {
 		return record.Record{}, err
@@ -51,7 +51,19 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	if err := d.prepare(ctx); err != nil {
 		return record.Record{}, err
 	}
+	if err := d.cleanUp(); err != nil {
+		return record.Record{}, err
+	}
 	d.result.Time = time.Now().UTC()
+	if d.running, err = d.note.Begin(repo, d.point.Domain); err != nil {
+		return record.Record{}, err
+	}
+	// The note goes after the record: it tells whose an unfinished record is.
+	defer func() { err = errors.Join(err, d.running.End(host)) }()
+	return d.bootAndRecord(ctx)
+}
+
+func (d *drill) bootAndRecord(ctx context.Context) (record.Record, error) {
 	booted, err := d.boot(ctx)
 	if failure := d.server.failure(); booted && failure != nil { // since the guest was found to be up
 		booted, err = false, errors.Join(d.unreadable(failure), err)
@@ -68,18 +80,11 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	if err := fault.Point("drill: write record"); err != nil {
 		return d.result, err
 	}
-	return d.result, errors.Join(err, record.Add(repo.DomainDir(d.point.Domain), d.result, d.screen))
+	return d.result, errors.Join(err, record.Add(d.repo.DomainDir(d.point.Domain), d.result, d.screen))
 }
 
-// boot boots the guest and awaits the verdict. What it has made is removed in any case.
+// boot boots the guest and awaits the verdict. The guest is ended in any case.
 func (d *drill) boot(ctx context.Context) (booted bool, err error) {
-	if err := d.cleanUp(); err != nil {
-		return false, err
-	}
-	if d.running, err = d.note.Begin(d.repo, d.point.Domain); err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, d.running.End(d.host)) }()
 	if err := d.makeFiles(ctx); err != nil {
 		return false, err
 	}

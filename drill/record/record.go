@@ -180,6 +180,9 @@ func Newest(records []Record, points []manifest.Manifest, digest func(id string)
 	return newest
 }
 
+// Temporary is the name of the file that is going to be the record of a drill, or its screenshot. Who is killed leaves it.
+func Temporary(id string) string { return temporary + id }
+
 // ScreenshotName is the name of the file with the screenshot of a drill.
 func ScreenshotName(id string) string { return id + screenshotSuffix }
 
@@ -198,7 +201,7 @@ func Add(domainDir string, r Record, screenshot []byte) error {
 
 func add(dir string, r Record, screenshot []byte) error {
 	if len(screenshot) > 0 {
-		if err := localfile.Replace(filepath.Join(dir, temporary+r.ID), filepath.Join(dir, ScreenshotName(r.ID)), screenshot); err != nil {
+		if err := localfile.Replace(filepath.Join(dir, Temporary(r.ID)), filepath.Join(dir, ScreenshotName(r.ID)), screenshot); err != nil {
 			return err
 		}
 	}
@@ -206,7 +209,7 @@ func add(dir string, r Record, screenshot []byte) error {
 	if err != nil {
 		return err
 	}
-	return localfile.Replace(filepath.Join(dir, temporary+r.ID), filepath.Join(dir, r.ID+suffix), data)
+	return localfile.Replace(filepath.Join(dir, Temporary(r.ID)), filepath.Join(dir, r.ID+suffix), data)
 }
 
 // tidy removes all but the newest record of each point that is there, and the newest of all.

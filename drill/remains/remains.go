@@ -300,8 +300,10 @@ func remove(n Note, path string, host Host) error {
 	if err := fault.Point("drill: remove note"); err != nil {
 		return err
 	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, file := range []string{filepath.Join(filepath.Dir(path), record.Temporary(n.ID)), path} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return localfile.RemoveDirs([]string{filepath.Dir(path)}) // if no drill has been recorded
 }

@@ -86,6 +86,26 @@ func TestEnd(t *testing.T) {
 	}
 }
 
+// The record that a killed drill has begun to write goes with its note; others are other drills'.
+func TestUnfinishedRecord(t *testing.T) {
+	repo := newRepository(t)
+	r, runs := begin(t, repo), begin(t, repo)
+	unfinished, other := filepath.Join(filepath.Dir(r.path), record.Temporary(r.ID)), filepath.Join(filepath.Dir(r.path), record.Temporary(runs.ID))
+	for _, path := range []string{unfinished, other} {
+		if err := os.WriteFile(path, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	die(t, r.note, r.alive)
+	clean(t, repo, false)
+	if isThere(unfinished) || isThere(r.path) || !isThere(other) {
+		t.Errorf("the unfinished record is there: %v, its note: %v, that of a drill that runs: %v", isThere(unfinished), isThere(r.path), isThere(other))
+	}
+	if err := runs.End(noDomains{}); err != nil || isThere(other) {
+		t.Errorf("at the end: %v", err)
+	}
+}
+
 // A drill that runs is left alone, whichever of its two locks is seen: a copy of the repository has
 // none on its note.
 func TestAlive(t *testing.T) {

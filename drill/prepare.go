@@ -180,5 +180,5 @@ func (d *drill) checkHost() error {
 		return fail.WithHint(fmt.Errorf("QEMU, which runs as %s, cannot enter %s", d.user.Name, d.note.Parent),
 			"chmod o+x it and the directories above it, or name another one with --scratch-dir")
 	}
-	return nil
+	return d.checkRoom()
 }

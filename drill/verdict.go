@@ -68,8 +68,10 @@ func (d *drill) unreadable(failure error) error {
 }
 
 // verdict waits until the guest is up, and has the script judge it. The error is a *NotBootedError
-// unless the drill was interrupted.
-func (d *drill) verdict(ctx context.Context, start time.Time) error {
+// unless the drill was interrupted, or the file system fills up.
+func (d *drill) verdict(ctx context.Context, start time.Time) (err error) {
+	ctx, stop := watchRoom(ctx, d.checkRoom)
+	defer func() { err = errors.Join(err, stop()) }()
 	limited, cancel := context.WithTimeoutCause(ctx, d.Timeout, errTooLong)
 	defer cancel()
 	if err := d.awaitGuest(limited, start); err != nil {

@@ -1,6 +1,7 @@
 package drill
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,11 +112,12 @@ func (d *drill) boot(ctx context.Context) (booted bool, err error) {
 	}
 	// It reads from the server until it is gone.
 	defer func() { err = errors.Join(err, d.running.EndDomain(d.host)) }()
-	if err = d.verdict(ctx, start); err != nil {
-		if lost := d.lost(); lost != nil {
-			err = lost
-		}
+	var not *NotBootedError
+	if err = d.verdict(ctx, start); err == nil || errors.As(err, &not) {
+		d.takeScreenshot()
 	}
-	d.takeScreenshot()
+	if err != nil { // libvirt has had the time to notice its end
+		err = cmp.Or(d.lost(), err)
+	}
 	return err == nil, err
 }

@@ -91,13 +91,25 @@ func (d *drill) verdict(ctx context.Context, start time.Time) (err error) {
 	return nil
 }
 
-// lost is the error of a guest that libvirtd has ended, as it does when it is started anew; nil for any
-// other end. That says nothing of the point.
+// lost is the error of a guest that libvirtd has ended, as it does when it is started anew, or whose QEMU was
+// killed; nil for any other end. That says nothing of the point.
 func (d *drill) lost() error {
-	if _, err := d.domain.State(); !errors.Is(err, hypervisor.ErrNoDomain) || !d.domain.Orphaned() || d.server.failure() != nil {
+	state, err := d.domain.State()
+	if gone := errors.Is(err, hypervisor.ErrNoDomain); !gone && (err != nil || state != hypervisor.ShutOff) || d.server.failure() != nil {
 		return nil
 	}
-	return fail.WithHint(fmt.Errorf("boot %s@%s: the connection to libvirt was lost, and libvirt ends the guest then", d.point.Domain, d.point.ID), "try again")
+	if d.domain.Orphaned() {
+		return fail.WithHint(fmt.Errorf("boot %s@%s: the connection to libvirt was lost, and libvirt ends the guest then", d.point.Domain, d.point.ID), "try again")
+	}
+	failed, err := d.note.QEMUFailed()
+	if err != nil {
+		d.Log.Debug("why QEMU has ended: " + err.Error())
+	}
+	if !failed {
+		return nil
+	}
+	return fail.WithHint(fmt.Errorf("boot %s@%s: its QEMU crashed, or was killed, which says nothing of the point", d.point.Domain, d.point.ID),
+		"the kernel's log (dmesg) says whether it ran out of memory: --memory gives the guest less")
 }
 
 func round(t time.Duration) float64 { return t.Round(100 * time.Millisecond).Seconds() }

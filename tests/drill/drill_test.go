@@ -254,10 +254,7 @@ func TestConnectionLost(t *testing.T) {
 	s := tiny(t)
 	drill(s, 0, s.Name, "--expect", said)
 	p := s.Program.Start(t, "drill", s.Name, "--expect", "never")
-	testsite.Await(t, "the guest", 100*time.Millisecond, func() bool {
-		ids := noted(s)
-		return len(ids) == 1 && strings.Contains(testdomain.Virsh(t, "list", "--name", "--state-running"), remains.NamePrefix+ids[0])
-	})
+	awaitGuest(s)
 	disconnect(t, p.Cmd.Process.Pid)
 	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "connection to libvirt was lost") {
 		t.Errorf("exit %d", r.Code)
@@ -266,6 +263,62 @@ func TestConnectionLost(t *testing.T) {
 	if all := records(s); len(all) != 1 || !all[0].Booted {
 		t.Errorf("the records are %+v", all)
 	}
+}
+
+// A file system that others write to is not filled: the drill is refused, or the guest is ended. That says
+// nothing of the point.
+func TestNoRoom(t *testing.T) {
+	s := tiny(t)
+	full := testsite.Mounted(t, "tmpfs", 64)
+	fill := func(name string, mib int) {
+		testdomain.Tool(t, "fallocate", "-l", fmt.Sprintf("%dM", mib), filepath.Join(full, name))
+	}
+	fill("others", 50)
+	p := s.Program.Start(t, "drill", s.Name, "--expect", "never", "--scratch-dir", full)
+	awaitGuest(s)
+	fill("guest", 10)
+	const refused = "a drill leaves 6.4 MiB to others"
+	if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, refused) || !strings.Contains(r.Stderr, "--scratch-dir") {
+		t.Errorf("exit %d", r.Code)
+	}
+	wantNothingLeft(s)
+	if r, all := drill(s, 1, s.Name, "--expect", said, "--scratch-dir", full); !strings.Contains(r.Stderr, refused) || len(all) > 0 {
+		t.Errorf("%s, %+v", r.Stderr, all)
+	}
+}
+
+// A QEMU that is killed, as for lack of memory on the host, says nothing of the point: neither while the guest
+// boots nor under the script, which may fail of that.
+func TestQEMUKilled(t *testing.T) {
+	s := tiny(t)
+	for _, args := range [][]string{{"--expect", "never"}, {"--script", script(t, "sleep 3; exit 1")}} {
+		p := s.Program.Start(t, append([]string{"drill", s.Name}, args...)...)
+		pid, err := os.ReadFile(filepath.Join("/run/libvirt/qemu", awaitGuest(s)+".pid"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		testdomain.Tool(t, "kill", "-9", strings.TrimSpace(string(pid)))
+		if r := p.Wait(); r.Code != 1 || !strings.Contains(r.Stderr, "its QEMU crashed, or was killed") {
+			t.Errorf("%q: exit %d", args, r.Code)
+		}
+		wantNothingLeft(s)
+		if all := records(s); len(all) > 0 {
+			t.Errorf("the records are %+v", all)
+		}
+	}
+}
+
+// awaitGuest waits until the guest of the only drill runs, and returns the name of its domain.
+func awaitGuest(s *testsite.Site) (name string) {
+	s.T.Helper()
+	testsite.Await(s.T, "the guest", 100*time.Millisecond, func() bool {
+		ids := noted(s)
+		if len(ids) == 1 {
+			name = remains.NamePrefix + ids[0]
+		}
+		return name != "" && strings.Contains(testdomain.Virsh(s.T, "list", "--name", "--state-running"), name)
+	})
+	return name
 }
 
 // disconnect ends the connections of a process to libvirtd.

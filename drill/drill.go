@@ -114,7 +114,7 @@ func (d *drill) boot(ctx context.Context) (booted bool, err error) {
 	defer func() { err = errors.Join(err, d.running.EndDomain(d.host)) }()
 	var not *NotBootedError
 	if err = d.verdict(ctx, start); err == nil || errors.As(err, &not) {
-		d.takeScreenshot()
+		d.takeScreenshot(ctx)
 	}
 	if err != nil { // libvirt has had the time to notice its end
 		err = cmp.Or(d.lost(), err)

@@ -2,14 +2,17 @@ package drill
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"image"
 	"image/color"
 	"image/png"
+	"time"
 
 	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/bounded"
 )
 
 const (
@@ -17,14 +20,16 @@ const (
 	maxPicture = 50 << 20
 	// maxScreenshot is how large one may be that is kept.
 	maxScreenshot = 8 << 20
+	// screenshotTime is how long it may take.
+	screenshotTime = 20 * time.Second
 )
 
 // takeScreenshot takes a picture of the guest's screen, if it has one and still runs.
-func (d *drill) takeScreenshot() {
+func (d *drill) takeScreenshot(ctx context.Context) {
 	if !d.machine.Screen {
 		return
 	}
-	format, data, err := d.domain.Screenshot(maxPicture)
+	format, data, err := within(ctx, screenshotTime, d.domain.Screenshot)
 	if errors.Is(err, hypervisor.ErrNoDomain) || errors.Is(err, hypervisor.ErrNotRunning) {
 		return
 	}
@@ -37,6 +42,22 @@ func (d *drill) takeScreenshot() {
 		return
 	}
 	d.screen, d.result.Screenshot = data, record.ScreenshotName(d.result.ID)
+}
+
+// within gives up on a screenshot after some time, or when ctx ends: a QEMU that hangs does not answer.
+func within(ctx context.Context, limit time.Duration, take func(most int) (format string, data []byte, err error)) (string, []byte, error) {
+	var taken struct {
+		format string
+		data   []byte
+	}
+	err := bounded.WithinContext(ctx, limit, func() (err error) {
+		taken.format, taken.data, err = take(maxPicture)
+		return err
+	})
+	if err != nil {
+		return "", nil, err // taken may still be written to
+	}
+	return taken.format, taken.data, nil
 }
 
 // toPNG makes a PNG of a picture that a guest has drawn.

@@ -2,11 +2,16 @@ package drill
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"image/color"
 	"image/png"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/virtbackup/virtbackup/internal/bounded"
 )
 
 func TestPPM(t *testing.T) {
@@ -39,6 +44,26 @@ func TestBadPictures(t *testing.T) {
 	huge.WriteString("\xd4\xf6\xe0\xb7")
 	if _, err := toPNG("image/png", huge.Bytes()); err == nil || strings.Contains(err.Error(), "runtime") {
 		t.Errorf("a huge PNG: %v", err)
+	}
+}
+
+// A QEMU that does not answer, or a signal, does not keep the drill.
+func TestScreenshotHangs(t *testing.T) {
+	hangs := make(chan struct{})
+	defer close(hangs)
+	take := func(int) (string, []byte, error) { <-hangs; return "image/png", nil, nil }
+	if _, _, err := within(context.Background(), time.Millisecond, take); !errors.Is(err, bounded.ErrNoAnswer) {
+		t.Errorf("too long: %v", err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	signal := errors.New("a signal")
+	cancel(signal)
+	if _, _, err := within(ctx, time.Hour, take); err != signal {
+		t.Errorf("a signal: %v", err)
+	}
+	format, data, err := within(context.Background(), time.Hour, func(most int) (string, []byte, error) { return "image/png", make([]byte, most), nil })
+	if format != "image/png" || len(data) != maxPicture || err != nil {
+		t.Errorf("%q, %d bytes, %v", format, len(data), err)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"net"
-	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -38,14 +37,15 @@ type console struct {
 	appeared bool   // expect did
 }
 
-// listen makes the socket that QEMU connects to, which give gives to its user.
+// listen makes the socket that QEMU connects to, which give gives to its user. Nobody else can enter its directory:
+// its mode stays as it is, which could only be changed by its path, in a directory of that user's.
 func listen(path, expect string, give func(path string) error) (*console, error) {
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false) // it goes with its directory
-	if err := errors.Join(os.Chmod(path, 0o600), give(path)); err != nil {
+	if err := give(path); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	c := &console{l: l, expect: []byte(expect)}

@@ -2,8 +2,10 @@ package drill
 
 import (
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -92,6 +94,22 @@ func TestLines(t *testing.T) {
 	got := c.lines()
 	if len(got) != 3 || got[0] != "SeaBIOS" || got[1] != "Boot"+string(utf8.RuneError)+" failed\x07" || got[2] != "last" {
 		t.Errorf("%q", got)
+	}
+}
+
+// The mode of the socket is not changed by its path: in a directory of QEMU's user that may lead elsewhere by then.
+func TestSocketMode(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "c.sock")
+	defer syscall.Umask(syscall.Umask(0o027))
+	c, err := listen(path, "", func(string) error { return nil })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o750 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := c.close(); err != nil {
+		t.Error(err)
 	}
 }
 

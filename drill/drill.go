@@ -96,7 +96,7 @@ func (d *drill) boot(ctx context.Context) (booted bool, err error) {
 	if err := d.makeOverlays(); err != nil {
 		return false, err
 	}
-	if d.console, err = listen(filepath.Join(d.running.Dir(), consoleName), d.Expect, d.give); err != nil {
+	if d.console, err = listen(filepath.Join(d.running.Dir(), consoleName), d.Expect, d.giveSocket); err != nil {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, d.console.close()) }()

@@ -63,7 +63,7 @@ func (d *drill) copyFile(ctx context.Context, c copied) (err error) {
 	if err := pointfile.CopyTo(ctx, d.pointDir(), d.point, c.extra.File, f); err != nil {
 		return err
 	}
-	return errors.Join(f.Chmod(0o600|c.extra.Perm()&0o500), d.give(c.path))
+	return errors.Join(f.Chmod(0o600|c.extra.Perm()&0o500), d.give(f))
 }
 
 func (d *drill) pointDir() string { return d.repo.PointDir(d.point.Domain, d.point.ID) }
@@ -76,12 +76,19 @@ func (d *drill) create(path string) (*os.File, error) {
 	return os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, localfile.FileMode)
 }
 
-// give makes QEMU's user the owner of a file.
-func (d *drill) give(path string) error {
+// give makes QEMU's user the owner of a file, which may not be at its path any more.
+func (d *drill) give(f *os.File) error {
 	if d.user == nil {
 		return nil
 	}
-	return os.Lchown(path, d.user.UID, d.user.GID)
+	return f.Chown(d.user.UID, d.user.GID)
+}
+
+func (d *drill) giveSocket(path string) error {
+	if d.user == nil {
+		return nil
+	}
+	return localfile.GiveSocket(path, d.user.UID, d.user.GID)
 }
 
 // makeTPM puts the state of the TPM where libvirt looks for it, by the UUID of the drill's domain.
@@ -149,5 +156,5 @@ func (d *drill) makeOverlay(path string, size int64, backing string) (err error)
 	if err != nil {
 		return err
 	}
-	return errors.Join(f.Truncate(stats.FileBytes), d.give(path))
+	return errors.Join(f.Truncate(stats.FileBytes), d.give(f))
 }

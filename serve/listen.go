@@ -135,8 +135,7 @@ func listenUnix(path string, forOwner bool) (l *listener, err error) {
 	return socket, nil
 }
 
-// giveToOwner gives a socket to the owner of its directory, who may be anyone: what is there now may
-// not be what was made, and only a socket is given away.
+// giveToOwner gives a socket to the owner of its directory, who may be anyone.
 func giveToOwner(dir *os.File, path string) error {
 	info, err := dir.Stat()
 	if err != nil {
@@ -146,19 +145,7 @@ func giveToOwner(dir *os.File, path string) error {
 	if int(owner.Uid) == os.Geteuid() {
 		return nil
 	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	defer unix.Close(fd)
-	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
-		return errors.Join(err, fmt.Errorf("%s is no socket any more", path))
-	}
-	if err := unix.Fchownat(fd, "", int(owner.Uid), int(owner.Gid), unix.AT_EMPTY_PATH); err != nil {
-		return &os.PathError{Op: "chown", Path: path, Err: err}
-	}
-	return nil
+	return localfile.GiveSocket(path, int(owner.Uid), int(owner.Gid))
 }
 
 // bind makes a socket of this user alone.

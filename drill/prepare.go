@@ -1,14 +1,12 @@
 package drill
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/drill/machine"
@@ -130,23 +128,6 @@ func (d *drill) machineRequest() machine.Request {
 		d.files = append(d.files, file)
 	}
 	return r
-}
-
-// spareMemory is what a guest may have that is booted for a while: half of what the host has, in
-// bytes. The others need the rest. 0 is unknown.
-func spareMemory() int64 {
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		rest, ok := strings.CutPrefix(lines.Text(), "MemAvailable:")
-		if n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 10, 64); ok && err == nil {
-			return max(n/2<<10&^(1<<20-1), minMemory)
-		}
-	}
-	return 0
 }
 
 // checkHost looks for what the host lacks, and for the user that QEMU runs as.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/bytesize"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/restore/needs"
 )
@@ -64,7 +65,9 @@ func (r *Request) complete() (err error) {
 	case r.Timeout < 0 || r.ScriptTimeout < 0:
 		return fail.Errorf(fail.Usage, "--timeout 5m", "a time to wait must be more than 0")
 	case r.Memory != 0 && r.Memory < minMemory:
-		return fail.Errorf(fail.Usage, "--memory 512M", "no guest boots with %d bytes of memory", r.Memory)
+		return fail.Errorf(fail.Usage, "--memory 512M: a number alone is bytes", "no guest boots with less than %s of memory; it would get %s", bytesize.Text(minMemory), bytesize.Text(r.Memory))
+	case r.Memory > 0 && r.Memory > hostMemory():
+		return fail.Errorf(fail.Usage, "--memory 512M, or leave it out: then it is as much as the host can spare", "the host has %s of memory; the guest would get %s", bytesize.Text(hostMemory()), bytesize.Text(r.Memory))
 	case r.VCPUs < 0:
 		return fail.Errorf(fail.Usage, "--vcpus 1", "a guest has at least one processor, not %d", r.VCPUs)
 	case len(r.Expect) > maxExpect:
@@ -77,7 +80,7 @@ func (r *Request) complete() (err error) {
 	}
 	info, err := os.Stat(r.Script)
 	if err != nil {
-		return fail.Errorf(fail.Usage, "", "--script: %w", err)
+		return fail.Errorf(fail.Usage, "name a program that is on this host", "--script: %w", err)
 	}
 	if !info.Mode().IsRegular() || info.Mode()&0o111 == 0 {
 		return fail.Errorf(fail.Usage, fmt.Sprintf("chmod +x %s", r.Script), "--script: %s is not a program that can be executed", r.Script)

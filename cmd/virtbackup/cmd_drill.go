@@ -113,6 +113,14 @@ func drillRequest(c *cli.Context) (r drill.Request, err error) {
 			return r, fail.Errorf(fail.Usage, fmt.Sprintf("--%s 5m", name), "--%s must be more than 0, not %v", name, c.Duration(name))
 		}
 	}
+	for _, name := range []string{"expect", "script"} {
+		if c.IsSet(name) && c.String(name) == "" { // a variable of a script that is not set
+			return r, fail.Errorf(fail.Usage, "leave it out to wait for the guest agent", "--%s is empty", name)
+		}
+	}
+	if c.IsSet("script-timeout") && c.String("script") == "" {
+		return r, fail.Errorf(fail.Usage, "--timeout bounds the boot", "--script-timeout is for --script")
+	}
 	if c.IsSet("vcpus") && c.Int("vcpus") < 1 {
 		return r, fail.Errorf(fail.Usage, "--vcpus 1", "--vcpus must be at least 1, not %d", c.Int("vcpus"))
 	}

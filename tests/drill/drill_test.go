@@ -379,7 +379,7 @@ func TestRefused(t *testing.T) {
 		{6, "check99", []string{s.Name + "@check99", "--expect", "x"}},
 		{6, "vbtest-none", []string{"vbtest-none", "--expect", "x"}},
 		{2, "must be more than 0", []string{s.Name, "--timeout", "0"}},
-		{2, "no guest boots with 512 bytes", []string{s.Name, "--expect", "x", "--memory", "512"}},
+		{2, "no guest boots with less than 16.0 MiB", []string{s.Name, "--expect", "x", "--memory", "512"}},
 		{2, "--vcpus", []string{s.Name, "--vcpus", "0"}},
 		{2, "--script", []string{s.Name, "--script", filepath.Join(s.Dir, "none")}},
 		{2, "not a program", []string{s.Name, "--script", s.Dir}},

@@ -8,11 +8,14 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/drill/machine"
 	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/drill/remains"
 	"github.com/virtbackup/virtbackup/guest/qemuuser"
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -57,11 +60,19 @@ func Run(ctx context.Context, repo *repository.Repository, host Host, request Re
 	}
 	d.result.Time = time.Now().UTC()
 	if d.running, err = d.note.Begin(repo, d.point.Domain); err != nil {
-		return record.Record{}, err
+		return record.Record{}, writable(err)
 	}
 	// The note goes after the record: it tells whose an unfinished record is.
 	defer func() { err = errors.Join(err, d.running.End(host)) }()
 	return d.bootAndRecord(ctx)
+}
+
+// writable says of a repository that is read-only why it must not be.
+func writable(err error) error {
+	if errors.Is(err, unix.EROFS) {
+		return fail.WithHint(err, "a drill writes its result into the repository: mount it for writing")
+	}
+	return err
 }
 
 func (d *drill) bootAndRecord(ctx context.Context) (record.Record, error) {
@@ -81,7 +92,7 @@ func (d *drill) bootAndRecord(ctx context.Context) (record.Record, error) {
 	if err := fault.Point("drill: write record"); err != nil {
 		return d.result, err
 	}
-	return d.result, errors.Join(err, record.Add(d.repo.DomainDir(d.point.Domain), d.result, d.screen))
+	return d.result, errors.Join(err, writable(record.Add(d.repo.DomainDir(d.point.Domain), d.result, d.screen)))
 }
 
 // boot boots the guest and awaits the verdict. The guest is ended in any case.

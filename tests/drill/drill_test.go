@@ -308,6 +308,18 @@ func TestQEMUKilled(t *testing.T) {
 	}
 }
 
+// A repository that is read-only takes no result.
+func TestReadOnlyRepository(t *testing.T) {
+	s := tiny(t)
+	testdomain.Tool(t, "mount", "--bind", s.Repo, s.Repo)
+	t.Cleanup(func() { testdomain.Tool(t, "umount", s.Repo) })
+	testdomain.Tool(t, "mount", "-o", "remount,bind,ro", s.Repo)
+	r, _ := drill(s, 1, s.Name, "--expect", said)
+	if !strings.Contains(r.Stderr, "hint: a drill writes its result into the repository: mount it for writing") {
+		t.Errorf("it does not say why: %s", r.Stderr)
+	}
+}
+
 // awaitGuest waits until the guest of the only drill runs, and returns the name of its domain.
 func awaitGuest(s *testsite.Site) (name string) {
 	s.T.Helper()

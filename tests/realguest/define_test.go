@@ -20,7 +20,7 @@ func bringUp(t *testing.T, s *testsite.Site, p testsite.Point) *testdomain.Domai
 	d := testdomain.Adopt(t, testdomain.NewName(), dir, testdomain.Disk{Target: "vda", Source: filepath.Join(dir, "vda.qcow2")},
 		testdomain.Disk{Target: "vdb", Source: filepath.Join(dir, "vdb.qcow2")})
 	way := []string{"--define", "--start"}
-	if n, _ := strconv.Atoi(strings.TrimLeft(p.ID, "checkdif")); n%2 == 0 {
+	if n, _ := strconv.Atoi(strings.TrimLeft(p.ID, "chekdif")); n%2 == 0 {
 		way = []string{"--instant"}
 	}
 	s.Program.Must(t, nil, append([]string{"restore", s.Name + "@" + p.ID, "--to", dir, "--name", d.Name}, way...)...)

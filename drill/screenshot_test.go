@@ -66,18 +66,3 @@ func TestScreenshotHangs(t *testing.T) {
 		t.Errorf("%q, %d bytes, %v", format, len(data), err)
 	}
 }
-
-// Of what a script prints the end is kept.
-func TestTail(t *testing.T) {
-	var end tail
-	for i := range 100000 {
-		fmt.Fprintf(&end, "line %d\n", i)
-	}
-	if got := end.String(); len(got) > keptOutput || !strings.HasSuffix(got, "\nline 99999\n") || len(end.data) > 2*keptOutput {
-		t.Errorf("%d bytes kept, %d shown: …%q", len(end.data), len(got), got[len(got)-20:])
-	}
-	_, _ = end.Write([]byte{0xff})
-	if got := end.String(); !strings.HasSuffix(got, "\uFFFD") {
-		t.Errorf("bytes that are no text: %q", got[len(got)-5:])
-	}
-}

@@ -7,12 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/virtbackup/virtbackup/drill/record"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/internal/tail"
 )
 
 const (
@@ -30,7 +30,7 @@ func (d *drill) runScript(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, d.ScriptTimeout, errTooLong)
 	defer cancel()
-	output := &tail{}
+	output := tail.New(keptOutput)
 	cmd := exec.CommandContext(limited, d.Script, d.domain.Name(), d.URI)
 	cmd.Env = append(os.Environ(), "LIBVIRT_DEFAULT_URI="+d.URI, "VIRTBACKUP_DRILL_DOMAIN="+d.domain.Name(), "VIRTBACKUP_DRILL_UUID="+d.domain.UUID(),
 		"VIRTBACKUP_DRILL_OF="+d.point.Domain, "VIRTBACKUP_DRILL_POINT="+d.point.ID)
@@ -72,27 +72,4 @@ func (d *drill) judge(ctx context.Context, err error) error {
 		return fmt.Errorf("run the script: %w", err)
 	}
 	return d.notBooted("its whole output is in the record", "the script %s says so, with exit status %d%s", d.Script, d.result.Script.ExitCode, said)
-}
-
-// tail keeps the end of what is written.
-type tail struct {
-	mu   sync.Mutex
-	data []byte
-}
-
-// Write keeps the end.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.data = append(t.data, p...); len(t.data) > 2*keptOutput {
-		t.data = append([]byte(nil), t.data[len(t.data)-keptOutput:]...)
-	}
-	return len(p), nil
-}
-
-// String is the end, as text that is valid.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.ToValidUTF8(string(t.data[max(0, len(t.data)-keptOutput):]), "\uFFFD")
 }

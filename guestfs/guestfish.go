@@ -20,6 +20,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/panics"
+	"github.com/virtbackup/virtbackup/internal/tail"
 )
 
 // endTime is how long guestfish may take to end its appliance before it is killed, and leaves an empty
@@ -39,7 +40,7 @@ type guestfish struct {
 	cmd    *exec.Cmd
 	in     io.WriteCloser
 	out    *bufio.Reader
-	stderr tail
+	stderr *tail.Writer
 	mark   string // a line that no guest can know
 	fifo   string // where it writes what goes to a file
 	ended  <-chan error
@@ -75,7 +76,8 @@ func startGuestfish(dir, cache, socket string, exports []string) (*guestfish, er
 	g.cmd = exec.Command(program, args...) // ended by end
 	// The appliance runs as this user, who alone may connect to the socket: libvirt's would not.
 	g.cmd.Env = append(os.Environ(), "LC_ALL=C", "LIBGUESTFS_BACKEND=direct", "LIBGUESTFS_DEBUG=0", "LIBGUESTFS_TRACE=0", "TMPDIR="+dir, "LIBGUESTFS_TMPDIR="+dir, "LIBGUESTFS_CACHEDIR="+cache)
-	g.cmd.Stderr = &g.stderr
+	g.stderr = tail.New(keptErrors)
+	g.cmd.Stderr = g.stderr
 	// Ctrl-C on the terminal is for this process, which ends the other one in order.
 	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	g.cmd.WaitDelay = time.Second
@@ -185,7 +187,7 @@ func (g *guestfish) stream(do func(io.Reader) error, options, name string, args 
 func (g *guestfish) failed(line string) error {
 	_ = g.in.Close()
 	err := g.wait(endTime)
-	said := g.stderr.said()
+	said := said(g.stderr.String())
 	if said == "" {
 		name, _, _ := strings.Cut(line, " ")
 		return fmt.Errorf("guestfish has ended during %s: %w", name, err)

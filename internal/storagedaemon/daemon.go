@@ -8,7 +8,6 @@
 package storagedaemon
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,10 +23,14 @@ import (
 	"github.com/virtbackup/virtbackup/internal/imagelock"
 	"github.com/virtbackup/virtbackup/internal/panics"
 	"github.com/virtbackup/virtbackup/internal/qemuimg"
+	"github.com/virtbackup/virtbackup/internal/tail"
 )
 
 // quitTime is how long a daemon may take to store its bitmaps and to end.
 const quitTime = time.Minute
+
+// keptErrors is how much is kept of what the daemon writes to its standard error, in bytes.
+const keptErrors = 4 << 10
 
 // Daemon is a qemu-storage-daemon that runs. Its methods may be called by several goroutines.
 type Daemon struct {
@@ -35,7 +38,7 @@ type Daemon struct {
 	writable bool
 	cmd      *exec.Cmd
 	monitor  *monitor
-	stderr   *tail
+	stderr   *tail.Writer
 	ended    chan struct{} // closed once the process has ended, and err is set
 	err      error         // how it ended
 	exported sync.Once
@@ -60,7 +63,7 @@ func TempDir() string {
 // (unix(7): the path of a socket has less than 108 bytes). A daemon that is not writable only
 // opens images for reading: killing it harms nothing. The caller closes the daemon.
 func Start(ctx context.Context, dir string, writable bool) (*Daemon, error) {
-	d := &Daemon{socket: filepath.Join(dir, "nbd.sock"), writable: writable, stderr: &tail{}, ended: make(chan struct{})}
+	d := &Daemon{socket: filepath.Join(dir, "nbd.sock"), writable: writable, stderr: tail.New(keptErrors), ended: make(chan struct{})}
 	d.cmd = exec.Command("qemu-storage-daemon", "--chardev", "stdio,id=qmp", "--monitor", "chardev=qmp") // ended by Close
 	d.cmd.Env = append(os.Environ(), "LC_ALL=C")
 	d.cmd.Stderr = d.stderr
@@ -124,7 +127,7 @@ func (d *Daemon) Close() error {
 	_ = os.Remove(d.socket)
 	d.unlock()
 	if d.writable && d.err != nil {
-		return fmt.Errorf("qemu-storage-daemon: %w: %s", d.err, d.stderr.text())
+		return fmt.Errorf("qemu-storage-daemon: %w: %s", d.err, strings.TrimSpace(d.stderr.String()))
 	}
 	return nil
 }
@@ -177,30 +180,5 @@ func (d *Daemon) explain(err error) error {
 	case <-d.ended:
 	case <-time.After(time.Second):
 	}
-	return fmt.Errorf("qemu-storage-daemon: %w: %s", err, d.stderr.text())
-}
-
-// tail keeps the last of what is written to it.
-type tail struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
-}
-
-const tailBytes = 4 << 10
-
-// Write implements io.Writer. It never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.kept.Write(p)
-	if over := t.kept.Len() - tailBytes; over > 0 {
-		t.kept.Next(over)
-	}
-	return len(p), nil
-}
-
-func (t *tail) text() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(t.kept.String())
+	return fmt.Errorf("qemu-storage-daemon: %w: %s", err, strings.TrimSpace(d.stderr.String()))
 }

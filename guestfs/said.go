@@ -1,29 +1,9 @@
 package guestfs
 
-import (
-	"bytes"
-	"strings"
-	"sync"
-)
+import "strings"
 
-// tail keeps the last of what guestfish writes to its standard error.
-type tail struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
-}
-
-const tailBytes = 8 << 10
-
-// Write implements io.Writer. It never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.kept.Write(p)
-	if over := t.kept.Len() - tailBytes; over > 0 {
-		t.kept.Next(over)
-	}
-	return len(p), nil
-}
+// keptErrors is how much is kept of what guestfish writes to its standard error, in bytes.
+const keptErrors = 8 << 10
 
 // advice are lines of libguestfs for people who use it themselves.
 var advice = []string{
@@ -31,12 +11,10 @@ var advice = []string{
 	"into a bug report", "To see full error messages",
 }
 
-// said is what the errors say, on one line.
-func (t *tail) said() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+// said is what errors say, on one line.
+func said(errors string) string {
 	var kept []string
-	for line := range strings.Lines(t.kept.String()) {
+	for line := range strings.Lines(errors) {
 		line = strings.TrimSpace(line)
 		if _, text, ok := strings.Cut(line, "libguestfs: error: "); ok {
 			line = "libguestfs: " + text

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,13 +23,19 @@ import (
 // restoreDisk makes the image of a disk.
 func (r *restorer) restoreDisk(ctx context.Context, d *Disk) error {
 	if r.Overlay != nil {
-		return r.overlay(d)
+		return r.overlay(ctx, d)
 	}
 	return r.flattenDisk(ctx, d)
 }
 
-// overlay makes an image without data on its backing file.
-func (r *restorer) overlay(d *Disk) (err error) {
+// overlay makes an image without data on its backing file. What reads as zeros is zeros in the image
+// itself: QEMU would read it from the backing file otherwise, and copy it home.
+func (r *restorer) overlay(ctx context.Context, d *Disk) (err error) {
+	images, closeImages, err := r.point.OpenDisk(ctx, d.Target)
+	if err != nil {
+		return err
+	}
+	defer closeImages()
 	file, err := directio.Create(d.Image+partialSuffix, 0o600, directio.Auto)
 	if err != nil {
 		return err
@@ -38,8 +45,12 @@ func (r *restorer) overlay(d *Disk) (err error) {
 	if err := fault.Point("restore: make overlay"); err != nil {
 		return err
 	}
-	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: d.VirtualSize, BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw)})
+	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: images.Size(), ClusterSize: int(images.ClusterSize()),
+		BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw)})
 	if err != nil {
+		return err
+	}
+	if err := zeroHoles(ctx, images, writer); err != nil {
 		return err
 	}
 	stats, err := writer.Finish(file.Sync)
@@ -47,6 +58,30 @@ func (r *restorer) overlay(d *Disk) (err error) {
 		return err
 	}
 	return errors.Join(file.Truncate(stats.FileBytes), file.Sync())
+}
+
+// holesTime bounds how long the domain waits for that: the tables of a chain of many terabytes take
+// seconds. What is not looked at by then is copied.
+const holesTime = 500 * time.Millisecond
+
+// zeroHoles makes zeros of what reads as zeros in a chain, by its tables.
+func zeroHoles(ctx context.Context, images *chain.Chain, writer *qcow2.Writer) error {
+	for at, start := int64(0), time.Now(); at < images.Size() && time.Since(start) < holesTime; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		end, state, err := images.RunAt(at)
+		if err != nil {
+			return err
+		}
+		if state != chain.Data {
+			if err := writer.Zero(at, end-at); err != nil {
+				return err
+			}
+		}
+		at = end
+	}
+	return nil
 }
 
 // flattenDisk flattens a chain into one image.

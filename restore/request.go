@@ -77,8 +77,8 @@ type Request struct {
 	Zstd int
 
 	// Overlay, if set, is the backing file of a disk's image, which then has no data of its own:
-	// a raw image that shows the disk as it was, wherever it is. Nothing of the disks is read. The
-	// format is QCOW2.
+	// a raw image that shows the disk as it was, wherever it is. Of the disks only the
+	// tables are read. The format is QCOW2.
 	Overlay func(target string) (backing string)
 
 	// Finish, if set, is called when all is in Dir, before the restore counts as done: if it

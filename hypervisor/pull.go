@@ -1,6 +1,8 @@
 package hypervisor
 
 import (
+	"fmt"
+
 	"libvirt.org/go/libvirt"
 )
 
@@ -23,6 +25,14 @@ func (d *Domain) PullSpeed(target string, bandwidth uint64) error {
 		return dom.BlockJobSetSpeed(target, bandwidth, libvirt.DOMAIN_BLOCK_JOB_SPEED_BANDWIDTH_BYTES)
 	})
 	return about(d.orNotRunning(err), "change the speed of the job on disk %s of domain %s", target, d.name)
+}
+
+// FlushNode has QEMU write what it holds back of a node of its own, such as the tables of a qcow2 image (xml.Disk.FormatNode).
+// libvirt has no call for that, and QEMU no command of its monitor protocol but the one for people, which tells of no failure:
+// look at the file. It marks the domain as tainted; see monitor.
+func (d *Domain) FlushNode(node string) error {
+	err := d.monitor("human-monitor-command", map[string]any{"command-line": fmt.Sprintf("qemu-io %s flush", node)}, nil)
+	return about(err, "flush node %s of domain %s", node, d.name)
 }
 
 // PowerOff ends the guest as if its power was cut (virDomainDestroy, with SIGTERM for QEMU first). No error if it is shut off.

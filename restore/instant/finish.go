@@ -16,6 +16,11 @@ func (r *run) finish() error {
 	if err := r.standing(); err != nil {
 		return err
 	}
+	for _, path := range r.images() {
+		if err := syncFile(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
 	if err := r.restorePolicies(); err != nil {
 		return err
 	}

@@ -63,11 +63,21 @@ func (r *run) inNeed() (string, error) {
 		}
 	}
 	for _, path := range paths {
-		if needs, err := r.needs(path); err != nil || needs {
+		if needs, err := r.inNeedOf(path); err != nil || needs {
 			return path, err
 		}
 	}
 	return "", nil
+}
+
+// inNeedOf tells whether an image needs the server, by its header or by its tables; without the domain by
+// its header alone: another restore may have put an image of that name there.
+func (r *run) inNeedOf(path string) (bool, error) {
+	needs, err := r.needs(path)
+	if err != nil || needs || r.domain == nil {
+		return needs, err
+	}
+	return r.unsettled(path)
 }
 
 // sources are the files of a disk.

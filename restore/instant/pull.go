@@ -15,6 +15,9 @@ type pull struct {
 	target string
 	image  string    // path
 	begun  time.Time // when QEMU was asked for it last; zero: not by this process
+
+	node    string    // QEMU's name of the image
+	flushed time.Time // when QEMU was asked to write its tables last
 }
 
 // state is how far a pull is.
@@ -32,7 +35,9 @@ type need int
 const (
 	needsNothing need = iota // it stands alone
 	needsPull
-	needsPerson // the disk has another image now, below which this one may be
+	needsFlush   // its header says that it stands alone, before its tables do
+	needsBacking // the same, and QEMU has ended: what it has not written is in the point alone
+	needsPerson  // the disk has another image now, below which this one may be
 )
 
 // advance begins a pull that is not under way, and tells how far it is.
@@ -41,6 +46,10 @@ func (r *run) advance(p *pull) (state, error) {
 	switch {
 	case err != nil || n == needsNothing:
 		return pulled, err
+	case n == needsFlush:
+		return waiting, r.flush(p)
+	case n == needsBacking:
+		return waiting, r.giveBack(p.image)
 	case n == needsPerson:
 		r.once(fmt.Sprintf("disk %s of domain %s has another image than %s now, which needs the point until its data is pulled: after a snapshot, virsh blockcommit %s %s --shallow --active --pivot makes it the disk's image again",
 			p.target, r.domain.Name(), p.image, manifest.ShellWord(r.domain.Name()), manifest.ShellWord(p.target)))
@@ -63,10 +72,14 @@ func (r *run) advance(p *pull) (state, error) {
 	return r.begin(p)
 }
 
-// needOf tells what an image needs: nothing, if neither libvirt nor its header says that it has a
-// backing file. One that is not the image of its disk any more may be below a snapshot.
+// needOf tells what an image needs: nothing, if libvirt, its header and its tables say that it stands
+// alone. One that is not the image of its disk any more may be below a snapshot.
 func (r *run) needOf(p *pull) (need, error) {
 	needs, err := r.needs(p.image)
+	if err != nil {
+		return 0, err
+	}
+	unsettled, err := r.unsettled(p.image)
 	if err != nil {
 		return 0, err
 	}
@@ -75,17 +88,42 @@ func (r *run) needOf(p *pull) (need, error) {
 		return 0, err
 	}
 	for _, d := range definition.Disks {
-		if d.Target == p.target && d.Source == p.image {
-			if needs || len(d.Backing) > 0 {
-				return needsPull, nil
-			}
+		if d.Target != p.target || d.Source != p.image {
+			continue
+		}
+		switch {
+		case needs || len(d.Backing) > 0:
+			return needsPull, nil
+		case !unsettled:
 			return needsNothing, nil
 		}
+		p.node = d.FormatNode()
+		active, err := r.domain.Active()
+		if active {
+			return needsFlush, err
+		}
+		return needsBacking, err
 	}
-	if needs {
+	if needs || unsettled {
 		return needsPerson, nil
 	}
 	return needsNothing, nil
+}
+
+// flush has QEMU write its tables, unless it was asked a moment ago.
+func (r *run) flush(p *pull) error {
+	if time.Since(p.flushed) < pause {
+		return nil
+	}
+	p.flushed = time.Now()
+	if err := fault.Point("instant: flush"); err != nil {
+		return err
+	}
+	if err := r.domain.FlushNode(p.node); err != nil && !errors.Is(err, hypervisor.ErrNotRunning) {
+		// The guest's own flushes do the same.
+		r.once(fmt.Sprintf("QEMU was not made to write the tables of %s, which is waited for: %v", p.image, err))
+	}
+	return nil
 }
 
 // begin asks QEMU to pull, unless that has failed a moment ago.

@@ -121,6 +121,18 @@ func (r *run) wakeUp(ctx context.Context) error {
 	if err != nil || active {
 		return err
 	}
+	// What a killed QEMU has not written must not be seen as zeros by the guest.
+	pulls, err := r.pulls()
+	if err != nil {
+		return err
+	}
+	for _, p := range pulls {
+		if unsettled, err := r.unsettled(p.image); err != nil || unsettled {
+			if err = errors.Join(err, r.giveBack(p.image)); err != nil {
+				return err
+			}
+		}
+	}
 	if err := fault.Point("instant: start domain"); err != nil {
 		return err
 	}

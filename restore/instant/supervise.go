@@ -128,12 +128,20 @@ func (r *run) pulls() (pulls []*pull, err error) {
 		return nil, err
 	}
 	for _, d := range definition.Disks {
-		if backing, err := backingOf(d.Source); err == nil && r.onServer(backing) {
+		backing, err := backingOf(d.Source)
+		if err != nil {
+			continue // an image of another format, or on the network
+		}
+		unsettled, err := r.unsettled(d.Source)
+		if err != nil {
+			return nil, err
+		}
+		if r.onServer(backing) || unsettled {
 			pulls = append(pulls, &pull{target: d.Target, image: d.Source})
 		}
 	}
 	for _, path := range r.images() {
-		needs, err := r.needs(path)
+		needs, err := r.inNeedOf(path)
 		if err != nil {
 			return nil, err
 		}

@@ -139,3 +139,28 @@ func TestFailsBeforeItRuns(t *testing.T) {
 		}
 	}
 }
+
+// QEMU that is killed when all is pulled, as by a power cut, has written the header without a backing
+// file before the tables of what it pulled: nothing is given up before those are on the disk, and what is
+// missing is pulled again.
+func TestKilledWhenPulled(t *testing.T) {
+	t.Parallel()
+	r := newRestored(t, newSite(t))
+	for point, again := range map[string]bool{"instant: flush#1": true, "instant: flush#2": true, "instant: all pulled#1": false} {
+		if code := r.faulty("VIRTBACKUP_FAULT="+point+":kill").Run(t, r.begin()...).Code; code != 137 {
+			t.Fatalf("%s: exit %d", point, code)
+		}
+		r.Domain.Kill()
+		if again {
+			r.Recovered(3) // it does not stand alone
+		}
+		ended := r.Program.Must(t, nil, r.resume()...)
+		if got := strings.Contains(ended.Stderr, "is pulled again"); got != again {
+			t.Errorf("%s: pulled again: %v, want %v", point, got, again)
+		}
+		r.Domain.Kill()
+		r.wantNothingLeft("")
+		r.wantAlone()
+		r.remove()
+	}
+}

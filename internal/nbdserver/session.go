@@ -2,13 +2,14 @@ package nbdserver
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
 
-	"github.com/virtbackup/virtbackup/internal/directio"
 	"github.com/virtbackup/virtbackup/internal/panics"
 )
 
@@ -20,6 +21,9 @@ type session struct {
 	structured bool
 	allocation bool // base:allocation was chosen
 	replies    writer
+
+	turn  sync.Mutex // to read
+	ended error      // why nothing is read any more
 }
 
 // request is one of a client, without its payload.
@@ -35,76 +39,52 @@ type request struct {
 // requestLength is that of a request on the wire.
 const requestLength = 28
 
-// run reads requests, and has workers answer them, until the client ends the connection or is
-// not to be understood. Requests that were read are answered all the same.
+// run answers requests until the client ends the connection or is not to be understood. Requests that
+// were read are answered all the same.
+//
+// Workers take turns to read: who has read a request answers it, while the next one waits for another.
+// So no request is passed on, which took a third of the time of a client that sends one at a time.
 func (s *session) run() error {
 	s.replies.conn = s.conn
-	requests := make(chan request)
 	var group panics.Group
 	for range workers {
-		group.Go(func() error {
-			var err error
-			buf := []byte(nil)
-			for r := range requests {
-				if err != nil {
-					continue
-				}
-				if buf == nil {
-					buf = directio.Buffer(pieceLength)
-				}
-				if err = panics.Catch(func() error { return s.answer(r, buf) }); err != nil {
-					s.conn.Close() // the client may wait for this reply: there is none
-				}
-			}
-			return err
-		})
+		group.Go((&worker{session: s}).run)
 	}
-	err := s.readRequests(requests)
-	close(requests)
-	if failed := group.Wait(); failed != nil {
-		return failed
-	}
-	return err
+	return cmp.Or(group.Wait(), s.ended)
 }
 
-// readRequests passes requests on.
-func (s *session) readRequests(to chan<- request) error {
+// next waits for a request. After an error there is none any more.
+func (s *session) next() (r request, err error) {
+	s.turn.Lock()
+	defer s.turn.Unlock()
+	if s.ended == nil {
+		r, s.ended = s.readRequest()
+	}
+	return r, s.ended
+}
+
+// readRequest reads a request, and the payload that belongs to it.
+func (s *session) readRequest() (request, error) {
 	var p [requestLength]byte
-	for {
-		if _, err := io.ReadFull(s.in, p[:]); err != nil {
-			return err
-		}
-		r := request{binary.BigEndian.Uint32(p[0:]), binary.BigEndian.Uint16(p[4:]), binary.BigEndian.Uint16(p[6:]),
-			binary.BigEndian.Uint64(p[8:]), binary.BigEndian.Uint64(p[16:]), binary.BigEndian.Uint32(p[24:])}
-		switch {
-		case r.Magic != requestMagic:
-			return fmt.Errorf("a request begins with %#x", r.Magic)
-		case r.Type == cmdDisc:
-			return errEnded
-		case r.Type == cmdWrite:
-			if r.Length > maxPayload {
-				return fmt.Errorf("a write of %d bytes", r.Length)
-			}
-			if _, err := s.in.Discard(int(r.Length)); err != nil {
-				return err
-			}
-		}
-		to <- r
+	if _, err := io.ReadFull(s.in, p[:]); err != nil {
+		return request{}, err
 	}
-}
-
-// answer answers a request. An error means that the connection is of no use any more.
-func (s *session) answer(r request, buf []byte) error {
-	if code, why := s.check(r); code != 0 {
-		return s.replies.error(s.structured, r, code, why)
-	}
+	r := request{binary.BigEndian.Uint32(p[0:]), binary.BigEndian.Uint16(p[4:]), binary.BigEndian.Uint16(p[6:]),
+		binary.BigEndian.Uint64(p[8:]), binary.BigEndian.Uint64(p[16:]), binary.BigEndian.Uint32(p[24:])}
 	switch {
-	case r.Type == cmdBlockStatus:
-		return s.blockStatus(r)
-	case s.structured:
-		return s.readStructured(r, buf)
+	case r.Magic != requestMagic:
+		return r, fmt.Errorf("a request begins with %#x", r.Magic)
+	case r.Type == cmdDisc:
+		return r, errEnded
+	case r.Type == cmdWrite:
+		if r.Length > maxPayload {
+			return r, fmt.Errorf("a write of %d bytes", r.Length)
+		}
+		if _, err := s.in.Discard(int(r.Length)); err != nil {
+			return r, err
+		}
 	}
-	return s.readSimple(r, buf)
+	return r, nil
 }
 
 // check returns the error that a request is answered with before the disk is asked.
@@ -130,71 +110,6 @@ func (s *session) check(r request) (code uint32, why string) {
 	}
 	return 0, ""
 }
-
-// readSimple answers a read with a simple reply. It begins with the error, if there is one, so all
-// of the disk is read before; what does not fit into buf is then read again. If that fails the
-// connection ends.
-func (s *session) readSimple(r request, buf []byte) error {
-	start, end := int64(r.Offset), int64(r.Offset)+int64(r.Length)
-	for at := start; at < end; at += pieceLength {
-		if err := s.disk.ReadAt(buf[:min(pieceLength, end-at)], at); err != nil {
-			return s.replies.error(false, r, errIO, err.Error())
-		}
-	}
-	send := s.replies.hold()
-	defer s.replies.release()
-	if err := send(simpleReply(r, 0), nil); err != nil {
-		return err
-	}
-	for at := start; at < end; at += pieceLength {
-		p := buf[:min(pieceLength, end-at)]
-		if end-start > pieceLength {
-			if err := s.disk.ReadAt(p, at); err != nil {
-				return err
-			}
-		}
-		if err := send(nil, p); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// readStructured answers a read with a chunk for each piece of data and each hole.
-func (s *session) readStructured(r request, buf []byte) error {
-	for at, end := int64(r.Offset), int64(r.Offset)+int64(r.Length); at < end; {
-		to, hole, err := end, false, error(nil)
-		if r.Flags&cmdFlagDF == 0 {
-			to, hole, err = s.run1(at, end)
-		}
-		if !hole {
-			to = min(to, at+pieceLength)
-		}
-		if err == nil && !hole {
-			err = s.disk.ReadAt(buf[:to-at], at)
-		}
-		flags := uint16(0)
-		if to == end {
-			flags = replyFlagDone
-		}
-		switch {
-		case err != nil:
-			return s.replies.errorAt(r, at, err.Error())
-		case hole:
-			err = s.replies.chunk(r, flags, replyOffsetHole, binary.BigEndian.AppendUint32(offsetOf(at), uint32(to-at)), nil)
-		default:
-			err = s.replies.chunk(r, flags, replyOffsetData, offsetOf(at), buf[:to-at])
-		}
-		if err != nil {
-			return err
-		}
-		at = to
-	}
-	return nil
-}
-
-// offsetOf is an offset as chunks begin with it.
-func offsetOf(at int64) []byte { return binary.BigEndian.AppendUint64(make([]byte, 0, 12), uint64(at)) }
 
 // errNoProgress says that a disk has a run of no length, which is a bug.
 var errNoProgress = errors.New("a run of no length")

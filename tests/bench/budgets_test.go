@@ -86,6 +86,8 @@ var budgets = slices.Concat([]budget{
 	{work: "until a domain runs from a point, s", ours: "instant-runs", figure: wall, limit: 2},
 	{work: "pull of a domain that runs from a point : qemu-img of the chain",
 		ours: "instant-pull", peers: []string{"qemu-img-chain"}, pick: first, figure: wall, limit: 1.25},
+	{work: "pull of a domain that runs from a point : QEMU's pull from qemu-nbd",
+		ours: "instant-pull", peers: []string{"pull-qemu-nbd"}, pick: first, figure: wall, limit: 1.25},
 	{work: "peak memory of restore --instant, MiB", ours: "instant-pull", figure: peak, limit: maxMemory},
 	{work: "peak memory of serve, MiB", ours: "serve", figure: peak, limit: maxMemory},
 	{work: "peak memory of serve, random places, MiB", ours: "serve-4k", figure: peak, limit: maxMemory},

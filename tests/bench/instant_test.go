@@ -1,6 +1,8 @@
 package bench
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 var atOnce = []way{
 	{"instant-runs", func(s *stage) contestant { return s.instant(false) }},
 	{"instant-pull", func(s *stage) contestant { return s.instant(true) }},
+	{"pull-qemu-nbd", (*stage).pullFromQEMU},
 }
 
 // instant makes another domain run from the newest point of the base repository. What is timed is the
@@ -47,6 +50,47 @@ func (s *stage) instant(pull bool) contestant {
 		}
 	}
 	return c
+}
+
+// pullFromQEMU has a domain pull the same data from qemu-nbd, which proves nothing: how long QEMU takes for
+// that. Its overlay has zeros where the disk has holes, as ours has: so none are pulled.
+func (s *stage) pullFromQEMU() contestant {
+	var name, image string
+	return contestant{
+		before: func(r *turn) {
+			socket := filepath.Join(r.dir, "socket")
+			r.startHelper("qemu-nbd", "--read-only", "--persistent", "--format=qcow2", "--shared=8", "--export-name=vda", "--socket="+socket, s.point(s.base, s.newest()))
+			s.await(socket)
+			name, image = testdomain.NewName(), filepath.Join(r.dir, "overlay.qcow2")
+			testdomain.Tool(s.t, "qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd+unix:///vda?socket="+socket, image, fmt.Sprint(s.size))
+			runScript(s.t, image, zeros(s.size, s.data))
+			definition := filepath.Join(r.dir, "domain.xml")
+			err := errors.Join(os.Chmod(socket, 0o666), os.WriteFile(definition, fmt.Appendf(nil, `<domain type='qemu'><name>%s</name><memory unit='MiB'>64</memory>`+
+				`<os><type arch='x86_64' machine='pc'>hvm</type></os><devices><controller type='usb' model='none'/><memballoon model='none'/><disk type='file' device='disk'>`+
+				`<driver name='qemu' type='qcow2'/><source file='%s'/><target dev='vda' bus='virtio'/></disk></devices></domain>`, name, image), 0o600))
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			testdomain.Virsh(s.t, "create", definition)
+		},
+		work: func(r *turn) {
+			r.run("virsh", "-c", testdomain.URI, "blockpull", name, "vda", "--wait")
+			r.sync(image)
+		},
+		after: func(r *turn) {
+			testdomain.Virsh(s.t, "destroy", name)
+			testdomain.RemoveLogs(name)
+			r.endHelper()
+		},
+	}
+}
+
+// zeros are the commands of qemu-io that write zeros where newImage has no data.
+func zeros(size, data int64) (commands []string) {
+	for i := range int64(runs) {
+		commands = append(commands, fmt.Sprintf("write -q -z %d %d", size/runs*i+data/runs, (size-data)/runs))
+	}
+	return commands
 }
 
 // awaitRunning waits until a domain runs.

@@ -45,7 +45,8 @@ func (s *stage) readAll(r *turn, socket string) {
 }
 
 // readRandom reads 4 KiB in each of many places, 16 at a time: the step is coprime to the number of
-// blocks, so none comes twice. Only the part of the disk that has data is read.
+// blocks, so none comes twice. They are at the beginning of the disk, as much of it as the disk has data; a
+// quarter of that is data.
 func (s *stage) readRandom(r *turn, socket string) {
 	s.t.Helper()
 	const step = 99991 * 4 * kib

@@ -152,7 +152,10 @@ func (r *run) create(ctx context.Context) (result define.Result, err error) {
 func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 	name, uuid := prepared.Domain()
 	runs := keep.Runs{Name: name, UUID: uuid, Dir: prepared.Dir(), Socket: socket, Files: prepared.Files(),
-		Place: r.repo.Place(), Made: localfile.AbsentDirs(prepared.Dir()), Policies: map[string]map[string]string{}}
+		Place: r.repo.Place(), Made: localfile.AbsentDirs(prepared.Dir()), Policies: map[string]map[string]string{}, Sizes: map[string]int64{}}
+	for _, d := range prepared.Point().Disks {
+		runs.Sizes[d.Target] = d.VirtualSize
+	}
 	for target, p := range prepared.Policies() {
 		runs.Policies[target] = p
 	}

@@ -45,7 +45,11 @@ func (r *run) unsettled(path string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
-	for at := int64(0); at < image.Size(); {
+	size := image.Size()
+	if pulled, known := r.pin.Runs.Sizes[targetOf(path)]; known {
+		size = min(size, pulled) // the disk may have been enlarged since
+	}
+	for at := int64(0); at < size; {
 		end, state, err := image.RunAt(at)
 		if err != nil {
 			return false, fmt.Errorf("%s: %w", path, err)
@@ -64,7 +68,7 @@ func (r *run) giveBack(path string) error {
 	if err := fault.Point("instant: give backing file back"); err != nil {
 		return err
 	}
-	uri := qcow2.NBDSocket + strings.TrimSuffix(filepath.Base(path), imageSuffix) + "?socket=" + r.pin.Runs.Socket
+	uri := qcow2.NBDSocket + targetOf(path) + "?socket=" + r.pin.Runs.Socket
 	// -u changes the header only, and does not open the backing file.
 	cmd := exec.CommandContext(context.Background(), "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", uri, path)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")

@@ -146,7 +146,7 @@ func (r *run) pulls() (pulls []*pull, err error) {
 			return nil, err
 		}
 		if needs && !slices.ContainsFunc(pulls, func(p *pull) bool { return p.image == path }) {
-			pulls = append(pulls, &pull{target: strings.TrimSuffix(filepath.Base(path), imageSuffix), image: path})
+			pulls = append(pulls, &pull{target: targetOf(path), image: path})
 		}
 	}
 	return pulls, nil
@@ -154,6 +154,9 @@ func (r *run) pulls() (pulls []*pull, err error) {
 
 // imageSuffix ends the name of an image, after the target of its disk (restore.Request.ImageOf).
 const imageSuffix = "." + string(restore.QCOW2)
+
+// targetOf is the target of the disk that an image was made for.
+func targetOf(path string) string { return strings.TrimSuffix(filepath.Base(path), imageSuffix) }
 
 // parsed parses what libvirt says of a domain.
 func parsed(ask func() (string, error)) (xml.Domain, error) {

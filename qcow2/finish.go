@@ -40,6 +40,7 @@ func (w *Writer) finish(sync func() error) (end int64, err error) {
 		VirtualSize:   w.options.VirtualSize,
 		BackingFile:   w.options.BackingFile,
 		BackingFormat: w.options.BackingFormat,
+		Mark:          w.options.Mark,
 		RefcountOrder: refcountOrder,
 	}
 	if w.options.compressed() {

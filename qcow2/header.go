@@ -15,7 +15,9 @@ const (
 	extensionEnd           = 0
 	extensionBackingFormat = 0xE2792ACA
 	extensionDataFile      = 0x44415441
+	extensionMark          = 0x76626d6b // "vbmk": ours; QEMU keeps what it does not know
 
+	maxMark          = 64   // bytes
 	maxBackingName   = 1023 // bytes, as in QEMU
 	maxBackingFormat = 15   // bytes, as in QEMU
 )
@@ -45,6 +47,7 @@ type Header struct {
 	BackingFile   string
 	BackingFormat string // "" where the image does not say
 	DataFile      string // name of the external data file; "" where the image does not say
+	Mark          string // Options.Mark, "" for none
 
 	L1Entries             int
 	L1Offset              int64 // bytes, of a cluster
@@ -91,6 +94,9 @@ func (h Header) Encode() []byte {
 	p[104] = byte(h.Compression)
 	if h.BackingFormat != "" {
 		p = appendExtension(p, extensionBackingFormat, h.BackingFormat)
+	}
+	if h.Mark != "" {
+		p = appendExtension(p, extensionMark, h.Mark)
 	}
 	p = appendExtension(p, extensionEnd, "")
 	if h.BackingFile != "" {

@@ -37,6 +37,10 @@ type Options struct {
 	BackingFile   string // as stored in the header, relative to the image's directory, or a URI that begins with NBDSocket; "" means none
 	BackingFormat string // "qcow2" or "raw"; needed with BackingFile
 
+	// Mark is put into a header extension, at most 64 bytes: whoever finds an image knows by it whose it
+	// is. QEMU keeps extensions that it does not know in the image, and copies them to no other one.
+	Mark string
+
 	// NewCompressor makes what compresses clusters, several to be used side by
 	// side; nil: they are not compressed.
 	NewCompressor func() Compressor
@@ -61,6 +65,9 @@ func (o Options) Validate() error {
 	}
 	if limit := o.maxVirtualSize(); o.VirtualSize > limit {
 		return fmt.Errorf("qcow2 virtual size %d: more than the %d bytes that QEMU opens with clusters of %d bytes", o.VirtualSize, limit, cs)
+	}
+	if len(o.Mark) > maxMark {
+		return fmt.Errorf("qcow2 mark of %d bytes: more than %d", len(o.Mark), maxMark)
 	}
 	return o.validateBacking()
 }

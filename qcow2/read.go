@@ -202,6 +202,9 @@ func (h *Header) readExtensions(p []byte, offset int) error {
 		if kind == extensionDataFile {
 			h.DataFile = string(p[offset : offset+int(size)])
 		}
+		if kind == extensionMark && size <= maxMark {
+			h.Mark = string(p[offset : offset+int(size)])
+		}
 		offset += (int(size) + 7) &^ 7
 	}
 	return nil

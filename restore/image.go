@@ -46,7 +46,7 @@ func (r *restorer) overlay(ctx context.Context, d *Disk) (err error) {
 		return err
 	}
 	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: images.Size(), ClusterSize: int(images.ClusterSize()),
-		BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw)})
+		BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw), Mark: r.Mark})
 	if err != nil {
 		return err
 	}

@@ -60,6 +60,8 @@ type Runs struct {
 	// Policies are what an I/O error did before, by the targets of the disks and the attributes of
 	// their drivers: the domain is to get them back.
 	Policies map[string]map[string]string `json:"policies"`
+	// Device is that of the file system which Dir is on, or will be on (st_dev). It may change with a reboot.
+	Device uint64 `json:"device"`
 	// Sizes are those of the disks in the point, in bytes, by their targets.
 	Sizes map[string]int64 `json:"sizes"`
 }

@@ -17,7 +17,7 @@ const (
 	extensionDataFile      = 0x44415441
 	extensionMark          = 0x76626d6b // "vbmk": ours; QEMU keeps what it does not know
 
-	maxMark          = 64   // bytes
+	maxMark          = 256  // bytes
 	maxBackingName   = 1023 // bytes, as in QEMU
 	maxBackingFormat = 15   // bytes, as in QEMU
 )

@@ -37,7 +37,7 @@ type Options struct {
 	BackingFile   string // as stored in the header, relative to the image's directory, or a URI that begins with NBDSocket; "" means none
 	BackingFormat string // "qcow2" or "raw"; needed with BackingFile
 
-	// Mark is put into a header extension, at most 64 bytes: whoever finds an image knows by it whose it
+	// Mark is put into a header extension, at most 256 bytes: whoever finds an image knows by it whose it
 	// is. QEMU keeps extensions that it does not know in the image, and copies them to no other one.
 	Mark string
 

@@ -45,8 +45,11 @@ func (r *restorer) overlay(ctx context.Context, d *Disk) (err error) {
 	if err := fault.Point("restore: make overlay"); err != nil {
 		return err
 	}
-	writer, err := qcow2.NewWriter(file, qcow2.Options{VirtualSize: images.Size(), ClusterSize: int(images.ClusterSize()),
-		BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw), Mark: r.Mark})
+	options := qcow2.Options{VirtualSize: images.Size(), ClusterSize: int(images.ClusterSize()), BackingFile: r.Overlay(d.Target), BackingFormat: string(Raw)}
+	if r.Mark != nil {
+		options.Mark = r.Mark(d.Target)
+	}
+	writer, err := qcow2.NewWriter(file, options)
 	if err != nil {
 		return err
 	}

@@ -80,8 +80,8 @@ type Request struct {
 	// a raw image that shows the disk as it was, wherever it is. Of the disks only the
 	// tables are read. The format is QCOW2.
 	Overlay func(target string) (backing string)
-	// Mark is put into the headers of overlays (qcow2.Options.Mark).
-	Mark string
+	// Mark is what is put into the header of an overlay (qcow2.Options.Mark), if set.
+	Mark func(target string) string
 
 	// Finish, if set, is called when all is in Dir, before the restore counts as done: if it
 	// fails, or the process is killed before it returns, what was made is removed, by the

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -76,5 +77,37 @@ func TestCheckPinned(t *testing.T) {
 		if err := checkPinned(tt.pin, tt.m); (err == nil) != tt.right || err != nil && !fail.Is(err, fail.Damaged) {
 			t.Errorf("%+v: %v", tt.m, err)
 		}
+	}
+}
+
+// A pin that cannot be read is there: its domain goes on.
+func TestDamagedPinIsThere(t *testing.T) {
+	repo, err := repository.Create(filepath.Join(t.TempDir(), "repo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := repo.DomainDir("vm1")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	pin, err := keep.AddPin(dir, manifest.Manifest{ID: "check1", Identity: manifest.NewIdentity()}, "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*", pin.ID+"*"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("the pin is in %q, %v", files, err)
+	}
+	if err := os.WriteFile(files[0], []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, there, err := findPin(repo, "vm1", pin.ID); !there || err != nil {
+		t.Errorf("damaged: there is %v, error %v", there, err)
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, there, err := findPin(repo, "vm1", pin.ID); there || err != nil {
+		t.Errorf("removed: there is %v, error %v", there, err)
 	}
 }

@@ -42,8 +42,9 @@ type Server struct {
 }
 
 const (
-	// maxConnections bounds memory: nbdcopy opens 4, a guest one for each disk.
-	maxConnections = 32
+	// A server has minConnections, or more if it has many exports: a guest opens one for each disk, who
+	// looks whether the server answers another, and nbdcopy 4. They bound memory.
+	minConnections = 32
 	// workers of a connection read at the same time: enough to keep a disk and two cores busy, of
 	// which one hashes.
 	workers = 4
@@ -74,7 +75,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { listener.Close() })
 	defer stop()
 	defer listener.Close()
-	open := connections{all: map[net.Conn]bool{}}
+	open := connections{all: map[net.Conn]bool{}, most: s.maxConnections()}
 	var group panics.Group
 	var err error
 	var told time.Time
@@ -91,7 +92,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		if !open.add(conn) {
 			if time.Since(told) > refusalsTold {
 				told = time.Now()
-				log.Warn(fmt.Sprintf("clients are refused: there are %d connections", maxConnections))
+				log.Warn(fmt.Sprintf("clients are refused: there are %d connections", open.most))
 			}
 			conn.Close()
 			continue
@@ -113,14 +114,19 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 // connections are those that are open.
 type connections struct {
+	most int
+
 	mu  sync.Mutex
 	all map[net.Conn]bool
 }
 
+// maxConnections bounds how many are open at a time.
+func (s *Server) maxConnections() int { return max(minConnections, 2*len(s.Exports)+8) }
+
 func (c *connections) add(conn net.Conn) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.all) == maxConnections {
+	if len(c.all) == c.most {
 		return false
 	}
 	c.all[conn] = true

@@ -86,7 +86,7 @@ func TestHandshakeTime(t *testing.T) {
 func TestConnectionsAreBounded(t *testing.T) {
 	addr := serverOf(t, Export{Disk: sample()})
 	var open []*client
-	for range maxConnections {
+	for range minConnections {
 		open = append(open, begin(t, addr, false))
 	}
 	more := func() error {
@@ -135,7 +135,7 @@ func TestAcceptingGoesOn(t *testing.T) {
 	done := panics.Go(func() error {
 		return (&Server{Exports: []Export{{Disk: sample()}}, Log: slog.New(slog.NewTextHandler(&log, nil))}).Serve(ctx, full)
 	})
-	for range maxConnections {
+	for range minConnections {
 		begin(t, l.Addr(), false)
 	}
 	for range 200 {
@@ -159,7 +159,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	for i := range maxConnections - 1 {
+	for i := range minConnections - 1 {
 		c := begin(t, addr, i%2 == 0)
 		for range 16 {
 			c.request(0, cmdRead, 0, maxPayload)
@@ -173,5 +173,14 @@ func TestClientsThatNeverRead(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if held := int64(after.Sys) - int64(before.Sys); held > 96<<20 {
 		t.Errorf("the process has grown by %d MiB", held>>20)
+	}
+}
+
+// A guest opens a connection for each disk, and there is room for others.
+func TestManyExports(t *testing.T) {
+	for exports, want := range map[int]int{1: minConnections, 12: minConnections, 33: 74} {
+		if got := (&Server{Exports: make([]Export, exports)}).maxConnections(); got != want {
+			t.Errorf("%d exports: %d connections, want %d", exports, got, want)
+		}
 	}
 }

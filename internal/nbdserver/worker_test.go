@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -221,4 +222,31 @@ func TestBadDisks(t *testing.T) {
 	if kinds, _ := good.option(optGo, name("b")+"\x00\x00"); kinds[len(kinds)-1] != repAck {
 		t.Errorf("the other disk: %x", kinds)
 	}
+}
+
+// fickle is a disk that cannot be read any more from the nth time on.
+type fickle struct {
+	memory
+	left atomic.Int64
+}
+
+func (f *fickle) ReadAt(p []byte, off int64) error {
+	if f.left.Add(-1) < 0 {
+		return errBroken
+	}
+	return f.memory.ReadAt(p, off)
+}
+
+// A simple reply has said that there is no error: what cannot be read after that ends the connection, and
+// no bytes take the place of those that are missing. Who waits for the rest sees the end.
+func TestReadFailsInASimpleReply(t *testing.T) {
+	m := &fickle{memory: *sample()}
+	m.left.Store(3) // both pieces, and the first one again
+	c := begin(t, serverOf(t, Export{Disk: m}), false)
+	c.request(0, cmdRead, 0, 2*pieceLength)
+	p := c.read(16 + pieceLength)
+	if code := binary.BigEndian.Uint32(p[4:]); code != 0 || !bytes.Equal(p[16:], m.data[:pieceLength]) {
+		t.Errorf("error %d, or other bytes", code)
+	}
+	c.wantEnd("after what could be read")
 }

@@ -278,6 +278,9 @@ func (d *definer) autostart() error {
 	if err := fault.Point("define: autostart"); err != nil || !d.point.Autostart {
 		return err
 	}
+	if d.Name == "" && d.Overlay != nil { // when it stands alone: with the host nothing would show it the point
+		return nil
+	}
 	if d.Name != "" {
 		d.result.Changes = append(d.result.Changes, fmt.Sprintf("%s does not start with the host, as %s did", d.Name, d.Domain))
 		return nil

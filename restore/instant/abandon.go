@@ -196,8 +196,12 @@ func (r *run) movedAway() error {
 		return err
 	}
 	r.domain = domain
-	image, err := r.inNeed()
-	if err == nil && image != "" && filepath.Dir(image) != r.pin.Runs.Dir {
+	paths, err := r.used(domain)
+	if err != nil {
+		return err
+	}
+	image, err := r.anyInNeed(paths)
+	if err == nil && image != "" {
 		err = fail.WithHint(fmt.Errorf("domain %s still has its data in %s, and its image %s is not in %s", domain.Name(), r.pin.Point, image, r.pin.Runs.Dir),
 			"--resume goes on; or undefine the domain and remove its images, then --abandon")
 	}

@@ -2,6 +2,7 @@ package instant
 
 import (
 	"errors"
+	"fmt"
 	"os"
 
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -21,10 +22,28 @@ func (r *run) finish() error {
 			return err
 		}
 	}
-	if err := r.restorePolicies(); err != nil {
+	if err := errors.Join(r.restorePolicies(), r.autostart()); err != nil {
 		return err
 	}
 	return r.forget()
+}
+
+// autostart has libvirt start the domain with the host, as it did when the point was made. Not before its
+// images stand alone: after a power cut they may lack what QEMU has pulled last.
+func (r *run) autostart() error {
+	m, err := r.repo.Point(r.Domain, r.pin.Point)
+	if err != nil { // the domain is complete without it
+		r.Log.Warn(fmt.Sprintf("whether domain %s is to start with the host is not known: %v", r.domain.Name(), err))
+		return nil
+	}
+	if !m.Autostart || r.pin.Runs.Name != r.Domain {
+		return nil
+	}
+	if err := fault.Point("instant: autostart"); err != nil {
+		return err
+	}
+	r.starts = true
+	return r.domain.SetAutostart(true)
 }
 
 // restorePolicies has the guest see I/O errors as it did, from its next start on. What somebody has
@@ -62,6 +81,10 @@ func (r *run) forget() error {
 		return err
 	}
 	if err := os.Remove(r.server.log()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	// Without the pin nobody would find the socket of a server that was killed. One that listens removes its.
+	if err := r.server.removeDead(); err != nil {
 		return err
 	}
 	if err := r.repo.Unpin(r.Domain, r.pin.ID); err != nil {

@@ -4,12 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
+	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/xml"
@@ -19,18 +23,19 @@ import (
 const maxChain = 400
 
 // needs tells whether an image, or one below it, has an export of the server as its backing file. A file
-// that is not there, or no qcow2 image, has none.
+// that is not there, or no qcow2 image, has none; of one that is not there below another one nothing is
+// known, which is an error.
 func (r *run) needs(path string) (bool, error) {
-	for range maxChain {
+	for below := range maxChain {
 		backing, err := backingOf(path)
 		switch {
-		case errors.Is(err, fs.ErrNotExist), errors.Is(err, qcow2.ErrNotQcow2):
+		case errors.Is(err, fs.ErrNotExist) && below == 0, isNoImage(err):
 			return false, nil
 		case err != nil:
 			return false, err
 		case r.onServer(backing):
 			return true, nil
-		case backing == "" || strings.Contains(backing, ":"): // json:, or a URI
+		case backing == "" || hasProtocol(backing):
 			return false, nil
 		}
 		if !filepath.IsAbs(backing) {
@@ -41,33 +46,115 @@ func (r *run) needs(path string) (bool, error) {
 	return false, fmt.Errorf("%s: more than %d images below it", path, maxChain)
 }
 
-// onServer tells whether a backing file is an export of the server of this pin.
+// onServer tells whether a backing file is an export of the server of this pin: as a URI, or as libvirt
+// and QEMU write it into images that they make ("json:{…}"). No other socket has that name.
 func (r *run) onServer(backing string) bool {
-	return strings.HasPrefix(backing, qcow2.NBDSocket) && strings.HasSuffix(backing, "?socket="+r.pin.Runs.Socket)
+	return hasProtocol(backing) && strings.Contains(backing, filepath.Base(r.pin.Runs.Socket))
+}
+
+// hasProtocol tells whether a backing file is no path: a colon comes before the first slash
+// (path_has_protocol in QEMU's block.c).
+func hasProtocol(backing string) bool {
+	before, _, _ := strings.Cut(backing, "/")
+	return strings.Contains(before, ":")
 }
 
 // inNeed returns an image that needs the server, "" if there is none: one that the restore has made,
 // whether the domain has it now or not (a disk that was detached, an image below a snapshot), or one of
 // the domain, wherever it is now.
 func (r *run) inNeed() (string, error) {
-	paths := r.images()
-	if r.domain != nil {
-		for _, ask := range []func() (string, error){r.domain.XML, r.domain.InactiveXML} {
-			definition, err := parsed(ask)
-			if err != nil {
-				return "", err
+	if image, err := r.anyInNeed(r.images()); err != nil || image != "" || r.domain == nil {
+		return image, err
+	}
+	paths, err := r.used(r.domain)
+	if err != nil {
+		return "", err
+	}
+	return r.anyInNeed(paths)
+}
+
+// used are the files of a domain's disks, now and when it is started next.
+func (r *run) used(domain *hypervisor.Domain) (paths []string, err error) {
+	for _, ask := range []func() (string, error){domain.XML, domain.InactiveXML} {
+		definition, err := parsed(ask)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range definition.Disks {
+			if err := r.visible(d); hasImage(d) && err != nil {
+				return nil, err
 			}
-			for _, d := range definition.Disks {
-				paths = append(paths, sources(d)...)
-			}
+			paths = append(paths, sources(d)...)
 		}
 	}
+	return paths, nil
+}
+
+// anyInNeed returns the first of the images that needs the server, "" if there is none.
+func (r *run) anyInNeed(paths []string) (string, error) {
 	for _, path := range paths {
 		if needs, err := r.inNeedOf(path); err != nil || needs {
 			return path, err
 		}
 	}
 	return "", nil
+}
+
+// openImage opens a file or a block device, by a symbolic link, too. The caller closes it.
+func openImage(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // of a FIFO nobody waits for the other end
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if kind := fs.ModeType; err == nil && info.Mode()&kind != 0 && info.Mode()&kind != fs.ModeDevice {
+		err = fmt.Errorf("%s %w", path, localfile.ErrNotRegular)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// isNoImage tells whether an error of headerOf says that there is something else than a qcow2 image.
+func isNoImage(err error) bool {
+	return errors.Is(err, qcow2.ErrNotQcow2) || errors.Is(err, localfile.ErrNotRegular) || errors.Is(err, unix.ENXIO)
+}
+
+// headerOf reads the header of an image.
+func headerOf(path string) (qcow2.Header, error) {
+	f, err := openImage(path)
+	if err != nil {
+		return qcow2.Header{}, err
+	}
+	defer f.Close()
+	h, err := qcow2.ReadHeader(f)
+	if err != nil {
+		return qcow2.Header{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return h, nil
+}
+
+// backingOf is the backing file of an image, by its header.
+func backingOf(path string) (string, error) {
+	h, err := headerOf(path)
+	return h.BackingFile, err
+}
+
+// hasImage tells whether a disk of a domain may have an image of the restore: a file.
+func hasImage(d xml.Disk) bool {
+	return (d.Device == "disk" || d.Device == "lun") && d.SourceType == "file" && filepath.IsAbs(d.Source)
+}
+
+// visible is an error if the image of a disk is not there: its file system may not be mounted, and what the
+// image needs is not known.
+func (r *run) visible(d xml.Disk) error {
+	_, err := os.Stat(d.Source)
+	if err == nil {
+		return nil
+	}
+	return fail.WithHint(fmt.Errorf("the image of disk %s of domain %s cannot be seen, and may need %s: %w", d.Target, r.pin.Runs.Name, r.pin.Point, err),
+		"mount the file system that it is on; if the image is gone for good, take the disk out of the domain's definition")
 }
 
 // inNeedOf tells whether an image needs the server, by its header or by its tables; without the domain by

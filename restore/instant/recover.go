@@ -64,7 +64,7 @@ func (r *run) recover(dryRun bool) (what string, done bool, err error) {
 		if has, err := r.hasRun(); err != nil {
 			return "", false, err
 		} else if has {
-			return fmt.Sprintf("images of domain %s in %s need %s, and libvirt has no domain with its UUID (%s): define it again, or --abandon removes them",
+			return fmt.Sprintf("images of domain %s in %s need %s, or cannot be seen, and libvirt has no domain with its UUID (%s): define it again, or --abandon removes what is left",
 				runs.Name, runs.Dir, r.pin.Point, runs.UUID), false, nil
 		}
 		what = fmt.Sprintf("an instant restore to %s, killed before domain %s ran", runs.Dir, runs.Name)

@@ -50,6 +50,7 @@ func Resume(ctx context.Context, repo *repository.Repository, host define.Host, 
 	}
 	err = r.complete(ctx)
 	result.measure(start)
+	result.Autostart = r.starts
 	return result, err
 }
 
@@ -79,24 +80,43 @@ func (r *run) isWhole() (bool, error) {
 	if r.domain, err = r.host.DomainByUUID(r.pin.Runs.UUID); errors.Is(err, hypervisor.ErrNoDomain) {
 		return false, nil
 	}
-	return restore.Marked(r.pin.Runs.Dir) == "", err
+	if err != nil {
+		return false, err
+	}
+	// The marker goes when all is there. A domain of that UUID was there before, perhaps, and is another one.
+	marked, err := r.marked()
+	return !marked, err
 }
 
-// hasRun tells whether what is not whole has been so: there are images that need the server, and no
-// marker of a restore that was killed. A domain that was undefined since is no reason to remove them.
+// marked tells whether the directory has the marker of a restore that is not complete.
+func (r *run) marked() (bool, error) {
+	_, err := os.Lstat(restore.MarkerOf(r.pin.Runs.Dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// hasRun tells whether what is not whole has been so, or may have been: there are images that need the
+// server, and no marker of a restore that was killed; or its file system is not mounted, as far as can be
+// told. A domain that was undefined since is no reason to remove them.
 func (r *run) hasRun() (bool, error) {
-	if _, err := os.Lstat(restore.MarkerOf(r.pin.Runs.Dir)); !errors.Is(err, fs.ErrNotExist) {
+	if marked, err := r.marked(); err != nil || marked {
 		return false, err
 	}
 	image, err := r.inNeed()
-	return image != "", err
+	if err != nil || image != "" {
+		return image != "", err
+	}
+	device, err := deviceOf(r.pin.Runs.Dir)
+	return device != r.pin.Runs.Device, err
 }
 
 // beginAgain restores the same point to the same directory, where a restore was killed before its domain
 // could run: what that has left is known by its marker (restore.Run).
 func (r *run) beginAgain(ctx context.Context) (Result, error) {
 	r.Log.Info(fmt.Sprintf("the domain %s has not run yet: its restore to %s is begun again", r.pin.Runs.Name, r.pin.Runs.Dir))
-	if err := errors.Join(r.forget(), r.letGo()); err != nil {
+	if err := errors.Join(r.takeAway(), r.letGo()); err != nil {
 		return Result{}, err
 	}
 	request := r.Request

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -57,6 +58,7 @@ type run struct {
 	said    map[string]bool
 	failed  time.Time // when the server could not be started last
 	woken   time.Time // when the guest was resumed last
+	starts  bool      // the domain starts with the host
 	off     bool      // a question was not answered because the domain had ended
 }
 
@@ -80,6 +82,7 @@ func Run(ctx context.Context, repo *repository.Repository, host define.Host, req
 		defined.Name, result.RunningSeconds, defined.Point, manifest.TimeText(defined.Time), defined.Dir))
 	err = r.complete(ctx)
 	result.measure(start)
+	result.Autostart = r.starts
 	return result, err
 }
 
@@ -109,6 +112,7 @@ func (r *run) create(ctx context.Context) (result define.Result, err error) {
 	socket := filepath.Join(guest.RunDir(r.SocketDir), socketPrefix+manifest.NewIdentity()+".sock")
 	r.Start, r.Format = true, restore.QCOW2
 	r.Ready = func(ctx context.Context) error { return r.server.await(ctx) }
+	r.Mark = func(target string) string { return markOf(socket) + target }
 	r.Overlay = func(target string) string { return qcow2.NBDSocket + target + "?socket=" + socket }
 	prepared, err := define.Prepare(ctx, r.repo, r.host, r.Request.Request)
 	if err != nil {
@@ -156,6 +160,10 @@ func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 	for _, d := range prepared.Point().Disks {
 		runs.Sizes[d.Target] = d.VirtualSize
 	}
+	var err error
+	if runs.Device, err = deviceOf(runs.Dir); err != nil {
+		return err
+	}
 	for target, p := range prepared.Policies() {
 		runs.Policies[target] = p
 	}
@@ -171,6 +179,18 @@ func (r *run) pinPoint(prepared *define.Prepared, socket string) error {
 		return errors.Join(err, r.repo.Unpin(r.Domain, pin.ID))
 	}
 	return nil
+}
+
+// deviceOf is the device of the file system that a directory is on, or will be on when it is made.
+func deviceOf(dir string) (uint64, error) {
+	if absent := localfile.AbsentDirs(dir); len(absent) > 0 {
+		dir = filepath.Dir(absent[0])
+	}
+	var stat unix.Stat_t
+	if err := unix.Stat(dir, &stat); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	return stat.Dev, nil
 }
 
 // pinLocked pins the point that was looked at: meanwhile it may have been removed, and another one made

@@ -241,8 +241,19 @@ func (s *server) end() error {
 	if s.ended != nil {
 		s.why = <-s.ended
 	}
-	// One that was killed has left its socket.
-	if err := os.Remove(s.pin.Runs.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+	return s.removeDead()
+}
+
+// removeDead removes the socket that a killed server has left, on which nobody listens.
+func (s *server) removeDead() error {
+	conn, err := net.Dial("unix", s.pin.Runs.Socket)
+	if err == nil {
+		return conn.Close()
+	}
+	if errors.Is(err, unix.ECONNREFUSED) {
+		err = os.Remove(s.pin.Runs.Socket)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil

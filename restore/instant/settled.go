@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/virtbackup/virtbackup/internal/fault"
@@ -23,14 +22,21 @@ import (
 // as zeros, and nothing in the image says so: but every cluster of an image that was pulled is data or
 // zeros of its own.
 
+// markOf begins the marks of the images whose export is on a socket (qcow2.Options.Mark); the name of the
+// export follows.
+func markOf(socket string) string { return filepath.Base(socket) + ":" }
+
+// export is the one that an image was made on, by its mark. Another image of its name has none, nor has a
+// copy that qemu-img convert has made.
+func (r *run) export(h qcow2.Header) (name string, ours bool) {
+	return strings.CutPrefix(h.Mark, markOf(r.pin.Runs.Socket))
+}
+
 // unsettled tells whether an image that the restore has made has no backing file, and clusters that it
-// says nothing of.
+// says nothing of. What is no such image is settled.
 func (r *run) unsettled(path string) (bool, error) {
-	if !slices.Contains(r.pin.Runs.Files, filepath.Base(path)) {
-		return false, nil
-	}
-	f, err := localfile.OpenRegular(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := openImage(path)
+	if errors.Is(err, fs.ErrNotExist) || isNoImage(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -38,7 +44,11 @@ func (r *run) unsettled(path string) (bool, error) {
 	}
 	defer f.Close()
 	h, err := qcow2.ReadHeader(f)
-	if err != nil || h.BackingFile != "" {
+	if isNoImage(err) {
+		return false, nil
+	}
+	export, ours := r.export(h)
+	if err != nil || h.BackingFile != "" || !ours {
 		return false, err
 	}
 	image, err := chain.Open([]io.ReaderAt{f})
@@ -46,7 +56,7 @@ func (r *run) unsettled(path string) (bool, error) {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
 	size := image.Size()
-	if pulled, known := r.pin.Runs.Sizes[targetOf(path)]; known {
+	if pulled, known := r.pin.Runs.Sizes[export]; known {
 		size = min(size, pulled) // the disk may have been enlarged since
 	}
 	for at := int64(0); at < size; {
@@ -68,7 +78,15 @@ func (r *run) giveBack(path string) error {
 	if err := fault.Point("instant: give backing file back"); err != nil {
 		return err
 	}
-	uri := qcow2.NBDSocket + targetOf(path) + "?socket=" + r.pin.Runs.Socket
+	h, err := headerOf(path)
+	if err != nil {
+		return err
+	}
+	export, ours := r.export(h)
+	if !ours {
+		return fmt.Errorf("%s is not an image that the restore has made any more", path)
+	}
+	uri := qcow2.NBDSocket + export + "?socket=" + r.pin.Runs.Socket
 	// -u changes the header only, and does not open the backing file.
 	cmd := exec.CommandContext(context.Background(), "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", uri, path)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")

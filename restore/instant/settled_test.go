@@ -1,11 +1,13 @@
 package instant
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/virtbackup/virtbackup/keep"
+	"github.com/virtbackup/virtbackup/qcow2"
 )
 
 // An image without a backing file is not settled while its tables say nothing of a part of the disk. What
@@ -19,7 +21,7 @@ func TestUnsettled(t *testing.T) {
 			t.Fatalf("%q: %v: %s", args, err, out)
 		}
 	}
-	r := &run{pin: keep.Pin{Runs: &keep.Runs{Dir: dir, Files: []string{"vda.qcow2"}, Sizes: map[string]int64{"vda": 4 << 20}}}}
+	r := &run{pin: keep.Pin{Runs: &keep.Runs{Dir: dir, Socket: "/run/x.sock", Sizes: map[string]int64{"vda": 4 << 20}}}}
 	want := func(want bool, when string) {
 		t.Helper()
 		if got, err := r.unsettled(path); got != want || err != nil {
@@ -27,7 +29,7 @@ func TestUnsettled(t *testing.T) {
 		}
 	}
 	want(false, "no image")
-	tool("qemu-img", "create", "-q", "-f", "qcow2", path, "4M")
+	marked(t, path, markOf("/run/x.sock")+"vda", 4<<20)
 	want(true, "an empty image")
 	tool("qemu-io", "-f", "qcow2", "-c", "write -q -z 0 4032k", path)
 	want(true, "the last cluster is missing")
@@ -39,7 +41,26 @@ func TestUnsettled(t *testing.T) {
 	want(true, "the point has that much")
 	tool("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "nbd+unix:///vda?socket=/nonexistent", path)
 	want(false, "with a backing file, which needs says")
-	r.pin.Runs.Files = nil
 	tool("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-b", "", path)
+	r.pin.Runs.Socket = "/run/y.sock"
+	want(false, "an image of another restore")
+	tool("qemu-img", "create", "-q", "-f", "qcow2", path, "4M")
 	want(false, "an image of somebody else's")
+}
+
+// marked makes an image without data.
+func marked(t *testing.T, path, mark string, size int64) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w, err := qcow2.NewWriter(f, qcow2.Options{VirtualSize: size, Mark: mark})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Finish(f.Sync); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -12,9 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/manifest"
-	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/xml"
 )
@@ -128,9 +126,18 @@ func (r *run) pulls() (pulls []*pull, err error) {
 		return nil, err
 	}
 	for _, d := range definition.Disks {
+		if !hasImage(d) {
+			continue
+		}
+		if err := r.visible(d); err != nil {
+			return nil, err
+		}
 		backing, err := backingOf(d.Source)
+		if isNoImage(err) {
+			continue
+		}
 		if err != nil {
-			continue // an image of another format, or on the network
+			return nil, err
 		}
 		unsettled, err := r.unsettled(d.Source)
 		if err != nil {
@@ -146,7 +153,7 @@ func (r *run) pulls() (pulls []*pull, err error) {
 			return nil, err
 		}
 		if needs && !slices.ContainsFunc(pulls, func(p *pull) bool { return p.image == path }) {
-			pulls = append(pulls, &pull{target: targetOf(path), image: path})
+			pulls = append(pulls, &pull{target: strings.TrimSuffix(filepath.Base(path), imageSuffix), image: path})
 		}
 	}
 	return pulls, nil
@@ -155,9 +162,6 @@ func (r *run) pulls() (pulls []*pull, err error) {
 // imageSuffix ends the name of an image, after the target of its disk (restore.Request.ImageOf).
 const imageSuffix = "." + string(restore.QCOW2)
 
-// targetOf is the target of the disk that an image was made for.
-func targetOf(path string) string { return strings.TrimSuffix(filepath.Base(path), imageSuffix) }
-
 // parsed parses what libvirt says of a domain.
 func parsed(ask func() (string, error)) (xml.Domain, error) {
 	doc, err := ask()
@@ -165,20 +169,6 @@ func parsed(ask func() (string, error)) (xml.Domain, error) {
 		return xml.Domain{}, err
 	}
 	return xml.ParseDomain(doc)
-}
-
-// backingOf is the backing file of an image, by its header.
-func backingOf(path string) (string, error) {
-	f, err := localfile.OpenRegular(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h, err := qcow2.ReadHeader(f)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", path, err)
-	}
-	return h.BackingFile, nil
 }
 
 // keepRunning starts the server again where it has ended, and wakes the guest up that has met that.

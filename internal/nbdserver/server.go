@@ -72,7 +72,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	stop := context.AfterFunc(ctx, func() { listener.Close() })
+	stop := panics.CloseAfter(ctx, listener)
 	defer stop()
 	defer listener.Close()
 	open := connections{all: map[net.Conn]bool{}, most: s.maxConnections()}

@@ -9,6 +9,7 @@ package panics
 import (
 	"context"
 	"fmt"
+	"io"
 	"runtime/debug"
 	"sync/atomic"
 
@@ -58,6 +59,12 @@ func Go(f func() error) <-chan error {
 	done := make(chan error, 1)
 	go func() { done <- Catch(f) }()
 	return done
+}
+
+// CloseAfter closes c when ctx is done, on a goroutine of its own, unless stop was called before. Errors
+// are those of who uses c.
+func CloseAfter(ctx context.Context, c io.Closer) (stop func() bool) {
+	return context.AfterFunc(ctx, func() { _ = Catch(c.Close) })
 }
 
 // Group is an errgroup.Group in which a panic is an error like others. The zero Group

@@ -48,3 +48,26 @@ func TestGroup(t *testing.T) {
 	zero.Go(func() error { panic("without a context") })
 	wantPanic(t, zero.Wait(), "without a context")
 }
+
+// closer counts, and panics.
+type closer chan bool
+
+func (c closer) Close() error {
+	c <- true
+	panic("close")
+}
+
+// What is to be closed is closed once, when the context is done, and not after stop.
+func TestCloseAfter(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	closed := make(closer, 2)
+	CloseAfter(ctx, closed)
+	if stop := CloseAfter(ctx, closed); !stop() {
+		t.Error("stopped too late")
+	}
+	cancel()
+	<-closed
+	if len(closed) != 0 {
+		t.Error("closed twice")
+	}
+}

@@ -94,7 +94,7 @@ func (s *server) listens(ctx context.Context) bool {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(helloTime))
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	defer panics.CloseAfter(ctx, conn)()
 	hello := make([]byte, 8)
 	_, err = io.ReadFull(conn, hello)
 	return err == nil && string(hello) == "NBDMAGIC"

@@ -91,8 +91,12 @@ func (r *restored) goOn(point string) {
 // giveUp has --abandon remove everything, where it is not done.
 func (r *restored) giveUp(point string) {
 	r.T.Helper()
-	switch code := r.Program.Run(r.T, "restore", r.Site.Name, "--to", r.dir, "--abandon", "--yes").Code; {
+	given := r.Program.Run(r.T, "restore", r.Site.Name, "--to", r.dir, "--abandon", "--yes")
+	switch code := given.Code; {
 	case code == 6 && !r.gone(): // all was done
+		r.wantAlone()
+	case code == 1 && strings.Contains(given.Stderr, "stands alone"): // all but the end
+		r.cleanUp(point)
 		r.wantAlone()
 	case code == 0 && r.gone(), code == 6:
 	default:

@@ -196,11 +196,7 @@ func (r *run) movedAway() error {
 		return err
 	}
 	r.domain = domain
-	paths, err := r.used(domain)
-	if err != nil {
-		return err
-	}
-	image, err := r.anyInNeed(paths)
+	image, err := r.inNeedBy(domain)
 	if err == nil && image != "" {
 		err = fail.WithHint(fmt.Errorf("domain %s still has its data in %s, and its image %s is not in %s", domain.Name(), r.pin.Point, image, r.pin.Runs.Dir),
 			"--resume goes on; or undefine the domain and remove its images, then --abandon")

@@ -18,7 +18,7 @@ func (r *run) finish() error {
 		return err
 	}
 	for _, path := range r.images() {
-		if err := syncFile(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := syncFile(path); err != nil && !errors.Is(err, os.ErrNotExist) && !isNoImage(err) {
 			return err
 		}
 	}
@@ -38,6 +38,9 @@ func (r *run) autostart() error {
 	}
 	if !m.Autostart || r.pin.Runs.Name != r.Domain {
 		return nil
+	}
+	if domain, err := r.findDomain(); err != nil || domain == nil { // another one, or moved by a person, who decides
+		return err
 	}
 	if err := fault.Point("instant: autostart"); err != nil {
 		return err

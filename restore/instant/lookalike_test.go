@@ -185,6 +185,53 @@ func TestPathWithColon(t *testing.T) {
 	}
 }
 
+// What is no disk of the restore does not keep it from its end: a disk that may be missing, one that cannot be
+// read, a drive without a disc, and a raw disk on which a guest has written an image.
+func TestOtherDisksDoNotMatter(t *testing.T) {
+	dir := t.TempDir()
+	image, raw := filepath.Join(dir, "vda.qcow2"), filepath.Join(t.TempDir(), "raw")
+	p := placeOf(t, dir, "")
+	p.qemuImg("create", "-q", "-f", "qcow2", image, "1M")
+	p.qemuImg("create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "/in/the/guest", raw, "1M")
+	disk := func(format, source, target, more string) string {
+		return fmt.Sprintf(`<disk type='file' %s><driver name='qemu' type='%s'/><source file='%s'/><target dev='%s' bus='scsi'/></disk>`, more, format, source, target)
+	}
+	if _, err := p.host.Define(fmt.Sprintf(`<domain type='test'><name>vm1</name><uuid>%s</uuid><memory>65536</memory><os><type>hvm</type></os><devices>`, aUUID)+
+		disk("qcow2", image, "vda", "device='disk'")+disk("raw", raw, "sdb", "device='disk'")+disk("raw", "/nonexistent.iso", "sdc", "device='cdrom'")+
+		disk("raw", "/proc/self/mem", "sdd", "device='cdrom'")+disk("qcow2", "/nonexistent.qcow2", "sde", "device='disk'")+"</devices></domain>", false); err != nil {
+		t.Fatal(err)
+	}
+	p.recovered(false)
+}
+
+// The directory cannot be seen, the domain's disk is elsewhere: an image that was detached may need the point.
+func TestDetachedImageNotThere(t *testing.T) {
+	other := filepath.Join(t.TempDir(), "vda.qcow2")
+	p := placeOf(t, t.TempDir(), other)
+	p.qemuImg("create", "-q", "-f", "qcow2", other, "1M")
+	r := p.run()
+	r.pin.Runs.Device++
+	if what, done, err := r.recover(true); done || err == nil {
+		t.Errorf("%s: done %v", what, done)
+	}
+	r.pin.Runs.Device--
+	if what, done, err := r.recover(true); !done || err != nil {
+		t.Errorf("%s: done %v, %v", what, done, err)
+	}
+}
+
+// An image of the directory was moved, and a symbolic link is in its place.
+func TestLinkInTheDirectory(t *testing.T) {
+	dir := t.TempDir()
+	image, moved := filepath.Join(dir, "vda.qcow2"), filepath.Join(t.TempDir(), "vda.qcow2")
+	p := placeOf(t, dir, image)
+	p.qemuImg("create", "-q", "-f", "qcow2", moved, "1M")
+	if err := os.Symlink(moved, image); err != nil {
+		t.Fatal(err)
+	}
+	p.recovered(false)
+}
+
 // An image by a symbolic link is one.
 func TestImageByLink(t *testing.T) {
 	dir := t.TempDir()

@@ -66,28 +66,33 @@ func (r *run) inNeed() (string, error) {
 	if image, err := r.anyInNeed(r.images()); err != nil || image != "" || r.domain == nil {
 		return image, err
 	}
-	paths, err := r.used(r.domain)
-	if err != nil {
-		return "", err
+	if image, err := r.inNeedBy(r.domain); err != nil || image != "" {
+		return image, err
 	}
-	return r.anyInNeed(paths)
+	return "", r.dirVisible()
 }
 
-// used are the files of a domain's disks, now and when it is started next.
-func (r *run) used(domain *hypervisor.Domain) (paths []string, err error) {
+// inNeedBy returns an image of a domain's disks, now or when it is started next, that needs the server.
+func (r *run) inNeedBy(domain *hypervisor.Domain) (string, error) {
 	for _, ask := range []func() (string, error){domain.XML, domain.InactiveXML} {
 		definition, err := parsed(ask)
 		if err != nil {
-			return nil, err
+			return "", err
 		}
 		for _, d := range definition.Disks {
-			if err := r.visible(d); hasImage(d) && err != nil {
-				return nil, err
+			if !hasImage(d) {
+				continue
 			}
-			paths = append(paths, sources(d)...)
+			image, err := r.anyInNeed(sources(d))
+			if err == nil {
+				err = r.visible(d)
+			}
+			if r.restored(d) && err != nil || err == nil && image != "" {
+				return image, err
+			}
 		}
 	}
-	return paths, nil
+	return "", nil
 }
 
 // anyInNeed returns the first of the images that needs the server, "" if there is none.
@@ -102,18 +107,14 @@ func (r *run) anyInNeed(paths []string) (string, error) {
 
 // openImage opens a file or a block device, by a symbolic link, too. The caller closes it.
 func openImage(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // of a FIFO nobody waits for the other end
+	info, err := os.Stat(path)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if kind := fs.ModeType; err == nil && info.Mode()&kind != 0 && info.Mode()&kind != fs.ModeDevice {
-		err = fmt.Errorf("%s %w", path, localfile.ErrNotRegular)
+	if kind := info.Mode() & fs.ModeType; kind != 0 && kind != fs.ModeDevice { // to open some devices does something
+		return nil, fmt.Errorf("%s %w", path, localfile.ErrNotRegular)
 	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
+	return os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 }
 
 // isNoImage tells whether an error of headerOf says that there is something else than a qcow2 image.
@@ -141,9 +142,17 @@ func backingOf(path string) (string, error) {
 	return h.BackingFile, err
 }
 
-// hasImage tells whether a disk of a domain may have an image of the restore: a file.
+// hasImage tells whether a disk of a domain may have an image of the restore, or one on it. What a guest
+// writes to a raw disk is no header.
 func hasImage(d xml.Disk) bool {
-	return (d.Device == "disk" || d.Device == "lun") && d.SourceType == "file" && filepath.IsAbs(d.Source)
+	return (d.Device == "disk" || d.Device == "lun") && d.Format == "qcow2" && len(sources(d)) > 0
+}
+
+// restored tells whether a disk is one of those that were restored, wherever its image is now. Of others it
+// does not matter if they cannot be read.
+func (r *run) restored(d xml.Disk) bool {
+	_, known := r.pin.Runs.Sizes[d.Target]
+	return known
 }
 
 // visible is an error if the image of a disk is not there: its file system may not be mounted, and what the
@@ -155,6 +164,21 @@ func (r *run) visible(d xml.Disk) error {
 	}
 	return fail.WithHint(fmt.Errorf("the image of disk %s of domain %s cannot be seen, and may need %s: %w", d.Target, r.pin.Runs.Name, r.pin.Point, err),
 		"mount the file system that it is on; if the image is gone for good, take the disk out of the domain's definition")
+}
+
+// dirVisible is an error if none of the images is there, and the directory is on another file system than it
+// was: that is not mounted, as far as can be told.
+func (r *run) dirVisible() error {
+	for _, path := range r.images() {
+		if _, err := os.Lstat(path); err == nil {
+			return nil
+		}
+	}
+	device, err := deviceOf(r.pin.Runs.Dir)
+	if err != nil || device == r.pin.Runs.Device {
+		return err
+	}
+	return fail.WithHint(fmt.Errorf("the images in %s cannot be seen, and may need %s", r.pin.Runs.Dir, r.pin.Point), "mount the file system that they are on")
 }
 
 // inNeedOf tells whether an image needs the server, by its header or by its tables; without the domain by

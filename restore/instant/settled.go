@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/virtbackup/virtbackup/internal/fault"
-	"github.com/virtbackup/virtbackup/internal/localfile"
 	"github.com/virtbackup/virtbackup/qcow2"
 	"github.com/virtbackup/virtbackup/qcow2/chain"
 )
@@ -99,7 +98,7 @@ func (r *run) giveBack(path string) error {
 
 // syncFile puts a file on stable storage.
 func syncFile(path string) error {
-	f, err := localfile.OpenRegular(path)
+	f, err := openImage(path)
 	if err != nil {
 		return err
 	}

@@ -129,11 +129,11 @@ func (r *run) pulls() (pulls []*pull, err error) {
 		if !hasImage(d) {
 			continue
 		}
-		if err := r.visible(d); err != nil {
+		if err := r.visible(d); err != nil && r.restored(d) {
 			return nil, err
 		}
 		backing, err := backingOf(d.Source)
-		if isNoImage(err) {
+		if isNoImage(err) || err != nil && !r.restored(d) {
 			continue
 		}
 		if err != nil {

@@ -28,6 +28,8 @@ type Abandoned struct {
 	UUID   string   `json:"uuid"`
 	Dir    string   `json:"dir"`
 	Files  []string `json:"files"` // that are removed
+	// Undefined: the domain is powered off and undefined. Otherwise there is none, or it is on other disks.
+	Undefined bool `json:"undefined"`
 }
 
 // errRefused says that the person who was asked has said no.
@@ -47,9 +49,11 @@ func Abandon(repo *repository.Repository, host define.Host, request Request, con
 		return Abandoned{}, err
 	}
 	a = Abandoned{Domain: r.Domain, Point: r.pin.Point, Name: r.pin.Runs.Name, UUID: r.pin.Runs.UUID, Dir: r.pin.Runs.Dir}
-	if a.Files, err = r.whatGoes(); err != nil {
+	domain, err := r.findDomain()
+	if err != nil {
 		return Abandoned{}, err
 	}
+	a.Undefined, a.Files = domain != nil, r.whatGoes(domain)
 	yes, err := confirm(a)
 	if err == nil && !yes {
 		err = errRefused
@@ -74,18 +78,14 @@ func (r *run) refuseAlone() error {
 		"virtbackup recover %s removes the pin of the point", manifest.ShellWord(r.Domain))
 }
 
-// whatGoes are the files that taking the domain away removes.
-func (r *run) whatGoes() (paths []string, err error) {
-	domain, err := r.findDomain()
-	if err != nil {
-		return nil, err
-	}
+// whatGoes are the files that taking the domain away removes; nil: there is none.
+func (r *run) whatGoes(domain *hypervisor.Domain) (paths []string) {
 	for _, path := range r.files() {
 		if _, err := os.Lstat(path); err == nil && (domain != nil || r.ours(path)) {
 			paths = append(paths, path)
 		}
 	}
-	return paths, nil
+	return paths
 }
 
 // files are the paths of what may have been made in the directory.

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/repository"
@@ -343,5 +344,25 @@ func deadSocket(t *testing.T, path string) {
 	l.SetUnlinkOnClose(false)
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A restore that was killed is not begun beside: its domain has what its guest has written.
+func TestUnderWay(t *testing.T) {
+	dir := t.TempDir()
+	p := placeOf(t, dir, "")
+	r := newRun(p.repo, p.host, Request{})
+	r.Domain = "vm1"
+	for _, tt := range []struct {
+		dir, name string
+		refused   bool
+	}{{dir, "", true}, {"", "vm1", true}, {t.TempDir(), "vm2", false}} {
+		err := r.notUnderWay(tt.dir, tt.name)
+		if (err != nil) != tt.refused || tt.refused && !strings.Contains(fail.HintOf(err), dir+" --resume") {
+			t.Errorf("to %q as %q: %v, hint %q", tt.dir, tt.name, err, fail.HintOf(err))
+		}
+	}
+	if err := r.findIn(t.TempDir()); !fail.Is(err, fail.NotFound) || !strings.Contains(fail.HintOf(err), dir+" --resume") {
+		t.Errorf("--resume elsewhere: %v, hint %q", err, fail.HintOf(err))
 	}
 }

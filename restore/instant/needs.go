@@ -163,7 +163,7 @@ func (r *run) visible(d xml.Disk) error {
 		return nil
 	}
 	return fail.WithHint(fmt.Errorf("the image of disk %s of domain %s cannot be seen, and may need %s: %w", d.Target, r.pin.Runs.Name, r.pin.Point, err),
-		"mount the file system that it is on; if the image is gone for good, take the disk out of the domain's definition")
+		"mount the file system that it is on, or move it back; if the image is gone for good, virsh edit takes the disk out of the domain")
 }
 
 // dirVisible is an error if none of the images is there, and the directory is on another file system than it

@@ -3,9 +3,11 @@ package instant
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
+	"github.com/virtbackup/virtbackup/internal/diskspace"
 	"github.com/virtbackup/virtbackup/internal/fault"
 	"github.com/virtbackup/virtbackup/manifest"
 )
@@ -131,6 +133,9 @@ func (r *run) begin(p *pull) (state, error) {
 	if time.Since(p.begun) < pause {
 		return pulling, nil // it may just have ended
 	}
+	if !p.begun.IsZero() {
+		r.once(r.again(p))
+	}
 	p.begun = time.Now()
 	if err := fault.Point("instant: pull"); err != nil {
 		return waiting, err
@@ -142,6 +147,18 @@ func (r *run) begin(p *pull) (state, error) {
 	// As while a backup of the domain is made, or a snapshot.
 	r.once(fmt.Sprintf("the data of disk %s is not pulled yet: %v", p.target, err))
 	return waiting, nil
+}
+
+// littleSpace is what a pull cannot go on with, in bytes: QEMU asks for 512 KiB at a time, and tables.
+const littleSpace = 4 << 20
+
+// again says why a pull is begun again, as far as can be told. libvirt says that it has failed to who
+// listens to events, and not why.
+func (r *run) again(p *pull) string {
+	if free, _, err := diskspace.Free(filepath.Dir(p.image), false); err == nil && free < littleSpace {
+		return fmt.Sprintf("there is no space left in %s: the data of disk %s is pulled when there is", filepath.Dir(p.image), p.target)
+	}
+	return fmt.Sprintf("the pull of disk %s has ended before all was there, and is begun again until it succeeds", p.target)
 }
 
 // adopt makes a pull that an earlier process has begun as fast as this one's would be.

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/fail"
 	"github.com/virtbackup/virtbackup/internal/fault"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/repository"
 	"github.com/virtbackup/virtbackup/restore"
 	"github.com/virtbackup/virtbackup/restore/define"
@@ -63,15 +65,18 @@ func (r *run) findIn(dir string) error {
 	if err != nil {
 		return err
 	}
-	pin, found, err := r.find(dir)
+	pins, err := r.here()
 	if err != nil {
 		return err
 	}
-	if !found {
-		return fail.Errorf(fail.NotFound, "virtbackup show DOMAIN@POINT names the directory of a point that a domain runs from",
-			"no domain runs from a point of %s in %s: it stands alone, or was taken away", r.Domain, dir)
+	if i := slices.IndexFunc(pins, func(p keep.Pin) bool { return p.Runs.Dir == dir }); i >= 0 {
+		return r.take(pins[i])
 	}
-	return r.take(pin)
+	hint := "it stands alone, or was taken away"
+	if len(pins) > 0 {
+		hint = "elsewhere one does: " + goesOn(r.Domain, *pins[0].Runs)
+	}
+	return fail.Errorf(fail.NotFound, hint, "no domain runs from a point of %s in %s", r.Domain, dir)
 }
 
 // isWhole tells whether the domain is there with all of its files: it has run, or could have.

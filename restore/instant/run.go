@@ -1,6 +1,7 @@
 package instant
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -114,11 +116,14 @@ func (r *run) create(ctx context.Context) (result define.Result, err error) {
 	r.Ready = func(ctx context.Context) error { return r.server.await(ctx) }
 	r.Mark = func(target string) string { return markOf(socket) + target }
 	r.Overlay = func(target string) string { return qcow2.NBDSocket + target + "?socket=" + socket }
+	if err := r.notUnderWay("", cmp.Or(r.Name, r.Domain)); err != nil {
+		return result, err
+	}
 	prepared, err := define.Prepare(ctx, r.repo, r.host, r.Request.Request)
 	if err != nil {
 		return result, err
 	}
-	if err := r.notUnderWay(prepared.Dir()); err != nil {
+	if err := r.notUnderWay(prepared.Dir(), ""); err != nil {
 		return result, err
 	}
 	if err := guest.MakeRunDir(r.SocketDir); err != nil {
@@ -196,7 +201,7 @@ func deviceOf(dir string) (uint64, error) {
 // pinLocked pins the point that was looked at: meanwhile it may have been removed, and another one made
 // under its name; or another restore to the directory has begun.
 func (r *run) pinLocked(lock *repository.Lock, point manifest.Manifest, runs keep.Runs) (keep.Pin, error) {
-	if err := r.notUnderWay(runs.Dir); err != nil {
+	if err := r.notUnderWay(runs.Dir, runs.Name); err != nil {
 		return keep.Pin{}, err
 	}
 	pin, err := lock.PinFor(point.ID, runs)
@@ -240,27 +245,31 @@ func (r *run) letGo() error {
 	return r.release()
 }
 
-// find looks for the pin of a domain that runs, or was to run, from images in a directory of this host.
-func (r *run) find(dir string) (pin keep.Pin, found bool, err error) {
+// here are the pins of domains that run, or were to run, from points of the domain on this host.
+func (r *run) here() (pins []keep.Pin, err error) {
 	here, err := os.Hostname()
 	if err != nil {
-		return keep.Pin{}, false, err
+		return nil, err
 	}
-	pins, _, err := r.repo.Pins(r.Domain)
-	for _, pin := range pins {
-		if pin.Runs != nil && pin.Runs.Dir == dir && pin.Host == here {
-			return pin, true, nil
-		}
-	}
-	return keep.Pin{}, false, err
+	all, _, err := r.repo.Pins(r.Domain)
+	return slices.DeleteFunc(all, func(p keep.Pin) bool { return p.Runs == nil || p.Host != here }), err
 }
 
-// notUnderWay refuses a directory where an instant restore is under way.
-func (r *run) notUnderWay(dir string) error {
-	pin, found, err := r.find(dir)
-	if err != nil || !found {
+// notUnderWay refuses to begin while an instant restore is under way, or was killed, to the same directory
+// or with the same name: it may have what its guest has written.
+func (r *run) notUnderWay(dir, name string) error {
+	pins, err := r.here()
+	if err != nil {
 		return err
 	}
-	return fail.Errorf(fail.Usage, fmt.Sprintf("--resume goes on; --abandon takes domain %s away", pin.Runs.Name),
-		"an instant restore of %s to %s is under way, or was killed", pin.Point, dir)
+	i := slices.IndexFunc(pins, func(p keep.Pin) bool { return p.Runs.Dir == dir || p.Runs.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return fail.Errorf(fail.Usage, goesOn(r.Domain, *pins[i].Runs), "an instant restore of %s to %s is under way, or was killed", pins[i].Point, pins[i].Runs.Dir)
+}
+
+// goesOn says what can be done with a domain that runs from a point.
+func goesOn(domain string, runs keep.Runs) string {
+	return fmt.Sprintf("virtbackup restore %s --to %s --resume goes on; --abandon takes domain %s away", manifest.ShellWord(domain), manifest.ShellWord(runs.Dir), runs.Name)
 }

@@ -32,7 +32,11 @@ func StandsAlone(w io.Writer, r instant.Result) error {
 
 // Abandon prints what is going to be taken away.
 func Abandon(w io.Writer, a instant.Abandoned) error {
-	if _, err := fmt.Fprintf(w, "domain %s, which runs from %s, is powered off and undefined, and these files are removed, with all that its guest has written:\n", a.Name, a.Point); err != nil {
+	what := fmt.Sprintf("domain %s, which runs from %s, is powered off and undefined, and these", a.Name, a.Point)
+	if !a.Undefined {
+		what = fmt.Sprintf("no domain %s is on them: these", a.Name)
+	}
+	if _, err := fmt.Fprintf(w, "%s files are removed, with all that its guest has written:\n", what); err != nil {
 		return err
 	}
 	for _, path := range a.Files {
@@ -45,6 +49,10 @@ func Abandon(w io.Writer, a instant.Abandoned) error {
 
 // Abandoned prints what was taken away.
 func Abandoned(w io.Writer, a instant.Abandoned) error {
+	if !a.Undefined {
+		_, err := fmt.Fprintf(w, "%d files in %s are gone; no domain %s was on them; %s is as it was\n", len(a.Files), a.Dir, a.Name, a.Point)
+		return err
+	}
 	_, err := fmt.Fprintf(w, "domain %s is gone, with %d files in %s; %s is as it was\n", a.Name, len(a.Files), a.Dir, a.Point)
 	return err
 }

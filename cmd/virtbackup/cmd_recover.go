@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -11,6 +12,7 @@ import (
 	"github.com/virtbackup/virtbackup/guest"
 	"github.com/virtbackup/virtbackup/hypervisor"
 	"github.com/virtbackup/virtbackup/internal/terminal"
+	"github.com/virtbackup/virtbackup/keep"
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/recovery"
 	"github.com/virtbackup/virtbackup/repository"
@@ -59,37 +61,52 @@ func recoverDomains(c *cli.Context) (err error) {
 		return err
 	}
 	host := libvirtHost(conn, c.Bool("exclusive"))
+	var unknown []string
 	if c.Bool("all") {
-		var unknown []string
 		if domains, unknown, err = recovery.Domains(host, repo); err != nil {
 			return err
 		}
 		for _, name := range unknown {
+			if pins, _, err := repo.Pins(name); err != nil || slices.ContainsFunc(pins, func(p keep.Pin) bool { return p.Runs != nil }) {
+				domains = append(domains, name)
+				continue
+			}
 			logger(c, c.App.ErrWriter).Info(fmt.Sprintf("libvirt does not know domain %s: its points are kept (virtbackup release %s --points removes them)", name, manifest.ShellWord(name)))
 		}
 	}
-	return recoverEach(c, conn, host, repo, domains)
+	return recoverEach(c, conn, host, repo, domains, unknown)
 }
 
-func recoverEach(c *cli.Context, conn *hypervisor.Conn, host guest.Host, repo *repository.Repository, domains []string) error {
+// recoverEach cleans up after runs of domains. Of those that libvirt does not know, domains of other names
+// may run from points.
+func recoverEach(c *cli.Context, conn *hypervisor.Conn, host guest.Host, repo *repository.Repository, domains, unknown []string) error {
 	return several[recovery.Report]{
 		what: "cleaned up",
-		do: func(domain string) (recovery.Report, bool, error) {
-			found, err := recovery.Run(c.Context, host, repo, recovery.Request{
-				Domain: domain, DryRun: c.Bool("dry-run"), Drills: conn,
-				Log:        reportLogger(c, c.App.ErrWriter).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
-				ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
-			})
-			fixed, left, instantErr := recoverInstant(c, conn, repo, domain)
-			found.Fixed, found.Left = append(found.Fixed, fixed...), append(found.Left, left...)
-			err = errors.Join(err, instantErr)
-			if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up
-				_ = view.Recovered(c.App.ErrWriter, found)
+		do: func(domain string) (found recovery.Report, left bool, err error) {
+			if slices.Contains(unknown, domain) {
+				found = recovery.Report{Domain: domain, DryRun: c.Bool("dry-run"), Fixed: []string{}, Left: []string{}, Lost: []string{}}
+			} else {
+				found, err = recovery.Run(c.Context, host, repo, recovery.Request{
+					Domain: domain, DryRun: c.Bool("dry-run"), Drills: conn,
+					Log:        reportLogger(c, c.App.ErrWriter).With(terminal.DomainKey, nameOfSeveral(domain, domains)),
+					ScratchDir: c.String("scratch-dir"), SocketDir: c.String("socket-dir"), AgentTimeout: c.Duration("agent-timeout"),
+				})
 			}
-			return found, len(found.Left) > 0, err
+			return recoverPoints(c, conn, repo, domain, found, err)
 		},
 		print: view.Recovered,
 	}.run(c, domains)
+}
+
+// recoverPoints adds to a report what instant restores have left.
+func recoverPoints(c *cli.Context, conn *hypervisor.Conn, repo *repository.Repository, domain string, found recovery.Report, err error) (recovery.Report, bool, error) {
+	fixed, left, instantErr := recoverInstant(c, conn, repo, domain)
+	found.Fixed, found.Left = append(found.Fixed, fixed...), append(found.Left, left...)
+	err = errors.Join(err, instantErr)
+	if err != nil && len(found.Fixed) > 0 { // some of it was cleaned up
+		_ = view.Recovered(c.App.ErrWriter, found)
+	}
+	return found, len(found.Left) > 0, err
 }
 
 // recoverInstant cleans up after instant restores of points of a domain, which libvirt need not know

@@ -43,3 +43,19 @@ func TestOldCopyDoesNotTakeAwayWhatStandsAlone(t *testing.T) {
 		t.Errorf("the domain that stood alone is gone: %v", err)
 	}
 }
+
+// The domain that was backed up is gone, as on a bad day; another one runs from its point. recover --all
+// names it.
+func TestRecoverAllWithoutTheSource(t *testing.T) {
+	t.Parallel()
+	r := left(t)
+	testdomain.Virsh(t, "undefine", r.Site.Name, "--checkpoints-metadata")
+	if all := r.Program.Run(t, "recover", "--all"); all.Code != 3 || !strings.Contains(all.Stdout+all.Stderr, "--resume goes on") {
+		t.Errorf("while it runs from the point: exit %d", all.Code)
+	}
+	r.Program.Must(t, nil, r.resume()...)
+	r.wantNothingLeft("")
+	if all := r.Program.Run(t, "recover", "--all"); all.Code != 0 || !strings.Contains(all.Stderr, "its points are kept") {
+		t.Errorf("when it stands alone: exit %d", all.Code)
+	}
+}

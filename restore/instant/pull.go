@@ -17,6 +17,7 @@ type pull struct {
 	target string
 	image  string    // path
 	begun  time.Time // when QEMU was asked for it last; zero: not by this process
+	begins int       // how often this process has asked
 
 	node    string    // QEMU's name of the image
 	flushed time.Time // when QEMU was asked to write its tables last
@@ -133,8 +134,8 @@ func (r *run) begin(p *pull) (state, error) {
 	if time.Since(p.begun) < pause {
 		return pulling, nil // it may just have ended
 	}
-	if !p.begun.IsZero() {
-		r.once(r.again(p))
+	if p.begins++; p.begins > 1 {
+		r.tellFailing(p)
 	}
 	p.begun = time.Now()
 	if err := fault.Point("instant: pull"); err != nil {
@@ -152,13 +153,19 @@ func (r *run) begin(p *pull) (state, error) {
 // littleSpace is what a pull cannot go on with, in bytes: QEMU asks for 512 KiB at a time, and tables.
 const littleSpace = 4 << 20
 
-// again says why a pull is begun again, as far as can be told. libvirt says that it has failed to who
+// usualBegins is how often a pull is begun without a word: each end of the server, which is told, and of
+// QEMU's job a moment before libvirt knows of it, takes one.
+const usualBegins = 5
+
+// tellFailing says why a pull is begun again, as far as can be told. libvirt says that it has failed to who
 // listens to events, and not why.
-func (r *run) again(p *pull) string {
-	if free, _, err := diskspace.Free(filepath.Dir(p.image), false); err == nil && free < littleSpace {
-		return fmt.Sprintf("there is no space left in %s: the data of disk %s is pulled when there is", filepath.Dir(p.image), p.target)
+func (r *run) tellFailing(p *pull) {
+	dir := filepath.Dir(p.image)
+	if free, _, err := diskspace.Free(dir, false); err == nil && free < littleSpace {
+		r.once(fmt.Sprintf("there is no space left in %s: the data of disk %s is pulled when there is", dir, p.target))
+	} else if p.begins > usualBegins {
+		r.once(fmt.Sprintf("the pull of disk %s ends before all is there, and is begun again until it succeeds", p.target))
 	}
-	return fmt.Sprintf("the pull of disk %s has ended before all was there, and is begun again until it succeeds", p.target)
 }
 
 // adopt makes a pull that an earlier process has begun as fast as this one's would be.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -19,6 +20,16 @@ import (
 
 // readErrorChild names, in the environment of a test that strace runs, what it reads.
 const readErrorChild = "VIRTBACKUP_TEST_READS"
+
+// reads returns what a test that strace runs is to read, and "" in others. strace counts the calls of each
+// thread (when=1), so the test keeps the one that it is on: a second attempt on another would be its first.
+func reads() string {
+	what := os.Getenv(readErrorChild)
+	if what != "" {
+		runtime.LockOSThread()
+	}
+	return what
+}
 
 // underStrace runs the calling test again, where calls on a file fail as strace's inject=
 // says, and returns what it prints.
@@ -41,7 +52,7 @@ func verdict(what string, err error) {
 
 // A bad sector that is read past the page cache is ENODATA: damage, as EIO is.
 func TestBadSectorIsDamage(t *testing.T) {
-	if path := os.Getenv(readErrorChild); path != "" {
+	if path := reads(); path != "" {
 		reader, closeReader := diskimage.OpenImage(context.Background(), diskimage.Link{Point: manifest.Manifest{ID: "check1", Domain: "vm1"}, Path: path,
 			Disk: manifest.Disk{Target: "vda", Image: "vda.qcow2", ImageBytes: 1 << 20}}, hashlist.ReadOptions{})
 		defer closeReader()
@@ -62,7 +73,7 @@ func TestBadSectorIsDamage(t *testing.T) {
 // manifests either; what storage cannot read twice is.
 func TestReadThatFailsOnce(t *testing.T) {
 	const domain = "vbtest-format2"
-	if dir := os.Getenv(readErrorChild); dir != "" {
+	if dir := reads(); dir != "" {
 		r, err := Open(dir)
 		if err != nil {
 			t.Fatal(err)

@@ -154,7 +154,7 @@ func TestRecordWithoutDates(t *testing.T) {
 
 // A record that cannot be read now is not replaced by one without what it says.
 func TestRecordThatCannotBeRead(t *testing.T) {
-	if dir := os.Getenv(readErrorChild); dir != "" {
+	if dir := reads(); dir != "" {
 		r, err := Open(dir)
 		if err != nil {
 			t.Fatal(err)

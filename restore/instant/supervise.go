@@ -23,6 +23,8 @@ const (
 	// pause is how long what has failed is not tried again: a guest is resumed, a pull begun. A disk
 	// without space, or a backup that has the disk, would be asked several times a second.
 	pause = time.Second
+	// noticeTime is how long libvirt may take to see that a QEMU has ended.
+	noticeTime = 10 * time.Second
 )
 
 // damagedError says that a part of the point cannot be read, which the guest and the pulls need.
@@ -69,7 +71,7 @@ func (r *run) supervise(ctx context.Context) error {
 			return context.Cause(ctx)
 		}
 		left, err := r.step(ctx, pulls)
-		if err != nil && !r.wentOff(err) {
+		if err != nil && !r.wentOff(ctx, err) {
 			return err
 		}
 		if err == nil {
@@ -108,14 +110,24 @@ func (r *run) step(ctx context.Context, pulls []*pull) (left []*pull, err error)
 }
 
 // wentOff tells whether an error is but that the domain has ended in the middle of a question: then the
-// next step says so.
-func (r *run) wentOff(err error) bool {
-	if r.off || fail.Is(err, fail.Damaged) {
+// next step says so. The question may fail ("Unable to read from monitor: Connection reset by peer") before
+// libvirt has seen that QEMU has ended, so that is waited for.
+func (r *run) wentOff(ctx context.Context, err error) bool {
+	var libvirts *hypervisor.Error
+	if r.off || !errors.As(err, &libvirts) || libvirts.Kind != nil {
 		return false
 	}
-	active, activeErr := r.domain.Active()
-	r.off = activeErr == nil && !active
-	return r.off
+	for start := time.Now(); time.Since(start) < noticeTime && ctx.Err() == nil; time.Sleep(tick) {
+		active, activeErr := r.domain.Active()
+		if activeErr != nil {
+			return false
+		}
+		if !active {
+			r.off = true
+			return true
+		}
+	}
+	return false
 }
 
 // pulls are those of the disks whose images are on the server, wherever they are now, and of the images

@@ -36,7 +36,8 @@ var blockJobs = []blockJob{
 	}, true, "vda rescan, vdb inc"},
 	{"ready copy", "copy", "Block Copy", func(s *testsite.Site, _, _, _ string) string {
 		copied := filepath.Join(s.Dir, "copied")
-		testdomain.Virsh(s.T, "blockcopy", s.Name, "vda", copied, "--format", "qcow2", "--transient-job", "--wait")
+		testdomain.Virsh(s.T, "blockcopy", s.Name, "vda", copied, "--format", "qcow2", "--transient-job")
+		awaitReady(s)
 		return copied
 	}, true, "vda rescan, vdb inc"},
 	{"pull", "pull", "Block Pull", func(s *testsite.Site, _, _, top string) string {
@@ -52,9 +53,19 @@ var blockJobs = []blockJob{
 		return base
 	}, true, "vda inc, vdb inc"},
 	{"ready active commit", "active commit", "Active Block Commit", func(s *testsite.Site, base, _, _ string) string {
-		testdomain.Virsh(s.T, "blockcommit", s.Name, "vda", "--active", "--base", base, "--wait")
+		testdomain.Virsh(s.T, "blockcommit", s.Name, "vda", "--active", "--base", base)
+		awaitReady(s)
 		return base
 	}, true, "vda inc, vdb inc"},
+}
+
+// awaitReady returns when the mirror of vda has caught up. virsh --wait, which does the same, was killed after
+// three minutes on a busy machine, without a word of how far the mirror was.
+func awaitReady(s *testsite.Site) {
+	s.T.Helper()
+	testsite.Await(s.T, "mirror that is ready", 50*time.Millisecond, func() bool {
+		return strings.Contains(testdomain.Virsh(s.T, "dumpxml", s.Name), " ready='yes'>")
+	})
 }
 
 // A block job of another tool is waited for up to --wait; then the error names it, and says

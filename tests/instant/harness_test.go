@@ -94,8 +94,8 @@ func (r *restored) slow() *testdomain.Process {
 func (r *restored) awaitRunning(p *testdomain.Process) {
 	r.T.Helper()
 	testsite.Await(r.T, "the domain to run", 50*time.Millisecond, func() bool {
-		out, err := testdomain.TryVirsh(r.T, "domstate", r.Domain.Name)
-		return err == nil && strings.HasPrefix(out, "running")
+		state, err := testdomain.StateOf(r.Domain.Name)
+		return err == nil && state == "running"
 	})
 	testsite.Await(r.T, "a pull", 50*time.Millisecond, func() bool {
 		out, err := testdomain.TryVirsh(r.T, "blockjob", r.Domain.Name, "vda", "--raw")

@@ -2,6 +2,7 @@ package testdomain
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"libvirt.org/go/libvirt"
 )
 
 // Domain is a throwaway domain. It is persistent, runs under TCG, and is
@@ -118,7 +121,13 @@ func (d *Domain) define(xml string) {
 	}
 	d.t.Cleanup(d.remove)
 	Virsh(d.t, "define", file)
-	d.UUID = strings.TrimSpace(Virsh(d.t, "domuuid", d.Name))
+	err := onDomain(d.Name, func(domain *libvirt.Domain) (err error) {
+		d.UUID, err = domain.GetUUIDString()
+		return err
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // Start starts the domain with its processor paused, from its saved memory if it has such. QEMU 10
@@ -166,7 +175,10 @@ func (d *Domain) Other(name, uuid, dir string) *Domain {
 // State is the first word of virsh domstate: running, paused, shut, …
 func (d *Domain) State() string {
 	d.t.Helper()
-	state, _, _ := strings.Cut(strings.TrimSpace(Virsh(d.t, "domstate", d.Name)), " ")
+	state, err := StateOf(d.Name)
+	if err != nil {
+		d.t.Fatal(err)
+	}
 	return state
 }
 
@@ -250,13 +262,29 @@ func (d *Domain) Disk(target string) Disk {
 }
 
 // Checkpoints names the domain's checkpoints as libvirt lists them, parents first.
-func (d *Domain) Checkpoints() []string {
+func (d *Domain) Checkpoints() (names []string) {
 	d.t.Helper()
-	return strings.Fields(Virsh(d.t, "checkpoint-list", d.Name, "--name", "--topological"))
+	err := onDomain(d.Name, func(domain *libvirt.Domain) error {
+		checkpoints, err := domain.ListAllCheckpoints(libvirt.DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+		if err != nil {
+			return err
+		}
+		for _, c := range checkpoints {
+			name, nameErr := c.GetName()
+			names, err = append(names, name), errors.Join(err, nameErr, c.Free())
+		}
+		return err
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return names
 }
 
 // HasJob says whether a backup job runs on the domain.
 func (d *Domain) HasJob() bool {
-	_, _, err := command("virsh", "-q", "-c", URI, "backup-dumpxml", d.Name)
-	return err == nil
+	return onDomain(d.Name, func(domain *libvirt.Domain) error {
+		_, err := domain.BackupGetXMLDesc(0)
+		return err
+	}) == nil
 }

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
+
 	"time"
+
+	"libvirt.org/go/libvirt"
 )
 
 // bootTime is how long a guest may take until its agent answers; under TCG on
@@ -78,7 +80,7 @@ func (d *Domain) AwaitGuest() {
 	for time.Now().Before(deadline) {
 		text, _ := os.ReadFile(filepath.Join(d.Dir, "serial.log"))
 		if strings.Contains(string(text), "GUEST-READY") {
-			if _, _, err := d.agent(`{"execute":"guest-ping"}`, 5); err == nil {
+			if _, err := d.agent(`{"execute":"guest-ping"}`, 5); err == nil {
 				return
 			}
 		}
@@ -88,8 +90,12 @@ func (d *Domain) AwaitGuest() {
 }
 
 // agent sends one command to the guest agent; seconds is how long it may take.
-func (d *Domain) agent(request string, seconds int) (reply, stderr string, err error) {
-	return command("virsh", "-q", "-c", URI, "qemu-agent-command", d.Name, request, "--timeout", strconv.Itoa(seconds))
+func (d *Domain) agent(request string, seconds int) (reply string, err error) {
+	err = onDomain(d.Name, func(domain *libvirt.Domain) error {
+		reply, err = domain.QemuAgentCommand(request, libvirt.DomainQemuAgentCommandTimeout(seconds), 0)
+		return err
+	})
+	return reply, err
 }
 
 // Exec runs a shell command in the guest, as root, and returns its standard
@@ -137,9 +143,9 @@ func (d *Domain) ask(execute string, arguments, into any) {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	reply, stderr, err := d.agent(string(request), 30)
+	reply, err := d.agent(string(request), 30)
 	if err != nil {
-		d.t.Fatalf("guest agent of %s: %s: %v\n%s", d.Name, execute, err, stderr)
+		d.t.Fatalf("guest agent of %s: %s: %v", d.Name, execute, err)
 	}
 	whole := struct{ Return any }{into}
 	if err := json.Unmarshal([]byte(reply), &whole); err != nil {
@@ -167,7 +173,7 @@ func (d *Domain) WriteForever() {
 // PowerOff makes the guest unmount its disk and shut down.
 func (d *Domain) PowerOff() {
 	d.t.Helper()
-	_, _, _ = d.agent(`{"execute":"guest-shutdown"}`, 10)
+	_, _ = d.agent(`{"execute":"guest-shutdown"}`, 10)
 	for start := time.Now(); time.Since(start) < bootTime; time.Sleep(100 * time.Millisecond) {
 		if d.State() == "shut" {
 			return

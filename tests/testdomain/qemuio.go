@@ -2,6 +2,7 @@ package testdomain
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,37 +25,22 @@ func (d *Domain) IO(target string, commands ...string) {
 	}
 }
 
-// maxAtOnce commands go to one virsh: starting virsh takes longer than most
-// of them, and an argument may have 128 KiB.
-const maxAtOnce = 200
-
 // TryIO is IO for commands that may fail. Commands that follow a failing one still run.
 func (d *Domain) TryIO(target string, commands ...string) error {
 	d.t.Helper()
-	for len(commands) > 0 {
-		n := min(len(commands), maxAtOnce)
-		if err := d.ioBatch(target, commands[:n]); err != nil {
-			return err
-		}
-		commands = commands[n:]
-	}
-	return nil
-}
-
-func (d *Domain) ioBatch(target string, commands []string) error {
 	// QEMU prints the result of a command to its log, not to the monitor. A command that
 	// qemu-io does not know marks the end of our part of it.
 	log := readLog(logOf(d.Name))
 	mark := fmt.Sprintf("end-%d", serial.Add(1))
-	var script strings.Builder
+	var err error
 	for _, c := range append(slices.Clone(commands), mark) {
-		fmt.Fprintf(&script, "qemu-monitor-command %s --hmp 'qemu-io -d /machine/peripheral/ua-%s/virtio-backend \"%s\"'; ",
-			d.Name, target, c)
+		out, refused := hmp(d.Name, fmt.Sprintf(`qemu-io -d /machine/peripheral/ua-%s/virtio-backend "%s"`, target, c))
+		if said := strings.TrimSpace(out); refused == nil && said != "" {
+			refused = errors.New(said)
+		}
+		err = cmp.Or(err, refused)
 	}
-	out, _, err := command("virsh", "-q", "-c", URI, script.String())
-	if err == nil && strings.TrimSpace(out) != "" {
-		err = errors.New(strings.TrimSpace(out))
-	}
+	var out string
 	if err == nil {
 		out, err = log.until(`command "` + mark + `" not found`)
 	}

@@ -66,7 +66,7 @@ func (d *Domain) AwaitSystem() {
 	const ask = "systemctl is-active multi-user.target; systemctl is-system-running; systemctl --failed --quiet --plain; true"
 	state := "silent"
 	for start := time.Now(); time.Since(start) < realBootTime; time.Sleep(time.Second) {
-		if _, _, err := d.agent(`{"execute":"guest-ping"}`, 5); err != nil {
+		if _, err := d.agent(`{"execute":"guest-ping"}`, 5); err != nil {
 			continue
 		}
 		state = strings.Join(strings.Fields(d.Exec(ask)), " ")

@@ -26,12 +26,12 @@ type blockJob struct {
 	kinds string
 }
 
-const slowly = "--bandwidth=1" // MiB/s, of 30 MiB
+const slowly = "--bandwidth=262144" // bytes/s, of 30 MiB: minutes, until the limit is taken away
 
 var blockJobs = []blockJob{
 	{"copy", "copy", "Block Copy", func(s *testsite.Site, _, _, _ string) string {
 		copied := filepath.Join(s.Dir, "copied")
-		testdomain.Virsh(s.T, "blockcopy", s.Name, "vda", copied, "--format", "qcow2", "--transient-job", slowly)
+		testdomain.Virsh(s.T, "blockcopy", s.Name, "vda", copied, "--format", "qcow2", "--transient-job", "--bytes", slowly)
 		return copied
 	}, true, "vda rescan, vdb inc"},
 	{"ready copy", "copy", "Block Copy", func(s *testsite.Site, _, _, _ string) string {
@@ -41,15 +41,15 @@ var blockJobs = []blockJob{
 		return copied
 	}, true, "vda rescan, vdb inc"},
 	{"pull", "pull", "Block Pull", func(s *testsite.Site, _, _, top string) string {
-		testdomain.Virsh(s.T, "blockpull", s.Name, "vda", slowly)
+		testdomain.Virsh(s.T, "blockpull", s.Name, "vda", "--bytes", slowly)
 		return top
 	}, false, "vda rescan, vdb inc"},
 	{"commit", "commit", "Block Commit", func(s *testsite.Site, base, middle, top string) string {
-		testdomain.Virsh(s.T, "blockcommit", s.Name, "vda", "--top", middle, "--base", base, slowly)
+		testdomain.Virsh(s.T, "blockcommit", s.Name, "vda", "--top", middle, "--base", base, "--bytes", slowly)
 		return top
 	}, false, "vda inc, vdb inc"},
 	{"active commit", "active commit", "Active Block Commit", func(s *testsite.Site, base, _, _ string) string {
-		testdomain.Virsh(s.T, "blockcommit", s.Name, "vda", "--active", "--base", base, slowly)
+		testdomain.Virsh(s.T, "blockcommit", s.Name, "vda", "--active", "--base", base, "--bytes", slowly)
 		return base
 	}, true, "vda inc, vdb inc"},
 	{"ready active commit", "active commit", "Active Block Commit", func(s *testsite.Site, base, _, _ string) string {

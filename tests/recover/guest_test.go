@@ -117,7 +117,7 @@ func pauseFull(s *testsite.Site, scratch, faults string) *testdomain.Process {
 	if err := os.RemoveAll(ballast); err != nil {
 		s.T.Fatal(err)
 	}
-	p := s.StartBroken(faults, nil, "full", "--scratch-dir", scratch)
+	p := s.StartBroken(faults, nil, "full", "--scratch-dir", scratch, "--limit-rate", "64M") // or it may end before it sees the pause
 	testsite.AwaitStopped(s.T, p)
 	// The command begins before the space is used up, which pauses the guest at its next write,
 	// and writes later: the agent must answer first that the command has begun.

@@ -23,12 +23,16 @@ build: ## Builds bin/virtbackup.
 	$(GO) build -trimpath -ldflags '-X main.revision=$(REVISION)' -o bin/virtbackup ./cmd/virtbackup
 
 .PHONY: test
-test: deps ## Runs every test; a skipped one is a failure.
+test: deps ## Runs every test but variations of others and slow ones; a skipped one is a failure.
 	@scripts/test.sh
+
+.PHONY: whole
+whole: deps ## Runs every test but slow ones (an hour): also the variations of scripts/variations.txt.
+	@VIRTBACKUP_TESTS=whole scripts/test.sh
 
 # What takes long because a guest boots in a way that TCG is slow at; CI runs it.
 .PHONY: test-all
-test-all: test realguest libguestfs ## Runs every test, and the slow ones: real firmware and a real guest boot.
+test-all: test realguest libguestfs ## Runs make test, and the slow ones: real firmware and a real guest boot.
 	@scripts/test.sh -tags firmware ./tests/firmware
 
 .PHONY: realguest

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Runs every test, or those of the packages named, on real libvirt and QEMU.
+# Runs every test but the variations (variations.txt), or those of the packages named, on real libvirt
+# and QEMU. VIRTBACKUP_TESTS=whole runs the variations, too.
 # A skipped test is a failure. The whole output is kept in .cache/test.json, the output of
 # failed tests in .cache/failed.log.
 #
@@ -19,7 +20,8 @@ export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
 # and three tests of each. With as many packages as there are cores two cores were idle for two fifths
 # of the time. Packages wait less for others: three tests at a time.
 # Ctrl-C ends it also beside another run, where bash has set it to be ignored.
-run() { env --default-signal=INT go test -json -count=1 -parallel 3 -timeout 60m "$@" </dev/null; }
+# make lint has vet's findings.
+run() { env --default-signal=INT go test -json -count=1 -vet=off -parallel 3 -timeout 60m "$@" </dev/null; }
 
 # The race detector touches its shadow memory, several times that of the program, for the first
 # time a page at a time. Where a page fault is dear (14 us under PVM), huge pages halve the time.
@@ -40,6 +42,12 @@ packages() {
 	return $code
 }
 
+# The variations as a pattern of -skip: ^TestA$|^TestB$/^subtest$. None where all tests are asked for.
+variations() {
+	if [ "${VIRTBACKUP_TESTS:-}" = whole ]; then return; fi
+	sed -e '/^#/d' -e '/^$/d' -e 's|/|$/^|' -e 's|.*|^&$|' scripts/variations.txt | paste -sd'|'
+}
+
 # Tests of the packages mostly compute, and those of the whole program wait: they run side by
 # side. The longest packages come first.
 everything() {
@@ -47,7 +55,7 @@ everything() {
 	trap 'exit 130' INT # go test has ended by then, and bash would go on with the next one
 	packages >.cache/packages.json &
 	beside=$!
-	run -p 3 ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
+	run -p 3 -skip "$(variations)" ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
 	wait "$beside" || code=1
 	cat .cache/packages.json
 	return $code

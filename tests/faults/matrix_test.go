@@ -156,7 +156,7 @@ func after(trace, faults string) string {
 	return rest
 }
 
-// cut selects a sixteenth of the points, with one way for each, in rotation; or all, if they are
+// cut selects one of 32 of the points, with one way for each, in rotation; or all, if they are
 // asked for; or, with VIRTBACKUP_FAULTS='retire/step,undo/', those that begin so.
 func cut(cells []cell, r *rand.Rand) []cell {
 	if testsite.AllFaults() {
@@ -168,7 +168,7 @@ func cut(cells []cell, r *rand.Rand) []cell {
 	names := places(cells)
 	r.Shuffle(len(names), func(i, j int) { names[i], names[j] = names[j], names[i] })
 	var some []cell
-	for i, name := range names[:len(names)/16] {
+	for i, name := range names[:len(names)/32] {
 		of := slices.DeleteFunc(slices.Clone(cells), func(c cell) bool { return c.place() != name })
 		some = append(some, of[i%len(of)])
 	}

@@ -14,16 +14,15 @@ var connection struct {
 	*libvirt.Connect
 }
 
-// connected returns the connection to URI, a new one where libvirtd has been started again.
+// connected returns the connection to URI, a new one where libvirtd has ended.
 func connected() (*libvirt.Connect, error) {
 	connection.Lock()
 	defer connection.Unlock()
 	if c := connection.Connect; c != nil {
-		if alive, err := c.IsAlive(); err == nil && alive {
+		if isAlive(c) {
 			return c, nil
 		}
-		connection.Connect = nil
-		_, _ = c.Close() // a call that is under way has a reference of its own domain
+		connection.Connect = nil // not closed: another test may be about to use it, and see its end
 	}
 	c, err := libvirt.NewConnect(URI)
 	if err == nil {
@@ -32,18 +31,28 @@ func connected() (*libvirt.Connect, error) {
 	return c, err
 }
 
-// onDomain calls f with the domain of a name.
+// isAlive tells what a call has found out: the end of libvirtd is not seen before.
+func isAlive(c *libvirt.Connect) bool {
+	alive, err := c.IsAlive()
+	return err == nil && alive
+}
+
+// onDomain calls f with the domain of a name, again where libvirtd had ended.
 func onDomain(name string, f func(*libvirt.Domain) error) error {
-	c, err := connected()
-	if err != nil {
-		return err
+	for again := false; ; again = true {
+		c, err := connected()
+		if err != nil {
+			return err
+		}
+		d, err := c.LookupDomainByName(name)
+		if err == nil {
+			err = f(d)
+			_ = d.Free()
+		}
+		if err == nil || again || isAlive(c) {
+			return err
+		}
 	}
-	d, err := c.LookupDomainByName(name)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Free() }()
-	return f(d)
 }
 
 // states are the first words of virsh domstate.

@@ -26,7 +26,7 @@ func TestSideBySide(t *testing.T) {
 			}
 		}
 	})
-	for range 50 {
+	for range 15 {
 		if err := g.begin(t, g.job("vda")); err != nil {
 			t.Fatal(err)
 		}

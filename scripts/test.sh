@@ -16,12 +16,12 @@ go build -o .cache/bin/virtbackup ./cmd/virtbackup
 go build -tags faults -o .cache/bin/virtbackup-faults ./cmd/virtbackup
 export VIRTBACKUP_BINARY=${VIRTBACKUP_BINARY:-$PWD/.cache/bin/virtbackup}
 export VIRTBACKUP_FAULTY_BINARY=$PWD/.cache/bin/virtbackup-faults
-# Tests mostly wait, for libvirtd and for the disk: three packages of whole-program tests at a time,
-# and three tests of each. With as many packages as there are cores two cores were idle for two fifths
-# of the time. Packages wait less for others: three tests at a time.
+# Two packages at a time, and two tests of each: more only make tests wait for each other, for so long that
+# what is to happen within a minute does not. Three tests of one package at a time leave a tenth of two
+# cores idle.
 # Ctrl-C ends it also beside another run, where bash has set it to be ignored.
 # make lint has vet's findings.
-run() { env --default-signal=INT go test -json -count=1 -vet=off -parallel 3 -timeout 60m "$@" </dev/null; }
+run() { env --default-signal=INT go test -json -count=1 -vet=off -p 2 -parallel 2 -timeout 60m "$@" </dev/null; }
 
 # The race detector touches its shadow memory, several times that of the program, for the first
 # time a page at a time. Where a page fault is dear (14 us under PVM), huge pages halve the time.
@@ -35,29 +35,24 @@ norace='^Test(Scripts|RefusedBitmapsAndFailures|EveryCallFails|RecoverAfterEvery
 
 packages() {
 	local packages code=0
-	trap 'exit 130' INT
 	mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
-	run -race -p 1 -skip "$norace" "${packages[@]}" || code=1
-	run -p 1 -run "$norace" ./backup ./cmd/virtbackup ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
+	run -race -skip "$norace" "${packages[@]}" || code=1
+	run -run "$norace" ./backup ./cmd/virtbackup ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
 	return $code
 }
 
 # The variations as a pattern of -skip: ^TestA$|^TestB$/^subtest$. None where all tests are asked for.
 variations() {
 	if [ "${VIRTBACKUP_TESTS:-}" = whole ]; then return; fi
-	sed -e '/^#/d' -e '/^$/d' -e 's|/|$/^|' -e 's|.*|^&$|' scripts/variations.txt | paste -sd'|'
+	sed -e '/^#/d' -e '/^$/d' -e 's|/|$/^|g' -e 's|.*|^&$|' scripts/variations.txt | paste -sd'|'
 }
 
-# Tests of the packages mostly compute, and those of the whole program wait: they run side by
-# side. The longest packages come first.
+# The longest packages come first.
 everything() {
-	local code=0 beside
+	local code=0
 	trap 'exit 130' INT # go test has ended by then, and bash would go on with the next one
-	packages >.cache/packages.json &
-	beside=$!
-	run -p 3 -skip "$(variations)" ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
-	wait "$beside" || code=1
-	cat .cache/packages.json
+	packages || code=1
+	run -skip "$(variations)" ./tests/chains ./tests/offline ./tests/inplace ./tests/faults ./tests/guest ./tests/... || code=1
 	return $code
 }
 

@@ -36,7 +36,11 @@ func (s *stage) instant(pull bool) contestant {
 	}
 	c := contestant{work: begin, after: func(r *turn) { // to pull a disk of 1 TiB takes long: QEMU copies its holes, too
 		r.endHelper()
-		testdomain.Tool(s.t, testdomain.Binary(s.t), "--repo", s.base, "--quiet", "restore", s.Name, "--to", filepath.Join(r.dir, "vm"), "--abandon", "--yes")
+		abandon := []string{"--repo", s.base, "--quiet", "restore", s.Name, "--to", filepath.Join(r.dir, "vm"), "--abandon", "--yes"}
+		if err := testdomain.TryTool(s.t, testdomain.Binary(s.t), abandon...); err != nil { // all was pulled already, perhaps
+			testdomain.Tool(s.t, testdomain.Binary(s.t), "--repo", s.base, "--quiet", "recover", s.Name)
+			s.removeInstant(name)
+		}
 		testdomain.RemoveLogs(name)
 	}}
 	if pull {

@@ -29,15 +29,15 @@ export GORACE="no_huge_pages_for_shadow=0 ${GORACE:-}"
 
 # The race detector is for the packages. The tests of the whole program run one that is built as
 # users' are; their own model of power cuts takes five times as long with it. So do the tests with
-# large images, many points or a run for each call that may fail, which have no goroutines that
-# smaller ones do not have, and those of command lines, which start a process for each.
-norace='^Test(Scripts|RefusedBitmapsAndFailures|EveryCallFails|RecoverAfterEveryStep|SpilledRefcounts|ImageIsNoLargerThanQemus|CloneCost|CloneMemory|Clone[A-Za-z]+Nights|Memory|MisreadAfterEviction|MisreadHashList|ChainTooLongForQemuImg|LongChains|EditedListIsThatWrittenFromScratch)$'
+# large images, many points, many random ones or a run for each call that may fail, which have no
+# goroutines that smaller ones do not have, and those of command lines, which start a process for each.
+norace='^Test(RandomImages|FileBytes|RandomEdits|RandomBackingFiles|DamagedLists|JoinedLengthIsThatOfQEMU|LargestDisks|LocateCompressed|Salvage|SalvageOfRandomChains|RandomTrees|PruneDisks|PruneFreed|PruneNightAfterNight|RewriteRandom|Scripts|RefusedBitmapsAndFailures|EveryCallFails|RecoverAfterEveryStep|SpilledRefcounts|ImageIsNoLargerThanQemus|CloneCost|CloneMemory|Clone[A-Za-z]+Nights|Memory|MisreadAfterEviction|MisreadHashList|ChainTooLongForQemuImg|LongChains|EditedListIsThatWrittenFromScratch)$'
 
 packages() {
 	local packages code=0
 	mapfile -t packages < <(go list ./... | grep -vE '/tests(/|$)')
 	run -race -skip "$norace" "${packages[@]}" || code=1
-	run -run "$norace" ./backup ./cmd/virtbackup ./hashlist ./merge ./qcow2 ./restore ./verify || code=1
+	run -run "$norace" ./backup ./cmd/virtbackup ./hashlist ./manifest ./merge ./prune ./qcow2/... ./restore ./verify || code=1
 	return $code
 }
 

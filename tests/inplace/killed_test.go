@@ -51,7 +51,7 @@ func TestKilled(t *testing.T) {
 	}
 	t.Logf("%d points", len(points))
 	seed := testsite.NewSeed(t)
-	for ways, cut := range map[string]uint64{"kill": 2, "error": 10} {
+	for ways, cut := range map[string]uint64{"kill": 4, "error": 10} {
 		for i, point := range points {
 			if !testsite.AllFaults() && (uint64(i)+seed)%cut > 0 {
 				continue

@@ -113,21 +113,18 @@ func (r *run) step(ctx context.Context, pulls []*pull) (left []*pull, err error)
 // next step says so. The question may fail ("Unable to read from monitor: Connection reset by peer") before
 // libvirt has seen that QEMU has ended, so that is waited for.
 func (r *run) wentOff(ctx context.Context, err error) bool {
-	var libvirts *hypervisor.Error
-	if r.off || !errors.As(err, &libvirts) || libvirts.Kind != nil {
+	if r.off || fail.Is(err, fail.Damaged) {
 		return false
 	}
-	for start := time.Now(); time.Since(start) < noticeTime && ctx.Err() == nil; time.Sleep(tick) {
+	var libvirts *hypervisor.Error
+	unclear := errors.As(err, &libvirts) && libvirts.Kind == nil
+	for start := time.Now(); ; time.Sleep(tick) {
 		active, activeErr := r.domain.Active()
-		if activeErr != nil {
-			return false
-		}
-		if !active {
-			r.off = true
-			return true
+		r.off = activeErr == nil && !active
+		if r.off || activeErr != nil || !unclear || time.Since(start) >= noticeTime || ctx.Err() != nil {
+			return r.off
 		}
 	}
-	return false
 }
 
 // pulls are those of the disks whose images are on the server, wherever they are now, and of the images

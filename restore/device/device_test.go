@@ -103,10 +103,7 @@ func TestInUse(t *testing.T) {
 	})
 	t.Run("a loop device is on it", func(t *testing.T) {
 		path := testfs.Loop(t, 64*mib, 0)
-		out, err := exec.Command("losetup", "--find", "--show", path).Output()
-		must(t, err)
-		loop := strings.TrimSpace(string(out))
-		defer exec.Command("losetup", "--detach", loop).Run()
+		loop := testfs.Attach(t, path)
 		wantRefused(t, path, "is behind "+loop)
 	})
 	t.Run("QEMU has it", func(t *testing.T) {

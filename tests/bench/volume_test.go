@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 // Places that are new file systems on loop devices: one that shares data between files, and
@@ -48,7 +49,7 @@ func newVolume(t *testing.T, p place, size int64) *volume {
 	maker := makers[p]
 	testdomain.Tool(t, maker[0], append(maker[1:len(maker):len(maker)], image)...)
 	// With direct I/O what is written is not cached twice.
-	device := oneLine(testdomain.Tool(t, "losetup", "--find", "--show", "--direct-io=on", image))
+	device := testfs.AttachOnly(t, image, "--direct-io=on")
 	// Detached now, it lives until it is unmounted, even if this process is killed.
 	defer testdomain.Tool(t, "losetup", "--detach", device)
 	testdomain.Tool(t, "mount", "-o", "noatime", device, dir)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -166,8 +167,7 @@ func loop(t *testing.T, size string) string {
 	t.Helper()
 	file := filepath.Join(testdomain.TempDir(t), "device")
 	testdomain.Tool(t, "truncate", "-s", size, file)
-	device := strings.TrimSpace(testdomain.Tool(t, "losetup", "--find", "--show", file))
-	t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
+	device := testfs.Attach(t, file)
 	testdomain.QemuIO(t, device, "raw", "write -P 0x77 0 "+size)
 	return device
 }

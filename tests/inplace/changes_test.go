@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/restore/inplace"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -171,8 +172,7 @@ func onDevice(t *testing.T) *testsite.Site {
 	t.Helper()
 	file := filepath.Join(testdomain.TempDir(t), "device")
 	testdomain.Tool(t, "truncate", "-s", "16M", file)
-	device := strings.TrimSpace(testdomain.Tool(t, "losetup", "--find", "--show", file))
-	t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
+	device := testfs.Attach(t, file)
 	domain := testdomain.Define(t, testdomain.Disk{Target: "vda", Size: 16 * mib, Format: "raw", Source: device})
 	s := testsite.New(t, domain)
 	s.Init()

@@ -292,8 +292,7 @@ func TestLoopOnRawFile(t *testing.T) {
 	vdb := s.Disk("vdb").Source
 	loop := func(args ...string) {
 		t.Helper()
-		device := strings.TrimSpace(testdomain.Tool(t, "losetup", append(args, "--find", "--show", vdb)...))
-		t.Cleanup(func() { testdomain.Tool(t, "losetup", "--detach", device) })
+		device := testfs.Attach(t, vdb, args...)
 		if len(args) == 0 {
 			rejects(t, s, testsite.Reject(2, vdb+" is in use: it is behind "+device, "end that use"), s.Name+"@check1", "--in-place", "--yes", "--no-save")
 		} else {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 // filesystem is one of its own, for one repository: in a file in memory, through a loop
@@ -35,7 +36,7 @@ func newFilesystem(t *testing.T, kind string, mib int) *filesystem {
 		t.Fatal(err)
 	}
 	testdomain.Tool(t, "mkfs."+kind, "-q", image)
-	testdomain.Tool(t, "mount", "-o", "loop,discard", image, dir)
+	testfs.MountImage(t, image, dir, "loop,discard")
 	t.Cleanup(func() { testdomain.Tool(t, "umount", dir) })
 	f := &filesystem{kind: kind, dir: dir}
 	f.empty = f.used(t)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/virtbackup/virtbackup/manifest"
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 	"github.com/virtbackup/virtbackup/tests/testsite"
 )
 
@@ -19,8 +20,7 @@ func onDevice(s *testsite.Site) {
 	s.T.Helper()
 	file := filepath.Join(s.Dir, "device")
 	testdomain.Tool(s.T, "truncate", "-s", "64M", file)
-	device := strings.TrimSpace(testdomain.Tool(s.T, "losetup", "--find", "--show", file))
-	s.T.Cleanup(func() { testdomain.Tool(s.T, "losetup", "-d", device) })
+	device := testfs.Attach(s.T, file)
 	image := s.Disk("vda").Source
 	testdomain.Tool(s.T, "dd", "if="+image, "of="+device, "bs=1M", "status=none")
 	xml := strings.Replace(testdomain.Virsh(s.T, "dumpxml", s.Name, "--inactive"), fmt.Sprintf("<source file='%s'/>", image), fmt.Sprintf("<source dev='%s'/>", device), 1)

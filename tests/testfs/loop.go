@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -18,13 +19,39 @@ func Loop(t testing.TB, size int64, fill byte, options ...string) (device string
 	if err := os.WriteFile(image, bytes.Repeat([]byte{fill}, int(size)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("losetup", append(options, "--find", "--show", image)...).Output()
+	return Attach(t, image, options...)
+}
+
+// oneAtATime goes before a command that takes a free loop device. Of two that take one at the
+// same time, the one that gets no device has that of the other open for writing for a moment,
+// in which nothing else may write to it. The lock is that of flock(2) on a directory that is
+// always there, so it holds between the test processes of all packages and leaves no file.
+var oneAtATime = []string{"flock", "--close", "/dev"}
+
+// Attach makes a loop device of a file, until the test ends. options are losetup's.
+func Attach(t testing.TB, file string, options ...string) (device string) {
+	t.Helper()
+	device = AttachOnly(t, file, options...)
+	t.Cleanup(func() { run(t, "losetup", "--detach", device) })
+	return device
+}
+
+// AttachOnly makes a loop device of a file, for a caller that detaches it. options
+// are losetup's.
+func AttachOnly(t testing.TB, file string, options ...string) (device string) {
+	t.Helper()
+	args := slices.Concat(oneAtATime, []string{"losetup"}, options, []string{"--find", "--show", file})
+	out, err := exec.Command(args[0], args[1:]...).Output()
 	if err != nil {
 		t.Fatalf("losetup: %v", err)
 	}
-	device = strings.TrimSpace(string(out))
-	t.Cleanup(func() { run(t, "losetup", "--detach", device) })
-	return device
+	return strings.TrimSpace(string(out))
+}
+
+// MountImage mounts the file system in a file, until it is unmounted. options are mount's.
+func MountImage(t testing.TB, image, dir, options string) {
+	t.Helper()
+	run(t, append(oneAtATime[:len(oneAtATime):len(oneAtATime)], "mount", "-o", options, image, dir)...)
 }
 
 // Partition makes a partition from 1 MiB to the end of a device of size bytes, until the test

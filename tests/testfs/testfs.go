@@ -47,7 +47,7 @@ func mount(t testing.TB, bytes int64, mkfs ...string) (dir string) {
 		t.Fatal(err)
 	}
 	run(t, append(mkfs, image)...)
-	run(t, "mount", "-o", "loop", image, dir)
+	MountImage(t, image, dir, "loop")
 	t.Cleanup(func() { run(t, "umount", dir) })
 	return dir
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/virtbackup/virtbackup/tests/testdomain"
+	"github.com/virtbackup/virtbackup/tests/testfs"
 )
 
 // Flip changes one byte of a file.
@@ -42,7 +43,7 @@ func Mounted(t *testing.T, kind string, mib int) string {
 		image := filepath.Join(dir, "image")
 		testdomain.Tool(t, "truncate", "-s", fmt.Sprintf("%dM", mib), image)
 		testdomain.Tool(t, "mkfs."+kind, "-q", image)
-		testdomain.Tool(t, "mount", "-o", "loop", image, at)
+		testfs.MountImage(t, image, at, "loop")
 	}
 	t.Cleanup(func() { testdomain.Tool(t, "umount", at) })
 	return at

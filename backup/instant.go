@@ -14,7 +14,7 @@ import (
 // on the disks to be copied.
 func (r *run) awaitIdle(ctx context.Context) (err error) {
 	r.seen, err = r.source.AwaitIdle(ctx, r.Wanted.Targets(r.seen.Disks))
-	return err
+	return r.hintIfIncomplete(err)
 }
 
 func (r *run) awaitStillIdle(ctx context.Context) error {

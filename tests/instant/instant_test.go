@@ -81,6 +81,7 @@ func TestWritesMeanwhileAndKills(t *testing.T) {
 	if ended := p.Wait(); ended.Code != 1 || !strings.Contains(ended.Stderr, "has crashed, or was killed") || !strings.Contains(ended.Stderr, "--resume starts it") {
 		t.Errorf("exit %d after QEMU was killed", ended.Code)
 	}
+	r.Refused(1, "virtbackup restore "+r.Site.Name+" --instant --to "+r.dir+" --resume", "auto", r.Domain.Name)
 	p = r.Program.Start(t, r.resume("--limit-rate", slowly)...)
 	r.awaitRunning(p)
 	more = write{9 * mib, 3000, 0x65}

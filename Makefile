@@ -27,7 +27,7 @@ test: deps ## Runs every test but variations of others and slow ones; a skipped 
 	@scripts/test.sh
 
 .PHONY: whole
-whole: deps ## Runs every test but slow ones (an hour): also the variations of scripts/variations.txt.
+whole: deps ## Runs every test but slow ones (over an hour): also the variations of scripts/variations.txt.
 	@VIRTBACKUP_TESTS=whole scripts/test.sh
 
 # What takes long because a guest boots in a way that TCG is slow at; CI runs it.
